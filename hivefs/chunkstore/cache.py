@@ -1,0 +1,136 @@
+"""The cache: data shares of stripes, sealed as they are, one file each below ``cache/``.
+
+The engine writes (when it places a stripe, and when it fetches a share) and evicts; the mount reads. Nothing here is
+needed for durability, so nothing is fsynced: a torn file after a crash does not open (AEAD) and is fetched again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+from hivefs.model.ids import StripeId
+
+_TOUCH_NS = 600 * 10**9
+
+
+def share_path(root: Path, stripe_id: StripeId, index: int) -> Path:
+    """The file of one data share. Directories are cut from the random end of the id, so that they fill evenly."""
+    name = stripe_id.hex()
+    return root / name[-2:] / f"{name}-{index}"
+
+
+class CacheReader:
+    """Reads ranges of cached shares; keeps some files open. One thread at a time."""
+
+    def __init__(self, root: Path, open_files: int = 128) -> None:
+        self.root = root
+        self._limit = open_files
+        self._files: OrderedDict[tuple[StripeId, int], int] = OrderedDict()
+
+    def read(self, stripe_id: StripeId, index: int, offset: int, length: int) -> bytes | None:
+        """``length`` bytes of a data share, or None when that is not here (whole)."""
+        key = (stripe_id, index)
+        fd = self._files.get(key)
+        if fd is None:
+            path = share_path(self.root, stripe_id, index)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            self._files[key] = fd
+            if len(self._files) > self._limit:
+                os.close(self._files.popitem(last=False)[1])
+            # Eviction goes by modification time; reading renews it, seldom enough to cost nothing.
+            if os.fstat(fd).st_mtime_ns + _TOUCH_NS < time.time_ns():
+                os.utime(fd)
+        else:
+            self._files.move_to_end(key)
+        data = os.pread(fd, length, offset)
+        return data if len(data) == length else None
+
+    def forget(self, stripe_id: StripeId, index: int) -> None:
+        """Close the file of a share, because it was damaged or replaced."""
+        fd = self._files.pop((stripe_id, index), None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
+class Cache:
+    """The engine's side: put, get whole shares, remove, evict. ``budget`` in bytes."""
+
+    def __init__(self, root: Path, budget: int) -> None:
+        self.root = root
+        self.budget = budget
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for i in range(256):
+            (root / f"{i:02x}").mkdir(mode=0o700, exist_ok=True)
+        self.usage = sum(entry.stat().st_size for entry in self._entries())
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        found = []
+        for i in range(256):
+            with os.scandir(self.root / f"{i:02x}") as names:
+                for entry in names:
+                    if entry.name.endswith(".tmp"):
+                        os.unlink(entry.path)
+                    else:
+                        found.append(entry)
+        return found
+
+    def has(self, stripe_id: StripeId, index: int) -> bool:
+        """Whether the file is there."""
+        return share_path(self.root, stripe_id, index).exists()
+
+    def get(self, stripe_id: StripeId, index: int) -> bytes | None:
+        """A whole share, unchecked, or None."""
+        try:
+            return share_path(self.root, stripe_id, index).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, stripe_id: StripeId, index: int, data: bytes) -> bool:
+        """Keep a share; False when the disk is too full for a cache."""
+        path = share_path(self.root, stripe_id, index)
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            return False
+        self.usage += len(data)
+        return True
+
+    def remove(self, stripe_id: StripeId, index: int) -> None:
+        """Forget a share (the stripe is gone, or the file is damaged)."""
+        path = share_path(self.root, stripe_id, index)
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return
+        self.usage -= size
+
+    def evict(self) -> int:
+        """Remove the shares not read for longest until usage is below 90 % of the budget; bytes freed. Slow (scans)."""
+        if self.usage <= self.budget:
+            return 0
+        sizes = sorted((e.stat().st_mtime_ns, e.stat().st_size, e.path) for e in self._entries())
+        self.usage = sum(size for _, size, _ in sizes)
+        freed = 0
+        for _, size, path in sizes:
+            if self.usage - freed <= self.budget * 9 // 10:
+                break
+            Path(path).unlink(missing_ok=True)
+            freed += size
+        self.usage -= freed
+        return freed

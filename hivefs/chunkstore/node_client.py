@@ -1,0 +1,272 @@
+"""What can be asked of one node, checked: shares by their hash, heads and roster entries by their signatures.
+
+How requests travel is in conversation.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from hivefs.chunkstore.conversation import READ_BYTES, Conversation
+from hivefs.content import merkle
+from hivefs.crypto.keys import vault_id_of
+from hivefs.errors import ConnectionLost, Corrupt, PeerTimeout, Refused
+from hivefs.formats import head as head_format
+from hivefs.formats import member
+from hivefs.model.head import Head
+from hivefs.model.ids import NodeId, ShareId
+from hivefs.model.node import Role, RosterEntry
+from hivefs.protocol import answers, failures, frames, requests
+from hivefs.protocol.answers import NodeStat
+from hivefs.protocol.client_side import ClientHandshake, Credentials, Greeted, credentials
+from hivefs.protocol.frames import PROTOCOL, Frame, FrameDecoder, Kind, ProtocolViolation
+from hivefs.protocol.proofs import delete_message
+from hivefs.protocol.stream import ByteStream
+
+LOGIN_TIMEOUT = 10.0
+DEFAULT_TIMEOUT = 30.0
+MAX_ROSTER = 20_000
+"""Nodes in a hive; a roster that is longer is not believed."""
+
+__all__ = ["PROTOCOL", "Credentials", "NodeClient", "NodeStat", "converse", "credentials", "login"]
+
+
+class NodeClient:
+    """A conversation after its greeting; ``run`` must be running for calls to end.
+
+    Every call takes ``timeout`` (seconds, for all of it) and raises PeerTimeout after it, ConnectionLost when the stream
+    is lost, Corrupt when the answer is wrong, and Refused, ShareMissing, NodeFull, NodeBusy, HeadStale or HeadForked for
+    what the node says (``error.code`` is a failures.Code).
+    """
+
+    def __init__(self, stream: ByteStream, credentials: Credentials, greeted: Greeted) -> None:
+        self._me = credentials
+        self.greeted = greeted
+        self.node_id = NodeId(greeted.node_key)
+        self.peer = greeted.node_key.hex()[:12]
+        self.vault_id = vault_id_of(credentials.subject) if greeted.membership.roles & Role.CLIENT else None
+        self._conversation = Conversation(stream, self.peer)
+        self._ask = self._conversation.ask
+        self._serial = 0
+
+    # ---- shares -----------------------------------------------------------------------------------------------------
+
+    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Keep a share (1 byte to 2 MiB) until ``lease_ns`` (since 1970). When this returns it is on the node's disk."""
+        request = requests.Put(share_id, lease_ns, data)
+        await self._ask(request, answers.Kept, timeout, "to a share sent", share=share_id.hex()[:12])
+
+    async def get(
+        self,
+        share_id: ShareId,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        merkle_root: bytes | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> bytes:
+        """A share or a range of it, proved by ``merkle_root`` if that is given (then only the range travels) and by the
+        share's id if not. ``length`` None means to the end. Raises Corrupt when the node's bytes are not the share's.
+        """
+        if length == 0:
+            raise ValueError("an empty range")
+        ranged = merkle_root is not None
+        asked = requests.Get(share_id, offset, length or 0) if ranged else requests.Get(share_id)
+        part = await self._ask(asked, answers.Part, timeout, "a request for a share", share=share_id.hex()[:12])
+        start = part.first * merkle.LEAF_BYTES
+        end = part.size if length is None else offset + length
+        if not start <= offset < end <= start + len(part.data):
+            raise Corrupt(what=f"the answer of node {self.peer}", reason="it is not the range that was asked for")
+        if merkle_root is not None:
+            merkle.check(merkle_root, part.size, part.first, part.data, part.path)
+        elif len(part.data) != part.size or hashlib.sha256(part.data).digest() != share_id:
+            raise Corrupt(what=f"a share of node {self.peer}", reason="its hash is wrong")
+        if offset == start and end == start + len(part.data):
+            return part.data
+        return part.data[offset - start : end - start]
+
+    async def have(self, share_ids: Sequence[ShareId], *, timeout: float = DEFAULT_TIMEOUT) -> list[int]:
+        """The size of each share, 0 where the node does not have it. (A claim; ``get`` a range to be sure.)"""
+        sizes: list[int] = []
+        for ids in _batches(share_ids):
+            answer = await self._ask(requests.Have(ids), answers.Sizes, timeout, "a question")
+            self._same_count(len(answer.sizes), len(ids))
+            sizes += answer.sizes
+        return sizes
+
+    async def delete(self, share_ids: Sequence[ShareId], *, timeout: float = DEFAULT_TIMEOUT) -> list[bool]:
+        """Give up our leases on shares; for each whether the node held it for us."""
+        held: list[bool] = []
+        for ids in _batches(share_ids):
+            # Serial and place in the queue are taken without a checkpoint in between, so serials grow on the wire.
+            self._serial += 1
+            message = delete_message(self.node_id, self._me.subject, self.greeted.nonce, self._serial, ids)
+            request = requests.Delete(self._serial, self._me.sign(message), ids)
+            answer = await self._ask(request, answers.Flags, timeout, "a deletion")
+            self._same_count(len(answer.flags), len(ids))
+            held += answer.flags
+        return held
+
+    async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = DEFAULT_TIMEOUT) -> list[bool]:
+        """Prolong our leases to ``lease_ns`` (never shortens); for each share whether the node holds it for us."""
+        held: list[bool] = []
+        for ids in _batches(share_ids):
+            answer = await self._ask(requests.Renew(lease_ns, ids), answers.Flags, timeout, "a renewal")
+            self._same_count(len(answer.flags), len(ids))
+            held += answer.flags
+        return held
+
+    # ---- heads, roster, the node itself -----------------------------------------------------------------------------
+
+    async def put_head(self, head: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Keep a head (formats/head.py) of our vault. HeadStale when the node has a newer one of that device, HeadForked
+        when it has another one with the same sequence.
+        """
+        made = head_format.from_bytes(head)
+        device = made.certificate.device.hex()[:12]
+        await self._ask(requests.HeadPut(head), answers.Done, timeout, "a head", sequence=made.sequence, device=device)
+
+    async def get_heads(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[Head]:
+        """Newest and previous head of every device of our vault, signatures checked, in the order of device keys. Raises
+        Corrupt when the node gives back anything else.
+        """
+        heads: list[Head] = []
+        after = b""
+        more = self.vault_id is not None
+        while more and self.vault_id is not None:
+            page = await self._ask(requests.HeadsGet(after), answers.Page, timeout, "a question for heads")
+            before = after
+            for blob in page.blobs:
+                head = head_format.from_bytes(blob)
+                device = head.certificate.device
+                if not head_format.head_valid(head, self.vault_id) or device <= before or device < after:
+                    raise Corrupt(what=f"a head from node {self.peer}", reason="it is not one of this vault's")
+                after = device
+                heads.append(head)
+            more = page.more
+        return heads
+
+    async def get_roster(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[RosterEntry]:
+        """The nodes that this node knows of, itself included. Check each with member.entry_valid before use. Raises
+        Corrupt when what comes is not a roster.
+        """
+        entries: list[RosterEntry] = []
+        after = b""
+        more = True
+        while more:
+            page = await self._ask(requests.RosterGet(after), answers.Page, timeout, "a question for the roster")
+            for blob in page.blobs:
+                entry = member.entry_from_bytes(blob)
+                if entry.membership.subject <= after or len(entries) >= MAX_ROSTER:
+                    raise Corrupt(what=f"the roster of node {self.peer}", reason="it is out of order or has no end")
+                after = entry.membership.subject
+                entries.append(entry)
+            more = page.more
+        return entries
+
+    async def put_roster(self, entries: Sequence[RosterEntry], *, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Tell the node of other nodes; how many entries were news to it."""
+        taken = 0
+        for blobs in _roster_batches(entries):
+            taken += (await self._ask(requests.RosterPut(blobs), answers.Taken, timeout, "a roster")).count
+        return taken
+
+    async def stat(self, *, timeout: float = DEFAULT_TIMEOUT) -> NodeStat:
+        """Room and state of the node."""
+        return await self._ask(requests.Stat(), NodeStat, timeout, "a question for its state")
+
+    async def ping(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """A sign of life."""
+        await self._ask(requests.Ping(), answers.Done, timeout, "a ping")
+
+    # ---- the conversation -------------------------------------------------------------------------------------------
+
+    async def wait_closed(self) -> None:
+        """Wait until the stream is lost, by whomever."""
+        await self._conversation.wait_closed()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing works any more on this conversation."""
+        return self._conversation.closed
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Send and receive until the stream is lost (returns) or cancelled; resets the stream in the end."""
+        await self._conversation.run(task_status=task_status)
+
+    def _same_count(self, got: int, asked: int) -> None:
+        if got != asked:
+            raise Corrupt(what=f"the answer of node {self.peer}", reason="it has not one item for each share")
+
+
+def _batches(share_ids: Sequence[ShareId]) -> list[tuple[ShareId, ...]]:
+    return [tuple(share_ids[i : i + frames.MAX_IDS]) for i in range(0, len(share_ids), frames.MAX_IDS)]
+
+
+def _roster_batches(entries: Sequence[RosterEntry]) -> list[tuple[bytes, ...]]:
+    batches: list[list[bytes]] = []
+    size = 0
+    for blob in map(member.entry_to_bytes, entries):
+        if not batches or size + 4 + len(blob) > frames.MAX_PAYLOAD[Kind.ROSTER_PUT]:
+            batches.append([])
+            size = 0
+        batches[-1].append(blob)
+        size += 4 + len(blob)
+    return [tuple(batch) for batch in batches]
+
+
+async def login(stream: ByteStream, credentials: Credentials, now_ns: int, *, timeout: float = LOGIN_TIMEOUT) -> NodeClient:
+    """Greet over a fresh stream of PROTOCOL. Raises Refused when the node does not want us or is not what it should be
+    (``code`` NOT_MEMBER), PeerTimeout, ConnectionLost. The stream is reset when this raises.
+    """
+    peer = stream.peer_key.hex()[:12]
+    handshake = ClientHandshake(credentials, stream.peer_key)
+    decoder = FrameDecoder(handshake.accept)
+    outgoing: Frame | None = handshake.hello()
+    try:
+        with trio.fail_after(timeout):
+            while outgoing is not None:
+                await stream.send_all(frames.to_bytes(outgoing))
+                decoder.accept = handshake.accept
+                while (frame := decoder.next_frame()) is None:
+                    data = await stream.receive_some(min(READ_BYTES, decoder.wanted))
+                    if not data:
+                        raise ConnectionLost(peer=peer, reason="the node ended the conversation")
+                    decoder.feed(data)
+                outgoing = handshake.receive(frame, now_ns)
+    except BaseException as error:
+        with trio.CancelScope(shield=True):
+            await stream.reset()
+        if isinstance(error, trio.TooSlowError):
+            raise PeerTimeout(peer=peer, what="a greeting", seconds=f"{timeout:g}") from None
+        if isinstance(error, ProtocolViolation | Corrupt):
+            raise Refused(peer=peer, reason=f"it broke the protocol: {error}", code=failures.Code.BAD_REQUEST) from None
+        raise
+    if handshake.greeted is None:
+        raise AssertionError("the greeting ended without a welcome")
+    return NodeClient(stream, credentials, handshake.greeted)
+
+
+@asynccontextmanager
+async def converse(
+    stream: ByteStream, credentials: Credentials, now_ns: int, *, timeout: float = LOGIN_TIMEOUT
+) -> AsyncIterator[NodeClient]:
+    """A conversation for as long as the block runs. Errors of the block pass out as they are, not in a group."""
+    client = await login(stream, credentials, now_ns, timeout=timeout)
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        try:
+            yield client
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

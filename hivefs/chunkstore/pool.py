@@ -1,0 +1,210 @@
+"""The pool: one lasting conversation with every node of the hive, and what is known of each.
+
+A task per node dials, greets, measures free space now and then, and dials again with growing pauses when the
+conversation ends. A node that is away for longer than ``gone_after`` is given up (GONE): its shares count as lost and
+are made again elsewhere; when it returns it is ONLINE again and what it still holds counts again where the stripe
+still names it.
+
+Atomic between two checkpoints of trio: everything but ``_keep`` is synchronous.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from hivefs.chunkstore.node_client import NodeClient
+from hivefs.chunkstore.ports import NodeBook
+from hivefs.errors import HivefsError
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Candidate, RosterEntry
+from hivefs.placement.attributes import authorities
+from hivefs.placement.health import NodeRow, NodeState
+
+log = logging.getLogger(__name__)
+
+Dial = Callable[[RosterEntry], AbstractAsyncContextManager[NodeClient]]
+"""Opens an authenticated conversation with a node at any of its addresses; raises HivefsError."""
+
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 8.0
+STAT_EVERY = 15.0
+PROBLEMS_BEFORE_SUSPECT = 3
+
+
+@dataclass
+class Member:
+    """One node of the hive, as this process sees it. ``problems`` counts answers that were wrong (damaged shares)."""
+
+    node_id: NodeId
+    entry: RosterEntry
+    row: NodeRow
+    authorities: dict[str, frozenset[str]]
+    client: NodeClient | None = None
+    reserved: int = 0
+    problems: int = 0
+    last_problem: str = ""
+    refused: str = ""
+    scope: trio.CancelScope | None = field(default=None, repr=False)
+
+
+class Pool:
+    """See the head of the file. ``clock`` gives nanoseconds since 1970; ``gone_after`` is in seconds."""
+
+    def __init__(
+        self,
+        book: NodeBook,
+        dial: Dial,
+        clock: Callable[[], int],
+        gone_after: float,
+        on_connect: Callable[[NodeClient], Awaitable[None]],
+    ) -> None:
+        self._book = book
+        self._dial = dial
+        self._clock = clock
+        self._gone_after_ns = int(gone_after * 1e9)
+        self._on_connect = on_connect
+        self.members: dict[NodeId, Member] = {}
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    # ---- what others ask --------------------------------------------------------------------------------------------
+
+    def client(self, node_id: NodeId) -> NodeClient | None:
+        """The conversation with a node, when there is one now."""
+        member = self.members.get(node_id)
+        return None if member is None else member.client
+
+    def online(self) -> list[Member]:
+        """Members that can be asked now."""
+        return [m for m in self.members.values() if m.client is not None]
+
+    def candidates(self) -> Sequence[Candidate]:
+        """All members as placement sees them; only those that answer and behave are usable."""
+        return [
+            Candidate(
+                m.node_id,
+                m.authorities,
+                max(0, m.row.free_bytes - m.reserved),
+                m.client is not None and m.problems < PROBLEMS_BEFORE_SUSPECT,
+            )
+            for m in self.members.values()
+        ]
+
+    def reserve(self, node_id: NodeId, size: int) -> None:
+        """Count bytes on their way to a node against its free space until its next report."""
+        member = self.members.get(node_id)
+        if member is not None:
+            member.reserved += size
+
+    def report(self, node_id: NodeId, problem: str) -> None:
+        """A node gave a wrong answer. One log line per node and kind."""
+        member = self.members.get(node_id)
+        if member is None:
+            return
+        member.problems += 1
+        if member.last_problem != problem:
+            member.last_problem = problem
+            log.warning("node %s: %s", node_id.hex()[:12], problem)
+
+    def change(self) -> trio.Event:
+        """An event that is set when the next node comes or goes."""
+        return self._changed
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # ---- keeping conversations --------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep conversations with all nodes in the book until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self.refresh()
+            task_status.started()
+            while True:
+                await trio.sleep(min(1.0, self._gone_after_ns / 4e9))
+                self._give_up()
+
+    def refresh(self) -> None:
+        """Take in nodes (and new addresses) that the book learnt since."""
+        for node_id, entry, row in self._book.nodes():
+            member = self.members.get(node_id)
+            if member is None:
+                made = authorities(entry.membership.attributes)
+                state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
+                member = Member(node_id, entry, replace(row, state=state), made)
+                if state != row.state:
+                    member.row = replace(member.row, since_ns=self._clock())
+                self.members[node_id] = member
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._keep, member)
+            elif member.entry != entry:
+                member.entry = entry
+                member.authorities = authorities(entry.membership.attributes)
+
+    def _give_up(self) -> None:
+        now = self._clock()
+        for member in self.members.values():
+            row = member.row
+            if now < row.since_ns:
+                # The clock stepped back: count anew rather than wait for it to catch up.
+                member.row = replace(row, since_ns=now)
+            elif row.state == NodeState.OFFLINE and now - row.since_ns > self._gone_after_ns:
+                log.warning("node %s is gone: away for %.0f s", member.node_id.hex()[:12], self._gone_after_ns / 1e9)
+                self._set(member, NodeState.GONE)
+
+    def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
+        row = member.row
+        new = NodeRow(
+            state,
+            row.since_ns if row.state == state else self._clock(),
+            row.free_bytes if free is None else free,
+            row.capacity if capacity is None else capacity,
+        )
+        if new != row:
+            member.row = new
+            self._book.save_seen(member.node_id, new)
+        if state != row.state:
+            self._notify()
+
+    async def _keep(self, member: Member) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with self._dial(member.entry) as client:
+                    pause = FIRST_PAUSE
+                    member.refused = ""
+                    await self._converse(member, client)
+            except HivefsError as error:
+                if not error.transient and member.refused != str(error):
+                    member.refused = str(error)
+                    log.warning("%s", error)
+            finally:
+                if member.client is not None:
+                    member.client = None
+                    log.info("node %s is offline", member.node_id.hex()[:12])
+                    self._set(member, NodeState.OFFLINE)
+            await trio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _converse(self, member: Member, client: NodeClient) -> None:
+        first = True
+        while True:
+            stat = await client.stat()
+            member.reserved = 0
+            if first:
+                member.client = client
+                log.info("node %s is online", member.node_id.hex()[:12])
+            self._set(member, NodeState.ONLINE, stat.free_bytes, stat.capacity)
+            if first:
+                await self._on_connect(client)
+                first = False
+            with trio.move_on_after(STAT_EVERY):
+                await client.wait_closed()
+                return

@@ -1,0 +1,49 @@
+"""What the chunk store needs from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from hivefs.model.ids import NodeId, ShareId
+from hivefs.model.node import Candidate, RosterEntry
+from hivefs.placement.health import NodeRow
+
+
+class ShareClient(Protocol):
+    """A live, authenticated conversation with one node (chunkstore/node_client.py over the transport)."""
+
+    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = ...) -> None: ...
+
+    async def get(
+        self,
+        share_id: ShareId,
+        offset: int = ...,
+        length: int | None = ...,
+        *,
+        merkle_root: bytes | None = ...,
+        timeout: float = ...,
+    ) -> bytes: ...
+
+
+class Nodes(Protocol):
+    """The nodes as they can be used now (chunkstore/pool.py)."""
+
+    def client(self, node_id: NodeId) -> ShareClient | None: ...
+
+    def candidates(self) -> Sequence[Candidate]: ...
+
+    def reserve(self, node_id: NodeId, size: int) -> None: ...
+
+    def report(self, node_id: NodeId, problem: str) -> None: ...
+
+
+class NodeBook(Protocol):
+    """Where the engine keeps what it knows of nodes (metadata/engine_store.py)."""
+
+    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]: ...
+
+    def save_seen(self, node_id: NodeId, row: NodeRow) -> None: ...
+
+
+Random = Callable[[int], bytes]

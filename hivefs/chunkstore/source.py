@@ -1,0 +1,136 @@
+"""Plaintext of placed chunks, as the drive reads them: sealed shares of the cache, opened here (filesystem ports).
+
+``cached`` is for the hot path: the place of a chunk from a small memory, one pread of the segments that are needed, and
+opening them. A compressed chunk must be opened whole, so its plaintext is kept for the reads that follow. What does not
+open was torn by a crash or changed by somebody: it counts as not being here, and the engine, which checks a share's hash
+before it trusts its cache, brings it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import trio
+
+from hivefs.crypto.seal import CODEC_RAW, open_chunk, open_segments, segment_span, stored_length
+from hivefs.errors import Corrupt, HivefsError
+from hivefs.model.ids import SEGMENT_BYTES, ChunkId, StripeId
+from hivefs.model.inode import ChunkRef
+from hivefs.model.stripe import ChunkPlace, Purpose
+
+log = logging.getLogger(__name__)
+
+PLAIN_BYTES: Final = 16 << 20
+"""Most plaintext of compressed chunks that is kept."""
+PLACES: Final = 1024
+
+
+class Book(Protocol):
+    """Where chunks lie (metadata/engine_store.py)."""
+
+    def place(self, chunk_id: ChunkId) -> ChunkPlace | None: ...
+
+
+class Shares(Protocol):
+    """Cached data shares (chunkstore/cache.py)."""
+
+    def read(self, stripe_id: StripeId, index: int, offset: int, length: int) -> bytes | None: ...
+
+    def forget(self, stripe_id: StripeId, index: int) -> None: ...
+
+
+class Fetch(Protocol):
+    """Brings the shares of chunks into the cache (the engine, by control call). Raises HivefsError."""
+
+    async def __call__(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> None: ...
+
+
+class CachedChunks:
+    """A filesystem.ports.ChunkSource. For one thread."""
+
+    def __init__(self, vault_id: bytes, book: Book, shares: Shares, fetch: Fetch) -> None:
+        self._vault_id = vault_id
+        self._book = book
+        self._shares = shares
+        self._fetch = fetch
+        self._places: OrderedDict[ChunkId, ChunkPlace] = OrderedDict()
+        self._plain: OrderedDict[ChunkId, bytes] = OrderedDict()
+        self._plain_bytes = 0
+        self._flights: dict[ChunkId, trio.Event] = {}
+
+    def cached(self, ref: ChunkRef, start: int, end: int) -> bytes | None:
+        """Bytes [start, end) of a chunk, or None when it is not on this machine (whole and sound)."""
+        plain = self._plain.get(ref.chunk_id)
+        if plain is not None:
+            self._plain.move_to_end(ref.chunk_id)
+            return plain[start:end]
+        place = self._place(ref.chunk_id)
+        if place is None:
+            return None
+        try:
+            return self._read(ref, place, start, end)
+        except Corrupt:
+            log.warning("a cached share is damaged; it will be fetched again")
+            self._shares.forget(place.stripe_id, place.index)
+            self._places.pop(ref.chunk_id, None)
+            return None
+
+    def _read(self, ref: ChunkRef, place: ChunkPlace, start: int, end: int) -> bytes | None:
+        span = segment_span(ref.codec, place.length, start, end)
+        if span is None:
+            sealed = self._shares.read(place.stripe_id, place.index, place.offset, place.length)
+            if sealed is None:
+                return None
+            plain = open_chunk(ref.key, self._vault_id, Purpose.DATA, ref.length, ref.codec, sealed)
+            self._keep(ref.chunk_id, plain)
+            return plain[start:end]
+        offset, length = span
+        sealed = self._shares.read(place.stripe_id, place.index, place.offset + offset, length)
+        if sealed is None:
+            return None
+        first, stored = start // SEGMENT_BYTES, stored_length(place.length)
+        if stored != ref.length:
+            raise Corrupt(what="a chunk", reason=f"{stored} bytes instead of {ref.length}")
+        opened = open_segments(ref.key, self._vault_id, Purpose.DATA, ref.length, CODEC_RAW, sealed, first, stored)
+        skip = start - first * SEGMENT_BYTES
+        return opened if not skip and len(opened) == end - start else opened[skip : skip + end - start]
+
+    def _place(self, chunk_id: ChunkId) -> ChunkPlace | None:
+        place = self._places.get(chunk_id)
+        if place is None:
+            place = self._book.place(chunk_id)
+            if place is not None:
+                self._places[chunk_id] = place
+                if len(self._places) > PLACES:
+                    self._places.popitem(last=False)
+        return place
+
+    def _keep(self, chunk_id: ChunkId, plain: bytes) -> None:
+        self._plain[chunk_id] = plain
+        self._plain_bytes += len(plain)
+        while self._plain_bytes > PLAIN_BYTES:
+            self._plain_bytes -= len(self._plain.popitem(last=False)[1])
+
+    async def fetch(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes:
+        """The same, brought by the engine when it is not here. Raises HivefsError.
+
+        Several reads of one chunk ask once; when that one fails, the next of them tries by itself.
+        """
+        while (data := self.cached(ref, start, end)) is None:
+            flight = self._flights.get(ref.chunk_id)
+            if flight is not None:
+                await flight.wait()
+                continue
+            self._flights[ref.chunk_id] = trio.Event()
+            try:
+                await self._fetch(ref.chunk_id, [other.chunk_id for other in next_refs])
+                data = self.cached(ref, start, end)
+            finally:
+                self._flights.pop(ref.chunk_id).set()
+            if data is None:
+                raise HivefsError(detail="a chunk was fetched and is not in the cache (is the local disk full?)")
+            return data
+        return data

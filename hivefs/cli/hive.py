@@ -1,0 +1,14 @@
+"""``hivefs hive ...``"""
+
+from __future__ import annotations
+
+import click
+
+from hivefs.cli.lazy import LazyGroup
+
+SUMMARIES = {"create": "Make the owner's key of a new hive."}
+
+
+@click.command("hive", cls=LazyGroup, summaries=SUMMARIES, prefix="hive_")
+def command() -> None:
+    """Make a hive of your own: its owner's key lets nodes and clients in."""

@@ -1,0 +1,109 @@
+"""The command ``hivefs``: finds the command's file, runs it, and turns every ending into a sentence and an exit code.
+
+Commands are loaded when they are called, so that ``hivefs --help`` and commands that need no network stay quick. Exit
+codes are those of errors.py (docs/exit-codes.md); 2 is a mistake in the command line, as click has it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+
+from hivefs.cli.lazy import LazyGroup
+from hivefs.errors import HivefsError, Interrupted
+
+COMMANDS = {
+    "init": "Make a vault: recovery phrase, password, a place in a hive.",
+    "recover": "Bring a vault back on a machine that has nothing.",
+    "mount": "Mount the drive.",
+    "umount": "Unmount the drive.",
+    "status": "Show the drive, the engine, the nodes and what is safe.",
+    "wait": "Wait until everything below some paths is safe.",
+    "check": "Check the whole vault against the hive.",
+    "up": "Start the embedded hive (and mount a drive in it).",
+    "down": "Stop the embedded hive.",
+    "hive": "Make a hive of your own.",
+    "node": "Make and run a storage node.",
+    "version": "Show the version.",
+}
+
+
+@click.command(
+    cls=LazyGroup, summaries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+def hivefs() -> None:
+    """HiveFS: an encrypted, erasure-coded drive over many nodes that no single authority controls.
+
+    Where things are: HIVEFS_HOME holds a vault's state on this machine, HIVEFS_HIVE the embedded hive.
+    """
+
+
+def main() -> None:
+    """Run the command of sys.argv and exit."""
+    sys.excepthook = _unexpected
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of the command. Mistakes of the user and errors of the catalogue end here."""
+    try:
+        result = hivefs.main(arguments, prog_name="hivefs", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.Abort:
+        return _say(Interrupted())
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except HivefsError as error:
+        return _say(error)
+    except KeyboardInterrupt:
+        return _say(Interrupted())
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except BaseExceptionGroup as group:
+        found = _leaf(group)
+        if found is None:
+            raise
+        return _say(found)
+
+
+def _leaf(group: BaseExceptionGroup[BaseException]) -> HivefsError | None:
+    """What trio's nurseries wrapped, when all of it is ours or Ctrl-C."""
+    ours, rest = group.split((HivefsError, KeyboardInterrupt))
+    if rest is not None or ours is None:
+        return None
+    first: BaseException = ours
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, HivefsError) else Interrupted()
+
+
+def _say(error: HivefsError) -> int:
+    click.echo(f"hivefs: {error}", err=True)
+    return error.exit_code
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> Any:
+    """One sentence for the user; the traceback goes to a log. Python exits with 1 afterwards."""
+    from hivefs.daemon.home import default_home
+
+    run_dir = default_home() / "run"
+    log = (run_dir if run_dir.is_dir() else Path.home()) / ("cli.log" if run_dir.is_dir() else ".hivefs-cli.log")
+    text = "".join(traceback.format_exception(kind, error, where))
+    try:
+        with log.open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} unexpected {kind.__name__}\n{text}\n")
+        log.chmod(0o600)
+    except OSError:
+        click.echo(f"hivefs: unexpected {kind.__name__}; no log could be written to {log}.", err=True)
+        return
+    click.echo(f"hivefs: this is a mistake in HiveFS ({kind.__name__}); details are in {log}.", err=True)

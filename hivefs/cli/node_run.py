@@ -1,0 +1,30 @@
+"""``hivefs node run DIRECTORY``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hivefs.daemon.launch import Report, take_frame
+from hivefs.errors import HivefsError
+
+
+@click.command("run")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--started", is_flag=True, hidden=True, help="Another HiveFS process started this one and listens.")
+def command(directory: Path, started: bool) -> None:
+    """Run the storage node in DIRECTORY until it is interrupted."""
+    report = take_frame()[1] if started else Report(None)
+
+    def told(addresses: tuple[str, ...]) -> None:
+        if not started:
+            click.echo(f"Serving at {', '.join(addresses)} (Ctrl-C stops it)")
+
+    try:
+        from hivefs.daemon.node import run  # loads libp2p: slow
+
+        run(directory.absolute(), report, told)
+    except HivefsError as error:
+        report.failed(error)
+        raise

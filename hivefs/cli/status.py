@@ -1,0 +1,137 @@
+"""``hivefs status``"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+import trio
+
+from hivefs.cli.drive import ask_or_none
+from hivefs.cli.output import console, duration, json_option, show_json, size
+from hivefs.daemon.home import Home, default_home
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@click.command("status")
+@click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
+@json_option
+def command(watch: bool, as_json: bool) -> None:
+    """Show the drive, the engine, the nodes, and how much is safe already.
+
+    local: on this machine; remote: enough shares of it are on nodes; guaranteed: all shares are placed and the
+    placement is proved. Exit code 0 whether mounted or not; --json says so in "mount" and "engine" (null: not running).
+    """
+    home = Home.load(default_home())
+    if as_json:
+        show_json(gather(home))
+    elif watch:
+        _watch(home)
+    else:
+        console().print(picture(gather(home)))
+
+
+def gather(home: Home) -> dict[str, Any]:
+    """Everything that both processes say; null where one does not run."""
+
+    async def both() -> tuple[Any, Any]:
+        return await ask_or_none(home, "mount", "status"), await ask_or_none(home, "engine", "status")
+
+    mount, engine = trio.run(both)
+    vault = home.vault
+    value = {
+        "home": home.path,
+        "vault_id": vault.vault_id,
+        "code": f"{vault.needed}/{vault.total}",
+        "lock": vault.wrap.method,
+        "mount": mount,
+        "engine": engine,
+    }
+    value["levels"] = None if mount is None else {"local": mount["dirty_bytes"], **((engine or {}).get("levels") or {})}
+    value["eta"] = eta(value)
+    return value
+
+
+def eta(value: dict[str, Any]) -> dict[str, Any]:
+    """Seconds until everything is guaranteed (null: not known) and why it is not now."""
+    mount, engine = value["mount"] or {}, value["engine"]
+    if engine is None:
+        return {"seconds": None, "reason": "the engine does not run"}
+    left = mount.get("dirty_bytes", 0)
+    placing, repair, checkpoint = engine.get("placing", {}), engine.get("repair", {}), engine.get("checkpoint", {})
+    waiting = placing.get("waiting_for") or checkpoint.get("waiting_for") or repair.get("waiting_for")
+    if waiting:
+        return {"seconds": None, "reason": str(waiting).rstrip(".")}
+    rate = placing.get("rate", 0)
+    if left:
+        return {"seconds": round(left / rate) if rate else None, "reason": f"{size(left)} to place"}
+    if repair.get("queue"):
+        return {"seconds": None, "reason": f"{repair['queue']} stripes to repair"}
+    if mount and mount.get("published", 0) < mount.get("committed", 0):
+        return {"seconds": None, "reason": "the next checkpoint is not out yet"}
+    return {"seconds": 0, "reason": "everything is placed"}
+
+
+def picture(value: dict[str, Any]) -> RenderableType:
+    """For people."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    mount, engine = value["mount"], value["engine"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("vault", f"{value['vault_id'].hex()}  ({value['home']}, code {value['code']})")
+    if mount is None:
+        facts.add_row("drive", Text("not mounted", style="yellow"))
+    else:
+        facts.add_row("drive", f"mounted at {mount.get('mountpoint', '?')} (pid {mount.get('pid', '?')})")
+        facts.add_row("to place", f"{size(mount.get('dirty_bytes', 0))} in {mount.get('dirty_slots', 0)} pieces")
+        for level, count in value["levels"].items():
+            facts.add_row(f"  {level}", size(count))
+    if engine is None:
+        facts.add_row("engine", Text("not running", style="yellow"))
+        return facts
+    facts.add_row("engine", f"running (pid {engine.get('pid', '?')})" + (", finishing" if engine.get("draining") else ""))
+    wait = value["eta"]
+    time_left = "" if wait["seconds"] is None else f"{duration(wait['seconds'])}, " if wait["seconds"] else ""
+    facts.add_row("until safe", f"{time_left}{wait['reason']}")
+    placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
+    facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
+    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
+    age = "never" if not point["published_ns"] else f"{duration(time.time() - point['published_ns'] / 1e9)} ago"
+    facts.add_row("checkpoint", f"number {point['sequence']}, {age}, {point['level']}")
+    if engine.get("capacity"):
+        facts.add_row("room", f"{size(engine['capacity']['free'])} of {size(engine['capacity']['total'])} free in the hive")
+    facts.add_row("cache", size(engine["cache_bytes"]))
+    return Group(facts, _nodes(engine["nodes"]))
+
+
+def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("node", "state", "country", "operator", "free", "problem", box=None, padding=(0, 2, 0, 0))
+    styles = {"online": "green", "offline": "yellow", "gone": "red"}
+    for node in sorted(nodes, key=lambda n: (n["attributes"].get("country", ""), n["id"])):
+        said = node["attributes"]
+        table.add_row(
+            node["id"][:12],
+            Text(node["state"], style=styles.get(node["state"], "")),
+            said.get("country", "?"),
+            said.get("operator", "?"),
+            size(node["free"]),
+            str(node.get("last_problem") or ""),
+        )
+    return table
+
+
+def _watch(home: Home) -> None:
+    from rich.live import Live
+
+    with Live(picture(gather(home)), console=console(), refresh_per_second=4) as live:
+        while True:
+            time.sleep(1)
+            live.update(picture(gather(home)))

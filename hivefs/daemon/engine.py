@@ -1,0 +1,317 @@
+"""``python -m hivefs.daemon.engine``: the engine process. Started by the mount (or by 'hivefs check') with the secrets in
+one frame on standard input; says ready or why not on a pipe (daemon/launch.py).
+
+With a mount it serves that; when the mount goes it drains (engine_core.py); when there is nothing left to do and nobody
+asked for anything for a while, it ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import resource
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from hivefs.daemon import control
+from hivefs.daemon.draining import opened_unmounted
+from hivefs.daemon.engine_core import Engine, opened
+from hivefs.daemon.home import Home, Secrets
+from hivefs.daemon.launch import Report, take_frame
+from hivefs.daemon.network import Conversations
+from hivefs.daemon.vault_link import RemoteVault
+from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
+from hivefs.filesystem import check as metadata_check
+from hivefs.formats.records import extent_from_bytes
+from hivefs.maintenance.check import HiveCheck
+from hivefs.maintenance.check import Report as CheckReport
+from hivefs.metadata.snapshot import MetadataSnapshot
+from hivefs.model.ids import ChunkId
+
+log = logging.getLogger("hivefs.daemon.engine")
+
+LINGER_SECONDS = 15.0
+BOOTSTRAP_EVERY = 30.0
+SNAPSHOT_SECONDS = 10.0
+
+
+class Process:
+    """The engine with its control socket and its following of the mount."""
+
+    def __init__(self, engine: Engine, conversations: Conversations, home: Home) -> None:
+        self._engine = engine
+        self._conversations = conversations
+        self._home = home
+        self._drain: trio.CancelScope | None = None
+        self._released = trio.Event()
+        self._calls = 0
+        self._idle_since = trio.current_time()
+        self._metadata: MetadataSnapshot | None = None
+        self.stop = trio.Event()
+
+    # ---- control ----------------------------------------------------------------------------------------------------
+
+    def methods(self) -> control.Methods:
+        """What this process answers to."""
+        engine = self._engine
+        methods = control.Methods(
+            {
+                "status": lambda _: engine.status(),
+                "nodes": lambda _: engine.status()["nodes"],
+                "hurry": self._hurry,
+                "fetch": self._fetch,
+                "load_page": self._load_page,
+                "release_metadata": self._release_metadata,
+                "shutdown": lambda _: self.stop.set(),
+            }
+        )
+        methods.add_stream("check", self._check)
+        return methods
+
+    def _hurry(self, _: Any) -> None:
+        self._engine.placing.poke()
+        self._engine.checkpoint.poke()
+
+    async def _fetch(self, value: Any) -> None:
+        await self._engine.fetch(ChunkId(value["chunk"]), [ChunkId(c) for c in value["next"]])
+
+    async def _load_page(self, key: bytes) -> list[Any]:
+        low, high, records = await self._engine.load_page(key)
+        return [low, high, [[k, v] for k, v in records if k[:1] in b"idmx"]]
+
+    async def _release_metadata(self, _: Any) -> None:
+        """A mount wants the metadata: stop draining; answers when the lock is free."""
+        if self._drain is not None:
+            self._drain.cancel()
+            await self._released.wait()
+
+    async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]]:
+        self._calls += 1
+        try:
+            return await self._run_check(bool(value and value.get("data")), report)
+        finally:
+            self._calls -= 1
+            self._idle_since = trio.current_time()
+
+    async def _run_check(self, data: bool, report: control.Report) -> list[dict[str, Any]]:
+        engine = self._engine
+        await engine.hydration.done.wait()
+        if engine.vault is not None:
+            with suppress(HivefsError):  # it is being unmounted: then all is committed
+                await engine.vault.flush()
+        steps: list[tuple[str, int, int]] = []
+        check = HiveCheck(engine.store, engine.reader, engine.online, engine.repair.bad_share)
+        finished = trio.Event()
+
+        async def tell() -> None:
+            while not finished.is_set():
+                if steps:
+                    await report(list(steps[-1]))
+                    steps.clear()
+                with trio.move_on_after(0.2):
+                    await finished.wait()
+
+        def step(what: str, done: int, total: int) -> None:
+            steps.append((what, done, total))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            snapshot = await self._snapshot()
+            try:
+                named = await trio.to_thread.run_sync(self._check_metadata, snapshot, check, step)
+            finally:
+                snapshot.close()
+            await check.chunks(named, step)
+            await check.stripes(step)
+            if data:
+                await check.data(step)
+            finished.set()
+        return [{"kind": f.kind, "detail": f.detail, "problem": f.problem} for f in check.findings]
+
+    def _check_metadata(self, snapshot: MetadataSnapshot, check: HiveCheck, step: CheckReport) -> list[ChunkId]:
+        """In a worker thread: names, inodes and maps; returns the chunks that files name."""
+        snapshot.begin()
+        for finding in metadata_check.check(snapshot, lambda count: step("metadata", count, 0)):
+            check.found(finding.kind, finding.text, problem=finding.kind != "hydrating")
+        named = []
+        for number, (key, value) in enumerate(snapshot.scan(b"m")):
+            chunk = None if value is None else extent_from_bytes(int.from_bytes(key[9:], "big"), value).chunk
+            if chunk is not None:
+                named.append(chunk.chunk_id)
+            if number % 5000 == 0:
+                step("maps", number, 0)
+        return named
+
+    async def _snapshot(self) -> MetadataSnapshot:
+        """One for a check; waits until a mount is served or its absence is noticed."""
+        with trio.move_on_after(SNAPSHOT_SECONDS):
+            while self._metadata is None:  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
+                await trio.sleep(0.05)
+        if self._metadata is None:
+            raise StoreDamaged(path=self._home.metadata, reason="it cannot be opened now")
+        return self._metadata.another()
+
+    # ---- following the mount ----------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Serve mounts as they come; drain when there is none; return when there is nothing left to do."""
+        while not self.stop.is_set():
+            try:
+                async with control.connect(self._home.run, "mount") as client:
+                    log.info("working for the mount")
+                    await self._serve_remote(client)
+            except* HivefsError as group:
+                log.debug("no mount: %s", group.exceptions[0])
+            if await self._drain_or_done():
+                return
+            await trio.sleep(0.3)
+
+    async def _serve_remote(self, client: control.Client) -> None:
+        snapshot = MetadataSnapshot(self._home.metadata, self._engine.keys)
+        self._metadata = snapshot
+        try:
+            await self._engine.serve_vault(RemoteVault(client), _fresh(snapshot), _looker(snapshot))
+        finally:
+            self._metadata = None
+            snapshot.close()
+            self._idle_since = trio.current_time()
+
+    async def _drain_or_done(self) -> bool:
+        """Without a mount: place what is left. True when the engine may end."""
+        if not (self._home.metadata / "data.mdb").exists():
+            return False  # never mounted yet: the mount that started us is about to
+        try:
+            with opened_unmounted(self._home, self._engine.keys, self._engine.store) as drive:
+                log.info("no mount: placing what is left")
+                self._released = trio.Event()
+                with trio.CancelScope() as self._drain:
+                    snapshot = MetadataSnapshot(self._home.metadata, self._engine.keys, store=drive.store)
+                    self._metadata = snapshot
+                    try:
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(self._engine.serve_vault, drive.service, _fresh(snapshot), _looker(snapshot))
+                            await self._engine.drained(drive.service)
+                            await self._wait_idle()
+                            nursery.cancel_scope.cancel()
+                    finally:
+                        self._metadata = None
+                        snapshot.close()
+                done = not self._drain.cancelled_caught
+        except VaultInUse:
+            return False
+        finally:
+            self._drain = None
+            self._released.set()
+        return done
+
+    async def _wait_idle(self) -> None:
+        """Everything is placed; stay while somebody asks, or repair goes on."""
+        while True:
+            quiet = trio.current_time() - self._idle_since
+            if not self._calls and quiet > LINGER_SECONDS and not self._engine.repair.queue:
+                return
+            if self.stop.is_set():
+                return
+            await trio.sleep(0.5)
+
+    async def bootstrap(self) -> None:
+        """Learn nodes: every address of the vault file is asked once, then some node that is online now and then."""
+        unasked = set(self._home.vault.nodes)
+        while True:
+            for address in sorted(unasked):
+                try:
+                    async with self._conversations.with_address(address) as client:
+                        self._engine.learn(await client.get_roster())
+                    unasked.discard(address)
+                except HivefsError as error:
+                    log.debug("bootstrap: %s", error)
+            with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
+                await self.stop.wait()
+            for member in self._engine.pool.online()[:1]:
+                try:
+                    if member.client is not None:
+                        self._engine.learn(await member.client.get_roster())
+                except HivefsError as error:
+                    log.debug("roster: %s", error)
+
+
+def _fresh(snapshot: MetadataSnapshot) -> Any:
+    def begin() -> MetadataSnapshot:
+        snapshot.begin()
+        return snapshot
+
+    return begin
+
+
+def _looker(snapshot: MetadataSnapshot) -> Any:
+    snapshot.begin()
+    return snapshot.get
+
+
+async def serve(home: Home, secrets: Secrets, report: Report) -> None:
+    """Run until there is nothing left to do, or asked to stop."""
+    vault = home.vault
+    keys = secrets.keys()
+    async with (
+        Conversations.open(secrets.device_seed, keys, vault.hive_key, vault.membership) as conversations,
+        opened(home, secrets, conversations.with_node) as engine,
+        trio.open_nursery() as nursery,
+    ):
+        process = Process(engine, conversations, home)
+        await nursery.start(control.serve, home.run, "engine", process.methods())
+        nursery.start_soon(process.bootstrap)
+        nursery.start_soon(_signals, process)
+        report.ready({})
+        log.info("engine ready")
+        await _until_stopped(process)
+        nursery.cancel_scope.cancel()
+    log.info("engine ended")
+
+
+async def _until_stopped(process: Process) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def follow() -> None:
+            await process.follow()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(follow)
+        await process.stop.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _signals(process: Process) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            process.stop.set()
+
+
+def protect() -> None:
+    """No core dumps and no ptrace by others: the keys are in memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+
+
+def main() -> int:
+    """The process. Returns its exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    protect()
+    frame, report = take_frame()
+    try:
+        home = Home.load(Path(frame["home"]))
+        secrets = Secrets.from_bytes(frame["secrets"])
+        trio.run(serve, home, secrets, report)
+    except HivefsError as error:
+        log.error("%s", error)
+        report.failed(error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

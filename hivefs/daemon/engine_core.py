@@ -1,0 +1,338 @@
+"""The engine, wired: stores, conversations with nodes, and one loop per duty. Started by daemon/engine.py.
+
+Nothing here decides anything: the rooms do. What is here is who knows whom, and what happens when the drive (the mount
+process) comes and goes: with a mount the engine works for it over its control socket; without one it takes the lock of
+the metadata itself and goes on until everything is placed and published, then it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import trio
+
+from hivefs.chunkstore.cache import Cache
+from hivefs.chunkstore.claims import Claims, Pair
+from hivefs.chunkstore.node_client import NodeClient
+from hivefs.chunkstore.pool import Dial, Pool
+from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.writer import Writer
+from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.home import Home, Secrets
+from hivefs.errors import Corrupt, HivefsError
+from hivefs.formats import head as head_format
+from hivefs.formats import records
+from hivefs.formats.member import entry_valid
+from hivefs.maintenance.checkpoint import Checkpoint, Pages, Snapshot
+from hivefs.maintenance.garbage import Garbage
+from hivefs.maintenance.hydration import EngineHydration
+from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.placing import Placing
+from hivefs.maintenance.ports import Vault
+from hivefs.maintenance.repair import Repair
+from hivefs.metadata.engine_store import EngineStore
+from hivefs.model.ids import ChunkId, NodeId
+from hivefs.model.node import Candidate, RosterEntry
+from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
+from hivefs.placement.capacity import user_capacity
+from hivefs.placement.health import NodeRow, NodeState
+from hivefs.stage.reader import StageReader
+
+log = logging.getLogger(__name__)
+
+CAPACITY_EVERY = 2.0
+EVICT_EVERY = 10.0
+MEASURE_EVERY = 5.0
+MEASURE_SLICE = 100
+PREFETCH = 8
+
+
+class SnapshotSource(Protocol):
+    """Opens committed states of the mount's metadata."""
+
+    def __call__(self) -> Snapshot: ...
+
+
+class Engine:
+    """All duties of one vault. ``dial`` opens a conversation with a node."""
+
+    def __init__(self, home: Home, secrets: Secrets, dial: Dial) -> None:
+        self.home = home
+        self.keys: VaultKeys = secrets.keys()
+        self.policy = home.policy()
+        setting = home.vault.setting
+        self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
+        self.cache = Cache(home.cache, setting("cache_bytes"))
+        self.pool = Pool(self.store, dial, time.time_ns, float(setting("node_gone_after_s")), self._greeted)
+        self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
+        claims = Claims(self._intend)
+        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
+        self.stage = StageReader(home.stage, self.keys.stage_key)
+        self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, self.pool.change)
+        self.garbage = Garbage(self.store, claims, self.online)
+        self.leases = Leases(self.store, self.online, time.time_ns)
+        self.placing = Placing(
+            self.keys.vault_id,
+            self.stage,
+            self.store,
+            self.writer,
+            self.reader,
+            self.cache,
+            self.locate,
+            time.time_ns,
+            os.urandom,
+        )
+        self.placing.on_degraded = self.repair.add
+        self.pages = Pages(self.keys, self.store, self.reader, self.writer, os.urandom)
+        self.checkpoint = Checkpoint(
+            self.keys,
+            home.vault.certificate,
+            secrets.device_seed,
+            self.policy,
+            self.store,
+            self.pages,
+            self.online,
+            self._authorities,
+            time.time_ns,
+            os.urandom,
+        )
+        self.checkpoint.on_reap = self.garbage.reap
+        self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
+        self.vault: Vault | None = None
+        self._levels = {"remote": 0, "guaranteed": 0}
+        self._nursery: trio.Nursery | None = None
+
+    def close(self) -> None:
+        """Close the stores."""
+        self.store.close()
+
+    # ---- small ports ------------------------------------------------------------------------------------------------
+
+    def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
+        """Nodes that can be asked now."""
+        return [(m.node_id, m.client) for m in self.pool.online() if m.client is not None]
+
+    def _authorities(self, node_id: NodeId) -> frozenset[str]:
+        member = self.pool.members.get(node_id)
+        family = self.policy.rules[0].family
+        return frozenset() if member is None else member.authorities.get(family, frozenset())
+
+    def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
+        self.repair.bad_share(stripe, index, reason)
+
+    def _intend(self, pairs: Collection[Pair]) -> None:
+        with self.store.writing():
+            for node_id, share_id in pairs:
+                self.store.trash_share(node_id, share_id)
+
+    async def _greeted(self, client: NodeClient) -> None:
+        """A conversation began: learn the node's roster, give it ours, and the newest head."""
+        self.learn(await client.get_roster())
+        head = self.checkpoint.head()
+        if head is not None:
+            await client.put_head(head_format.to_bytes(head))
+
+    def learn(self, entries: Iterable[RosterEntry]) -> int:
+        """Take in roster entries whose signatures hold; returns how many were new."""
+        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), 0
+        for entry in entries:
+            if entry_valid(entry, hive_key, now):
+                with self.store.writing():
+                    if self.store.save_node(entry):
+                        new += 1
+                        if self.store.node_row(NodeId(entry.membership.subject)) is None:
+                            row = NodeRow(NodeState.OFFLINE, now)
+                            self.store.save_node_row(NodeId(entry.membership.subject), row)
+        if new:
+            self.pool.refresh()
+        return new
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The duties that need no drive, until cancelled."""
+        self.checkpoint.sweep()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self.pool.run)
+            nursery.start_soon(self._after_hydration)
+            nursery.start_soon(self.leases.run)
+            nursery.start_soon(self._evict)
+            nursery.start_soon(self._measure)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _after_hydration(self) -> None:
+        """Repair and deletion need the whole book: after a recovery it is loaded first."""
+        await self.hydration.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.repair.run)
+            nursery.start_soon(self.garbage.empty_trash)
+
+    async def _measure(self) -> None:
+        """Bytes of data (with padding) at each level, for status: counted in slices, again and again."""
+        while True:
+            levels = {"remote": 0, "guaranteed": 0}
+            for number, stripe in enumerate(self.store.stripes()):
+                level = self.store.health(stripe).level
+                if stripe.purpose == Purpose.DATA and level > Level.LOCAL:
+                    levels[level.name.lower()] += stripe.needed * stripe.share_bytes
+                if number % MEASURE_SLICE == MEASURE_SLICE - 1:
+                    await trio.sleep(0.02)
+            self._levels = levels
+            await trio.sleep(MEASURE_EVERY)
+
+    async def _evict(self) -> None:
+        while True:
+            await trio.sleep(EVICT_EVERY)
+            self.stage.trim()
+            if self.cache.usage > self.cache.budget:
+                await trio.to_thread.run_sync(self.cache.evict)
+
+    async def serve_vault(self, vault: Vault, snapshot: SnapshotSource, look: Callable[[bytes], bytes | None]) -> None:
+        """Work for one drive until it goes (HivefsError passes out, possibly in a group) or this is cancelled."""
+        await vault.flush()
+        self.placing.reconcile(look)
+        self.vault = vault
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.placing.run, vault)
+                nursery.start_soon(self._report_capacity, vault)
+                await self.hydration.books.wait()
+                nursery.start_soon(self.checkpoint.run, vault, snapshot)
+                await self.hydration.done.wait()
+                nursery.start_soon(self.garbage.take_released, vault)
+        finally:
+            self.vault = None
+
+    async def drained(self, vault: Vault) -> None:
+        """Return when the drive's data is placed and published (used when no mount runs)."""
+        while True:
+            self.placing.poke()
+            self.checkpoint.poke()
+            status = await vault.status()
+            if not status["dirty_slots"] and status["published"] >= status["committed"]:
+                return
+            await trio.sleep(0.5)
+
+    async def _report_capacity(self, vault: Vault) -> None:
+        last: tuple[int, int] | None = None
+        while True:
+            report = self.capacity()
+            if report is not None and report != last:
+                await vault.set_capacity(*report)
+                last = report
+            await trio.sleep(CAPACITY_EVERY)
+
+    def capacity(self) -> tuple[int, int] | None:
+        """(total, free) bytes of user data; None while too few nodes were ever seen to say."""
+        candidates = [c for c in self.pool.candidates() if self.pool.members[c.node_id].row.capacity]
+        if len(candidates) < self.policy.total:
+            return None
+        free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
+        whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
+        return user_capacity(self.policy.need(), whole), free
+
+    # ---- what the mount and the command line ask ----------------------------------------------------------------------
+
+    async def locate(self, chunk_id: ChunkId) -> tuple[ChunkPlace, Stripe]:
+        """Where a chunk lies; loads the book's page first when it is not here yet. Raises Corrupt."""
+        await self.hydration.ensure(records.chunk_key(chunk_id))
+        place = self.store.place(chunk_id)
+        if place is not None:
+            await self.hydration.ensure(records.stripe_key(place.stripe_id))
+            stripe = self.store.stripe(place.stripe_id)
+            if stripe is not None:
+                return place, stripe
+        raise Corrupt(what="the engine's book", reason=f"chunk {chunk_id.hex()} is not in it")
+
+    async def fetch(self, chunk_id: ChunkId, following: list[ChunkId]) -> None:
+        """Bring the share that holds a chunk into the cache; begin with those of ``following`` too."""
+        place, stripe = await self.locate(chunk_id)
+        for other in following[:PREFETCH]:
+            if self._nursery is not None:
+                self._nursery.start_soon(self._prefetch, other)
+        await self.reader.data_share(stripe, place.index)
+
+    async def _prefetch(self, chunk_id: ChunkId) -> None:
+        try:
+            place, stripe = await self.locate(chunk_id)
+            await self.reader.data_share(stripe, place.index)
+        except HivefsError:
+            return  # whoever really reads it gets the error
+
+    async def load_page(self, key: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]]]:
+        """The page of the last checkpoint that holds ``key``, for a drive that was recovered."""
+        leaf = await self.checkpoint.tree.load(self.checkpoint.root(), key)
+        return leaf.low, leaf.high, list(leaf.records)
+
+    def status(self) -> dict[str, Any]:
+        """Counts for ``hivefs status``."""
+        rate = self.placing.progress.rate()
+        capacity = self.capacity()
+        return {
+            "nodes": [self._node_status(m.node_id) for m in self.pool.members.values()],
+            "code": {"needed": self.policy.needed, "total": self.policy.total},
+            "stripes": self.store.count("live"),
+            "levels": self._levels,
+            "repair": {
+                "queue": self.repair.queue,
+                "repaired": self.repair.repaired,
+                "waiting_for": self.repair.waiting_for,
+            },
+            "placing": {
+                "bytes": self.placing.progress.placed_bytes,
+                "stripes": self.placing.progress.placed_stripes,
+                "rate": round(rate),
+                "waiting_for": self.placing.progress.waiting_for,
+            },
+            "checkpoint": {
+                "published_ns": self.checkpoint.published_ns,
+                "sequence": getattr(self.checkpoint.head(), "sequence", 0),
+                "waiting_for": self.checkpoint.waiting_for,
+                "level": self.store.metadata_level().name.lower(),
+            },
+            "trash": self.store.count("trash"),
+            "hydrating": not self.hydration.done.is_set(),
+            "cache_bytes": self.cache.usage,
+            "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
+            "pid": os.getpid(),
+            "draining": self.vault is not None and not hasattr(self.vault, "_client"),
+        }
+
+    def _node_status(self, node_id: NodeId) -> dict[str, Any]:
+        member = self.pool.members[node_id]
+        return {
+            "id": node_id.hex(),
+            "state": member.row.state.name.lower(),
+            "since_ns": member.row.since_ns,
+            "free": member.row.free_bytes,
+            "capacity": member.row.capacity,
+            "problems": member.problems,
+            "last_problem": member.last_problem or member.refused,
+            "attributes": {a.name: a.value for a in member.entry.membership.attributes},
+            "addresses": list(member.entry.address.addresses),
+        }
+
+
+def _usable(candidate: Candidate, free: int | None = None) -> Candidate:
+    return replace(candidate, usable=True, free_bytes=candidate.free_bytes if free is None else free)
+
+
+@asynccontextmanager
+async def opened(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
+    """An engine with its stores open and its duties running."""
+    engine = Engine(home, secrets, dial)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            yield engine
+            nursery.cancel_scope.cancel()
+    finally:
+        engine.close()

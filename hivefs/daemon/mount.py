@@ -1,0 +1,122 @@
+"""The mount process: ``python -m hivefs.daemon.mount``, started by the command line (daemon/launch.py).
+
+The frame on standard input: ``home``, ``mountpoint`` (paths), ``secrets`` (daemon/home.py, bytes), and optionally
+``allow_other``, ``read_only`` (false) and ``engine`` (true). The answer is the pid, or the error. Secrets never stand in
+arguments or the environment; before they are read, core dumps and ptrace by other processes of the user are switched
+off. Exit status 0 after an unmount, however it came about; SIGTERM and SIGINT unmount (files that are in use lose their
+drive after SHUTDOWN_SECONDS).
+
+What this imports must not import libp2p: it would cost every mount a second and tens of megabytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from hivefs.daemon import launch
+from hivefs.daemon.drive import Drive, DriveOptions, problem_of
+from hivefs.daemon.home import Home, Secrets
+from hivefs.errors import HivefsError, MountBusy, MountFailed
+from hivefs.fuse.mounting import MountOptions
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS = 10.0
+_PR_SET_DUMPABLE = 4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def harden() -> None:
+    """No core dumps, no ptrace, no /proc/PID/mem for other processes of this user: they would show keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
+def keep_buffers() -> None:
+    """Let malloc keep memory for buffers of 1 MiB instead of giving it back to the kernel after each request.
+
+    Otherwise each request of that size costs some 250 page faults per buffer, more than everything else it costs. What
+    is kept is bounded: above 64 MiB of free memory at the end of the heap it is given back. glibc only; elsewhere
+    nothing is changed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((_M_MMAP_THRESHOLD, 16 << 20), (_M_TRIM_THRESHOLD, 64 << 20), (_M_TOP_PAD, 4 << 20)):
+            mallopt(parameter, value)
+
+
+def options_of(frame: dict[str, Any]) -> DriveOptions:
+    """The user's choices in the frame."""
+    mount = MountOptions(allow_other=bool(frame.get("allow_other")), read_only=bool(frame.get("read_only")))
+    return DriveOptions(mount, engine=bool(frame.get("engine", True)))
+
+
+async def _unmount_on_signal(drive: Drive) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            log.info("asked to stop")
+            try:
+                await drive.unmount()
+            except MountBusy:
+                with trio.move_on_after(SHUTDOWN_SECONDS):
+                    await drive.unmount(lazy=True)
+                    await trio.sleep_forever()
+                drive.abort()
+            except HivefsError as error:
+                log.error("%s", error)
+                drive.abort()
+
+
+async def _serve(frame: dict[str, Any], report: launch.Report) -> None:
+    home = Home.load(Path(frame["home"]))
+    secrets = Secrets.from_bytes(frame["secrets"])
+    drive = await Drive.open(home, secrets.keys(), options_of(frame), Path(frame["mountpoint"]))
+
+    def ready() -> None:
+        # What was made so far lives as long as the process: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        report.ready({"pid": os.getpid(), "mountpoint": str(drive.mountpoint)})
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_unmount_on_signal, drive)
+            await drive.run(frame["secrets"], ready)
+            nursery.cancel_scope.cancel()
+    finally:
+        drive.close()
+
+
+def main() -> int:
+    """See the head of the file; the exit status."""
+    harden()
+    keep_buffers()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    frame, report = launch.take_frame()
+    try:
+        trio.run(_serve, frame, report)
+    except (HivefsError, BaseExceptionGroup) as problem:
+        known = problem_of(problem)
+        if known is None:
+            report.failed(MountFailed(reason=type(problem).__name__, log=f"{frame.get('home')}/run/mount.log"))
+            raise
+        log.error("%s", known)
+        report.failed(known)
+        return known.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Conversations with nodes: the transport's streams under the client's greeting. Importing this imports libp2p."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse, credentials
+from hivefs.crypto.keys import VaultKeys
+from hivefs.errors import HivefsError, PeerUnreachable
+from hivefs.model.node import Membership, RosterEntry
+from hivefs.transport import Host, open_host
+
+DIAL_SECONDS = 8.0
+
+
+class Conversations:
+    """Opens conversations as the owner of one vault. ``hive_key`` and ``membership`` are None during a recovery."""
+
+    def __init__(self, host: Host, keys: VaultKeys, hive_key: bytes | None, membership: Membership | None) -> None:
+        self._host = host
+        self._credentials = credentials(keys.owner_seed, host.peer_key, hive_key, membership)
+
+    @staticmethod
+    @asynccontextmanager
+    async def open(
+        device_seed: bytes, keys: VaultKeys, hive_key: bytes | None, membership: Membership | None
+    ) -> AsyncIterator[Conversations]:
+        """A host of its own (it listens nowhere) under the device's key."""
+        async with open_host(device_seed) as host:
+            yield Conversations(host, keys, hive_key, membership)
+
+    @asynccontextmanager
+    async def with_address(self, address: str) -> AsyncIterator[NodeClient]:
+        """A conversation with the node at an address. Raises HivefsError."""
+        connection = await self._host.dial(address, timeout=DIAL_SECONDS)
+        try:
+            stream = await connection.open_stream(PROTOCOL)
+            async with converse(stream, self._credentials, time.time_ns()) as client:
+                yield client
+        finally:
+            await connection.aclose()
+
+    @asynccontextmanager
+    async def with_node(self, entry: RosterEntry) -> AsyncIterator[NodeClient]:
+        """The same at the first address of the node that answers."""
+        problem: HivefsError = PeerUnreachable(address=entry.membership.subject.hex()[:12], reason="it has told no address")
+        for address in entry.address.addresses:
+            try:
+                connection = await self._host.dial(address, timeout=DIAL_SECONDS)
+            except HivefsError as error:
+                problem = error
+                continue
+            try:
+                stream = await connection.open_stream(PROTOCOL)
+                async with converse(stream, self._credentials, time.time_ns()) as client:
+                    yield client
+                    return
+            finally:
+                await connection.aclose()
+        raise problem

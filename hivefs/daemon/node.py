@@ -1,0 +1,95 @@
+"""A storage node, wired: its share store and service (node/) behind a libp2p host (transport/)."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from hivefs.daemon.hive import HiveKey
+from hivefs.daemon.launch import Report
+from hivefs.daemon.node_process import Labels, recorded, running_node
+from hivefs.errors import BadSetting, NodeProblem
+from hivefs.node.config import create_node
+from hivefs.node.service import run_node
+from hivefs.transport import open_host
+from hivefs.transport.addresses import join_address, split_address, split_listen_address
+
+
+def make_node(
+    directory: Path,
+    key: HiveKey,
+    listen: str,
+    capacity: int,
+    labels: Labels,
+    bootstrap: tuple[str, ...],
+    announce: str = "",
+) -> str:
+    """Make a node's directory with its certificate; returns the address that others dial.
+
+    ``listen`` is an address without peer id, ``announce`` one that others use instead where it differs. Raises
+    BadAddress, BadSetting, NodeProblem.
+    """
+    told = announce or listen
+    kind, host, port = split_listen_address(told)
+    split_listen_address(listen)
+    if port == 0 or (kind != "dns4" and ipaddress.ip_address(host).is_unspecified):
+        raise BadSetting(name="--announce", reason=f"others cannot reach {told}; say the address and port that they can")
+    for address in bootstrap:
+        split_address(address)
+    node_id = create_node(
+        directory,
+        listen=(listen,),
+        capacity=capacity,
+        attributes=labels.attributes(),
+        hive_seed=key.seed,
+        bootstrap=bootstrap,
+        announce=(announce,) if announce else (),
+        now_ns=time.time_ns(),
+    )
+    peer = join_address("127.0.0.1", port, node_id).partition("/p2p/")[2]
+    return f"{told}/p2p/{peer}"
+
+
+def run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None] = lambda addresses: None) -> None:
+    """Run the node in ``directory`` until SIGTERM or SIGINT. ``report`` and ``told`` hear when it serves.
+
+    Raises NodeProblem, BadAddress, StoreDamaged, DiskFull.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    other = running_node(directory)
+    if other is not None:
+        raise NodeProblem(path=directory, reason=f"it runs already (pid {other.pid})")
+    trio.run(_run, directory, report, told)
+
+
+async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None]) -> None:
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_signal, nursery.cancel_scope)
+        try:
+            serving = await nursery.start(run_node, directory, open_host)
+        except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
+            failure = error
+            nursery.cancel_scope.cancel()
+        else:
+            with recorded(directory):
+                report.ready({"addresses": list(serving.addresses), "pid": os.getpid()})
+                told(serving.addresses)
+                await trio.sleep_forever()
+    if failure is not None:
+        raise failure
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return

@@ -1,0 +1,58 @@
+"""The engine's link to the drive: the mount's VaultService over its control socket (a maintenance.ports.Vault)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from hivefs.daemon import control
+from hivefs.model.ids import ChunkId
+from hivefs.model.inode import ChunkRef
+from hivefs.model.staged import DirtySlot
+
+TIMEOUT = 60.0
+
+
+class RemoteVault:
+    """See the head of the file; every method raises NotMounted or EngineUnavailable when the mount is gone."""
+
+    def __init__(self, client: control.Client) -> None:
+        self._client = client
+
+    async def _call(self, name: str, value: Any = None) -> Any:
+        return await self._client.call(name, value, timeout=TIMEOUT)
+
+    async def dirty(self, limit: int, quiet_ns: int, skip: Collection[tuple[int, int]]) -> list[DirtySlot]:
+        """Work to place."""
+        answer = await self._call("dirty", {"limit": limit, "quiet_ns": quiet_ns, "skip": [list(s) for s in skip]})
+        return [control.dirty_slot_from_value(item) for item in answer]
+
+    async def placed(self, results: list[tuple[int, int, int, ChunkRef]]) -> list[bool]:
+        """What was placed; answers after the mount's commit."""
+        value = [[ino, slot, generation, control.chunk_ref_to_value(ref)] for ino, slot, generation, ref in results]
+        return [bool(item) for item in await self._call("placed", value)]
+
+    async def released(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
+        """Chunks that no file names any more."""
+        answer = await self._call("released", {"after": after, "limit": limit})
+        return [(number, ChunkId(chunk_id)) for number, chunk_id in answer]
+
+    async def released_done(self, upto: int) -> None:
+        """They are recorded."""
+        await self._call("released_done", upto)
+
+    async def published(self, sequence: int) -> None:
+        """A head is out."""
+        await self._call("published", sequence)
+
+    async def flush(self) -> None:
+        """Commit now."""
+        await self._call("flush")
+
+    async def set_capacity(self, total: int, free: int) -> None:
+        """Room in the hive."""
+        await self._call("set_capacity", {"total": total, "free": free})
+
+    async def status(self) -> dict[str, Any]:
+        """Counts."""
+        return dict(await self._call("status"))

@@ -1,0 +1,169 @@
+"""When what is written becomes durable: one commit for all who wait, and the loop that commits every two seconds.
+
+The order of a commit: everything changed in memory is put into the open transaction (inodes, staged extents), the stage
+is synced, the transaction is committed, segments of the stage that nothing names any more are deleted. These four run
+without an await between them, so a commit is the state of the drive at one moment. What makes that cheap although the
+stage may hold much that is not on disk: before them the stage is synced in a worker thread, as often as needed to leave
+little for the last time; and the loop does the same in the background while much is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import trio
+
+from hivefs.errors import DiskFull, HivefsError, PosixError, StoreDamaged
+from hivefs.filesystem.data import Data
+from hivefs.filesystem.handles import Handles
+from hivefs.filesystem.inodes import Inodes
+from hivefs.filesystem.overlay import Overlay
+from hivefs.filesystem.ports import StagePort, Store
+
+log = logging.getLogger(__name__)
+
+COMMIT_EVERY = 2.0
+TICK = 0.25
+INLINE_BYTES = 1 << 20
+"""Syncing so much takes less than handing it to a thread is worth."""
+
+BACKGROUND_BYTES = 16 << 20
+ROUNDS = 6
+MOVE_EVERY = 20.0
+MOVE_BYTES = 16 << 20
+"""A stage segment is emptied by hand when it has at most so many live bytes left."""
+
+
+class Commits:
+    """See the head of the file."""
+
+    def __init__(
+        self, store: Store, stage: StagePort, inodes: Inodes, overlay: Overlay, data: Data, handles: Handles
+    ) -> None:
+        self._store = store
+        self._stage = stage
+        self._inodes = inodes
+        self._overlay = overlay
+        self._data = data
+        self._handles = handles
+        self._asked = 0
+        self._done = 0
+        self._leading: trio.Event | None = None
+        self._said = ""
+        self._unmovable: set[int] = set()
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to commit."""
+        return self._store.pending or self._inodes.pending or self._overlay.pending
+
+    def now(self, *, last: bool = False) -> None:
+        """Commit, blocking. Raises DiskFull (nothing is lost), StoreDamaged. ``last``: see Store.commit."""
+        try:
+            self._overlay.flush()
+            self._inodes.flush()
+            if self._stage.unsynced_bytes:
+                self._stage.sync()
+            self._store.commit(last=last)
+        except DiskFull:
+            self._data.full = True
+            raise
+        except StoreDamaged:
+            self._data.broken = self._store.failed
+            raise
+        self._data.full = False
+        try:
+            self._stage.reclaim()
+        except HivefsError as error:
+            self._say(f"a stage segment stays: {error}")
+        self._inodes.trim()
+
+    async def all(self) -> None:
+        """Everything done before this call is durable on return. Raises DiskFull, StoreDamaged."""
+        self._asked += 1
+        ticket = self._asked
+        await trio.lowlevel.checkpoint()  # others that want the same may come before the work begins
+        while self._done < ticket:
+            if self._leading is not None:
+                await self._leading.wait()
+                continue
+            leading = self._leading = trio.Event()
+            try:
+                await self._sync_most()
+                self.now()
+                self._done = self._asked
+            finally:
+                self._leading = None
+                leading.set()
+
+    async def _sync_most(self) -> None:
+        for _ in range(ROUNDS):
+            if self._stage.unsynced_bytes <= INLINE_BYTES:
+                return
+            await trio.to_thread.run_sync(self._stage.sync)
+
+    async def fsync(self, ino: int) -> None:
+        """See Filesystem.fsync."""
+        live = self._inodes.get(ino)
+        saved = not live.dirty or live.quiet
+        if saved and live.changed_seq < self._store.seq and not self._overlay.changed(ino):
+            await trio.lowlevel.checkpoint()
+            return
+        await self.syncfs()
+
+    async def syncfs(self) -> None:
+        """See Filesystem.syncfs."""
+        if not self.pending:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self.all()
+        except DiskFull as error:
+            self._say(str(error))
+            raise PosixError(errno.ENOSPC) from None
+        except HivefsError as error:
+            self._say(str(error))
+            raise PosixError(errno.EIO) from None
+
+    def _say(self, problem: str) -> None:
+        """The same problem is logged once, until something went well."""
+        if problem != self._said:
+            self._said = problem
+            log.error("%s", problem)
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    async def maintain(self, task_status: trio.TaskStatus[None]) -> None:
+        """See Filesystem.maintain."""
+        task_status.started()
+        committed = moved = trio.current_time()
+        while True:
+            await trio.sleep(TICK)
+            now = trio.current_time()
+            try:
+                if self._stage.unsynced_bytes > BACKGROUND_BYTES and self._leading is None:
+                    await trio.to_thread.run_sync(self._stage.sync)
+                await self._handles.reap()
+                if now - committed >= COMMIT_EVERY:
+                    committed = now
+                    if self.pending:
+                        await self.all()
+                        self._said = ""
+                if now - moved >= MOVE_EVERY:
+                    moved = now
+                    await self._empty_segment()
+            except HivefsError as error:
+                self._say(str(error))
+
+    async def _empty_segment(self) -> None:
+        """Give the space of a mostly dead stage segment back."""
+        segment = self._stage.movable(MOVE_BYTES)
+        if segment is None or segment in self._unmovable:
+            return
+        total = 0
+        for moved in self._overlay.move_out_of(segment):
+            total += moved
+            await trio.lowlevel.checkpoint()
+        if not total:
+            self._unmovable.add(segment)

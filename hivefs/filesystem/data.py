@@ -1,0 +1,330 @@
+"""Bytes of files: reading through stage, chunks and holes; writing into the stage; changing the size.
+
+What a slot reads as, newest first: staged extents; the chunk that the map names, up to its length; zeros. Two rules keep
+old bytes from coming back when a file shrinks and grows again: shrinking cuts the staged extents at the new end, and
+growing first stages zeros over what the chunk of the last slot still holds beyond the old end (a chunk cannot be
+shortened: its length is part of its seal).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+
+from hivefs.errors import Corrupt, DiskFull, HivefsError, NotLoaded, PosixError, StoreDamaged
+from hivefs.filesystem.filemap import FileMaps, slots_of
+from hivefs.filesystem.inodes import Inodes, Live
+from hivefs.filesystem.overlay import Overlay
+from hivefs.filesystem.ports import Capacity, ChunkSource, StagePort
+from hivefs.model.ids import CHUNK_BYTES
+from hivefs.model.inode import ChunkRef, SlotKind
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 1 << 60
+AHEAD = 8
+"""Chunks named to the source as what will be read next."""
+
+_SHIFT = CHUNK_BYTES.bit_length() - 1
+_MASK = CHUNK_BYTES - 1
+_DAY_NS = 86_400_000_000_000
+_READ_TRIES = 64
+_KILLED_BY_WRITE = 0o6000
+
+Missing = list[tuple[ChunkRef, int, int]]
+Fetched = dict[tuple[bytes, int, int], bytes]
+
+
+class Data:
+    """See the head of the file."""
+
+    def __init__(
+        self,
+        inodes: Inodes,
+        maps: FileMaps,
+        overlay: Overlay,
+        stage: StagePort,
+        chunks: ChunkSource,
+        clock: Callable[[], int],
+        drop_capability: Callable[[Live], None],
+    ) -> None:
+        """``drop_capability`` removes security.capability of a file that is written to."""
+        self._inodes = inodes
+        self._drop_capability = drop_capability
+        self._maps = maps
+        self._overlay = overlay
+        self._stage = stage
+        self._chunks = chunks
+        self._clock = clock
+        self.capacity: Capacity | None = None
+        self.full = False
+        """The disk of the metadata is full: nothing new until a commit succeeds."""
+        self.broken = False
+        """The metadata cannot be committed any more: nothing new for good."""
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def read_now(self, ino: int, offset: int, size: int) -> bytes | None:
+        """See Filesystem.read_now."""
+        live = self._inodes.file(ino)
+        return self._read(live, offset, size, {}, [])
+
+    def _read(self, live: Live, offset: int, size: int, have: Fetched, missing: Missing) -> bytes | None:
+        end = min(offset + size, live.size)
+        if offset >= end:
+            return b""
+        first, last = offset >> _SHIFT, end - 1 >> _SHIFT
+        if first == last:
+            base = first << _SHIFT
+            data = self._read_slot(live.ino, first, offset - base, end - base, have, missing)
+        else:
+            parts: list[bytes] = []
+            for slot in range(first, last + 1):
+                base = slot << _SHIFT
+                part = self._read_slot(live.ino, slot, max(offset - base, 0), min(end - base, CHUNK_BYTES), have, missing)
+                if part is None:
+                    return None
+                parts.append(part)
+            data = b"".join(parts)
+        if data is not None:
+            self._accessed(live)
+        return data
+
+    def _accessed(self, live: Live) -> None:
+        """relatime: the access time follows when it is not after the last change, or older than a day."""
+        atime = live.atime_ns
+        now = self._clock()
+        if atime <= live.mtime_ns or atime <= live.ctime_ns or now - atime > _DAY_NS:
+            live.atime_ns = now
+            self._inodes.touch_quietly(live)
+
+    def _read_slot(self, ino: int, number: int, start: int, end: int, have: Fetched, missing: Missing) -> bytes | None:
+        slot = self._overlay.find(ino, number)
+        if slot is None:
+            under = self._maps.find(ino, number)
+            if under.chunk is not None:
+                return self._chunk(ino, under.chunk, start, end, have, missing)
+            if under.kind == SlotKind.HOLE:
+                return bytes(end - start)
+            self._inodes.damage("a part that was never placed before the machine was lost", ino)
+        parts: list[bytes] = []
+        for low, high, extent in slot.extents.cover(start, end):
+            if extent is not None:
+                try:
+                    part: bytes | None = self._stage.read(ino, number, extent, low, high - low)
+                except (Corrupt, StoreDamaged) as error:
+                    self._inodes.damage("what is staged", ino, error)
+            elif slot.base is not None:
+                part = self._chunk(ino, slot.base, low, high, have, missing)
+            elif slot.lost:
+                self._inodes.damage("a part that was never placed before the machine was lost", ino)
+            else:
+                part = bytes(high - low)
+            if part is None:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _chunk(self, ino: int, ref: ChunkRef, start: int, end: int, have: Fetched, missing: Missing) -> bytes | None:
+        stop = min(end, ref.length)
+        if start >= stop:
+            return bytes(end - start)
+        data = have.get((ref.chunk_id, start, stop))
+        if data is None:
+            try:
+                data = self._chunks.cached(ref, start, stop)
+            except Corrupt as error:
+                self._inodes.damage("a chunk", ino, error)
+        if data is None:
+            missing.append((ref, start, stop))
+            return None
+        return data if stop == end else data + bytes(end - stop)
+
+    async def read(self, ino: int, offset: int, size: int) -> bytes:
+        """See Filesystem.read."""
+        have: Fetched = {}
+        for _ in range(_READ_TRIES):
+            missing: Missing = []
+            data = self._read(self._inodes.file(ino), offset, size, have, missing)
+            if data is not None:
+                return data
+            ahead = self._ahead(ino, offset + size)
+            for ref, start, stop in missing:
+                try:
+                    have[ref.chunk_id, start, stop] = await self._chunks.fetch(ref, start, stop, ahead)
+                except HivefsError as error:
+                    self._inodes.damage("a chunk", ino, error)
+        log.error("inode %d changed all the time while it was read", ino)
+        raise PosixError(errno.EIO)
+
+    def _ahead(self, ino: int, offset: int) -> list[ChunkRef]:
+        refs: list[ChunkRef] = []
+        try:
+            for extent in self._maps.scan(ino, offset + CHUNK_BYTES - 1 >> _SHIFT):
+                if extent is None or extent.chunk is None or len(refs) == AHEAD:
+                    break
+                refs.append(extent.chunk)
+        except NotLoaded:
+            pass  # only a hint
+        return refs
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, ino: int, offset: int, data: bytes | memoryview) -> int:
+        """See Filesystem.write."""
+        live = self._inodes.file(ino)
+        length = len(data)
+        end = offset + length
+        if not length:
+            return 0
+        if offset < 0:
+            raise PosixError(errno.EINVAL)
+        if end > MAX_FILE_BYTES:
+            raise PosixError(errno.EFBIG)
+        count = slots_of(live.size)
+        first, last = offset >> _SHIFT, end - 1 >> _SHIFT
+        self._room(length)
+        if not live.plain:
+            self._drop_capability(live)
+        if last >= count:
+            self._clear(live, count, last + 1)
+        if offset > live.size:
+            self._zero_tail(live, offset)
+        slots = {number: self._overlay.prepare(ino, number, count) for number in range(first, last + 1)}
+        now = self._clock()
+        try:
+            laid = self._stage.write(ino, offset, data)
+        except DiskFull:
+            raise PosixError(errno.ENOSPC) from None
+        except StoreDamaged as error:
+            self._inodes.damage("the stage, for a write", ino, error)
+        for number, extent in laid:
+            if self._overlay.lay(ino, number, slots[number], extent, now):
+                live.allocated += CHUNK_BYTES
+        if end > live.size:
+            self._maps.cover(ino, count, first)
+            live.size = end
+        live.mtime_ns = live.ctime_ns = now
+        if live.mode & _KILLED_BY_WRITE:
+            self._drop_privileges(live)
+        self._inodes.touch(live)
+        return length
+
+    def _drop_privileges(self, live: Live) -> None:
+        """The kernel leaves this to the file system (fuse/handshake.py): set-uid and set-gid end with a write."""
+        live.mode &= ~0o4000
+        if live.mode & 0o010:
+            live.mode &= ~0o2000
+
+    def _room(self, length: int) -> None:
+        if self.broken:
+            raise PosixError(errno.EIO)
+        if self.full or (self.capacity is not None and self._overlay.bytes + length > self.capacity.free):
+            raise PosixError(errno.ENOSPC)
+
+    def _zero_tail(self, live: Live, end: int) -> None:
+        """The file will grow to ``end`` or beyond, its old last slot with zeros: hide what its chunk still holds there."""
+        used = live.size & _MASK
+        if not used:
+            return
+        number = live.size >> _SHIFT
+        slot = self._overlay.prepare(live.ino, number, number + 1)
+        if slot.base is None or slot.base.length <= used:
+            return
+        zeros = min(slot.base.length, end - (number << _SHIFT)) - used
+        now = self._clock()
+        try:
+            laid = self._stage.write(live.ino, live.size, bytes(zeros))
+        except DiskFull:
+            raise PosixError(errno.ENOSPC) from None
+        except StoreDamaged as error:
+            self._inodes.damage("the stage, for a write", live.ino, error)
+        for at, extent in laid:
+            self._overlay.lay(live.ino, at, slot, extent, now)
+
+    def _clear(self, live: Live, start: int, end: int) -> None:
+        """Remove what an earlier life of the file left in slots [start, end), all beyond its size."""
+        if live.tidy:
+            return
+        while True:
+            staged = [number for number in self._overlay.slots_from(live.ino, start, self._maps.slice) if number < end]
+            for number in staged:
+                self._overlay.drop(live, number)
+            tail = self._maps.tail(live.ino, start)
+            complete = tail.complete and not staged
+            nothing_left = complete and not tail.extents
+            tail.complete = tail.complete or bool(tail.extents and tail.extents[-1][0] >= end)
+            tail.extents = [item for item in tail.extents if item[0] < end]
+            live.allocated = max(0, live.allocated - CHUNK_BYTES * self._maps.drop(tail))
+            if nothing_left:
+                live.tidy = True
+            if tail.complete and not staged:
+                return
+
+    # ---- size -------------------------------------------------------------------------------------------------------
+
+    def set_size(self, live: Live, size: int, now: int) -> None:
+        """truncate(2), up or down. The caller saves the inode and sets the times. EFBIG, ENOSPC, EIO."""
+        if size < 0:
+            raise PosixError(errno.EINVAL)
+        if size > MAX_FILE_BYTES:
+            raise PosixError(errno.EFBIG)
+        if size > live.size:
+            self._grow(live, size)
+        elif size < live.size:
+            self._shrink(live, size, now)
+
+    def _grow(self, live: Live, size: int) -> None:
+        count, new_count = slots_of(live.size), slots_of(size)
+        if new_count > count:
+            self._clear(live, count, new_count)
+        self._zero_tail(live, size)
+        self._maps.cover(live.ino, count, new_count)
+        live.size = size
+
+    def _shrink(self, live: Live, size: int, now: int) -> None:
+        count = slots_of(size)
+        if not size and self.empty_small(live):
+            return
+        self._maps.tail(live.ino, count)
+        if size & _MASK:
+            self._overlay.find(live.ino, count - 1)
+        # Everything that may have to be loaded was looked at: from here on the file changes.
+        live.size = size
+        if size & _MASK:
+            self._overlay.cut(live, count - 1, size & _MASK, now)
+        if not self._sweep(live, count):
+            live.tidy = False
+            self._inodes.orphaned(live.ino)
+
+    def empty_small(self, live: Live) -> bool:
+        """Cut a file of one slot to nothing, if it is known that no more of it lies around. (Most files are like that.)
+
+        EIO; raises NotLoaded.
+        """
+        if not live.tidy or live.size > CHUNK_BYTES:
+            return False
+        if live.size:
+            self._maps.remove_first(live.ino)
+            self._overlay.drop(live, 0)
+            live.size = live.allocated = 0
+        return True
+
+    def _sweep(self, live: Live, count: int) -> bool:
+        """Remove one slice of what lies beyond the last slot; whether that was all."""
+        staged = self._overlay.slots_from(live.ino, count, self._maps.slice)
+        for number in staged:
+            self._overlay.drop(live, number)
+        tail = self._maps.tail(live.ino, count)
+        live.allocated = max(0, live.allocated - CHUNK_BYTES * self._maps.drop(tail))
+        return len(staged) < self._maps.slice and tail.complete
+
+    def sweep(self, live: Live) -> bool:
+        """One slice (less than a millisecond) of removing what lies beyond the size of a file; whether that was all.
+
+        Raises NotLoaded.
+        """
+        done = self._sweep(live, slots_of(live.size))
+        self._inodes.touch(live)
+        return done

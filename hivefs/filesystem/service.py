@@ -1,0 +1,141 @@
+"""What the engine asks of the drive: work to place, what was placed, what may be deleted, how far durability has come.
+
+The mount serves this object on its control socket; in drain mode the engine uses it directly (it is a
+maintenance.ports.Vault).
+
+A crash between two steps is harmless because of the order: ``placed`` answers only after the commit, so the engine knows
+that a chunk it was told is taken is named by the metadata on disk; released chunks are given out only after the commit
+that released them. A disk that is full delays a commit: ``placed`` then waits, it does not take anything back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import trio
+
+from hivefs.errors import DiskFull, PosixError
+from hivefs.filesystem.durability import Watch
+from hivefs.filesystem.filesystem import Filesystem
+from hivefs.filesystem.ports import Capacity
+from hivefs.model.ids import ChunkId
+from hivefs.model.inode import ChunkRef
+from hivefs.model.staged import DirtySlot
+from hivefs.model.stripe import Level
+
+log = logging.getLogger(__name__)
+
+_RETRY = 1.0
+_SLICE = 200
+_WATCHES = 16
+
+
+class VaultService:
+    """See the head of the file. ``session`` is 16 random bytes of this process: generations are of one session."""
+
+    def __init__(self, filesystem: Filesystem, session: bytes) -> None:
+        self.session = session
+        self._fs = filesystem
+        self._watches: dict[tuple[int, Level], Watch] = {}
+
+    async def dirty(self, limit: int, quiet_ns: int, skip: Collection[tuple[int, int]] = ()) -> list[DirtySlot]:
+        """Oldest first, unmodified for ``quiet_ns`` (or dirty for ten times as long); committed extents only.
+
+        With ``quiet_ns`` 0 (somebody waits) everything is committed first.
+        """
+        if not quiet_ns and self._fs.commits.pending:
+            await self._fs.commits.all()
+        return list(self._fs.overlay.dirty(limit, quiet_ns, frozenset((ino, slot) for ino, slot in skip), self._fs.clock()))
+
+    async def placed(self, results: list[tuple[int, int, int, ChunkRef]]) -> list[bool]:
+        """(ino, slot, generation, ref) each; True = taken, and that is durable on return. False: free the chunk."""
+        taken: list[bool] = []
+        for ino, slot, generation, ref in results:
+            try:
+                taken.append(self._fs.overlay.place(ino, slot, generation, ref))
+            except PosixError:
+                taken.append(False)
+        if any(taken):
+            await self._commit()
+        return taken
+
+    async def _commit(self) -> None:
+        while True:
+            try:
+                await self._fs.commits.all()
+                return
+            except DiskFull as error:
+                log.warning("what was placed waits to be recorded: %s", error)
+            await trio.sleep(_RETRY)
+
+    async def released(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
+        """Chunks that no file names any more, as (number, id) with number > ``after``; committed ones only."""
+        return self._fs.store.released(after, limit)
+
+    async def released_done(self, upto: int) -> None:
+        """The engine has recorded all up to this number."""
+        self._fs.store.released_done(upto)
+
+    async def published(self, sequence: int) -> None:
+        """A head with everything up to commit ``sequence`` is out."""
+        store = self._fs.store
+        store.publish(min(sequence, store.seq - 1))
+        at: bytes | None = b""
+        while at is not None:
+            at = store.forget_changed(at, _SLICE)
+            await trio.lowlevel.checkpoint()
+
+    async def flush(self) -> None:
+        """Commit everything now. Raises DiskFull, StoreDamaged."""
+        if self._fs.commits.pending:
+            await self._fs.commits.all()
+
+    async def set_capacity(self, total: int, free: int) -> None:
+        """Bytes of user data that the hive has room for."""
+        self._fs.set_capacity(Capacity(total, free))
+
+    async def status(self) -> dict[str, Any]:
+        """Counts for ``hivefs status``: bytes, numbers, and commit sequences.
+
+        ``committed`` is the last commit that changed something a checkpoint holds; the drive is published when
+        ``published`` has reached it and nothing is dirty.
+        """
+        fs = self._fs
+        capacity = fs.capacity
+        return {
+            "dirty_bytes": fs.overlay.bytes,
+            "dirty_slots": len(fs.overlay),
+            "files": fs.store.inodes,
+            "published": fs.store.published,
+            "committed": fs.store.changed_seq,
+            "uncommitted": fs.commits.pending,
+            "stage_bytes": fs.stage.usage,
+            "unreaped": len(fs.inodes.orphans),
+            "hydrating": fs.store.hydrating,
+            "capacity_total": None if capacity is None else capacity.total,
+            "capacity_free": None if capacity is None else capacity.free,
+        }
+
+    async def durability(self, ino: int) -> Level:
+        """How safe an inode is now. PosixError when it is not there."""
+        return self._fs.durability.level(ino)
+
+    async def durability_below(self, ino: int, level: Level, budget: int = _SLICE) -> tuple[int, int]:
+        """(inodes under and including ``ino``, those of them at ``level``); the turn is given up after every
+        ``budget`` inodes. Cheap when asked again: see Watch.
+        """
+        key = (ino, Level(level))
+        watch = self._watches.pop(key, None) or Watch(self._fs.durability, ino, Level(level))
+        for number, _ in enumerate(watch.count(), 1):
+            if not number % budget:
+                await trio.lowlevel.checkpoint()
+        self._watches[key] = watch
+        if len(self._watches) > _WATCHES:
+            del self._watches[next(iter(self._watches))]
+        return watch.result
+
+    async def placement(self, ino: int) -> list[dict[str, Any]]:
+        """Stripes of a file: stripe (hex), needed, total, level, nodes (hex or None), chunks; for JSON."""
+        return self._fs.durability.placement(ino)

@@ -1,0 +1,80 @@
+"""Stripe records: the code, the shares' names and the nodes that hold them. See docs/formats/stripe.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hivefs.formats import strict
+from hivefs.model.ids import ID_BYTES, KEY_BYTES, MAX_SHARE_BYTES, NodeId, ShareId, StripeId
+from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
+
+_WHAT = "a stripe record"
+_MAGIC = "HVstripe"
+VERSION = 1
+MAX_TOTAL = 255
+
+
+def stripe_to_items(stripe: Stripe) -> list[Any]:
+    """The fields, for formats that hold stripes inside."""
+    return [
+        stripe.stripe_id,
+        int(stripe.purpose),
+        stripe.needed,
+        stripe.share_bytes,
+        [[share.share_id, share.merkle_root, share.node] for share in stripe.shares],
+        stripe.policy_hash,
+        stripe.placed_ns,
+    ]
+
+
+def stripe_from_items(value: Any) -> Stripe:
+    """Raises ValueError or TypeError (turned into Corrupt by the format that calls)."""
+    stripe_id, purpose, needed, share_bytes, shares, policy_hash, placed_ns = strict.items(value, 7)
+    made = tuple(
+        Share(
+            ShareId(strict.blob(share_id, 32)),
+            strict.blob(root, 32),
+            None if node is None else NodeId(strict.blob(node, KEY_BYTES)),
+        )
+        for share_id, root, node in (strict.items(item, 3) for item in strict.items(shares, MAX_TOTAL))
+    )
+    if not 1 <= strict.number(needed) <= len(made):
+        raise ValueError("more shares needed than there are")
+    return Stripe(
+        StripeId(strict.blob(stripe_id, ID_BYTES)),
+        Purpose(strict.number(purpose)),
+        needed,
+        strict.number(share_bytes, 1, MAX_SHARE_BYTES),
+        made,
+        strict.blob(policy_hash),
+        strict.number(placed_ns),
+    )
+
+
+def to_bytes(stripe: Stripe) -> bytes:
+    """Canonical CBOR."""
+    return strict.encode(_MAGIC, VERSION, stripe_to_items(stripe))
+
+
+def from_bytes(data: bytes) -> Stripe:
+    """Raises Corrupt or UnknownVersion."""
+    parts = strict.items_of(_WHAT, _MAGIC, VERSION, data)
+    return strict.exactly(_WHAT, data, lambda: stripe_from_items(parts[0]), to_bytes)
+
+
+def page_ref_to_items(ref: PageRef) -> list[Any]:
+    """The fields of a reference to a tree page."""
+    place = ref.place
+    return [place.stripe_id, place.index, place.offset, place.length, ref.key, ref.length, ref.codec]
+
+
+def page_ref_from_items(value: Any) -> PageRef:
+    """Raises ValueError or TypeError."""
+    stripe_id, index, offset, length, key, plain, codec = strict.items(value, 7)
+    place = ChunkPlace(
+        StripeId(strict.blob(stripe_id, ID_BYTES)),
+        strict.number(index, 0, MAX_TOTAL),
+        strict.number(offset, 0, MAX_SHARE_BYTES),
+        strict.number(length, 1, MAX_SHARE_BYTES),
+    )
+    return PageRef(place, strict.blob(key, KEY_BYTES), strict.number(plain, 0, 1 << 20), strict.number(codec, 0, 255))

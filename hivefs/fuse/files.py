@@ -1,0 +1,143 @@
+"""Requests about the bytes and attributes of one inode: open, read, write, fsync, getattr, setattr, xattrs, statfs."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import Any
+
+import pyfuse3
+
+from hivefs.errors import PosixError
+from hivefs.filesystem.filesystem import Filesystem
+from hivefs.fuse.answers import Loader, answering, answering_slowly, entry_of, settle
+
+
+class Files:
+    """See the head of the file. The handle of an open file is its inode number."""
+
+    fs: Filesystem
+    load: Loader
+
+    @answering
+    def open(self, ino: int, flags: int, context: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Count a handle. The kernel keeps what it has cached of the file: nobody else writes to it.
+
+        O_TRUNC does not arrive here, the kernel makes a setattr of it (fuse/handshake.py).
+        """
+        self.fs.open(ino, flags)
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(ino))
+
+    @answering
+    def release(self, ino: int) -> None:
+        """The handle is closed."""
+        self.fs.release(ino)
+
+    async def flush(self, ino: int) -> None:
+        """Nothing is buffered per handle: ENOSYS tells the kernel not to ask at each close(2) again."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    async def read(self, ino: int, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes; waits only when a chunk is not on this machine."""
+        try:
+            data = self.fs.read_now(ino, offset, size)
+            return await self.fs.read(ino, offset, size) if data is None else data
+        except Exception as problem:  # noqa: BLE001 - see fuse_error
+            return await settle(self, lambda: self.fs.read(ino, offset, size), problem)
+
+    async def write(self, ino: int, offset: int, data: bytes) -> int:
+        """All of ``data`` or an error."""
+        try:
+            return self.fs.write(ino, offset, data)
+        except Exception as problem:  # noqa: BLE001 - see fuse_error
+            return await settle(self, lambda: self.fs.write(ino, offset, data), problem)
+
+    @answering_slowly
+    async def fsync(self, ino: int, data_only: bool) -> None:
+        """On this machine's disk on return."""
+        await self.fs.fsync(ino)
+
+    @answering_slowly
+    async def fsyncdir(self, ino: int, data_only: bool) -> None:
+        """The same for the names in a directory."""
+        await self.fs.fsync(ino)
+
+    # ---- attributes -------------------------------------------------------------------------------------------------
+
+    @answering
+    def getattr(self, ino: int, context: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """What stat(2) shows."""
+        return entry_of(self.fs.getattr(ino))
+
+    @answering
+    def setattr(
+        self,
+        ino: int,
+        wanted: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        handle: int | None,
+        context: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """chmod, chown, truncate, utimens, and the times that the write-back cache hands in."""
+        changes: dict[str, Any] = {}
+        if fields.update_mode:
+            changes["mode"] = wanted.st_mode
+        if fields.update_uid:
+            changes["uid"] = wanted.st_uid
+        if fields.update_gid:
+            changes["gid"] = wanted.st_gid
+        if fields.update_size:
+            changes["size"] = wanted.st_size
+            if context.uid != 0 and "mode" not in changes:
+                self._drop_privileges(ino, changes)
+        if fields.update_atime:
+            changes["atime_ns"] = wanted.st_atime_ns
+        if fields.update_mtime:
+            changes["mtime_ns"] = wanted.st_mtime_ns
+        if fields.update_ctime:
+            changes["ctime_ns"] = wanted.st_ctime_ns
+        return entry_of(self.fs.setattr(ino, **changes))
+
+    def _drop_privileges(self, ino: int, changes: dict[str, Any]) -> None:
+        """Whoever cuts a file takes its set-uid and set-gid bits, as whoever writes to it (fuse/handshake.py)."""
+        mode = self.fs.getattr(ino).mode
+        bits = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        if mode & bits:
+            changes["mode"] = mode & ~bits
+
+    @answering
+    def getxattr(self, ino: int, name: bytes, context: pyfuse3.RequestContext) -> bytes:
+        """The value of an extended attribute."""
+        return self.fs.getxattr(ino, name)
+
+    @answering
+    def listxattr(self, ino: int, context: pyfuse3.RequestContext) -> list[bytes]:
+        """Names of the extended attributes."""
+        return self.fs.listxattr(ino)
+
+    @answering
+    def setxattr(self, ino: int, name: bytes, value: bytes, context: pyfuse3.RequestContext) -> None:
+        """Set one. pyfuse3 has judged XATTR_CREATE and XATTR_REPLACE by asking getxattr before.
+
+        POSIX ACLs are refused: the kernel judges permissions by mode, so a stored ACL would be a promise not kept.
+        """
+        if name.startswith(b"system."):
+            raise PosixError(errno.EOPNOTSUPP)
+        self.fs.setxattr(ino, name, value, 0)
+
+    @answering
+    def removexattr(self, ino: int, name: bytes, context: pyfuse3.RequestContext) -> None:
+        """Remove one."""
+        self.fs.removexattr(ino, name)
+
+    @answering
+    def statfs(self, context: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """What df(1) shows."""
+        given = self.fs.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = given.block_size
+        data.f_blocks, data.f_bfree, data.f_bavail = given.blocks, given.free, given.available
+        data.f_files = given.files
+        data.f_ffree = data.f_favail = given.files_free
+        data.f_namemax = given.name_max
+        return data

@@ -1,0 +1,183 @@
+"""Checking chunks, stripes and shares: the part of ``hivefs check`` that looks beyond one machine.
+
+The other part, names and inodes and maps, is filesystem/check.py. Findings are *problems* (something is wrong or lost)
+or *notices* (something is being put right by itself, such as a stripe that waits for repair).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+import trio.lowlevel
+
+from hivefs.chunkstore.reader import Reader
+from hivefs.errors import HivefsError
+from hivefs.maintenance.ports import State
+from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
+from hivefs.model.stripe import Level, Stripe
+from hivefs.placement.health import State as StripeState
+
+HAVE_BATCH = 512
+SLICE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``kind`` is a fixed word for programs, ``detail`` a sentence for people (ids only, never names)."""
+
+    kind: str
+    detail: str
+    problem: bool
+
+
+class Haver(Protocol):
+    """One conversation, as the check uses it: sizes of shares by position, 0 where the node has none."""
+
+    async def have(self, share_ids: list[ShareId]) -> list[int]: ...
+
+
+Report = Callable[[str, int, int], None]
+"""Called with what is done, how far, and of how many."""
+
+
+class HiveCheck:
+    """``on_bad`` hears of shares found missing or damaged, so that repair begins."""
+
+    def __init__(
+        self,
+        state: State,
+        reader: Reader,
+        online: Callable[[], Iterable[tuple[NodeId, Haver]]],
+        on_bad: Callable[[Stripe, int, str], None],
+    ) -> None:
+        self._state = state
+        self._reader = reader
+        self._online = online
+        self._on_bad = on_bad
+        self.findings: list[Finding] = []
+
+    def found(self, kind: str, detail: str, problem: bool = True) -> None:
+        self.findings.append(Finding(kind, detail, problem))
+
+    async def chunks(self, named: Iterable[ChunkId], report: Report) -> None:
+        """Every chunk that a file names is in a known stripe, inside its share, and counted there."""
+        alive: dict[StripeId, int] = {}
+        seen: set[ChunkId] = set()
+        for number, chunk_id in enumerate(named):
+            if chunk_id in seen:
+                continue
+            seen.add(chunk_id)
+            place = self._state.place(chunk_id)
+            stripe = None if place is None else self._state.stripe(place.stripe_id)
+            if place is None or stripe is None:
+                self.found("chunk-unknown", f"chunk {chunk_id.hex()} is named by a file but no stripe holds it")
+            elif place.index >= stripe.needed or place.offset + place.length > stripe.share_bytes:
+                self.found("chunk-place", f"chunk {chunk_id.hex()} lies outside its stripe")
+            else:
+                alive[place.stripe_id] = alive.get(place.stripe_id, 0) + 1
+            if number % SLICE == 0:
+                report("chunks", number, 0)
+                await trio.lowlevel.checkpoint()
+        for stripe_id, count in alive.items():
+            if self._state.live(stripe_id) < count:
+                self.found("live-count", f"stripe {stripe_id.hex()} counts fewer chunks than files name in it")
+
+    async def stripes(self, report: Report) -> None:
+        """Every stripe as its record and the nodes' answers have it."""
+        held = await self._ask_nodes(report)
+        total = 0
+        for total, stripe in enumerate(self._state.stripes(), 1):
+            name = stripe.stripe_id.hex()
+            for index, share in enumerate(stripe.shares):
+                if share.node is None or share.node not in held:
+                    continue
+                size = held[share.node].get(share.share_id)
+                if size != stripe.share_bytes:
+                    what = "is missing at" if size is None else "has a wrong size at"
+                    self.found("share-missing", f"share {index} of stripe {name} {what} node {share.node.hex()[:12]}")
+                    self._on_bad(stripe, index, "missing")
+            self._judge(stripe)
+            if total % SLICE == 0:
+                report("stripes", total, 0)
+                await trio.lowlevel.checkpoint()
+        report("stripes", total, total)
+
+    def _judge(self, stripe: Stripe) -> None:
+        health = self._state.health(stripe)
+        name = stripe.stripe_id.hex()
+        if health.state == StripeState.LOST:
+            self.found("stripe-lost", f"stripe {name} has {health.counted} of the {stripe.needed} shares it needs")
+        elif health.state != StripeState.HEALTHY:
+            detail = f"stripe {name} is {health.state.value}: {health.counted} of {stripe.total} shares, repair is queued"
+            self.found("stripe-" + health.state.value, detail, problem=False)
+        elif health.level != Level.GUARANTEED:
+            self.found("stripe-unproved", f"stripe {name}: {health.proof.reason}", problem=False)
+
+    async def _ask_nodes(self, report: Report) -> dict[NodeId, dict[ShareId, int]]:
+        held: dict[NodeId, dict[ShareId, int]] = {}
+        online = list(self._online())
+        for number, (node_id, client) in enumerate(online):
+            report("nodes", number, len(online))
+            sizes: dict[ShareId, int] = {}
+            try:
+                async for batch in self._shares_at(node_id):
+                    answer = await client.have(batch)
+                    sizes.update({s: n for s, n in zip(batch, answer, strict=True) if n})
+            except HivefsError as error:
+                self.found("node-silent", f"node {node_id.hex()[:12]} stopped answering: {error}", problem=False)
+                continue
+            held[node_id] = sizes
+        report("nodes", len(online), len(online))
+        return held
+
+    async def _shares_at(self, node_id: NodeId):  # type: ignore[no-untyped-def]
+        batch: list[ShareId] = []
+        for stripe_id in self._state.stripes_on(node_id):
+            stripe = self._state.stripe(stripe_id)
+            if stripe is not None:
+                batch += [share.share_id for share in stripe.shares if share.node == node_id]
+            if len(batch) >= HAVE_BATCH:
+                yield batch
+                batch = []
+                await trio.lowlevel.checkpoint()
+        if batch:
+            yield batch
+
+    async def data(self, report: Report) -> None:
+        """Read every share that a node holds and verify it; and that the shares of each stripe fit together."""
+        total = sum(1 for _ in self._state.stripes())
+        for number, stripe in enumerate(self._state.stripes()):
+            report("data", number, total)
+            await self._read_all(stripe)
+        report("data", total, total)
+
+    async def _read_all(self, stripe: Stripe) -> None:
+        good = 0
+        bad: list[int] = []
+
+        async def read(index: int) -> None:
+            nonlocal good
+            data = await self._reader.one(stripe, index)
+            if data is not None and hashlib.sha256(data).digest() == stripe.shares[index].share_id:
+                good += 1
+            else:
+                bad.append(index)
+
+        async with trio.open_nursery() as nursery:
+            for index, share in enumerate(stripe.shares):
+                if share.node is not None:
+                    nursery.start_soon(read, index)
+        name = stripe.stripe_id.hex()
+        for index in bad:
+            now = self._state.stripe(stripe.stripe_id)
+            damaged = now is not None and now.shares[index].node is None
+            if damaged:
+                self.found("share-damaged", f"share {index} of stripe {name} was damaged or missing; it is made again")
+            else:
+                self.found("share-unread", f"share {index} of stripe {name} could not be read now", problem=False)
+        if good < stripe.needed:
+            self.found("stripe-unreadable", f"only {good} of the {stripe.needed} needed shares of stripe {name} are good")

@@ -1,0 +1,301 @@
+"""Checkpoints: everything that changed goes into the metadata tree, and a signed head with the nodes points to it.
+
+The order of things makes a head never name what is not there, and never forget what it still names:
+
+1. In one step without await: the engine's sequence is closed, a snapshot of the mount's metadata is opened, the engine's
+   own changes are gathered. Chunks that the snapshot names were recorded by the engine before the mount could name them,
+   and chunks doomed up to the closed sequence were released by the mount before the snapshot.
+2. The tree is updated; new pages are sealed, packed, placed as metadata stripes and recorded.
+3. The head is signed, saved here, and put to the nodes. It counts as published when nodes under more authorities than
+   may be lost (at least two nodes) have acknowledged it.
+4. The mount is told (durability ``remote`` begins here), and what was doomed up to the closed sequence is reaped.
+
+A crash between 2 and 4 leaves stripes that no tree names: their ids are noted in ``making`` before they are placed and
+forgotten at the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import trio
+
+from hivefs.chunkstore.ports import Random
+from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.writer import Writer
+from hivefs.content.packing import Packer
+from hivefs.crypto.keys import VaultKeys
+from hivefs.crypto.seal import RecordSealer, open_chunk, seal_chunk
+from hivefs.errors import HivefsError, NotEnoughShares
+from hivefs.formats import head as head_format
+from hivefs.maintenance.checkpoint_tree import CheckpointTree
+from hivefs.maintenance.ports import State, Vault
+from hivefs.model.head import DeviceCertificate, Head, Root
+from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.stripe import ChunkPlace, Level, PageRef, Purpose, Stripe
+from hivefs.placement.health import State as StripeState
+from hivefs.placement.policy import Policy
+
+log = logging.getLogger(__name__)
+
+EVERY = 3.0
+EMPTY_ROOT = Root(None, 0, 0)
+
+
+class Snapshot(Protocol):
+    """A committed state of the mount's metadata (metadata/snapshot.py)."""
+
+    def changes(self) -> Iterator[tuple[bytes, bytes | None, int]]: ...
+
+
+class HeadKeeper(Protocol):
+    """One conversation, as publishing uses it."""
+
+    async def put_head(self, head: bytes) -> None: ...
+
+
+class Pages:
+    """Fetches pages of the tree and places new ones: the ports of CheckpointTree."""
+
+    def __init__(self, keys: VaultKeys, state: State, reader: Reader, writer: Writer, random: Random) -> None:
+        self.vault_id = keys.vault_id
+        self._state = state
+        self._reader = reader
+        self._writer = writer
+        self.random = random
+        self.needed = writer.policy.needed
+        self.new_id = writer.new_id
+        self.made: list[StripeId] = []
+
+    async def fetch(self, ref: PageRef, stripe: Stripe) -> bytes:
+        """The plaintext of a page. The stripe as the engine knows it now wins over the one in the parent page."""
+        now = self._state.stripe(stripe.stripe_id) or stripe
+        share = await self._reader.data_share(now, ref.place.index)
+        sealed = memoryview(share)[ref.place.offset : ref.place.offset + ref.place.length]
+        return open_chunk(ref.key, self.vault_id, Purpose.METADATA, ref.length, ref.codec, sealed)
+
+    def begin(self) -> _Filling:
+        """An empty stripe for pages."""
+        return _Filling(self)
+
+    async def placed(self, filling: _Filling) -> Stripe:
+        """Place what was filled in. All its pages are live until they are dropped."""
+        packed = await trio.to_thread.run_sync(filling.packer.pack, self.random, True)
+        with self._state.writing():
+            # Noted first: should we die between placing and naming it, the next start forgets it.
+            self.made.append(filling.stripe_id)
+            self._state.save_info("making", [bytes(s) for s in self.made])
+        stripe = await self._writer.place(packed, Purpose.METADATA, filling.stripe_id)
+        with self._state.writing():
+            self._state.save_stripe(stripe)
+            self._state.add_live(stripe.stripe_id, len(filling.packer))
+        return stripe
+
+
+class _Filling:
+    """A metadata stripe being filled (the port PageStripe of maintenance/checkpoint_tree.py)."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self.packer = Packer(pages.needed)
+        self._stripe_id = pages.new_id()
+
+    @property
+    def stripe_id(self) -> StripeId:
+        """Its name from the beginning."""
+        return self._stripe_id
+
+    def add(self, page: bytes) -> PageRef | None:
+        """Seal a page and give it its place; None when the stripe is full."""
+        key = self._pages.random(32)
+        sealed, codec = seal_chunk(key, self._pages.vault_id, Purpose.METADATA, page)
+        place = self.packer.add(sealed)
+        if place is None:
+            return None
+        return PageRef(ChunkPlace(self._stripe_id, *place, len(sealed)), key, len(page), codec)
+
+    async def place(self) -> Stripe:
+        """Code and place."""
+        return await self._pages.placed(self)
+
+
+class Checkpoint:
+    """See the head of the file. ``online`` gives nodes that can be asked, ``authorities`` those over a node."""
+
+    def __init__(
+        self,
+        keys: VaultKeys,
+        certificate: DeviceCertificate,
+        device_seed: bytes,
+        policy: Policy,
+        state: State,
+        pages: Pages,
+        online: Callable[[], Iterable[tuple[NodeId, HeadKeeper]]],
+        authorities: Callable[[NodeId], frozenset[str]],
+        clock: Callable[[], int],
+        random: Random,
+    ) -> None:
+        self._keys = keys
+        self._certificate = certificate
+        self._device_seed = device_seed
+        self._policy = policy
+        self._state = state
+        self._pages = pages
+        self._tree = CheckpointTree(pages.fetch, pages.begin)
+        self._online = online
+        self._authorities = authorities
+        self._clock = clock
+        self._sealer = RecordSealer(keys.head_key, random)
+        self.waiting_for = ""
+        self.published_ns = 0
+        self.wanted = trio.Event()
+        self.on_reap: Callable[[int], None] = lambda sequence: None
+
+    # ---- the present state ------------------------------------------------------------------------------------------
+
+    def root(self) -> Root:
+        """The tree of the last checkpoint."""
+        data = self._state.info("root")
+        return EMPTY_ROOT if data is None else head_format.root_from_bytes(data)
+
+    def head(self) -> Head | None:
+        """The last head that this device signed."""
+        data = self._state.info("head")
+        return None if data is None else head_format.from_bytes(data)
+
+    def poke(self) -> None:
+        """Someone waits: make a checkpoint now."""
+        self.wanted.set()
+
+    @property
+    def tree(self) -> CheckpointTree:
+        """For reading (hydration) beside the loop."""
+        return self._tree
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """At the start of the engine: forget stripes that a crash left between being placed and being named."""
+        making = self._state.info("making") or []
+        if making:
+            with self._state.writing():
+                for stripe_id in making:
+                    self._state.forget_stripe(StripeId(stripe_id))
+                self._state.save_info("making", [])
+
+    async def run(self, vault: Vault, snapshot: Callable[[], Snapshot]) -> None:
+        """A checkpoint every few seconds in which something changed, until cancelled."""
+        while True:
+            hurried = self.wanted.is_set()
+            if hurried:
+                self.wanted = trio.Event()
+                await vault.flush()
+            try:
+                await self.once(vault, snapshot)
+            except HivefsError as error:
+                if not error.transient:
+                    log.warning("no checkpoint: %s", error)
+                self.waiting_for = str(error)
+            self.measure()
+            with trio.move_on_after(EVERY):
+                await self.wanted.wait()
+
+    async def once(self, vault: Vault, snapshot: Callable[[], Snapshot]) -> bool:
+        """One checkpoint if anything changed, else False. HivefsError when it cannot be placed.
+
+        Pages that the new tree does not name are kept until the head after it is out, for whoever reads the one before.
+        """
+        idle = not any(self._state.count(table) for table in ("changed", "moved"))
+        if idle and self._state.info("head_out") is True and next(snapshot().changes(), None) is None:
+            return False
+        with self._state.writing():
+            closed = self._state.next_sequence()
+        seen = list(snapshot().changes())
+        merged = sorted([(key, value) for key, value, _ in seen] + self._state.changes())
+        upto = max((sequence for _, _, sequence in seen), default=0)
+        root, replaced = self.root(), self._state.moved()
+        self._pages.made = []
+        try:
+            root, dropped = await self._tree.update(root, merged, replaced=replaced)
+        except BaseException:
+            with self._state.writing():
+                for stripe_id in self._pages.made:
+                    self._state.forget_stripe(stripe_id)
+                self._state.save_info("making", [])
+            raise
+        await self._publish(root, dropped, closed, replaced)
+        if upto:
+            await vault.published(upto)
+        self.on_reap(closed)
+        self.waiting_for = ""
+        return True
+
+    async def _publish(self, root: Root, dropped: list[PageRef], closed: int, described: dict[StripeId, Stripe]) -> None:
+        before = self.head()
+        number = 1 if before is None else before.sequence + 1
+        seen = dict(root.seen) | {self._certificate.number: number}
+        root = Root(root.page, root.height, root.records, root.stripes, root.next_counter, tuple(sorted(seen.items())))
+        sealed = head_format.seal_root(self._sealer, self._certificate.device, number, root)
+        now = self._clock()
+        head = head_format.sign_head(self._device_seed, self._certificate, number, before, now, sealed)
+        with self._state.writing():
+            self._state.save_info("root", head_format.root_to_bytes(root))
+            self._state.save_info("head", head_format.to_bytes(head))
+            self._state.save_info("head_out", False)
+            self._state.save_info("making", [])
+            for ref in dropped:
+                self._state.doom_page(ref.place.stripe_id, ref.key[:8])
+            self._state.published(closed)
+            self._state.moved_done(described)
+        await self.send_head()
+
+    async def send_head(self) -> None:
+        """Put the newest head to all nodes that answer. Raises NotEnoughShares when too few acknowledged it."""
+        head = self.head()
+        if head is None:
+            return
+        data = head_format.to_bytes(head)
+        holders: list[NodeId] = []
+
+        async def put(node_id: NodeId, client: HeadKeeper) -> None:
+            try:
+                await client.put_head(data)
+                holders.append(node_id)
+            except HivefsError as error:
+                log.info("node %s did not take the head: %s", node_id.hex()[:12], error)
+
+        async with trio.open_nursery() as nursery:
+            for node_id, client in self._online():
+                nursery.start_soon(put, node_id, client)
+        lose = self._policy.rules[0].lose
+        under = {name for node_id in holders for name in self._authorities(node_id)}
+        if len(holders) < 2 or len(under) < lose + 1:
+            raise NotEnoughShares(
+                have=len(holders), needed=2, stripe="(the head)", reason=f"nodes under {lose + 1} authorities must keep it"
+            )
+        self.published_ns = self._clock()
+        with self._state.writing():
+            self._state.save_info("head_out", True)
+            self._state.save_info("head_holders", [bytes(n) for n in holders])
+
+    def measure(self) -> Level:
+        """The level of the metadata: its stripes, and the head under more authorities than 2f+1."""
+        level = Level.LOCAL
+        if self._state.info("head_out") is True:
+            level = Level.GUARANTEED
+            holders = [NodeId(n) for n in self._state.info("head_holders") or []]
+            under = {name for node_id in holders for name in self._authorities(node_id)}
+            if len(under) < 2 * self._policy.rules[0].lose + 1:
+                level = Level.REMOTE
+            for stripe in self._metadata_stripes():
+                health = self._state.health(stripe)
+                level = min(level, health.level if health.state != StripeState.LOST else Level.LOCAL)
+        if self._state.info("metadata_level") != int(level):
+            with self._state.writing():
+                self._state.save_info("metadata_level", int(level))
+        return level
+
+    def _metadata_stripes(self) -> Iterator[Stripe]:
+        return self._state.metadata_stripes()

@@ -1,0 +1,69 @@
+"""Leases: nodes promised to keep shares until a time; they are renewed when a quarter of it has passed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import trio
+
+from hivefs.chunkstore.writer import LEASE_NS
+from hivefs.errors import HivefsError
+from hivefs.maintenance.ports import State
+from hivefs.model.ids import NodeId, ShareId
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+EVERY = 3600.0
+
+
+class Renewer(Protocol):
+    """One conversation, as renewing uses it."""
+
+    async def renew(self, share_ids: list[ShareId], lease_ns: int) -> list[bool]: ...
+
+
+class Leases:
+    """Renews all shares at a node once a quarter of a lease; when a node was last done is kept in the store."""
+
+    def __init__(
+        self, state: State, online: Callable[[], Iterable[tuple[NodeId, Renewer]]], clock: Callable[[], int]
+    ) -> None:
+        self._state = state
+        self._online = online
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            for node_id, client in list(self._online()):
+                name = "renewed-" + node_id.hex()
+                last = self._state.info(name)
+                now = self._clock()
+                if last is None:
+                    # All that is there was placed under a full lease after this first look, or just before it.
+                    with self._state.writing():
+                        self._state.save_info(name, now)
+                elif now - int(last) > LEASE_NS // 4:
+                    try:
+                        await self._renew(node_id, client, now + LEASE_NS)
+                    except HivefsError as error:
+                        log.info("renewing leases at node %s waits: %s", node_id.hex()[:12], error)
+                        continue
+                    with self._state.writing():
+                        self._state.save_info(name, now)
+            await trio.sleep(EVERY)
+
+    async def _renew(self, node_id: NodeId, client: Renewer, until: int) -> None:
+        ids: list[ShareId] = []
+        for stripe_id in self._state.stripes_on(node_id):
+            stripe = self._state.stripe(stripe_id)
+            if stripe is not None:
+                ids += [share.share_id for share in stripe.shares if share.node == node_id]
+            if len(ids) >= BATCH:
+                await client.renew(ids, until)
+                ids = []
+        if ids:
+            await client.renew(ids, until)

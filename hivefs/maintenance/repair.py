@@ -1,0 +1,205 @@
+"""Repair: stripes that miss shares get them back, most endangered first.
+
+The queue is derived, not stored: a scan of all stripes at the start, then what changes (a node given up, a share found
+damaged, a stripe placed with less than all its shares) adds to it. What to do with one stripe is a pure decision
+(``plan``); doing it is reading any k shares, making the missing ones again, checking them against their names, and
+putting them on nodes that keep the rules together with those that stay.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import trio
+
+from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.writer import Writer, name_share
+from hivefs.content import coding
+from hivefs.errors import HivefsError
+from hivefs.maintenance.ports import State
+from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.stripe import Stripe
+from hivefs.placement.health import NodeState, NodeView
+
+log = logging.getLogger(__name__)
+
+WORKERS = 2
+RETRY = 5.0
+SCAN_SLICE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Share numbers to make again, and the holders that stay. ``urgency`` is how many more shares may be lost."""
+
+    missing: tuple[int, ...]
+    kept: dict[int, NodeId]
+    urgency: int
+
+
+def plan(stripe: Stripe, look: Callable[[NodeId], NodeView | None]) -> Plan:
+    """A share is missing when no node is named for it, or the node is gone or unknown. One share a node: of two on the
+    same node the second is missing.
+    """
+    kept: dict[int, NodeId] = {}
+    for index, share in enumerate(stripe.shares):
+        view = None if share.node is None else look(share.node)
+        alive = view is not None and view.state != NodeState.GONE
+        if share.node is not None and alive and share.node not in kept.values():
+            kept[index] = share.node
+    missing = tuple(i for i in range(stripe.total) if i not in kept)
+    return Plan(missing, kept, len(kept) - stripe.needed)
+
+
+class Repair:
+    """See the head of the file. ``look`` is how nodes are seen now."""
+
+    def __init__(
+        self,
+        state: State,
+        reader: Reader,
+        writer: Writer,
+        look: Callable[[NodeId], NodeView | None],
+        changed: Callable[[], trio.Event],
+    ) -> None:
+        self._state = state
+        self._reader = reader
+        self._writer = writer
+        self._look = look
+        self._changed = changed
+        self._heap: list[tuple[int, StripeId]] = []
+        self._queued: set[StripeId] = set()
+        self._wake = trio.Event()
+        self._gone: set[NodeId] = set()
+        self.repaired = 0
+        self.waiting_for = ""
+        self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
+
+    @property
+    def queue(self) -> int:
+        """Stripes waiting for repair."""
+        return len(self._queued)
+
+    def add(self, stripe_id: StripeId) -> None:
+        """Look at this stripe soon."""
+        stripe = self._state.stripe(stripe_id)
+        if stripe is None or stripe_id in self._queued:
+            return
+        decision = plan(stripe, self._look)
+        if decision.missing:
+            self._queued.add(stripe_id)
+            heapq.heappush(self._heap, (decision.urgency, stripe_id))
+            self._wake.set()
+
+    def bad_share(self, stripe: Stripe, index: int, reason: str) -> None:
+        """A node does not hold this share any more, or holds something else: forget that it does, and repair."""
+        with self._state.writing():
+            now = self._state.stripe(stripe.stripe_id)
+            if now is None or now.shares[index] != stripe.shares[index] or now.shares[index].node is None:
+                return
+            node = now.shares[index].node
+            shares = list(now.shares)
+            shares[index] = replace(shares[index], node=None)
+            self._state.save_stripe(replace(now, shares=tuple(shares)))
+            if node is not None:
+                self._state.trash_share(node, shares[index].share_id)
+        self.add(stripe.stripe_id)
+
+    async def run(self) -> None:
+        """Scan, watch and repair until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            for _ in range(WORKERS):
+                nursery.start_soon(self._work)
+
+    async def _watch(self) -> None:
+        for number, stripe in enumerate(self._state.stripes()):
+            self.add(stripe.stripe_id)
+            if number % SCAN_SLICE == SCAN_SLICE - 1:
+                await trio.sleep(0.01)
+        while True:
+            changed = self._changed()
+            now = {n for n in self._nodes() if (v := self._look(n)) is None or v.state == NodeState.GONE}
+            for node_id in now - self._gone:
+                for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
+                    self.add(stripe_id)
+                    if number % SCAN_SLICE == SCAN_SLICE - 1:
+                        await trio.sleep(0.01)
+            self._gone = now
+            await changed.wait()
+
+    def _nodes(self) -> list[NodeId]:
+        return [node_id for node_id, _, _ in self._state.nodes()]
+
+    async def _work(self) -> None:
+        while True:
+            if not self._heap:
+                self._wake = trio.Event()
+                await self._wake.wait()
+                continue
+            _, stripe_id = heapq.heappop(self._heap)
+            done = False
+            try:
+                done = await self.repair(stripe_id)
+                self.waiting_for = "" if done else "nodes for the missing shares"
+            except HivefsError as error:
+                if str(error) != self.waiting_for:
+                    log.info("repair waits: %s", error)
+                self.waiting_for = str(error)
+            finally:
+                self._queued.discard(stripe_id)
+            if not done:
+                changed = self._changed()
+                with trio.move_on_after(RETRY):
+                    await changed.wait()
+                self.add(stripe_id)
+
+    async def repair(self, stripe_id: StripeId) -> bool:
+        """Make the missing shares of one stripe; True when none is missing any more. HivefsError when it must wait."""
+        stripe = self._state.stripe(stripe_id)
+        if stripe is None:
+            return True
+        decision = plan(stripe, self._look)
+        if not decision.missing:
+            return True
+        shares = await self._reader.some(stripe, stripe.needed, without=set(decision.missing))
+        if len(shares) < stripe.needed:
+            shares |= await self._reader.some(stripe, stripe.needed - len(shares), without=set(shares))
+        made = await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, list(decision.missing))
+        coded = {index: name_share(share) for index, share in made.items()}
+        for index in decision.missing:
+            if coded[index].share_id != stripe.shares[index].share_id:
+                raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
+        avoid = {
+            node_id
+            for node_id in self._nodes()
+            if any(self._state.has_trash(node_id, stripe.shares[i].share_id) for i in decision.missing)
+        }
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoid)
+        return self._record(stripe, holders)
+
+    def _record(self, before: Stripe, holders: dict[int, NodeId]) -> bool:
+        with self._state.writing():
+            now = self._state.stripe(before.stripe_id)
+            if now is None:
+                for index, node in holders.items():
+                    if before.shares[index].node != node:
+                        self._state.trash_share(node, before.shares[index].share_id)
+                return True
+            shares = []
+            for index, (old, share) in enumerate(zip(before.shares, now.shares, strict=True)):
+                holder = holders.get(index)
+                if holder is not None and holder != old.node:
+                    if old.node is not None:
+                        # It may come back with the old copy: that is then deleted, since the stripe moved on.
+                        self._state.trash_share(old.node, old.share_id)
+                    share = replace(share, node=holder)
+                shares.append(share)
+            stripe = replace(now, shares=tuple(shares))
+            self._state.save_stripe(stripe)
+        self.repaired += 1
+        self.on_repaired(stripe)
+        return not plan(stripe, self._look).missing

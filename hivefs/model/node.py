@@ -1,0 +1,89 @@
+"""Nodes, their attributes, and who vouches for them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from hivefs.model.ids import NodeId
+
+
+class Evidence(enum.IntEnum):
+    """How well an attribute is known, weakest first."""
+
+    CLAIMED = 1
+    REGISTRY = 2
+    MEASURED = 3
+    ATTESTED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One thing said of a node: ``name`` is one of ATTRIBUTE_NAMES; an empty value means unknown."""
+
+    name: str
+    value: str
+    evidence: Evidence = Evidence.CLAIMED
+
+
+ATTRIBUTE_NAMES = ("country", "operator", "operator_country", "parent", "parent_country", "hoster", "asn", "subnet")
+
+JURISDICTION_NAMES = ("country", "operator_country", "parent_country")
+"""The attributes whose values are authorities of the family ``jurisdiction``: a node is under each of them."""
+
+
+class Role(enum.IntFlag):
+    """What a member of a hive may do."""
+
+    CLIENT = 1
+    NODE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A certificate: the hive's owner says that ``subject`` (Ed25519 key) belongs, with these roles and attributes.
+
+    ``hive_key`` is the owner's public key; the hive id is that key. Times are nanoseconds since 1970; 0 is no end.
+    """
+
+    hive_key: bytes
+    subject: bytes
+    roles: Role
+    attributes: tuple[Attribute, ...] = ()
+    issued_ns: int = 0
+    expires_ns: int = 0
+    epoch: int = 0
+    signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRecord:
+    """Where a node says it listens, signed by the node itself; the higher sequence wins."""
+
+    node_id: NodeId
+    addresses: tuple[str, ...]
+    sequence: int
+    signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RosterEntry:
+    """All that one member passes on about a node: certificate and addresses, both signed, so anyone may relay them."""
+
+    membership: Membership
+    address: AddressRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node as placement sees it. ``authorities`` maps a family ("jurisdiction", "operator", ...) to the authorities
+    that have power over the node; UNKNOWN in a set counts against every authority of that family.
+    """
+
+    node_id: NodeId
+    authorities: dict[str, frozenset[str]] = field(hash=False)
+    free_bytes: int = 0
+    usable: bool = True
+
+
+UNKNOWN = "?"

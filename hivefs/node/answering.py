@@ -1,0 +1,214 @@
+"""What the node answers to each request of a peer that has proved itself (protocol/node_side.Session).
+
+Runs in trio; everything that touches the disk for longer than an index lookup goes into worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from hivefs import __version__
+from hivefs.content import merkle
+from hivefs.errors import DiskFull, HivefsError
+from hivefs.formats import head as head_format
+from hivefs.formats import member
+from hivefs.model.head import Head
+from hivefs.model.ids import ShareId, VaultId
+from hivefs.model.node import Membership
+from hivefs.node.batching import Batcher
+from hivefs.node.leases import SKEW_NS, LeaseClock, grant
+from hivefs.node.roster import Roster
+from hivefs.node.space import Space
+from hivefs.node.store import PutJob, ReadJob, ShareStore
+from hivefs.protocol import answers, requests
+from hivefs.protocol.answers import Answer, NodeStat
+from hivefs.protocol.failures import Code, Refusal
+from hivefs.protocol.node_side import Session
+
+T = TypeVar("T")
+
+MAX_DEVICES = 64
+"""Devices of one vault whose heads a node keeps."""
+
+PAGE_BYTES = 1 << 20
+_SPARE_DISK = 16 << 20
+"""Bytes of the file system that are not reported as free: the index grows too."""
+
+
+class Answerer:
+    """One node's answers. ``clock`` gives ns since 1970. ``run`` must be running."""
+
+    def __init__(
+        self,
+        store: ShareStore,
+        membership: Membership,
+        capacity: int,
+        vault_quota: int,
+        lease_clock: LeaseClock,
+        clock: Callable[[], int],
+    ) -> None:
+        self.store = store
+        self.membership = membership
+        self.space = Space(store.index, capacity, vault_quota)
+        self.roster = Roster(store, membership.hive_key)
+        self.clock = clock
+        self.lease_clock = lease_clock
+        self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
+        self._reads: Batcher[ReadJob, bytes] = Batcher(store.read_many, lanes=2, most=16)
+        self._collecting = trio.Lock()
+        self._threads = trio.CapacityLimiter(2)
+
+    def _put_many(self, jobs: Sequence[PutJob]) -> Sequence[int | Refusal]:
+        return self.store.put_many(jobs, self.clock())
+
+    async def run(self) -> None:
+        """Serve the batches until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._puts.run)
+            nursery.start_soon(self._reads.run)
+
+    def certificate(self, subject: bytes) -> Membership | None:
+        """The certificate that a client brought before."""
+        data = self.store.index.certificate(subject)
+        return None if data is None else member.member_from_bytes(data)
+
+    async def welcome(self, session: Session) -> None:
+        """Remember a client's certificate, so that its owner can come back with the recovery phrase alone. On a full disk
+        that has to wait; the client may come in to read and to delete.
+        """
+        data = member.member_to_bytes(session.membership)
+        if session.vault_id is not None and self.store.index.certificate(session.subject) != data:
+            with contextlib.suppress(Refusal):
+                await self._in_thread(partial(self._save_vault, session.subject, data))
+
+    def _save_vault(self, subject: bytes, data: bytes) -> None:
+        with self.store.lock, self.store.index.writing() as change:
+            change.save_vault(subject, data)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
+        except DiskFull:
+            raise Refusal(Code.FULL, "the disk of this node is full") from None
+
+    def weight(self, request: requests.Request) -> int:
+        """Bytes of memory that a request holds until it is answered."""
+        match request:
+            case requests.Put(_, _, data):
+                return len(data)
+            case requests.Get(share_id, _, length):
+                size = self.store.index.size(share_id) or 0
+                return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
+            case requests.HeadsGet() | requests.RosterGet():
+                return PAGE_BYTES
+            case requests.RosterPut() | requests.HeadPut():
+                return 1 << 18
+        return 0
+
+    async def answer(self, session: Session, request: requests.Request) -> Answer:
+        """The answer to a request that passed ``session.check``. Raises Refusal."""
+        match request:
+            case requests.Put():
+                return await self._put(session.owner(), request)
+            case requests.Get():
+                return await self._get(request)
+            case requests.Have(share_ids):
+                return answers.Sizes(tuple(self.store.index.sizes(share_ids)))
+            case requests.Delete(_, _, share_ids):
+                owner = session.owner()
+                leases = [(share_id, owner) for share_id in share_ids]
+                return answers.Flags(tuple(await self._in_thread(partial(self.store.release, leases))))
+            case requests.Renew(lease_ns, share_ids):
+                return await self._renew(session.owner(), share_ids, lease_ns)
+            case requests.HeadPut(data):
+                await self._in_thread(partial(self._put_head, session.owner(), data))
+                return answers.Done()
+            case requests.HeadsGet(after):
+                more, heads = self.store.index.heads(session.owner(), after, PAGE_BYTES)
+                return answers.Page(more, tuple(heads))
+            case requests.RosterGet(after):
+                more, entries = self.roster.page(after, PAGE_BYTES)
+                return answers.Page(more, tuple(entries))
+            case requests.RosterPut(blobs):
+                return answers.Taken(await self._in_thread(partial(self.roster.take, blobs, self.clock())))
+            case requests.Stat():
+                return self._stat()
+            case requests.Ping():
+                return answers.Done()
+
+    # ---- shares -----------------------------------------------------------------------------------------------------
+
+    def _lease_end(self, wanted_ns: int) -> int:
+        return grant(wanted_ns, max(self.clock(), self.lease_clock.now_ns))
+
+    async def _put(self, vault: VaultId, request: requests.Put) -> answers.Kept:
+        size = len(request.data)
+        if self.space.missing(size):
+            await self._collect(size)
+        with self.space.reserve(vault, size):
+            job = PutJob(vault, request.share_id, self._lease_end(request.lease_ns), request.data)
+            return answers.Kept(await self._puts.do(job))
+
+    async def _collect(self, size: int) -> None:
+        """Make room by forgetting shares whose leases ended, one request at a time."""
+        async with self._collecting:
+            wanted = self.space.missing(size)
+            if wanted:
+                before = self.lease_clock.now_ns - SKEW_NS
+                await self._in_thread(partial(self.store.collect, before, wanted))
+
+    async def _get(self, request: requests.Get) -> answers.Part:
+        share_id = request.share_id
+        size = self.store.index.size(share_id)
+        leaves = self.store.index.leaves(share_id)
+        if size is None or leaves is None:
+            raise Refusal(Code.MISSING, "this node does not hold that share")
+        try:
+            first, last = merkle.span(size, request.offset, request.length or size - request.offset)
+        except ValueError:
+            raise Refusal(Code.BAD_REQUEST, f"the range is not inside the share of {size} bytes") from None
+        start, end = first * merkle.LEAF_BYTES, min(size, last * merkle.LEAF_BYTES)
+        data = await self._reads.do(ReadJob(share_id, start, end - start))
+        return answers.Part(size, first, tuple(merkle.prove(leaves, first, last)), data)
+
+    async def _renew(self, vault: VaultId, share_ids: tuple[ShareId, ...], lease_ns: int) -> answers.Flags:
+        until = self._lease_end(lease_ns)
+        held = await self._in_thread(partial(self.store.renew, vault, share_ids, until))
+        return answers.Flags(tuple(held))
+
+    # ---- heads and state --------------------------------------------------------------------------------------------
+
+    def _put_head(self, vault: VaultId, data: bytes) -> None:
+        try:
+            head = head_format.from_bytes(data)
+        except HivefsError as error:
+            raise Refusal(Code.BAD_REQUEST, str(error)) from None
+        if not head_format.head_valid(head, vault):
+            raise Refusal(Code.FORBIDDEN, "the head is not signed by a device of this vault")
+        with self.store.lock, self.store.index.writing() as change:
+            kept = change.head(vault, head.certificate.device)
+            if kept == data:
+                return
+            if kept is None:
+                if self.store.index.devices(vault) >= MAX_DEVICES:
+                    raise Refusal(Code.QUOTA, f"this node keeps the heads of {MAX_DEVICES} devices of a vault")
+            else:
+                self._check_order(head_format.from_bytes(kept), head)
+            change.save_head(vault, head.certificate.device, data)
+
+    @staticmethod
+    def _check_order(kept: Head, head: Head) -> None:
+        if head.sequence < kept.sequence:
+            raise Refusal(Code.STALE, f"head {kept.sequence} of this device is kept here, {head.sequence} is older")
+        if head.sequence == kept.sequence:
+            raise Refusal(Code.FORKED, f"another head {head.sequence} of this device is kept here")
+
+    def _stat(self) -> NodeStat:
+        free = min(self.space.free, max(0, self.store.free_on_disk() - _SPARE_DISK))
+        index = self.store.index
+        return NodeStat(self.space.capacity, index.used, free, index.count, self.store.dropped, self.clock(), __version__)

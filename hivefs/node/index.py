@@ -1,0 +1,301 @@
+"""The node's index on LMDB: which shares it keeps, for whom and until when; heads, roster, vaults' certificates.
+
+    shares   share id                          -> u32 size, u64 stored (ns)
+    leaves   share id                          -> Merkle leaf hashes, 32 bytes each
+    leases   share id || vault id              -> u64 lease end (ns)
+    ends     u64 lease end || share || vault   -> (empty): the same leases in the order in which they end
+    vaults   subject key                       -> membership certificate
+    heads    vault id || device || 0 or 1      -> head: newest, previous
+    roster   node key                          -> roster entry
+    info     name                              -> value
+
+A share is kept as long as it has a lease, also an ended one (store.py says when those are collected). Every change is
+one synced write transaction; ``used``, ``count`` and the bytes of each vault are kept in memory beside it and follow
+each commit. One thread writes at a time (store.py holds the lock); reads may come from any thread.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+
+import lmdb
+
+from hivefs.errors import DiskFull, StoreDamaged, UnknownVersion
+from hivefs.model.ids import ID_BYTES, KEY_BYTES, DeviceId, NodeId, ShareId, VaultId
+
+VERSION = 1
+MAP_BYTES = 64 << 30
+TABLES = ("shares", "leaves", "leases", "ends", "vaults", "heads", "roster", "info")
+_SHARE = struct.Struct(">IQ")
+_U64 = struct.Struct(">Q")
+NEWEST, PREVIOUS = b"\x00", b"\x01"
+
+
+class Change:
+    """One write transaction. What it changes in the totals counts after its commit."""
+
+    def __init__(self, index: NodeIndex, txn: lmdb.Transaction) -> None:
+        self._db = index._db
+        self._txn = txn
+        self.bytes = 0
+        self.shares = 0
+        self.by_vault: Counter[bytes] = Counter()
+
+    def keep(self, share_id: ShareId, size: int, leaves: bytes, vault: VaultId, until: int, now_ns: int) -> int:
+        """Record a share whose file is in place, and a lease on it; returns its end, never earlier than before."""
+        if self._txn.get(share_id, db=self._db["shares"]) is None:
+            self._txn.put(share_id, _SHARE.pack(size, now_ns), db=self._db["shares"])
+            self._txn.put(share_id, leaves, db=self._db["leaves"])
+            self.bytes += size
+            self.shares += 1
+        if not self._holds(share_id, vault):
+            self.by_vault[vault] += size
+        return self._lease(share_id, vault, until)
+
+    def _holds(self, share_id: ShareId, vault: VaultId) -> bool:
+        return self._txn.get(share_id + vault, db=self._db["leases"]) is not None
+
+    def _lease(self, share_id: ShareId, vault: VaultId, until: int) -> int:
+        old = _bytes(self._txn.get(share_id + vault, db=self._db["leases"]))
+        if old is not None:
+            until = max(until, _U64.unpack(old)[0])
+            self._txn.delete(old + share_id + vault, db=self._db["ends"])
+        end = _U64.pack(until)
+        self._txn.put(share_id + vault, end, db=self._db["leases"])
+        self._txn.put(end + share_id + vault, b"", db=self._db["ends"])
+        return until
+
+    def renew(self, share_id: ShareId, vault: VaultId, until: int) -> bool:
+        """Prolong a lease; False when this vault has none on this share."""
+        if not self._holds(share_id, vault):
+            return False
+        self._lease(share_id, vault, until)
+        return True
+
+    def release(self, share_id: ShareId, vault: VaultId) -> tuple[bool, bool]:
+        """End a lease: (there was one, and it was the last, so that the share is forgotten and its file can go)."""
+        old = _bytes(self._txn.pop(share_id + vault, db=self._db["leases"]))
+        if old is None:
+            return False, False
+        self._txn.delete(old + share_id + vault, db=self._db["ends"])
+        row = self._txn.get(share_id, db=self._db["shares"])
+        if row is not None:
+            self.by_vault[vault] -= _SHARE.unpack(row)[0]
+        if any(True for _ in self._holders(share_id)):
+            return True, False
+        self._forget(share_id)
+        return True, True
+
+    def drop(self, share_id: ShareId) -> None:
+        """Forget a damaged share with all leases on it."""
+        row = self._txn.get(share_id, db=self._db["shares"])
+        size = 0 if row is None else _SHARE.unpack(row)[0]
+        for vault, end in list(self._holders(share_id)):
+            self._txn.delete(share_id + vault, db=self._db["leases"])
+            self._txn.delete(end + share_id + vault, db=self._db["ends"])
+            self.by_vault[vault] -= size
+        self._forget(share_id)
+
+    def _forget(self, share_id: ShareId) -> None:
+        row = self._txn.pop(share_id, db=self._db["shares"])
+        if row is not None:
+            self._txn.delete(share_id, db=self._db["leaves"])
+            self.bytes -= _SHARE.unpack(row)[0]
+            self.shares -= 1
+
+    def _holders(self, share_id: ShareId) -> Iterator[tuple[bytes, bytes]]:
+        for key, end in _from(self._txn.cursor(db=self._db["leases"]), share_id):
+            if key[:KEY_BYTES] != share_id:
+                return
+            yield key[KEY_BYTES:], end
+
+    def head(self, vault: VaultId, device: DeviceId) -> bytes | None:
+        """The newest head of a device."""
+        return _bytes(self._txn.get(vault + device + NEWEST, db=self._db["heads"]))
+
+    def save_head(self, vault: VaultId, device: DeviceId, head: bytes) -> None:
+        """Make this the newest head; the one before becomes the previous."""
+        old = self.head(vault, device)
+        if old is not None:
+            self._txn.put(vault + device + PREVIOUS, old, db=self._db["heads"])
+        self._txn.put(vault + device + NEWEST, head, db=self._db["heads"])
+
+    def save_vault(self, subject: bytes, certificate: bytes) -> None:
+        """Keep the certificate of a client."""
+        self._txn.put(subject, certificate, db=self._db["vaults"])
+
+    def save_entry(self, node_id: NodeId, entry: bytes) -> None:
+        """Keep a roster entry."""
+        self._txn.put(node_id, entry, db=self._db["roster"])
+
+    def save_info(self, name: str, value: bytes) -> None:
+        """Keep a small value."""
+        self._txn.put(name.encode(), value, db=self._db["info"])
+
+
+def _from(cursor: lmdb.Cursor, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Rows from ``key`` on. (A cursor that found nothing would begin again at the first row.)"""
+    if cursor.set_range(key):
+        for found, value in cursor:
+            yield bytes(found), bytes(value)
+
+
+def _bytes(value: bytes | memoryview | None) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+class NodeIndex:
+    """See the head of the file. Raises StoreDamaged, UnknownVersion and DiskFull."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._env = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
+            self._db = {name: self._env.open_db(name.encode()) for name in TABLES}
+            self.used, self.count, self.by_vault = self._totals()
+        except lmdb.Error as error:
+            raise self._translated(error) from None
+        version = self.info("version")
+        if not version:
+            with self.writing() as change:
+                change.save_info("version", bytes([VERSION]))
+        elif version[0] != VERSION:
+            raise UnknownVersion(what=f"the index {path}", version=version[0])
+
+    def _totals(self) -> tuple[int, int, Counter[bytes]]:
+        used = count = 0
+        vaults: Counter[bytes] = Counter()
+        row: bytes | memoryview | None
+        with self._env.begin() as txn:
+            sizes = txn.cursor(db=self._db["shares"])
+            for _, row in sizes:
+                used += _SHARE.unpack(row)[0]
+                count += 1
+            for key, _ in txn.cursor(db=self._db["leases"]):
+                row = txn.get(key[:KEY_BYTES], db=self._db["shares"])
+                if row is not None:
+                    vaults[bytes(key[KEY_BYTES:])] += _SHARE.unpack(row)[0]
+        return used, count, vaults
+
+    def _translated(self, error: lmdb.Error) -> DiskFull | StoreDamaged:
+        if isinstance(error, lmdb.MapFullError) or "No space left" in str(error) or "quota" in str(error):
+            return DiskFull(path=self.path, free=0)
+        return StoreDamaged(path=self.path, reason=str(error))
+
+    def close(self) -> None:
+        """Close the environment; this object is dead afterwards."""
+        self._env.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[Change]:
+        """One transaction, on disk when the block ends; an exception undoes all of it."""
+        try:
+            with self._env.begin(write=True) as txn:
+                change = Change(self, txn)
+                yield change
+        except lmdb.Error as error:
+            raise self._translated(error) from None
+        self.used += change.bytes
+        self.count += change.shares
+        self.by_vault.update(change.by_vault)
+
+    def _get(self, table: str, key: bytes) -> bytes | None:
+        with self._env.begin() as txn:
+            return _bytes(txn.get(key, db=self._db[table]))
+
+    def size(self, share_id: ShareId) -> int | None:
+        """Bytes of a share, or None."""
+        row = self._get("shares", share_id)
+        return None if row is None else int(_SHARE.unpack(row)[0])
+
+    def sizes(self, share_ids: tuple[ShareId, ...]) -> list[int]:
+        """Bytes of many shares, 0 for those that are not here."""
+        with self._env.begin() as txn:
+            rows = [txn.get(share_id, db=self._db["shares"]) for share_id in share_ids]
+        return [0 if row is None else _SHARE.unpack(row)[0] for row in rows]
+
+    def leaves(self, share_id: ShareId) -> list[bytes] | None:
+        """Merkle leaf hashes of a share."""
+        value = self._get("leaves", share_id)
+        return None if value is None else [value[i : i + 32] for i in range(0, len(value), 32)]
+
+    def shares(self, after: bytes, limit: int) -> list[tuple[ShareId, int]]:
+        """Up to ``limit`` shares behind ``after`` with their sizes, in the order of ids."""
+        found: list[tuple[ShareId, int]] = []
+        with self._env.begin() as txn:
+            for key, row in _from(txn.cursor(db=self._db["shares"]), after + b"\x00"):
+                if len(found) == limit:
+                    break
+                found.append((ShareId(key), _SHARE.unpack(row)[0]))
+        return found
+
+    def ended(self, before_ns: int, limit: int) -> list[tuple[ShareId, VaultId]]:
+        """Up to ``limit`` leases that ended before a time, the oldest first."""
+        found: list[tuple[ShareId, VaultId]] = []
+        with self._env.begin() as txn:
+            for key, _ in txn.cursor(db=self._db["ends"]):
+                if len(found) == limit or _U64.unpack_from(key)[0] >= before_ns:
+                    break
+                rest = bytes(key[8:])
+                found.append((ShareId(rest[:KEY_BYTES]), VaultId(rest[KEY_BYTES:])))
+        return found
+
+    def certificate(self, subject: bytes) -> bytes | None:
+        """What save_vault kept."""
+        return self._get("vaults", subject)
+
+    def devices(self, vault: VaultId) -> int:
+        """How many devices of a vault have heads here."""
+        with self._env.begin() as txn:
+            return sum(1 for key, _ in self._under(txn, vault, b"") if key[-1:] == NEWEST)
+
+    def _under(self, txn: lmdb.Transaction, vault: VaultId, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+        start = vault + after + b"\xff" if after else vault
+        for key, value in _from(txn.cursor(db=self._db["heads"]), start):
+            if key[:ID_BYTES] != vault:
+                return
+            yield key, value
+
+    def heads(self, vault: VaultId, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+        """(more, heads of the devices behind ``after``, of each device newest and previous together)."""
+        found: list[bytes] = []
+        size = 0
+        with self._env.begin() as txn:
+            rows = self._under(txn, vault, after)
+            for _, group in groupby(rows, key=lambda row: row[0][: ID_BYTES + KEY_BYTES]):
+                heads = [head for _, head in group]
+                size += sum(len(head) + 4 for head in heads)
+                if found and size > most_bytes:
+                    return True, found
+                found += heads
+        return False, found
+
+    def entry(self, node_id: NodeId) -> bytes | None:
+        """What save_entry kept."""
+        return self._get("roster", node_id)
+
+    def entries(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+        """(more, roster entries behind ``after`` of at most so many bytes with 4 for each)."""
+        found: list[bytes] = []
+        size = 0
+        with self._env.begin() as txn:
+            for _, value in _from(txn.cursor(db=self._db["roster"]), after + b"\x00"):
+                size += len(value) + 4
+                if size > most_bytes:
+                    return True, found
+                found.append(value)
+        return False, found
+
+    def roster_size(self) -> int:
+        """Entries in the roster."""
+        with self._env.begin() as txn:
+            return int(txn.stat(db=self._db["roster"])["entries"])
+
+    def info(self, name: str) -> bytes | None:
+        """What save_info kept."""
+        return self._get("info", name.encode())

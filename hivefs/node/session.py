@@ -1,0 +1,286 @@
+"""One stream of one peer, from its greeting to its end.
+
+The reader takes frames in the order in which they come, checks that the peer may ask this, waits until the bounds on
+requests and bytes allow it, and starts a task for each request; answers leave in the order in which they are ready. So
+a peer that asks for much and reads nothing only stops its own reader: its answers wait for their turn to be sent, which
+has a deadline, and the deadline ends the conversation.
+
+Every wait for the peer has an end: GREETING_SECONDS for all of the greeting, FRAME_SECONDS for a frame once it has
+begun, IDLE_SECONDS between frames, SEND_SECONDS for an answer once its turn has come (Bounds has the numbers).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from hivefs.errors import Corrupt, HivefsError, StoreDamaged, UnknownVersion
+from hivefs.node.answering import Answerer
+from hivefs.node.batching import Budget
+from hivefs.node.events import Events
+from hivefs.protocol import answers, failures, frames, requests
+from hivefs.protocol.failures import Code, Refusal
+from hivefs.protocol.frames import Frame, FrameDecoder, Kind, ProtocolViolation
+from hivefs.protocol.node_side import NodeHandshake, Session
+from hivefs.protocol.proofs import NONCE_BYTES
+from hivefs.protocol.stream import ByteStream
+
+READ_BYTES = 256 << 10
+_WHOLE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What peers may cost. Seconds, bytes and counts; see the head of the file and Streams."""
+
+    greeting_seconds: float = 10.0
+    frame_seconds: float = 60.0
+    idle_seconds: float = 300.0
+    send_seconds: float = 60.0
+    work_seconds: float = 60.0
+    greetings: int = 64
+    """Streams whose greeting is not done; one more is reset."""
+    conversations: int = 512
+    conversations_per_peer: int = 16
+    requests_in_flight: int = 64
+    """Of one conversation; the next is not read before one is answered."""
+    bytes_per_conversation: int = 8 << 20
+    bytes_in_all: int = 16 << 20
+    """Held by requests and answers of all peers together."""
+
+
+class Streams:
+    """Serves the streams of all peers within ``bounds``. ``random`` gives n random bytes."""
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        events: Events,
+        bounds: Bounds = Bounds(),
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.answerer = answerer
+        self.events = events
+        self.bounds = bounds
+        self.memory = Budget(bounds.bytes_in_all)
+        self._random = random
+        self._greeting = 0
+        self._peers: Counter[bytes] = Counter()
+
+    async def serve(self, stream: ByteStream) -> None:
+        """Converse until the peer ends it, breaks a rule or is lost. Raises nothing but Cancelled."""
+        try:
+            await self._serve(stream)
+        except HivefsError as error:
+            self.events.say("peer lost", str(error), logging.DEBUG)
+            await self._reset(stream)
+        except trio.TooSlowError:
+            self.events.say("slow peer", "a peer was too slow and was let go")
+            await self._reset(stream)
+        except BaseException:
+            await self._reset(stream)
+            raise
+
+    @staticmethod
+    async def _reset(stream: ByteStream) -> None:
+        with trio.CancelScope(shield=True):
+            await stream.reset()
+
+    async def _serve(self, stream: ByteStream) -> None:
+        if self._greeting >= self.bounds.greetings:
+            self.events.say("too many greetings", "a stream was reset")
+            await stream.reset()
+            return
+        self._greeting += 1
+        try:
+            session = await self._greet(stream)
+        finally:
+            self._greeting -= 1
+        if session is None:
+            return
+        peer = session.peer_key
+        if (
+            sum(self._peers.values()) >= self.bounds.conversations
+            or self._peers[peer] >= self.bounds.conversations_per_peer
+        ):
+            await self._refuse(stream, Refusal(Code.BUSY, "there are too many conversations already"))
+            return
+        self._peers[peer] += 1
+        try:
+            await _Conversation(self, stream, session).run()
+        finally:
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
+
+    async def _greet(self, stream: ByteStream) -> Session | None:
+        """The session, or None after a refusal."""
+        answerer = self.answerer
+        handshake = NodeHandshake(
+            answerer.membership,
+            stream.peer_key,
+            self._random(NONCE_BYTES),
+            answerer.certificate,
+            self.bounds.requests_in_flight,
+        )
+        decoder = FrameDecoder(handshake.accept)
+        try:
+            with trio.fail_after(self.bounds.greeting_seconds):
+                while True:
+                    decoder.accept = handshake.accept
+                    while (frame := decoder.next_frame()) is None:
+                        data = await stream.receive_some(decoder.wanted)
+                        if not data:
+                            await stream.aclose()
+                            return None
+                        decoder.feed(data)
+                    answer = handshake.receive(frame, answerer.clock())
+                    session = handshake.session
+                    if session is not None:
+                        await answerer.welcome(session)
+                    await stream.send_all(frames.to_bytes(answer))
+                    if session is not None:
+                        return session
+        except (ProtocolViolation, Corrupt, UnknownVersion) as error:
+            await self._refuse(stream, Refusal(Code.BAD_REQUEST, str(error)))
+            return None
+        except Refusal as refusal:
+            await self._refuse(stream, refusal)
+            return None
+
+    async def _refuse(self, stream: ByteStream, refusal: Refusal) -> None:
+        """Say why and end the conversation."""
+        self.events.say("refused a peer", refusal.text)
+        with trio.fail_after(self.bounds.greeting_seconds):
+            await stream.send_all(frames.to_bytes(Frame(Kind.FAILURE, 0, failures.to_header(refusal))))
+        await stream.aclose()
+
+
+class _Conversation:
+    """After the greeting."""
+
+    def __init__(self, streams: Streams, stream: ByteStream, session: Session) -> None:
+        self._answerer = streams.answerer
+        self._events = streams.events
+        self._bounds = streams.bounds
+        self._all_memory = streams.memory
+        self._memory = Budget(streams.bounds.bytes_per_conversation)
+        self._slots = trio.Semaphore(streams.bounds.requests_in_flight)
+        self._stream = stream
+        self._session = session
+        self._sending = trio.Lock()
+        self._running: dict[int, trio.CancelScope] = {}
+        self._failure: BaseException | None = None
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            try:
+                await self._read(nursery)
+            except ProtocolViolation as error:
+                self._events.say("protocol violation", str(error), logging.WARNING)
+                refusal = Refusal(Code.BAD_REQUEST, f"protocol violation: {error}")
+                await self._send_or_end(Frame(Kind.FAILURE, 0, failures.to_header(refusal)), nursery)
+            except (HivefsError, trio.TooSlowError) as error:
+                self._failure = error
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        await self._stream.aclose()
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        decoder = FrameDecoder(frames.FROM_CLIENT)
+        began = trio.current_time()
+        while True:
+            deadline = began + self._bounds.frame_seconds
+            if not decoder.inside:
+                deadline = trio.current_time() + self._bounds.idle_seconds
+            with trio.fail_at(deadline):
+                data = await self._stream.receive_some(READ_BYTES)
+            if not data:
+                return
+            if not decoder.inside:
+                began = trio.current_time()
+            decoder.feed(data)
+            del data
+            while (frame := decoder.next_frame()) is not None:
+                await self._take(frame, nursery)
+                began = trio.current_time()
+
+    async def _take(self, frame: Frame, nursery: trio.Nursery) -> None:
+        number = frame.request
+        if frame.kind == Kind.CANCEL:
+            if frame.header:
+                raise ProtocolViolation("a CANCEL frame with a header")
+            scope = self._running.get(number)
+            if scope is not None:
+                scope.cancel()
+            return
+        if not number or number in self._running:
+            raise ProtocolViolation("a request under a number that is taken")
+        try:
+            request = requests.from_frame(frame)
+            self._session.check(request)
+        except (Corrupt, UnknownVersion) as error:
+            await self._fail(number, Refusal(Code.BAD_REQUEST, str(error)))
+            return
+        except Refusal as refusal:
+            self._events.say("refused a request", refusal.text)
+            await self._fail(number, refusal)
+            return
+        weight = self._answerer.weight(request)
+        scope = self._running[number] = trio.CancelScope()
+        await self._slots.acquire()
+        await self._memory.take(weight)
+        await self._all_memory.take(weight)
+        nursery.start_soon(self._work, number, request, weight, scope, nursery)
+
+    async def _work(
+        self, number: int, request: requests.Request, weight: int, scope: trio.CancelScope, nursery: trio.Nursery
+    ) -> None:
+        try:
+            answer: Frame | None = None
+            try:
+                with scope, trio.fail_after(self._bounds.work_seconds):
+                    answer = answers.to_frame(await self._answerer.answer(self._session, request), number)
+            except Refusal as refusal:
+                answer = Frame(Kind.FAILURE, number, failures.to_header(refusal))
+            except (trio.TooSlowError, StoreDamaged) as error:
+                if isinstance(error, StoreDamaged):
+                    self._events.say("store damaged", str(error), logging.ERROR)
+                busy = Refusal(Code.BUSY, "this node is overloaded or its disk fails")
+                answer = Frame(Kind.FAILURE, number, failures.to_header(busy))
+            # Only now may the number be used again; a CANCEL that comes later must not stop the sending half-way.
+            del self._running[number]
+            del request
+            if answer is not None:
+                await self._send_or_end(answer, nursery)
+        finally:
+            self._running.pop(number, None)
+            self._all_memory.give(weight)
+            self._memory.give(weight)
+            self._slots.release()
+
+    async def _send_or_end(self, frame: Frame, nursery: trio.Nursery) -> None:
+        """Send; when that fails the whole conversation ends."""
+        try:
+            await self._send(frame)
+        except (HivefsError, trio.TooSlowError) as error:
+            self._failure = self._failure or error
+            nursery.cancel_scope.cancel()
+
+    async def _fail(self, number: int, refusal: Refusal) -> None:
+        await self._send(Frame(Kind.FAILURE, number, failures.to_header(refusal)))
+
+    async def _send(self, frame: Frame) -> None:
+        async with self._sending:
+            with trio.fail_after(self._bounds.send_seconds):
+                if len(frame.payload) > _WHOLE_BYTES:
+                    await self._stream.send_all(frames.head_of(frame))
+                    await self._stream.send_all(frame.payload)
+                else:
+                    await self._stream.send_all(frames.to_bytes(frame))

@@ -1,0 +1,302 @@
+"""The node's shares: one file each, an index entry for each, and an order of steps that survives a kill at any point.
+
+Keeping: check the hash, write to ``tmp/``, fdatasync, rename to ``shares/xx/``, fsync the directories, commit the index,
+acknowledge. Forgetting: commit the index, unlink. So at any moment a file without an index entry is one that nobody was
+promised, or was asked to forget: ``sweep`` removes it at the next start. An index entry without its file can only come
+from a damaged disk: it is dropped and counted, and whoever asks learns that the share is gone.
+
+All methods block and belong into worker threads. Hashing, writing and fdatasync run in several threads at once; the
+renames, commits and unlinks do not: ``lock`` makes forgetting a share and keeping it again two events, one after the
+other. Batches exist because a commit and the fsync of a directory cost the same for one share as for sixteen.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hivefs.content import merkle
+from hivefs.errors import DiskFull, NodeProblem
+from hivefs.model.ids import ShareId, VaultId
+from hivefs.node.index import NodeIndex
+from hivefs.protocol.failures import Code, Refusal
+
+FANOUT = 256
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SWEEP_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PutJob:
+    """A share to keep for a vault until ``lease_ns``."""
+
+    vault: VaultId
+    share_id: ShareId
+    lease_ns: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadJob:
+    """Bytes of a share: ``length`` from ``offset``."""
+
+    share_id: ShareId
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a start found: files that no entry names (removed), entries without their file (dropped)."""
+
+    orphans: int
+    lost: int
+
+
+class ShareStore:
+    """Opens the store in ``directory``; raises NodeProblem when another process has it, StoreDamaged, DiskFull."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._shares = directory / "shares"
+        self._tmp = directory / "tmp"
+        self.lock = threading.Lock()
+        self._names = itertools.count()
+        self.dropped = 0
+        try:
+            for path in (self._shares, self._tmp, directory / "index"):
+                path.mkdir(mode=0o700, exist_ok=True)
+            for i in range(FANOUT):
+                (self._shares / f"{i:02x}").mkdir(mode=0o700, exist_ok=True)
+            self._flock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NodeProblem(path=directory, reason=error.strerror or str(error)) from error
+        try:
+            fcntl.flock(self._flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._flock)
+            raise NodeProblem(path=directory, reason="it is running already") from None
+        try:
+            self.index = NodeIndex(directory / "index")
+        except BaseException:
+            os.close(self._flock)
+            raise
+
+    def close(self) -> None:
+        """Close everything; this object is dead afterwards."""
+        self.index.close()
+        os.close(self._flock)
+
+    def _path(self, share_id: ShareId) -> Path:
+        name = share_id.hex()
+        return self._shares / name[:2] / name
+
+    # ---- at the start -----------------------------------------------------------------------------------------------
+
+    def sweep(self) -> Sweep:
+        """Bring files and index together. Takes about 4 s for a million shares."""
+        for entry in os.scandir(self._tmp):
+            os.unlink(entry.path)
+        orphans = lost = 0
+        for number in range(FANOUT):
+            prefix = bytes([number])
+            with os.scandir(self._shares / f"{number:02x}") as found:
+                files = {entry.name: entry.stat().st_size for entry in found}
+            after = bytes([number - 1]) + b"\xff" * 31 if number else b""
+            while page := self.index.shares(after, _SWEEP_PAGE):
+                mine = [row for row in page if row[0].startswith(prefix)]
+                missing = [share_id for share_id, size in mine if files.pop(share_id.hex(), None) != size]
+                self._drop(missing)
+                lost += len(missing)
+                if len(mine) < len(page):
+                    break
+                after = page[-1][0]
+            for name in files:
+                (self._shares / f"{number:02x}" / name).unlink()
+            orphans += len(files)
+        return Sweep(orphans, lost)
+
+    def _drop(self, share_ids: Sequence[ShareId]) -> None:
+        """Forget damaged shares. The caller holds the lock, or is alone."""
+        if not share_ids:
+            return
+        with self.index.writing() as change:
+            for share_id in share_ids:
+                change.drop(share_id)
+        for share_id in share_ids:
+            self._path(share_id).unlink(missing_ok=True)
+        self.dropped += len(share_ids)
+
+    # ---- keeping ----------------------------------------------------------------------------------------------------
+
+    def put_many(self, jobs: Sequence[PutJob], now_ns: int) -> list[int | Refusal]:
+        """Keep shares; of each the end of its lease, on disk when this returns, or why not."""
+        results: list[int | Refusal | None] = [None] * len(jobs)
+        written: list[tuple[int, Path, int, bytes]] = []
+        for number, job in enumerate(jobs):
+            if hashlib.sha256(job.data).digest() != job.share_id:
+                results[number] = Refusal(Code.WRONG_HASH, "the bytes are not those of the share that was named")
+                continue
+            leaves = b"".join(merkle.leaf_hashes(job.data))
+            try:
+                path, handle = self._write(job.data)
+                written.append((number, path, handle, leaves))
+            except OSError as error:
+                results[number] = _refusal(error)
+        synced: list[tuple[int, Path, bytes]] = []
+        for number, path, handle, leaves in written:
+            try:
+                os.fdatasync(handle)
+                synced.append((number, path, leaves))
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                results[number] = _refusal(error)
+            finally:
+                os.close(handle)
+        if synced:
+            try:
+                with self.lock:
+                    self._commit(jobs, synced, results, now_ns)
+            except (OSError, DiskFull) as error:
+                refusal = _refusal(error)
+                results = [refusal if result is None else result for result in results]
+        return [Refusal(Code.BUSY, "it was not kept") if result is None else result for result in results]
+
+    def _write(self, data: bytes) -> tuple[Path, int]:
+        path = self._tmp / str(next(self._names))
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+        except BaseException:
+            os.close(handle)
+            path.unlink(missing_ok=True)
+            raise
+        return path, handle
+
+    def _commit(
+        self,
+        jobs: Sequence[PutJob],
+        synced: list[tuple[int, Path, bytes]],
+        results: list[int | Refusal | None],
+        now_ns: int,
+    ) -> None:
+        fresh = [jobs[number].share_id for number, _, _ in synced if self.index.size(jobs[number].share_id) is None]
+        granted: dict[int, int] = {}
+        try:
+            for number, path, _ in synced:
+                path.rename(self._path(jobs[number].share_id))
+            for prefix in {jobs[number].share_id[0] for number, _, _ in synced}:
+                _sync_directory(self._shares / f"{prefix:02x}")
+            with self.index.writing() as change:
+                for number, _, leaves in synced:
+                    job = jobs[number]
+                    granted[number] = change.keep(job.share_id, len(job.data), leaves, job.vault, job.lease_ns, now_ns)
+        except BaseException:
+            for _, path, _ in synced:
+                path.unlink(missing_ok=True)
+            for share_id in fresh:
+                self._path(share_id).unlink(missing_ok=True)
+            raise
+        for number, until in granted.items():
+            results[number] = until
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def read_many(self, jobs: Sequence[ReadJob]) -> list[bytes | Refusal]:
+        """The bytes asked for, unchecked (who asks checks them), or why not."""
+        return [self._read(job) for job in jobs]
+
+    def _read(self, job: ReadJob) -> bytes | Refusal:
+        data = b""
+        try:
+            handle = os.open(self._path(job.share_id), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(handle, job.length, job.offset)
+            finally:
+                os.close(handle)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.EIO:
+                return Refusal(Code.BUSY, "the disk of this node does not answer")
+        if len(data) == job.length:
+            return data
+        with self.lock:
+            size = self.index.size(job.share_id)
+            if size is not None and not self._intact(job.share_id, size):
+                self._drop([job.share_id])
+        return Refusal(Code.MISSING, "this node does not hold that share")
+
+    def _intact(self, share_id: ShareId, size: int) -> bool:
+        try:
+            with self._path(share_id).open("rb") as file:
+                data = file.read(size + 1)
+        except OSError:
+            return False
+        return len(data) == size and hashlib.sha256(data).digest() == share_id
+
+    def scrub(self, share_id: ShareId, size: int) -> bool:
+        """Reread one share. False when it was damaged and dropped; True also when it has gone meanwhile."""
+        if self._intact(share_id, size):
+            return True
+        with self.lock:
+            if self.index.size(share_id) is None or self._intact(share_id, size):
+                return True
+            self._drop([share_id])
+            return False
+
+    # ---- leases -----------------------------------------------------------------------------------------------------
+
+    def renew(self, vault: VaultId, share_ids: Sequence[ShareId], until: int) -> list[bool]:
+        """Prolong leases; for each share whether the vault has one."""
+        with self.lock, self.index.writing() as change:
+            return [change.renew(share_id, vault, until) for share_id in share_ids]
+
+    def release(self, leases: Sequence[tuple[ShareId, VaultId]]) -> list[bool]:
+        """End leases, and forget shares without any; for each whether there was one."""
+        with self.lock:
+            with self.index.writing() as change:
+                ended = [(share_id, *change.release(share_id, vault)) for share_id, vault in leases]
+            for share_id, _, last in ended:
+                if last:
+                    self._path(share_id).unlink(missing_ok=True)
+        return [held for _, held, _ in ended]
+
+    def collect(self, before_ns: int, wanted: int, limit: int = 1024) -> int:
+        """Forget shares whose leases ended before a time until ``wanted`` bytes are free; how many bytes became so."""
+        start = self.index.used
+        while start - self.index.used < wanted:
+            ended = self.index.ended(before_ns, min(limit, 64))
+            if not ended or limit <= 0:
+                break
+            self.release(ended)
+            limit -= len(ended)
+        return start - self.index.used
+
+    def free_on_disk(self) -> int:
+        """Bytes that the file system has left for us."""
+        status = os.statvfs(self._shares)
+        return status.f_bavail * status.f_frsize
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refusal(error: OSError | DiskFull) -> Refusal:
+    if isinstance(error, DiskFull) or error.errno in _NO_ROOM:
+        return Refusal(Code.FULL, "the disk of this node is full")
+    return Refusal(Code.BUSY, "the disk of this node does not take it")

@@ -1,0 +1,106 @@
+"""What a node does by itself: rereading its shares, forgetting what nobody leased any more, keeping its lease clock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from hivefs.errors import DiskFull
+from hivefs.model.ids import ShareId
+from hivefs.node.events import Events
+from hivefs.node.leases import GRACE_NS, LeaseClock
+from hivefs.node.store import ShareStore
+
+SCRUB_BYTES_PER_SECOND = 1 << 20
+"""Slow enough to be unnoticed; a terabyte takes twelve days."""
+
+SCRUB_PAGE = 64
+COLLECT_SECONDS = 600.0
+CLOCK_SECONDS = 60.0
+SECOND_NS = 10**9
+
+
+def _running_ns() -> int:
+    return int(trio.current_time() * SECOND_NS)
+
+
+class Upkeep:
+    """Three loops over one store. ``clock`` gives ns since 1970."""
+
+    def __init__(
+        self,
+        store: ShareStore,
+        lease_clock: LeaseClock,
+        clock: Callable[[], int],
+        events: Events,
+        scrub_rate: float = SCRUB_BYTES_PER_SECOND,
+    ) -> None:
+        self._store = store
+        self._lease_clock = lease_clock
+        self._clock = clock
+        self._events = events
+        self._rate = scrub_rate
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._scrub)
+            nursery.start_soon(self._collect)
+            nursery.start_soon(self._keep_time)
+
+    async def _scrub(self) -> None:
+        after = (await trio.to_thread.run_sync(self._store.index.info, "scrubbed")) or b""
+        while True:
+            page = self._store.index.shares(after, SCRUB_PAGE)
+            for share_id, size in page:
+                try:
+                    intact = await trio.to_thread.run_sync(self._store.scrub, share_id, size)
+                except DiskFull as error:
+                    self._events.say("disk full", str(error), logging.ERROR)
+                    intact = True
+                if not intact:
+                    self._events.say("damaged share", "a share was damaged on disk and dropped", logging.ERROR)
+                await trio.sleep(size / self._rate)
+            after = page[-1][0] if page else b""
+            await self._save("scrubbed", after)
+            if len(page) < SCRUB_PAGE:
+                await trio.sleep(CLOCK_SECONDS)
+                after = ShareId(b"")
+
+    async def _save(self, name: str, value: bytes) -> None:
+        try:
+            await trio.to_thread.run_sync(self._write, name, value)
+        except DiskFull as error:
+            self._events.say("disk full", str(error), logging.ERROR)
+
+    def _write(self, name: str, value: bytes) -> None:
+        with self._store.lock, self._store.index.writing() as change:
+            change.save_info(name, value)
+
+    async def _collect(self) -> None:
+        while True:
+            before = self._lease_clock.now_ns - GRACE_NS
+            try:
+                freed = await trio.to_thread.run_sync(self._store.collect, before, 1 << 60)
+            except DiskFull as error:
+                self._events.say("disk full", str(error), logging.ERROR)
+                freed = 0
+            if freed:
+                self._events.say("leases", f"{freed} bytes are free again, their leases ended a month ago")
+            await trio.sleep(COLLECT_SECONDS)
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = self._lease_clock.observe(self._clock(), _running_ns())
+            if self._lease_clock.doubtful:
+                self._events.say("clock", "the clock has jumped ahead; leases do not follow it yet", logging.WARNING)
+            await self._save("clock", now.to_bytes(8, "big"))
+            await trio.sleep(CLOCK_SECONDS)
+
+
+def open_lease_clock(store: ShareStore, now_ns: int) -> LeaseClock:
+    """The lease clock as it was saved; to be called inside trio."""
+    saved = store.index.info("clock")
+    return LeaseClock(int.from_bytes(saved or b"", "big"), now_ns, _running_ns())

@@ -1,0 +1,178 @@
+"""Answers of a node: dataclass <-> header and payload of an ANSWER frame. The request says which one is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from hivefs.errors import Corrupt
+from hivefs.formats import head, strict
+from hivefs.model.ids import MAX_SHARE_BYTES
+from hivefs.protocol.frames import VERSION, Frame, Kind
+from hivefs.protocol.requests import MAX_ENTRY_BYTES, join_blobs, split_blobs
+
+T = TypeVar("T")
+MAX_PATH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing more to say (PING, HEAD_PUT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """PUT: the share is on disk until ``lease_ns`` (since 1970)."""
+
+    lease_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """GET: leaves from number ``first`` on of a share of ``size`` bytes, and the Merkle path of them."""
+
+    size: int
+    first: int
+    path: tuple[bytes, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """HAVE: the size of each share asked for, 0 when it is not there."""
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """DELETE, RENEW: for each share whether it was one of the asker's."""
+
+    flags: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """HEADS_GET, ROSTER_GET: some blobs; ``more`` when there are others after the last one."""
+
+    more: bool
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """ROSTER_PUT: how many entries were news."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStat:
+    """STAT: bytes that the node offers, that shares use, that are free for new ones; how many shares it keeps and how
+    many it had to drop since its start because they were damaged; its clock (ns since 1970) and its version.
+    """
+
+    capacity: int
+    used: int
+    free_bytes: int
+    shares: int
+    dropped: int
+    time_ns: int
+    version: str
+
+
+Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat
+
+
+def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
+    match answer:
+        case Done():
+            return "done", (), b""
+        case Kept(lease):
+            return "kept", (lease,), b""
+        case Part(size, first, path, data):
+            return "part", (size, first, list(path)), data
+        case Sizes(sizes):
+            return "sizes", (), b"".join(size.to_bytes(4, "big") for size in sizes)
+        case Flags(flags):
+            return "flags", (), bytes(flags)
+        case Page(more, blobs):
+            return "page", (more,), join_blobs(blobs)
+        case Taken(count):
+            return "taken", (count,), b""
+        case NodeStat():
+            s = answer
+            return "stat", (s.capacity, s.used, s.free_bytes, s.shares, s.dropped, s.time_ns, s.version), b""
+
+
+def to_frame(answer: Answer, number: int) -> Frame:
+    """The frame that answers request ``number``."""
+    magic, items, payload = _items(answer)
+    return Frame(Kind.ANSWER, number, strict.encode(magic, VERSION, *items), payload)
+
+
+def _part(items: list[Any], payload: bytes) -> Part:
+    size, first, path = items
+    return Part(
+        strict.number(size, 1, MAX_SHARE_BYTES),
+        strict.number(first, 0, MAX_SHARE_BYTES),
+        tuple(strict.blob(step, 32) for step in strict.items(path, MAX_PATH)),
+        payload,
+    )
+
+
+def _sizes(items: list[Any], payload: bytes) -> Sizes:
+    if len(payload) % 4:
+        raise ValueError("not a list of sizes")
+    sizes = tuple(int.from_bytes(payload[i : i + 4], "big") for i in range(0, len(payload), 4))
+    return Sizes(tuple(strict.number(size, 0, MAX_SHARE_BYTES) for size in sizes))
+
+
+def _flags(items: list[Any], payload: bytes) -> Flags:
+    if payload.strip(b"\x00\x01"):
+        raise ValueError("not a list of flags")
+    return Flags(tuple(map(bool, payload)))
+
+
+def _page(items: list[Any], payload: bytes) -> Page:
+    (more,) = items
+    if type(more) is not bool:
+        raise TypeError("bool expected")
+    blobs = split_blobs(payload, max(head.MAX_BYTES, MAX_ENTRY_BYTES))
+    if more and not blobs:
+        raise ValueError("an empty page that is not the last")
+    return Page(more, blobs)
+
+
+def _stat(items: list[Any], payload: bytes) -> NodeStat:
+    *numbers, version = items
+    capacity, used, free, shares, dropped, time_ns = (strict.number(n) for n in numbers)
+    return NodeStat(capacity, used, free, shares, dropped, time_ns, strict.text(version, 64))
+
+
+_READ: dict[type[Any], tuple[str, Callable[[list[Any], bytes], Any]]] = {
+    Done: ("done", lambda items, payload: Done()),
+    Kept: ("kept", lambda items, payload: Kept(strict.number(items[0]))),
+    Part: ("part", _part),
+    Sizes: ("sizes", _sizes),
+    Flags: ("flags", _flags),
+    Page: ("page", _page),
+    Taken: ("taken", lambda items, payload: Taken(strict.number(items[0]))),
+    NodeStat: ("stat", _stat),
+}
+
+
+def from_frame(expected: type[T], frame: Frame) -> T:
+    """The answer of the type expected; Corrupt or UnknownVersion when it is something else."""
+    magic, build = _READ[expected]
+    what = "a node's answer"
+    items = strict.items_of(what, magic, VERSION, frame.header)
+
+    def header_of(answer: T) -> bytes:
+        return strict.encode(magic, VERSION, *_items(answer)[1])  # type: ignore[arg-type]
+
+    answer: T = strict.exactly(what, frame.header, lambda: build(items, frame.payload), header_of)
+    if frame.payload and expected in (Done, Kept, Taken, NodeStat):
+        raise Corrupt(what=what, reason="it has a payload")
+    return answer

@@ -1,0 +1,172 @@
+"""Frames: how the conversation of a client and a node is cut. See docs/formats/protocol.md.
+
+    u32 length of what follows | u8 kind | u32 request id | u16 header length | header (CBOR) | payload
+
+Big endian. Lengths are hostile until checked: the decoder looks at the eleven bytes before a frame's body as soon as
+they are there and refuses what its kind may not have, so a peer can make it hold what it really sent of one permitted
+frame and no more. Nothing is allocated for a length that was only announced.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from hivefs.formats import head, member
+from hivefs.model.ids import MAX_SHARE_BYTES
+
+PROTOCOL: Final = "/hivefs/node/1"
+VERSION: Final = 1
+
+MAX_FRAME_BYTES: Final = MAX_SHARE_BYTES + 4096
+"""The most that a frame's length field may say."""
+
+MAX_HEADER_BYTES: Final = 2048
+MAX_IDS: Final = 1024
+"""Share ids in one HAVE, DELETE or RENEW."""
+
+_PREFIX = struct.Struct(">IBIH")
+_AFTER_LENGTH = _PREFIX.size - 4
+PREFIX_BYTES: Final = _PREFIX.size
+
+
+class Kind(enum.IntEnum):
+    """What a frame is. Below 16: both ways or about the conversation itself; from 16 on: requests of a client."""
+
+    HELLO = 1
+    CHALLENGE = 2
+    LOGIN = 3
+    WELCOME = 4
+    ANSWER = 5
+    FAILURE = 6
+    CANCEL = 7
+    PUT = 16
+    GET = 17
+    HAVE = 18
+    DELETE = 19
+    RENEW = 20
+    HEAD_PUT = 21
+    HEADS_GET = 22
+    ROSTER_GET = 23
+    ROSTER_PUT = 24
+    STAT = 25
+    PING = 26
+
+
+MAX_PAYLOAD: Final[dict[Kind, int]] = {
+    Kind.HELLO: 0,
+    Kind.CHALLENGE: 0,
+    Kind.LOGIN: member.MAX_BYTES,
+    Kind.WELCOME: 2 * member.MAX_BYTES + 64,
+    Kind.ANSWER: MAX_SHARE_BYTES,
+    Kind.FAILURE: 0,
+    Kind.CANCEL: 0,
+    Kind.PUT: MAX_SHARE_BYTES,
+    Kind.GET: 0,
+    Kind.HAVE: 32 * MAX_IDS,
+    Kind.DELETE: 32 * MAX_IDS,
+    Kind.RENEW: 32 * MAX_IDS,
+    Kind.HEAD_PUT: head.MAX_BYTES,
+    Kind.HEADS_GET: 0,
+    Kind.ROSTER_GET: 0,
+    Kind.ROSTER_PUT: 512 << 10,
+    Kind.STAT: 0,
+    Kind.PING: 0,
+}
+"""Payload bytes that a frame of each kind may have."""
+
+REQUESTS: Final = frozenset(kind for kind in Kind if kind >= 16)
+FROM_CLIENT: Final = REQUESTS | {Kind.CANCEL}
+FROM_NODE: Final = frozenset({Kind.ANSWER, Kind.FAILURE})
+
+
+class ProtocolViolation(Exception):
+    """The other end sent what no HiveFS sends; the conversation must end. The text says what it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message. ``request`` is the id that the client chose for a request, and that its answer repeats."""
+
+    kind: Kind
+    request: int
+    header: bytes = b""
+    payload: bytes = b""
+
+
+def head_of(frame: Frame) -> bytes:
+    """All of a frame but its payload, which a sender can send without copying it. ValueError over the limits."""
+    if len(frame.header) > MAX_HEADER_BYTES or len(frame.payload) > MAX_PAYLOAD[frame.kind]:
+        raise ValueError(f"a {frame.kind.name} frame is too long")
+    length = _AFTER_LENGTH + len(frame.header) + len(frame.payload)
+    return _PREFIX.pack(length, frame.kind, frame.request, len(frame.header)) + frame.header
+
+
+def to_bytes(frame: Frame) -> bytes:
+    """The whole frame."""
+    return head_of(frame) + frame.payload
+
+
+class FrameDecoder:
+    """Bytes in, frames out. ``accept`` are the kinds that may come; it can be changed between frames."""
+
+    def __init__(self, accept: Collection[Kind]) -> None:
+        self.accept = accept
+        self._buffer = bytearray()
+        self._kind = Kind.PING
+        self._request = 0
+        self._header = 0
+        self._total = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held."""
+        return len(self._buffer)
+
+    @property
+    def inside(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+        return bool(self._buffer)
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes complete the current frame (or its prefix)."""
+        return (self._total or PREFIX_BYTES) - len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the wire."""
+        self._buffer += data
+
+    def next_frame(self) -> Frame | None:
+        """The next complete frame, or None until more was fed. ProtocolViolation when it cannot become one."""
+        if not self._total:
+            if len(self._buffer) < PREFIX_BYTES:
+                return None
+            self._read_prefix()
+        if len(self._buffer) < self._total:
+            return None
+        start = PREFIX_BYTES + self._header
+        with memoryview(self._buffer) as view:
+            frame = Frame(self._kind, self._request, bytes(view[PREFIX_BYTES:start]), bytes(view[start : self._total]))
+        del self._buffer[: self._total]
+        self._total = 0
+        return frame
+
+    def _read_prefix(self) -> None:
+        length, number, request, header = _PREFIX.unpack_from(self._buffer)
+        if not _AFTER_LENGTH <= length <= MAX_FRAME_BYTES:
+            raise ProtocolViolation(f"a frame of {length} bytes")
+        try:
+            kind = Kind(number)
+        except ValueError:
+            raise ProtocolViolation(f"a frame of unknown kind {number}") from None
+        if kind not in self.accept:
+            raise ProtocolViolation(f"a {kind.name} frame out of place")
+        payload = length - _AFTER_LENGTH - header
+        if header > MAX_HEADER_BYTES or payload < 0 or payload > MAX_PAYLOAD[kind]:
+            raise ProtocolViolation(f"a {kind.name} frame with {header} bytes of header in {length}")
+        self._kind, self._request, self._header = kind, request, header
+        self._total = 4 + length

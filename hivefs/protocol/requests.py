@@ -1,0 +1,229 @@
+"""Requests of a client: dataclass <-> frame. Headers are strict CBOR (formats/strict.py), bulk is in the payload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from hivefs.errors import Corrupt
+from hivefs.formats import member, strict
+from hivefs.model.ids import KEY_BYTES, MAX_SHARE_BYTES, ShareId
+from hivefs.protocol.frames import MAX_IDS, VERSION, Frame, Kind
+
+ID_BYTES = 32
+MAX_ENTRY_BYTES = 2 * member.MAX_BYTES
+"""A roster entry: a certificate and addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Keep these bytes (1 to 2 MiB) until ``lease_ns`` (since 1970). Answered when they are on disk, with the lease
+    granted.
+    """
+
+    share_id: ShareId
+    lease_ns: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """``length`` bytes from ``offset`` (length 0: to the end). The answer has whole leaves and their Merkle path."""
+
+    share_id: ShareId
+    offset: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """How long are these shares, 0 for those that are not there?"""
+
+    share_ids: tuple[ShareId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Forget my lease on these shares. ``signature`` is the owner's over proofs.delete_message."""
+
+    serial: int
+    signature: bytes
+    share_ids: tuple[ShareId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Keep these shares of mine until ``lease_ns`` at least."""
+
+    lease_ns: int
+    share_ids: tuple[ShareId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPut:
+    """Keep this head (formats/head.py) of my vault."""
+
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsGet:
+    """The heads of my vault, of devices whose key is after ``after`` (empty: from the first)."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RosterGet:
+    """The roster entries of nodes whose key is after ``after`` (empty: from the first)."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RosterPut:
+    """Roster entries (formats/member.py) that you may not know."""
+
+    entries: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """How much room is there?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there?"""
+
+
+Request: TypeAlias = Put | Get | Have | Delete | Renew | HeadPut | HeadsGet | RosterGet | RosterPut | Stat | Ping
+
+
+def join_blobs(blobs: Sequence[bytes]) -> bytes:
+    """u32 length and bytes of each."""
+    return b"".join(len(blob).to_bytes(4, "big") + blob for blob in blobs)
+
+
+def split_blobs(payload: bytes, longest: int) -> tuple[bytes, ...]:
+    """The inverse of join_blobs; ValueError when it does not come out even or one is longer than ``longest``."""
+    blobs = []
+    at = 0
+    while at < len(payload):
+        length = int.from_bytes(payload[at : at + 4], "big")
+        at += 4
+        if not 0 < length <= longest or at + length > len(payload):
+            raise ValueError("a list of blobs that does not come out even")
+        blobs.append(payload[at : at + length])
+        at += length
+    return tuple(blobs)
+
+
+def split_ids(payload: bytes) -> tuple[ShareId, ...]:
+    """1 to 1024 share ids of 32 bytes."""
+    count, rest = divmod(len(payload), ID_BYTES)
+    if rest or not 1 <= count <= MAX_IDS:
+        raise ValueError("not a list of share ids")
+    return tuple(ShareId(payload[i : i + ID_BYTES]) for i in range(0, len(payload), ID_BYTES))
+
+
+def _after(value: Any) -> bytes:
+    data = strict.blob(value)
+    if len(data) not in (0, KEY_BYTES):
+        raise ValueError("a key or nothing expected")
+    return data
+
+
+def _put(items: list[Any], payload: bytes) -> Put:
+    share_id, lease = items
+    if not payload:
+        raise ValueError("an empty share")
+    return Put(ShareId(strict.blob(share_id, ID_BYTES)), strict.number(lease), payload)
+
+
+def _get(items: list[Any], payload: bytes) -> Get:
+    share_id, offset, length = items
+    return Get(
+        ShareId(strict.blob(share_id, ID_BYTES)),
+        strict.number(offset, 0, MAX_SHARE_BYTES),
+        strict.number(length, 0, MAX_SHARE_BYTES),
+    )
+
+
+def _delete(items: list[Any], payload: bytes) -> Delete:
+    serial, signature = items
+    return Delete(strict.number(serial, 1), strict.blob(signature, 64), split_ids(payload))
+
+
+def _renew(items: list[Any], payload: bytes) -> Renew:
+    (lease,) = items
+    return Renew(strict.number(lease), split_ids(payload))
+
+
+def _head_put(items: list[Any], payload: bytes) -> HeadPut:
+    if not payload:
+        raise ValueError("an empty head")
+    return HeadPut(payload)
+
+
+_READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
+    Kind.PUT: ("put", _put),
+    Kind.GET: ("get", _get),
+    Kind.HAVE: ("have", lambda items, payload: Have(split_ids(payload))),
+    Kind.DELETE: ("delete", _delete),
+    Kind.RENEW: ("renew", _renew),
+    Kind.HEAD_PUT: ("head put", _head_put),
+    Kind.HEADS_GET: ("heads get", lambda items, payload: HeadsGet(_after(items[0]))),
+    Kind.ROSTER_GET: ("roster get", lambda items, payload: RosterGet(_after(items[0]))),
+    Kind.ROSTER_PUT: ("roster put", lambda items, payload: RosterPut(split_blobs(payload, MAX_ENTRY_BYTES))),
+    Kind.STAT: ("stat", lambda items, payload: Stat()),
+    Kind.PING: ("ping", lambda items, payload: Ping()),
+}
+
+
+def _written(request: Request) -> tuple[Kind, tuple[Any, ...], bytes]:
+    match request:
+        case Put(share_id, lease, data):
+            return Kind.PUT, (share_id, lease), data
+        case Get(share_id, offset, length):
+            return Kind.GET, (share_id, offset, length), b""
+        case Have(ids):
+            return Kind.HAVE, (), b"".join(ids)
+        case Delete(serial, signature, ids):
+            return Kind.DELETE, (serial, signature), b"".join(ids)
+        case Renew(lease, ids):
+            return Kind.RENEW, (lease,), b"".join(ids)
+        case HeadPut(data):
+            return Kind.HEAD_PUT, (), data
+        case HeadsGet(after):
+            return Kind.HEADS_GET, (after,), b""
+        case RosterGet(after):
+            return Kind.ROSTER_GET, (after,), b""
+        case RosterPut(entries):
+            return Kind.ROSTER_PUT, (), join_blobs(entries)
+        case Stat():
+            return Kind.STAT, (), b""
+        case Ping():
+            return Kind.PING, (), b""
+
+
+def to_frame(request: Request, number: int) -> Frame:
+    """The frame of a request under the request id ``number``."""
+    kind, items, payload = _written(request)
+    return Frame(kind, number, strict.encode(_READ[kind][0], VERSION, *items), payload)
+
+
+def from_frame(frame: Frame) -> Request:
+    """Raises Corrupt or UnknownVersion. Signatures and hashes are not checked here."""
+    magic, build = _READ[frame.kind]
+    what = f"a {magic} request"
+    items = strict.items_of(what, magic, VERSION, frame.header)
+
+    def header_of(request: Request) -> bytes:
+        return strict.encode(magic, VERSION, *_written(request)[1])
+
+    request = strict.exactly(what, frame.header, lambda: build(items, frame.payload), header_of)
+    if frame.payload and frame.kind in (Kind.GET, Kind.HEADS_GET, Kind.ROSTER_GET, Kind.STAT, Kind.PING):
+        raise Corrupt(what=what, reason="it has a payload")
+    return request

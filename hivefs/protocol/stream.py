@@ -1,0 +1,28 @@
+"""What the conversation needs of a stream of bytes; transport/ and testing/streams.py have one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class ByteStream(Protocol):
+    """Ordered bytes in both directions between two peers that proved their keys.
+
+    One task may send and one may receive at a time. A cancelled ``send_all`` leaves an unknown part sent. All raise
+    HivefsError (ConnectionLost, PeerTimeout) when the connection is lost.
+    """
+
+    @property
+    def peer_key(self) -> bytes:
+        """The 32-byte Ed25519 key that the other end proved."""
+        ...
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    async def receive_some(self, max_bytes: int = ...) -> bytes:
+        """At least one byte, or b"" at the end."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+    async def reset(self) -> None: ...

@@ -1,0 +1,145 @@
+"""Segment files of the stage as files: names, errors, free space, and a few of them kept open for reading."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hivefs.crypto.seal import RecordSealer
+from hivefs.crypto.unit import UnitSealer
+from hivefs.errors import Corrupt, DiskFull, HivefsError, StoreDamaged
+from hivefs.formats import staged
+
+SUFFIX = ".seg"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    """The number in 16 hexadecimal digits, so that the segments of one session sort as they were written."""
+    return directory / f"{number:016x}{SUFFIX}"
+
+
+def number_of(name: str) -> int | None:
+    """The number of a segment file; None for the name of anything else."""
+    digits = name.removesuffix(SUFFIX)
+    if len(digits) != 16 or len(name) != 16 + len(SUFFIX) or not set(digits) <= set("0123456789abcdef"):
+        return None
+    return int(digits, 16)
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that an ordinary user may still write to the file system under ``directory``. Raises OSError."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def translate(error: OSError, directory: Path) -> HivefsError:
+    """What an error of the operating system means here: DiskFull, or StoreDamaged for everything else."""
+    if error.errno in _FULL:
+        try:
+            free = free_bytes(directory)
+        except OSError:
+            free = 0
+        return DiskFull(path=directory, free=free)
+    return StoreDamaged(path=directory, reason=error.strerror or "the operating system refused")
+
+
+def read_at(fd: int, length: int, position: int) -> bytes:
+    """``length`` bytes from ``position``, fewer only at the end of the file. Raises OSError."""
+    data = os.pread(fd, length, position)
+    while len(data) < length:
+        more = os.pread(fd, length - len(data), position + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def write_at(fd: int, data: memoryview, position: int) -> None:
+    """All of ``data`` at ``position``; one call unless the disk takes less. Raises OSError, part may be written then."""
+    done = os.pwrite(fd, data, position)
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], position + done)
+
+
+class OpenSegment:
+    """A segment open for reading: its descriptor and what opens its units."""
+
+    __slots__ = ("fd", "sealer")
+
+    def __init__(self, fd: int, sealer: UnitSealer) -> None:
+        self.fd = fd
+        self.sealer = sealer
+
+
+class SegmentFiles:
+    """At most ``limit`` segments open for reading; the one unused longest is closed first.
+
+    The key of a segment is read from its header once, when it is opened. ``key`` is the vault's stage key.
+    """
+
+    def __init__(self, directory: Path, key: bytes, random: Callable[[int], bytes], limit: int) -> None:
+        self.directory = directory
+        self._sealer = RecordSealer(key, random)
+        self._limit = limit
+        self._open: dict[int, OpenSegment] = {}
+
+    def get(self, number: int) -> OpenSegment | None:
+        """The segment, opened if need be; None when there is no such file. Raises Corrupt, UnknownVersion, OSError."""
+        segment = self._open.get(number)
+        if segment is not None:
+            if len(self._open) > 1:
+                del self._open[number]
+                self._open[number] = segment
+            return segment
+        try:
+            fd = os.open(segment_path(self.directory, number), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            segment = OpenSegment(fd, self._read_key(fd, number))
+        except BaseException:
+            os.close(fd)
+            raise
+        while len(self._open) >= self._limit:
+            self.drop(next(iter(self._open)))
+        self._open[number] = segment
+        return segment
+
+    def _read_key(self, fd: int, number: int) -> UnitSealer:
+        sealed = staged.header_from_bytes(read_at(fd, staged.HEADER_BYTES, 0), number)
+        return UnitSealer(self._sealer.open(staged.key_place(number), sealed))
+
+    def new_header(self, number: int, segment_key: bytes) -> bytes:
+        """The header of a new segment with that 32-byte key."""
+        return staged.header_to_bytes(number, self._sealer.seal(staged.key_place(number), segment_key))
+
+    def drop(self, number: int) -> None:
+        """Close it, if it is open."""
+        segment = self._open.pop(number, None)
+        if segment is not None:
+            os.close(segment.fd)
+
+    def trim(self) -> list[int]:
+        """Close what was deleted meanwhile (an open file holds its disk space); returns the numbers."""
+        gone = [n for n, s in self._open.items() if os.fstat(s.fd).st_nlink == 0]
+        for number in gone:
+            self.drop(number)
+        return gone
+
+    def close(self) -> None:
+        """Close all."""
+        for number in list(self._open):
+            self.drop(number)
+
+
+def too_short() -> Corrupt:
+    """A segment ends before the end of a unit that an extent names."""
+    return Corrupt(what="a stage segment", reason="it is cut short")
+
+
+def missing() -> Corrupt:
+    """An extent names a segment that is not there."""
+    return Corrupt(what="a stage segment", reason="it is missing")

@@ -1,0 +1,142 @@
+"""``python -m hivefs.testing.bench``, called by scripts/bench (docs/performance.md)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hivefs.testing.bench import hive_figures, peers, sources, table
+from hivefs.testing.bench.drive import Drive
+from hivefs.testing.bench.rounds import Record, Rounds, say
+from hivefs.testing.bench.targets import CannotStart, Ceiling, Disk, Target
+from hivefs.testing.bench.workloads import WORKLOADS
+
+OWN: dict[str, Callable[[Path], Target]] = {
+    table.CEILING: lambda root: Ceiling(table.CEILING, root),
+    table.DRIVE: lambda root: Drive(table.DRIVE, root),
+    "fast-ceiling": lambda root: Ceiling("fast-ceiling", root, "--fast"),
+    "disk": lambda root: Disk("disk", root),
+}
+_MEMORY_BACKED = {"tmpfs", "ramfs"}
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    names = [workload.name for workload in WORKLOADS] + list(hive_figures.FIGURES)
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the drive. See docs/performance.md.")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of everything; medians are printed (3)")
+    parser.add_argument("--quick", action="store_true", help="tiny amounts: shows that it works, measures nothing")
+    parser.add_argument("--targets", type=_words, default=[table.CEILING, table.DRIVE], help=f"of {', '.join(OWN)}")
+    parser.add_argument("--peers", action="store_true", help=f"also those that are installed of {', '.join(peers.PEERS)}")
+    parser.add_argument("--only", type=_words, default=[], help=f"of {', '.join(names)}")
+    parser.add_argument("--skip", type=_words, default=[], help="the same names")
+    parser.add_argument("--files", type=int, help="files for the figure of memory (10 000)")
+    parser.add_argument("--no-settle", action="store_true", help="do not wait for background work between steps")
+    parser.add_argument("--budget", type=float, default=7200, metavar="S", help="begin nothing after S seconds (7200)")
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where to work; on a disk (/var/tmp)")  # noqa: S108
+    parser.add_argument("--keep", action="store_true", help="keep the logs and stores below --directory")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    chosen = parser.parse_args(arguments)
+    if wrong := [name for name in [*chosen.only, *chosen.skip] if name not in names]:
+        parser.error(f"there is no workload {wrong[0]}; there are {', '.join(names)}")
+    if wrong := [name for name in chosen.targets if name not in OWN]:
+        parser.error(f"there is no target {wrong[0]}; there are {', '.join(OWN)}")
+    if chosen.rounds < 1:
+        parser.error("at least one round")
+    return chosen
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status 0 when everything was measured, 1 when something did not work."""
+    chosen = parse(arguments)
+    signal.signal(signal.SIGTERM, _interrupted)
+    if _filesystem(chosen.directory) in _MEMORY_BACKED:
+        say(f"note: {chosen.directory} is in memory, so stores cost less there than on a disk; see --directory")
+    root = Path(tempfile.mkdtemp(prefix="hivefs-bench-", dir=chosen.directory))
+    try:
+        result = measure(chosen, root, shlex.join(["scripts/bench", *arguments]))
+    finally:
+        if not chosen.keep:
+            shutil.rmtree(root, ignore_errors=True)
+    sys.stdout.write(table.text(result) + "\n")
+    if chosen.json is not None:
+        table.save(result, chosen.json)
+    return 1 if result["errors"] else 0
+
+
+def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, Any]:
+    """Start the targets below ``root``, run everything, stop them."""
+    sizes = sources.QUICK if chosen.quick else sources.FULL
+    record = Record(chosen.rounds)
+    deadline = time.monotonic() + chosen.budget
+    say("making the inputs")
+    inputs = sources.make(root / "inputs", sizes)
+    targets = [OWN[name](root / name) for name in chosen.targets]
+    if chosen.peers:
+        targets += peers.installed(root, say)
+    hive: dict[str, Any] = {}
+    running: list[Target] = []
+    try:
+        for target in targets:
+            say(f"starting {target.name}")
+            try:
+                running.append(target)
+                target.start()
+            except (CannotStart, OSError) as problem:
+                record.problem(f"{target.name}: {problem}")
+                running.remove(target)
+                target.stop()
+        rounds = Rounds(running, inputs, sizes, record, settle=not chosen.no_settle, deadline=deadline)
+        rounds.run(workload for workload in WORKLOADS if _chosen(chosen, workload.name))
+        for target in rounds.targets:
+            if isinstance(target, Drive):
+                figures = [name for name in hive_figures.FIGURES if _chosen(chosen, name)]
+                files = chosen.files or (200 if chosen.quick else 10_000)
+                hive = hive_figures.measure(target, figures, root, sizes, files, record, deadline)
+    finally:
+        for target in reversed(running):
+            say(f"stopping {target.name}")
+            target.stop()
+    context = {"command": command, "quick": chosen.quick, "targets": [target.name for target in targets]}
+    return table.report(record, hive, context)
+
+
+def _chosen(chosen: argparse.Namespace, name: str) -> bool:
+    return name not in chosen.skip and (not chosen.only or name in chosen.only)
+
+
+def _filesystem(directory: Path) -> str:
+    """The type of the file system that a directory lies in; "" when that is not known."""
+    best, kind = "", ""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/mounts").read_text().splitlines():
+            _, place, found = line.split()[:3]
+            if directory.resolve().is_relative_to(place) and len(place) >= len(best):
+                best, kind = place, found
+    return kind
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        os.write(2, b"interrupted\n")
+        sys.exit(130)

@@ -1,0 +1,209 @@
+"""A hive in memory: nodes that speak as NodeClient does, without streams. For tests of what the engine decides and does.
+
+Nodes can be stopped, started again, wiped, filled, and made to corrupt what they give back. Shares are checked against
+their names as a real node and a real client do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import trio
+
+from hivefs.crypto import keys
+from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerUnreachable, ShareMissing
+from hivefs.formats import head as head_format
+from hivefs.formats.member import sign_address, sign_member
+from hivefs.model.head import Head
+from hivefs.model.ids import NodeId, ShareId
+from hivefs.model.node import Attribute, Membership, Role, RosterEntry
+from hivefs.protocol.answers import NodeStat
+
+HIVE_SEED = bytes([7]) * 32
+
+
+@dataclass
+class MemoryNode:
+    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged."""
+
+    number: int
+    country: str
+    operator: str
+    capacity: int = 1 << 30
+    up: bool = True
+    shares: dict[ShareId, bytes] = field(default_factory=dict)
+    heads: dict[bytes, Head] = field(default_factory=dict)
+    rotten: set[ShareId] = field(default_factory=set)
+    puts: int = 0
+    stopped: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def seed(self) -> bytes:
+        """Its Ed25519 seed."""
+        return self.number.to_bytes(32, "big")
+
+    @property
+    def node_id(self) -> NodeId:
+        """Its public key."""
+        return NodeId(keys.public_key(self.seed))
+
+    @property
+    def used(self) -> int:
+        """Bytes of shares."""
+        return sum(map(len, self.shares.values()))
+
+    def entry(self) -> RosterEntry:
+        """Its roster entry, signed."""
+        said = (
+            Attribute("country", self.country),
+            Attribute("operator", self.operator),
+            Attribute("operator_country", self.country),
+        )
+        member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, 1))
+        return RosterEntry(member, sign_address(self.seed, (f"/ip4/127.0.0.1/tcp/{self.number}",), 1))
+
+    def stop(self) -> None:
+        """It does not answer any more; conversations break."""
+        self.up = False
+        self.stopped.set()
+
+    def start(self) -> None:
+        """It answers again."""
+        self.up = True
+        self.stopped = trio.Event()
+
+
+class MemoryClient:
+    """A conversation with a MemoryNode (the methods of chunkstore.NodeClient)."""
+
+    def __init__(self, hive: MemoryHive, node: MemoryNode) -> None:
+        self._hive = hive
+        self._node = node
+        self.node_id = node.node_id
+        self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
+
+    async def _answer(self) -> None:
+        await trio.sleep(self._hive.delay)
+        if not self._node.up:
+            raise ConnectionLost(peer=str(self._node.number), reason="it is down")
+
+    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> None:
+        """Keep a share."""
+        await self._answer()
+        if hashlib.sha256(data).digest() != share_id:
+            raise Corrupt(what="a share", reason="its hash is wrong")
+        if self._node.used + len(data) > self._node.capacity:
+            raise NodeFull(peer=str(self._node.number), reason="full")
+        self._node.shares[share_id] = data
+        self._node.rotten.discard(share_id)
+        self._node.puts += 1
+
+    async def get(
+        self,
+        share_id: ShareId,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        merkle_root: bytes | None = None,
+        timeout: float = 30,
+    ) -> bytes:
+        """A whole share, checked."""
+        await self._answer()
+        data = self._node.shares.get(share_id)
+        if data is None:
+            raise ShareMissing(peer=str(self._node.number), share=share_id.hex()[:12])
+        if share_id in self._node.rotten or hashlib.sha256(data).digest() != share_id:
+            raise Corrupt(what="a share", reason="its hash is wrong")
+        return data[offset:] if length is None else data[offset : offset + length]
+
+    async def have(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[int]:
+        """Sizes."""
+        await self._answer()
+        return [len(self._node.shares.get(s, b"")) for s in share_ids]
+
+    async def delete(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[bool]:
+        """Forget shares."""
+        await self._answer()
+        return [self._node.shares.pop(s, None) is not None for s in share_ids]
+
+    async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = 30) -> list[bool]:
+        """Leases are not kept here."""
+        await self._answer()
+        return [s in self._node.shares for s in share_ids]
+
+    async def put_head(self, head: bytes, *, timeout: float = 30) -> None:
+        """Keep the newest of each device."""
+        await self._answer()
+        new = head_format.from_bytes(head)
+        old = self._node.heads.get(new.certificate.device)
+        if old is not None and old.sequence > new.sequence:
+            raise HeadStale(peer=str(self._node.number), sequence=new.sequence, device="")
+        self._node.heads[new.certificate.device] = new
+
+    async def get_heads(self, *, timeout: float = 30) -> list[Head]:
+        """All heads."""
+        await self._answer()
+        return list(self._node.heads.values())
+
+    async def get_roster(self, *, timeout: float = 30) -> list[RosterEntry]:
+        """All nodes of the hive."""
+        await self._answer()
+        return [node.entry() for node in self._hive.nodes]
+
+    async def put_roster(self, entries: Sequence[RosterEntry], *, timeout: float = 30) -> int:
+        """Nothing is new to it."""
+        await self._answer()
+        return 0
+
+    async def stat(self, *, timeout: float = 30) -> NodeStat:
+        """Room."""
+        await self._answer()
+        return self._hive.stat(self._node)
+
+    async def ping(self, *, timeout: float = 30) -> None:
+        """A sign of life."""
+        await self._answer()
+
+    async def wait_closed(self) -> None:
+        """Wait until the node is stopped."""
+        await self._node.stopped.wait()
+
+
+class MemoryHive:
+    """Nodes by number, two per country by default. ``delay`` in seconds before every answer."""
+
+    def __init__(self, countries: Sequence[str] = ("DE", "FR", "CH", "IS"), per_country: int = 2) -> None:
+        self.nodes = [
+            MemoryNode(i + 1, country, f"operator-{i + 1}")
+            for i, country in enumerate(c for c in countries for _ in range(per_country))
+        ]
+        self.delay = 0.0
+
+    def by_id(self, node_id: NodeId) -> MemoryNode:
+        """The node with that key."""
+        return next(node for node in self.nodes if node.node_id == node_id)
+
+    def stat(self, node: MemoryNode) -> NodeStat:
+        """What a node says of its room."""
+        free = max(0, node.capacity - node.used)
+        return NodeStat(
+            capacity=node.capacity,
+            used=node.used,
+            free_bytes=free,
+            shares=len(node.shares),
+            dropped=0,
+            time_ns=0,
+            version="",
+        )
+
+    @asynccontextmanager
+    async def dial(self, entry: RosterEntry) -> AsyncIterator[MemoryClient]:
+        """The Dial of chunkstore.pool."""
+        node = self.by_id(NodeId(entry.membership.subject))
+        if not node.up:
+            raise PeerUnreachable(address=str(node.number), reason="it is down")
+        yield MemoryClient(self, node)

@@ -1,0 +1,252 @@
+"""Listening and dialling: from a TCP connection to a `Connection`.
+
+The order on every connection is libp2p's: multistream-select for the security protocol (only ``/tls/1.0.0``), the
+handshake that proves the peer, multistream-select for the multiplexer (only ``/yamux/1.0.0``). py-libp2p does all of
+it. The library's own host and swarm stay out: they offer plaintext by default, wait 250 ms before each connect
+(`libp2p/network/swarm.py:936`) and name their own Yamux (`libp2p/stream_muxer/muxer_multistream.py:143`).
+
+Everything an unproved peer can do happens before `Connection` exists, under one deadline and one count.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.generic_selector import GenericMultistreamSelector
+from libp2p.protocol_muxer.multiselect import Multiselect
+from libp2p.security.security_multistream import SecurityMultistream
+
+from hivefs.errors import NodeProblem, PeerIdentityMismatch, PeerUnreachable
+
+from .addresses import join_address, peer_id_from_key, split_address, split_listen_address
+from .budget import Budget
+from .connection import Connection, Handler
+from .limits import Limits
+from .raw import RawSocket
+from .tls import PROTOCOL_ID as TLS
+from .tls import TlsChannel, TlsTransport, WrongPeer
+
+log = logging.getLogger("hivefs.transport")
+
+YAMUX = "/yamux/1.0.0"
+SHUTDOWN_SECONDS = 2.0
+
+
+class Host:
+    """Our end of every connection; made by `open_host`."""
+
+    def __init__(self, seed: bytes, handlers: Mapping[str, Handler], limits: Limits, nursery: trio.Nursery) -> None:
+        keypair = create_new_key_pair(seed)
+        self.peer_key = bytes(keypair.public_key.to_bytes())
+        self.addresses: list[str] = []
+        self._handlers = dict(handlers)
+        self._limits = limits
+        self._budget = Budget(limits)
+        self._nursery = nursery
+        self._security = SecurityMultistream({TLS: TlsTransport(keypair)})
+        self._muxers = GenericMultistreamSelector()
+        self._muxers.add_handler(YAMUX, None)
+        self._negotiator = Multiselect(dict(self._handlers))
+        self._connections: set[Connection] = set()
+        self._inbound_by_ip: Counter[str] = Counter()
+        self._half_open: dict[trio.CancelScope, str] = {}
+        self._closing = False
+
+    # ---- dialling -------------------------------------------------------------------------------------------
+
+    async def dial(self, address: str, *, timeout: float = 10.0) -> Connection:
+        """A connection to the peer that ``address`` names, and to nobody else."""
+        host, port, key = split_address(address)
+        if self._closing:
+            raise PeerUnreachable(address=address, reason="this side is closing")
+        try:
+            with trio.fail_after(timeout):
+                channel = await self._reach(host, port, ID.from_base58(peer_id_from_key(key)))
+        except trio.TooSlowError:
+            raise PeerUnreachable(address=address, reason=f"no answer within {timeout:g} s") from None
+        except WrongPeer as error:
+            raise PeerIdentityMismatch(
+                address=address, expected=peer_id_from_key(key), found=peer_id_from_key(error.found)
+            ) from None
+        except OSError as error:
+            raise PeerUnreachable(address=address, reason=error.strerror or str(error)) from error
+        except Exception as error:  # the library raises a dozen types here; all mean the same to callers
+            raise PeerUnreachable(address=address, reason=f"the handshake failed: {_reason(error)}") from error
+        if self._nursery.cancel_scope.cancel_called:
+            channel.abort()
+            raise PeerUnreachable(address=address, reason="this side is closing")
+        connection = self._connection(channel, address)
+        await self._nursery.start(self._serve, connection)
+        return connection
+
+    async def _reach(self, host: str, port: int, peer_id: ID) -> TlsChannel:
+        raw = RawSocket(await _connect(host, port), is_initiator=True)
+        try:
+            channel: TlsChannel = await self._security.secure_outbound(raw, peer_id)
+            await self._muxers.select(channel, True)
+        except BaseException:
+            raw.abort()
+            raise
+        return channel
+
+    # ---- listening ------------------------------------------------------------------------------------------
+
+    async def _listen(self, addresses: Sequence[str]) -> list[trio.SocketListener]:
+        listeners: list[trio.SocketListener] = []
+        try:
+            for address in addresses:
+                _, host, port = split_listen_address(address)
+                try:
+                    opened = await trio.open_tcp_listeners(port, host=host)
+                except OSError as error:
+                    reason = error.strerror or str(error)
+                    if error.errno == errno.EADDRINUSE:
+                        reason = f"port {port} is already in use; another node may be running"
+                    raise NodeProblem(path=address, reason=reason) from error
+                listeners += opened
+                for listener in opened:
+                    name = listener.socket.getsockname()
+                    self.addresses.append(join_address(str(name[0]), int(name[1]), self.peer_key))
+        except BaseException:
+            for listener in listeners:
+                listener.socket.close()
+            raise
+        return listeners
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        try:
+            raw = RawSocket(stream, is_initiator=False)
+        except OSError:
+            await trio.aclose_forcefully(stream)
+            return
+        ip = raw.remote_host
+        channel = None
+        try:
+            channel = await self._admit(raw, ip)
+        finally:
+            if channel is None:
+                raw.abort()
+        if channel is None:
+            return
+        if (
+            sum(self._inbound_by_ip.values()) >= self._limits.max_connections
+            or self._inbound_by_ip[ip] >= self._limits.max_connections_per_ip
+        ):
+            log.debug("too many connections, refusing one from %s", ip)
+            channel.abort()
+            return
+        self._inbound_by_ip[ip] += 1
+        try:
+            await self._serve(self._connection(channel, join_address(ip, raw.remote_port, channel.peer_key)))
+        finally:
+            self._inbound_by_ip[ip] -= 1
+            if not self._inbound_by_ip[ip]:
+                del self._inbound_by_ip[ip]
+
+    async def _admit(self, raw: RawSocket, ip: str) -> TlsChannel | None:
+        """The handshake of an inbound connection; None when it fails, is too slow or is pushed out by others."""
+        if len(self._half_open) >= self._limits.max_half_open:
+            crowd = Counter(self._half_open.values()).most_common(1)[0][0]
+            oldest = next(scope for scope, other in self._half_open.items() if other == crowd)
+            del self._half_open[oldest]
+            oldest.cancel()
+        with trio.move_on_after(self._limits.handshake_timeout) as scope:
+            self._half_open[scope] = ip
+            try:
+                channel: TlsChannel = await self._security.secure_inbound(raw)
+                await self._muxers.select(channel, False)
+                return channel
+            except Exception as error:  # noqa: BLE001 - nothing a stranger sends may reach further than this
+                log.debug("the handshake with %s failed: %s", ip, _reason(error))
+            finally:
+                self._half_open.pop(scope, None)
+        return None
+
+    # ---- both -----------------------------------------------------------------------------------------------
+
+    def _connection(self, channel: TlsChannel, address: str) -> Connection:
+        return Connection(channel, address=address, limits=self._limits, budget=self._budget, negotiator=self._negotiator)
+
+    async def _serve(self, connection: Connection, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        self._connections.add(connection)
+        try:
+            await connection.run(task_status)
+        finally:
+            self._connections.discard(connection)
+
+    async def _shut_down(self) -> None:
+        """Close every connection politely, all at the same time; then everything else ends."""
+        self._closing = True
+        with trio.CancelScope(shield=True), trio.move_on_after(SHUTDOWN_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for connection in self._connections:
+                    nursery.start_soon(connection.aclose)
+        self._nursery.cancel_scope.cancel()
+
+
+async def _connect(host: str, port: int) -> trio.SocketStream:
+    """TCP to the first address that answers. /dns4 means IPv4, so there is no race of families and no wait for it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    failure = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+    for *_, where in await trio.socket.getaddrinfo(host, port, family, socket.SOCK_STREAM):
+        candidate = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            await candidate.connect(where)
+            return trio.SocketStream(candidate)
+        except OSError as error:
+            candidate.close()
+            failure = error
+        except BaseException:
+            candidate.close()
+            raise
+    raise failure
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+@asynccontextmanager
+async def open_host(
+    seed: bytes,
+    *,
+    listen: Sequence[str] = (),
+    handlers: Mapping[str, Handler] = {},
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> AsyncIterator[Host]:
+    """A host with the identity of a 32-byte Ed25519 seed, for as long as the block runs.
+
+    An error of the block leaves it as it is, not inside an exception group; the host's own tasks raise nothing.
+    """
+    if len(seed) != 32:
+        raise ValueError("a seed has 32 bytes")
+    # py-libp2p logs every dropped connection, some of them with a traceback.
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        host = Host(seed, handlers, limits, nursery)
+        try:
+            listeners = await host._listen(listen)
+            if listeners:
+                nursery.start_soon(trio.serve_listeners, host._answer, listeners)
+            yield host
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
+            failure = error
+        finally:
+            await host._shut_down()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,110 @@
+"""A TCP socket with the face of py-libp2p's IRawConnection, for everything before the first frame.
+
+The standard library's socket rather than trio's: the hot path reads and writes without waiting, and asks trio only
+when the kernel has nothing to give (`trio.lowlevel.wait_readable`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+import trio
+from libp2p.abc import IRawConnection
+from libp2p.io.exceptions import IOException
+
+MAX_NEGOTIATION_READ = 64 * 1024
+"""py-libp2p reads a message of any announced length (utils/varint.py read_delim); nothing honest comes near this."""
+
+UNSENT_LOW_WATER = 256 * 1024
+"""Bytes that may wait unsent in the kernel: enough to keep the line busy, and a ping is not stuck behind megabytes."""
+
+
+class EndOfConnection(IOException):  # type: ignore[misc]
+    """The connection ended, or must end, during the negotiation. An IOException so that py-libp2p understands it."""
+
+
+class RawSocket(IRawConnection):  # type: ignore[misc]
+    """Owns the socket until `abort`."""
+
+    def __init__(self, stream: trio.SocketStream, *, is_initiator: bool) -> None:
+        self.is_initiator = is_initiator
+        self.remote_host, self.remote_port = _remote(stream)
+        self.socket = socket.socket(fileno=stream.socket.detach())
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
+
+    async def readable(self) -> None:
+        """Wait for bytes, an end or an error to read."""
+        await trio.lowlevel.wait_readable(self._open_file())
+
+    async def writable(self) -> None:
+        """Wait until the kernel takes bytes again."""
+        await trio.lowlevel.wait_writable(self._open_file())
+
+    def _open_file(self) -> int:
+        file = self.socket.fileno()
+        if file < 0:
+            raise trio.ClosedResourceError
+        return file
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Up to ``n`` bytes; raises at the end, because py-libp2p would ask an ended stream 100 times."""
+        if n is None or not 0 < n <= MAX_NEGOTIATION_READ:
+            raise EndOfConnection("a negotiation message is too long")
+        while True:
+            try:
+                data = self.socket.recv(n)
+            except (BlockingIOError, InterruptedError):
+                await self.readable()
+            else:
+                break
+        if not data:
+            raise EndOfConnection("the other end closed the connection")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """All of ``data``."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.socket.send(view) :]
+            except (BlockingIOError, InterruptedError):
+                await self.writable()
+
+    async def close(self) -> None:
+        """Close the socket; py-libp2p calls this when it gives up on a connection."""
+        self.abort()
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        """Close the socket now; a task that waits for it gets trio.ClosedResourceError."""
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket.fileno())
+            self.socket.close()
+
+    def end_writing(self) -> None:
+        """Tell the other end that nothing more comes."""
+        with contextlib.suppress(OSError):  # it is gone already, or was closed: both are what the caller wants
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Where the other end is, in the form py-libp2p wants."""
+        return self.remote_host, self.remote_port
+
+    def get_transport_addresses(self) -> list[Any]:
+        """Part of py-libp2p's interface; nothing here asks for it."""
+        return []
+
+    def get_connection_type(self) -> Any:
+        """Part of py-libp2p's interface; nothing here asks for it."""
+        raise NotImplementedError
+
+
+def _remote(stream: trio.SocketStream) -> tuple[str, int]:
+    name = stream.socket.getpeername()
+    host = str(name[0]).partition("%")[0]
+    return host.removeprefix("::ffff:") if "." in host else host, int(name[1])

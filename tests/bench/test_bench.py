@@ -1,0 +1,121 @@
+"""The benchmark itself, with tiny amounts: it measures every row, leaves nothing behind, and sees what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hivefs.testing.bench import sources, workloads
+from hivefs.testing.bench.rounds import Record, Rounds
+from hivefs.testing.bench.targets import Disk, Target
+
+PROGRAMS = ("git", "rsync", "tar", "cp")
+HIVE_ROWS = {row.key for workload in workloads.WORKLOADS for row in workload.rows}
+
+
+def bench(directory: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    out = directory / "out.json"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "hivefs.testing.bench",
+            "--quick",
+            "--directory",
+            str(directory),
+            "--json",
+            str(out),
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done, json.loads(out.read_text())
+
+
+@pytest.mark.fuse
+@pytest.mark.skipif(any(shutil.which(p) is None for p in PROGRAMS), reason=f"needs {', '.join(PROGRAMS)}")
+def test_two_rounds_against_the_ceiling(tmp_path: Path) -> None:
+    done, result = bench(tmp_path, "--rounds", "2", "--targets", "ceiling,fast-ceiling")
+    assert set(result["rows"]) == HIVE_ROWS and result["errors"] == [] and result["hive"] == {}
+    for row in result["rows"].values():
+        assert set(row["values"]) == {"ceiling", "fast-ceiling"}
+        assert all(len(v) == 2 and all(x > 0 for x in v) for v in row["values"].values())
+        assert row["of_ceiling"]["ceiling"] == 1 and row["of_ceiling"]["fast-ceiling"] > 0
+    assert result["quick"] and result["rounds"] == 2 and result["targets"] == ["ceiling", "fast-ceiling"]
+    assert done.stdout.count("\n| ") >= len(HIVE_ROWS)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"], "the benchmark left something behind"
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def run(target: Target, directory: Path, workload: str) -> Record:
+    """One round of one workload on one target, in this process."""
+    record = Record(1)
+    inputs = sources.make(directory / "inputs", sources.QUICK)
+    target.start()
+    rounds = Rounds([target], inputs, sources.QUICK, record, settle=True, deadline=float("inf"))
+    rounds.run(w for w in workloads.WORKLOADS if w.name == workload)
+    return record
+
+
+class Rotting(Disk):
+    """A disk that changes one byte of the largest file while nothing goes on."""
+
+    def settle(self, limit: float) -> None:
+        files = [Path(d, name) for d, _, names in os.walk(self.directory) for name in names]
+        if files:
+            with max(files, key=lambda p: p.stat().st_size).open("r+b") as file:
+                byte = file.read(1)
+                file.seek(0)
+                file.write(bytes([(byte[0] + 1) % 256]))
+        super().settle(limit)
+
+
+@pytest.mark.parametrize("workload", ["sequential", "small", "random", "photos"])
+def test_a_changed_byte_is_seen(tmp_path: Path, workload: str) -> None:
+    record = run(Rotting("rotting", tmp_path / "disk"), tmp_path, workload)
+    assert len(record.errors) == 1 and "Differs" in record.errors[0], record.errors
+
+
+def test_nothing_is_wrong_on_a_disk(tmp_path: Path) -> None:
+    record = run(Disk("disk", tmp_path / "disk"), tmp_path, "sequential")
+    assert record.errors == [] and set(record.values["disk"]) == {"write", "read_cold", "read_warm"}
+    assert list((tmp_path / "disk" / "drive").iterdir()) == []
+
+
+def test_a_target_that_hangs_is_left_out(tmp_path: Path) -> None:
+    """The step is ended at its limit, said so, and the rest goes on."""
+    import signal
+    from dataclasses import replace
+
+    def hang(place: workloads.Place) -> workloads.Result:
+        signal.pause()
+        return {}
+
+    stuck = workloads.Workload("stuck", (hang,), ())
+    record = Record(1)
+    inputs = sources.make(tmp_path / "inputs", sources.QUICK)
+    target = Disk("disk", tmp_path / "disk")
+    target.start()
+    sizes = replace(sources.QUICK, step_limit_s=0.5)
+    rounds = Rounds([target], inputs, sizes, record, settle=True, deadline=float("inf"))
+    rounds.run([stuck])
+    assert record.errors == ["stuck on disk: not done after 0.5 s"] and rounds.targets == [target]
+
+
+@pytest.mark.parametrize("words", [["--only", "nonsense"], ["--targets", "nonsense"], ["--rounds", "0"]])
+def test_a_wrong_command_line(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hivefs.testing.bench", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -1,0 +1,140 @@
+"""What every test run has: a header saying what is enabled, no stale mounts, and no traceback in any daemon's log."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hivefs.errors import HivefsError
+from hivefs.fuse import mounting
+
+SKIPPED_DIRECTORIES = {"metadata", "stage", "engine", "cache", "shares", "index", ".git", "__pycache__"}
+DEEPEST = 8
+
+
+@functools.cache
+def no_fuse() -> str:
+    """Why no file system can be mounted here; empty when it can (found out by mounting one)."""
+    with tempfile.TemporaryDirectory(prefix="hivefs-trial-") as name:
+        try:
+            handle = mounting.mount(Path(name), mounting.MountOptions())
+        except HivefsError as error:
+            return str(error)
+        os.close(handle)
+        subprocess.run(mounting.unmount_command(Path(name), lazy=True), capture_output=True, timeout=20, check=False)
+    return ""
+
+
+@functools.cache
+def no_netns() -> str:
+    """Why no network namespace can be made here; empty when it can."""
+    if shutil.which("unshare") is None:
+        return "unshare is missing"
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=20, check=False)
+    return "" if tried.returncode == 0 else tried.stderr.strip() or "unshare --net failed"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """One line: what this run can do."""
+    words = [
+        f"fuse: {'no, ' + no_fuse() if no_fuse() else 'yes'}",
+        f"root: {'yes' if os.geteuid() == 0 else 'no'}",
+        f"netns: {'no, ' + no_netns() if no_netns() else 'yes'}",
+        f"cpus: {len(os.sched_getaffinity(0))}",
+    ]
+    return "hivefs: " + "; ".join(words)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that mount are skipped, with the exact reason, where nothing can be mounted."""
+    for item in items:
+        if item.get_closest_marker("fuse") and no_fuse():
+            item.add_marker(pytest.mark.skip(reason=no_fuse()))
+
+
+def pytest_sessionstart() -> None:
+    """Take away dead mounts that earlier, killed runs left below the directory of pytest's temporary files."""
+    root = Path(tempfile.gettempdir()).resolve()
+    for path in _mounts(root):
+        if path.relative_to(root).parts[0].startswith(("pytest-of-", "hivefs-trial-")) and _dead(path):
+            subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_mount_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At the end nothing is mounted below this run's directory; what is, is taken away and is an error."""
+    yield
+    left = _mounts(tmp_path_factory.getbasetemp().resolve())
+    for path in left:
+        subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+    assert not left, f"tests left mounts behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _no_traceback_in_logs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test fails when a daemon's log below this run's directory got a traceback meanwhile."""
+    seen: dict[Path, int] = request.config.stash.setdefault(_SEEN, {})
+    yield
+    base = getattr(tmp_path_factory, "_basetemp", None)
+    if base is None:
+        return
+    for log in _logs(Path(base)):
+        start = seen.get(log, 0)
+        with contextlib.suppress(OSError), log.open("rb") as file:
+            file.seek(start)
+            text = file.read().decode(errors="replace")
+            seen[log] = file.tell()
+            if "Traceback (most recent call last)" in text:
+                pytest.fail(f"{log} got a traceback:\n{text[text.index('Traceback') :][:4000]}")
+
+
+_SEEN = pytest.StashKey[dict[Path, int]]()
+
+
+def _logs(base: Path) -> Iterator[Path]:
+    """The *.log files below, not looking into stores and into what is mounted."""
+    device = base.stat().st_dev
+    for directory, directories, files in os.walk(base):
+        here = Path(directory)
+        depth = len(here.relative_to(base).parts)
+        directories[:] = [
+            name
+            for name in directories
+            if depth < DEEPEST and name not in SKIPPED_DIRECTORIES and _device(here / name) == device
+        ]
+        yield from (here / name for name in files if name.endswith(".log"))
+
+
+def _device(path: Path) -> int | None:
+    try:
+        return path.lstat().st_dev
+    except OSError:
+        return None
+
+
+def _mounts(root: Path) -> list[Path]:
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        path = Path(left.split()[4].encode().decode("unicode_escape"))
+        if right.startswith("fuse") and path.is_relative_to(root) and path != root:
+            found.append(path)
+    return found
+
+
+def _dead(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

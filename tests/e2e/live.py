@@ -1,0 +1,198 @@
+"""A whole HiveFS on this machine for a test: real node processes, engine and mount, driven by the hivefs command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hivefs.daemon.node_process import running_node
+
+
+class Live:
+    """HIVEFS_HOME, HIVEFS_HIVE and a mount point below one directory."""
+
+    def __init__(self, root: Path, home: str = "home") -> None:
+        self.root = root
+        self.home = root / home
+        self.hive = root / "hive"
+        self.drive = root / "drive"
+        self.phrase = root / "phrase"
+        self.drive.mkdir(exist_ok=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "HIVEFS_HOME": str(self.home), "HIVEFS_HIVE": str(self.hive)}
+
+    def run(
+        self, *words: str, timeout: float = 120, check: bool = True, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """The hivefs command; fails the test with all that it said unless it exits with 0."""
+        done = subprocess.run(
+            [sys.executable, "-m", "hivefs", *words],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"hivefs {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+            )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def json(self, *words: str, timeout: float = 120) -> Any:
+        return json.loads(self.run(*words, "--json", timeout=timeout).stdout)
+
+    def logs(self) -> str:
+        texts = []
+        for log in (self.home / "run").glob("*.log"):
+            texts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}")
+        return "\n".join(texts)
+
+    # ---- parts ------------------------------------------------------------------------------------------------------
+
+    def node_directories(self) -> list[Path]:
+        return sorted((self.hive / "nodes").iterdir(), key=lambda p: int(p.name))
+
+    def node_pid(self, number: int) -> int:
+        process = running_node(self.node_directories()[number])
+        assert process is not None, f"node {number} does not run"
+        return process.pid
+
+    def kill_node(self, number: int) -> None:
+        kill(self.node_pid(number))
+
+    def kill_all_nodes(self) -> None:
+        for directory in self.node_directories():
+            process = running_node(directory)
+            if process is not None:
+                kill(process.pid)
+
+    def mount_pid(self) -> int:
+        return int(self.json("status")["mount"]["pid"])
+
+    def engine_pid(self) -> int:
+        return int(self.json("status")["engine"]["pid"])
+
+    def online(self) -> int:
+        engine = self.json("status")["engine"]
+        return 0 if not engine else sum(1 for n in engine["nodes"] if n["state"] == "online")
+
+    def wait(self, *paths: Path, level: str = "guaranteed", timeout: float = 120) -> None:
+        self.run("wait", "--level", level, "--timeout", str(timeout), *map(str, paths), timeout=timeout + 30)
+
+    def level(self, path: Path) -> str:
+        return os.getxattr(path, "user.hivefs.durability").decode()
+
+    def drop_caches(self) -> None:
+        """Every placed byte must come from the nodes again: our cache and the kernel's."""
+        for file in (self.home / "cache").glob("*/*"):
+            file.unlink(missing_ok=True)
+        drop_kernel_cache()
+
+    def umount(self) -> None:
+        self.run("umount", timeout=90)
+
+    def stop_engine(self) -> None:
+        """End the engine, whatever it is doing, and wait for it."""
+        status = self.run("status", "--json", check=False)
+        if status.returncode == 0 and (engine := json.loads(status.stdout).get("engine")):
+            kill(int(engine["pid"]))
+
+
+def drop_kernel_cache() -> None:
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except PermissionError:
+        return  # not root: what follows reads through the kernel's cache
+
+
+def kill(pid: int, sign: int = signal.SIGKILL) -> None:
+    """Kill one process and wait until it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(handle, sign)
+        import select
+
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        assert poll.poll(20_000), f"process {pid} does not end"
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "it") -> None:
+    """Wait for a condition; fails the test after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+        time.sleep(0.2)
+
+
+def diff(first: Path, second: Path) -> None:
+    """``diff -r`` says identical, links not followed."""
+    done = subprocess.run(
+        ["diff", "-r", "--no-dereference", str(first), str(second)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[:2000] + done.stderr[:2000]
+
+
+def attributes(top: Path) -> dict[str, tuple[Any, ...]]:
+    """Mode, times to the nanosecond, links, owners, targets and xattrs of everything below a directory."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for directory, names, files in os.walk(top):
+        for name in [".", *names, *files]:
+            path = os.path.join(directory, name)
+            s = os.lstat(path)
+            target = os.readlink(path) if os.path.islink(path) else ""
+            attrs = tuple(
+                (key, os.getxattr(path, key, follow_symlinks=False))
+                for key in sorted(os.listxattr(path, follow_symlinks=False))
+                if not key.startswith(("security.", "system."))
+            )
+            size = s.st_size if not os.path.isdir(path) else 0
+            links = s.st_nlink if not os.path.isdir(path) else 0
+            found[os.path.relpath(path, top)] = (
+                s.st_mode, s.st_mtime_ns, links, size, s.st_uid, s.st_gid, target, attrs,
+            )  # fmt: skip
+    return found
+
+
+@contextmanager
+def live(root: Path, *, nodes: int = 8, settings: dict[str, int] | None = None, mount: bool = True) -> Iterator[Live]:
+    """A hive, a vault without password, mounted; everything is stopped at the end, whatever happened."""
+    made = Live(root)
+    try:
+        made.run("up", "--nodes", str(nodes), "--capacity", "4G", timeout=200)
+        pairs = [word for name, value in (settings or {}).items() for word in ("--set", f"{name}={value}")]
+        made.run("init", "--no-password", "--phrase-out", str(made.phrase), *pairs)
+        if mount:
+            made.run("mount", str(made.drive))
+            until(lambda: made.online() == nodes, what="all nodes online")
+        yield made
+    finally:
+        made.run("umount", check=False, timeout=90)
+        made.stop_engine()
+        made.run("down", check=False, timeout=120)
+        subprocess.run(["fusermount3", "-u", "-z", str(made.drive)], capture_output=True, timeout=20, check=False)

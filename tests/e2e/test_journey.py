@@ -1,0 +1,231 @@
+"""What HiveFS promises, shown with real processes: nodes lost, client lost, shares damaged, everything offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .live import Live, attributes, diff, live, until
+from .trees import photos, standard_library
+
+pytestmark = pytest.mark.fuse
+
+
+def copy_in(source: Path, drive: Path) -> Path:
+    subprocess.run(["cp", "-a", str(source), str(drive)], check=True, timeout=300)
+    return drive / source.name
+
+
+def test_a_real_tree_survives_any_two_nodes_and_then_the_whole_client(tmp_path: Path) -> None:
+    """Issue items 1 and 2: kill n-k nodes and read without caches; then lose every local byte and come back."""
+    tree = photos(tmp_path / "photos", 40)
+    library = standard_library(tmp_path / "lib")
+    before = {"photos": attributes(tree), "lib": attributes(library)}
+    with live(tmp_path, settings={"node_gone_after_s": 86_400}) as hive:
+        copy_in(tree, hive.drive)
+        copy_in(library, hive.drive)
+        hive.wait(hive.drive, timeout=240)
+        assert hive.level(hive.drive / "photos" / "2024-01" / "IMG_0000.CR2") == "guaranteed"
+        placement = os.getxattr(hive.drive / "photos" / "2024-01" / "IMG_0000.CR2", "user.hivefs.placement").decode()
+        assert placement
+        hive.kill_node(1)
+        hive.kill_node(6)
+        hive.drop_caches()
+        diff(tree, hive.drive / "photos")
+        diff(library, hive.drive / "lib")
+        address = hive.json("up", timeout=200)["nodes"][3]["address"]
+        hive.umount()
+        hive.stop_engine()
+        shutil.rmtree(hive.home)
+        said = hive.run("recover", "--node", address, "--phrase-file", str(hive.phrase), "--no-password")
+        assert "is back" in said.stdout
+        hive.run("mount", str(hive.drive))
+        diff(tree, hive.drive / "photos")
+        diff(library, hive.drive / "lib")
+        assert attributes(hive.drive / "photos") == before["photos"]
+        assert attributes(hive.drive / "lib") == before["lib"]
+        (hive.drive / "after").write_text("written after the recovery")
+        hive.wait(hive.drive, timeout=120)
+        assert hive.json("check", "--data", timeout=300)["problems"] == 0
+
+
+def test_damaged_shares_are_detected_read_elsewhere_and_reported(tmp_path: Path) -> None:
+    """Issue item 3: one byte flipped, a share truncated, a share swapped for another."""
+    tree = photos(tmp_path / "photos", 6)
+    with live(tmp_path) as hive:
+        copy_in(tree, hive.drive)
+        hive.wait(hive.drive)
+        shares = sorted((hive.node_directories()[2]).glob("shares/*/*"), key=lambda p: -p.stat().st_size)
+        assert len(shares) >= 4
+        flipped, truncated, swapped, other = shares[:4]
+        data = bytearray(flipped.read_bytes())
+        data[len(data) // 2] ^= 1
+        flipped.write_bytes(data)
+        os.truncate(truncated, truncated.stat().st_size - 100)
+        swapped.write_bytes(other.read_bytes())
+        found = hive.run("check", "--data", "--json", check=False, timeout=300)
+        report = json.loads(found.stdout)
+        assert found.returncode == 54 and report["problems"] >= 3
+        assert any("damaged" in f["kind"] or "missing" in f["kind"] for f in report["findings"])
+        hive.drop_caches()
+        diff(tree, hive.drive / "photos")
+        hive.wait(hive.drive, timeout=90)
+        until(lambda: hive.json("status")["engine"]["repair"]["queue"] == 0)
+        assert hive.json("check", "--data", timeout=300)["problems"] == 0
+
+
+def test_a_killed_node_is_replaced_without_being_asked(tmp_path: Path) -> None:
+    """Issue item 4."""
+    tree = photos(tmp_path / "photos", 6)
+    with live(tmp_path, settings={"node_gone_after_s": 3}) as hive:
+        copy_in(tree, hive.drive)
+        hive.wait(hive.drive)
+        photo = next((hive.drive / "photos").glob("*/*.CR2"))
+        victim = 0
+        hive.kill_node(victim)
+        until(lambda: any(n["state"] == "gone" for n in hive.json("status")["engine"]["nodes"]), what="a node given up")
+        hive.wait(hive.drive, timeout=90)
+        assert hive.level(photo) == "guaranteed"
+        status = hive.json("status")["engine"]
+        assert status["repair"]["repaired"] > 0
+        hive.drop_caches()
+        diff(tree, hive.drive / "photos")
+
+
+def test_with_every_node_down_the_drive_works_with_what_is_here(tmp_path: Path) -> None:
+    """Issue item 5: listing, cached reads and writes with all nodes down; placed later."""
+    tree = photos(tmp_path / "photos", 4)
+    with live(tmp_path) as hive:
+        copy_in(tree, hive.drive)
+        hive.wait(hive.drive)
+        hive.umount()
+        hive.stop_engine()
+        hive.kill_all_nodes()
+        hive.run("mount", str(hive.drive))
+        listed = sorted(p.relative_to(hive.drive / "photos") for p in (hive.drive / "photos").rglob("*"))
+        assert listed == sorted(p.relative_to(tree) for p in tree.rglob("*"))
+        diff(tree, hive.drive / "photos")  # cached
+        assert os.statvfs(hive.drive).f_blocks > 0
+        (hive.drive / "offline.txt").write_text("accepted")
+        assert hive.level(hive.drive / "offline.txt") == "local"
+        hive.run("up", timeout=200)
+        hive.wait(hive.drive, timeout=120)
+        assert hive.level(hive.drive / "offline.txt") == "guaranteed"
+
+
+def test_unplaced_reads_fail_with_eio_and_the_rest_stays_usable(tmp_path: Path) -> None:
+    """Fewer than k shares: EIO after the deadline, one log line, everything else works."""
+    with live(tmp_path, settings={"read_deadline_s": 2, "node_gone_after_s": 86_400}) as hive:
+        (hive.drive / "far").write_bytes(os.urandom(3 << 20))
+        hive.wait(hive.drive)
+        for number in range(7):  # one share at most is left of the three that hold the file's chunks
+            hive.kill_node(number)
+        until(lambda: hive.online() == 1, what="nodes offline")
+        hive.drop_caches()
+        with pytest.raises(OSError) as caught:
+            (hive.drive / "far").read_bytes()
+        assert caught.value.errno == 5
+        assert (hive.drive / "far").stat().st_size == 3 << 20
+        (hive.drive / "near").write_text("fine")
+        assert (hive.drive / "near").read_text() == "fine"
+        hive.run("up", timeout=200)
+        until(lambda: hive.online() == 8, what="nodes online")
+        assert len((hive.drive / "far").read_bytes()) == 3 << 20
+
+
+def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path) -> None:
+    """Sealed at rest: no name and no content by grep in HIVEFS_HOME or on any node; the placing goes on after umount."""
+    name, text = "holiday-in-reykjavik", "a sentence that nobody else may read " * 50
+    with live(tmp_path) as hive:
+        folder = hive.drive / name
+        folder.mkdir()
+        (folder / (name + ".txt")).write_text(text)
+        os.setxattr(folder / (name + ".txt"), "user.where", name.encode())
+        os.symlink(name, folder / "link")
+        hive.umount()
+        for word in (name, "a sentence that nobody", "user.where"):
+            for top in (hive.home, hive.hive):
+                found = subprocess.run(
+                    ["grep", "-r", "-a", "-l", word, str(top)], capture_output=True, text=True, check=False
+                )
+                assert found.stdout == "", f"{word!r} is readable in {found.stdout}"
+
+        def drained() -> bool:
+            done = hive.run("status", "--json", check=False)
+            engine = json.loads(done.stdout).get("engine") if done.returncode == 0 else None
+            return not engine
+
+        until(drained, 90, what="the engine finishing after the unmount")
+        hive.run("mount", str(hive.drive))
+        assert (folder / (name + ".txt")).read_text() == text
+        assert hive.level(folder / (name + ".txt")) == "guaranteed"
+
+
+def test_killed_processes_come_back(tmp_path: Path) -> None:
+    """The engine killed: the drive stays usable and a new engine appears. The mount killed: mounting again heals."""
+    with live(tmp_path) as hive:
+        (hive.drive / "one").write_text("1")
+        first = hive.engine_pid()
+        os.kill(first, 9)
+        (hive.drive / "two").write_text("2")
+        assert (hive.drive / "one").read_text() == "1"
+        until(lambda: (hive.json("status")["engine"] or {}).get("pid") not in (None, first), 60, "a new engine")
+        fd = os.open(hive.drive / "three", os.O_WRONLY | os.O_CREAT)
+        os.write(fd, b"3" * 100_000)
+        os.fsync(fd)
+        pid = hive.mount_pid()
+        os.kill(pid, 9)
+        os.close(fd)
+        until(lambda: not _alive(pid), what="the mount's end")
+        hive.run("mount", str(hive.drive))
+        assert (hive.drive / "three").read_bytes() == b"3" * 100_000
+        assert (hive.drive / "one").read_text() == "1"
+        hive.wait(hive.drive)
+
+
+def test_ten_thousand_small_files_make_tens_of_stripes(tmp_path: Path) -> None:
+    source = tmp_path / "small"
+    source.mkdir()
+    for number in range(10_000):
+        folder = source / f"{number % 50:02d}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number:05d}").write_bytes(os.urandom(1024))
+    with live(tmp_path) as hive:
+        copy_in(source, hive.drive)
+        hive.wait(hive.drive, timeout=240)
+        stripes = hive.json("status")["engine"]["stripes"]
+        assert stripes < 100, f"{stripes} stripes"
+        shares = sum(1 for d in hive.node_directories() for _ in d.glob("shares/*/*"))
+        assert shares < 600, f"{shares} shares"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_password_protects_the_vault(tmp_path: Path) -> None:
+    hive = Live(tmp_path)
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text("correct horse\n")
+    bad.write_text("battery staple\n")
+    try:
+        hive.run("up", "--nodes", "3", "--capacity", "1G", timeout=200)
+        hive.run("init", "--password-file", str(good), "--phrase-out", str(hive.phrase))
+        wrong = hive.run("mount", "--password-file", str(bad), str(hive.drive), check=False)
+        assert wrong.returncode == 12 and "wrong" in wrong.stderr
+        hive.run("mount", "--password-file", str(good), str(hive.drive))
+        (hive.drive / "x").write_text("y")
+        twice = hive.run("mount", "--password-file", str(good), str(tmp_path / "other"), check=False)
+        assert twice.returncode in (14, 20) and twice.stderr.count("\n") <= 2
+    finally:
+        hive.run("umount", check=False)
+        hive.stop_engine()
+        hive.run("down", check=False, timeout=120)

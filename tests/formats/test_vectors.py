@@ -1,0 +1,186 @@
+"""Byte vectors: what every later release must read, and write the same. Never change a vector; add a version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hivefs.content import coding
+from hivefs.content.merkle import merkle_root
+from hivefs.crypto import keys, seal
+from hivefs.errors import Corrupt, UnknownVersion
+from hivefs.formats import head, member, records, stripe
+from hivefs.model.head import Root
+from hivefs.model.ids import ChunkId, DeviceId, NodeId, ShareId, StripeId
+from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
+from hivefs.model.node import Attribute, Evidence, Membership, Role, RosterEntry
+from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+
+
+def fill(first: int, count: int) -> bytes:
+    return bytes((first + i) % 256 for i in range(count))
+
+
+OWNER, DEVICE, HIVE, NODE = (bytes([i]) * 32 for i in (1, 2, 3, 4))
+KEYS = keys.VaultKeys(fill(0, 32))
+INODE = Inode((2 << 40) | 7, 0o100644, 2, 1000, 1001, 0, 3_000_000, 2 << 20, 1, -2, 1_700_000_000_123_456_789, 4, 1, 0, b"")
+LINK = Inode(9, 0o120777, 1, 0, 0, 0, 6, 0, 1, 2, 3, 4, 1, 0, b"target")
+CHUNK = MapExtent(3, 1, SlotKind.CHUNK, ChunkRef(ChunkId(fill(10, 16)), fill(30, 32), 1 << 20, 1))
+PLACE = ChunkPlace(StripeId(fill(50, 16)), 3, 4096, 1_049_088)
+STRIPE = Stripe(
+    StripeId(fill(50, 16)),
+    Purpose.DATA,
+    2,
+    4096,
+    tuple(Share(ShareId(fill(i, 32)), fill(100 + i, 32), NodeId(fill(200 + i, 32)) if i else None) for i in range(3)),
+    fill(7, 16),
+    1_700_000_000_000_000_000,
+)
+PAGE = PageRef(PLACE, fill(60, 32), 30_000, 1)
+ROOT = Root(PAGE, 2, 12_345, (STRIPE,), 99, ((1, 17), (2, 3)))
+CERTIFICATE = head.sign_certificate(OWNER, DeviceId(keys.public_key(DEVICE)), 2, 1_700_000_000_000_000_000)
+HEAD = head.sign_head(DEVICE, CERTIFICATE, 1, None, 1_700_000_000_000_000_001, b"sealed root")
+MEMBER = member.sign_member(
+    HIVE,
+    Membership(
+        b"",
+        keys.public_key(NODE),
+        Role.NODE,
+        (Attribute("country", "DE"), Attribute("operator", "Müller", Evidence.ATTESTED)),
+        1_700_000_000_000_000_000,
+        0,
+        5,
+    ),
+)
+ENTRY = RosterEntry(MEMBER, member.sign_address(NODE, ("/ip4/127.0.0.1/tcp/4001",), 8))
+
+
+def sealed_chunk(size: int) -> bytes:
+    return seal.seal_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, hashlib.shake_128(b"noise").digest(size))[0]
+
+
+def made() -> dict[str, dict[str, str]]:
+    data = [fill(i, 64) for i in range(4)]
+    return {
+        "records": {
+            "inode": records.inode_to_bytes(INODE).hex(),
+            "symlink": records.inode_to_bytes(LINK).hex(),
+            "dirent": records.dirent_to_bytes(Dirent(b"caf\xe9.jpg", 77, 8)).hex(),
+            "hole": records.extent_to_bytes(MapExtent(0, 1 << 20, SlotKind.HOLE)).hex(),
+            "pending": records.extent_to_bytes(MapExtent(5, 2, SlotKind.PENDING)).hex(),
+            "chunk": records.extent_to_bytes(CHUNK).hex(),
+            "place": records.place_to_bytes(PLACE).hex(),
+            "xattr": records.xattr_to_bytes(b"user.comment", b"\x00value").hex(),
+            "name_hash": records.name_hash(KEYS.names_key, 1, b"photo.jpg").hex(),
+        },
+        "stripe": {"stripe": stripe.to_bytes(STRIPE).hex()},
+        "head": {
+            "head": head.to_bytes(HEAD).hex(),
+            "root": head.root_to_bytes(ROOT).hex(),
+            "vault_id": KEYS.vault_id.hex(),
+            "owner_key": KEYS.owner_key.hex(),
+            "head_key": KEYS.head_key.hex(),
+        },
+        "member": {"certificate": member.member_to_bytes(MEMBER).hex(), "entry": member.entry_to_bytes(ENTRY).hex()},
+        "chunk": {
+            "small": sealed_chunk(100).hex(),
+            "segments_sha256": hashlib.sha256(sealed_chunk(100_000)).hexdigest(),
+            "parity_4_6": b"".join(coding.encode(4, 6, data)).hex(),
+            "merkle_root": merkle_root(fill(0, 200_000)).hex(),
+        },
+    }
+
+
+@pytest.mark.parametrize("name", ["records", "stripe", "head", "member", "chunk"])
+def test_vectors_are_written_and_read_the_same(name: str) -> None:
+    kept: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
+    assert kept["version"] == 1
+    assert made()[name] == kept["vectors"]
+
+
+def test_vectors_are_read() -> None:
+    def kept(name: str, item: str) -> bytes:
+        return bytes.fromhex(json.loads((VECTORS / f"{name}.json").read_text())["vectors"][item])
+
+    assert records.inode_from_bytes(kept("records", "inode")) == INODE
+    assert records.inode_from_bytes(kept("records", "symlink")) == LINK
+    assert records.dirent_from_bytes(kept("records", "dirent")) == Dirent(b"caf\xe9.jpg", 77, 8)
+    assert records.extent_from_bytes(3, kept("records", "chunk")) == CHUNK
+    assert records.extent_from_bytes(5, kept("records", "pending")) == MapExtent(5, 2, SlotKind.PENDING)
+    assert records.place_from_bytes(kept("records", "place")) == PLACE
+    assert records.xattr_from_bytes(kept("records", "xattr")) == (b"user.comment", b"\x00value")
+    assert stripe.from_bytes(kept("stripe", "stripe")) == STRIPE
+    assert head.from_bytes(kept("head", "head")) == HEAD and head.head_valid(HEAD, CERTIFICATE.vault_id)
+    assert head.root_from_bytes(kept("head", "root")) == ROOT
+    assert member.member_from_bytes(kept("member", "certificate")) == MEMBER
+    assert member.entry_from_bytes(kept("member", "entry")) == ENTRY
+    assert member.entry_valid(ENTRY, keys.public_key(HIVE), 1)
+    opened = seal.open_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, 100, 0, kept("chunk", "small"))
+    assert opened == hashlib.shake_128(b"noise").digest(100)
+
+
+DECODERS = {
+    "stripe": (stripe.from_bytes, stripe.to_bytes(STRIPE)),
+    "head": (head.from_bytes, head.to_bytes(HEAD)),
+    "root": (head.root_from_bytes, head.root_to_bytes(ROOT)),
+    "member": (member.member_from_bytes, member.member_to_bytes(MEMBER)),
+    "entry": (member.entry_from_bytes, member.entry_to_bytes(ENTRY)),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_no_changed_byte_passes_unnoticed(name: str) -> None:
+    """A flipped bit either does not decode, or decodes to something that encodes to exactly those other bytes."""
+    decode, data = DECODERS[name]
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 1
+        try:
+            value = decode(bytes(changed))
+        except (Corrupt, UnknownVersion):
+            continue
+        assert value != decode(data)
+    for cut in range(len(data)):
+        with pytest.raises((Corrupt, UnknownVersion)):
+            decode(data[:cut])
+    with pytest.raises(Corrupt):
+        decode(data + b"\x00")
+
+
+def test_other_versions_are_named() -> None:
+    other = stripe.to_bytes(STRIPE).replace(b"HVstripe\x01", b"HVstripe\x02")
+    with pytest.raises(UnknownVersion):
+        stripe.from_bytes(other)
+    with pytest.raises(UnknownVersion):
+        records.inode_from_bytes(b"\x02" + records.inode_to_bytes(INODE)[1:])
+
+
+def test_heads_of_strangers_and_changed_heads_are_not_valid() -> None:
+    from dataclasses import replace
+
+    vault = CERTIFICATE.vault_id
+    assert head.head_valid(HEAD, vault)
+    assert not head.head_valid(replace(HEAD, sequence=2), vault)
+    assert not head.head_valid(replace(HEAD, sealed_root=b"other"), vault)
+    assert not head.head_valid(HEAD, KEYS.vault_id)
+    stranger = head.sign_certificate(HIVE, CERTIFICATE.device, 2, 0)
+    planted = replace(stranger, vault_id=vault)
+    assert not head.head_valid(head.sign_head(DEVICE, stranger, 1, None, 1, b""), vault)
+    assert not head.head_valid(head.sign_head(DEVICE, planted, 1, None, 1, b""), vault)
+    swapped = replace(CERTIFICATE, device=DeviceId(keys.public_key(NODE)))
+    assert not head.head_valid(head.sign_head(NODE, swapped, 1, None, 1, b""), vault), "a device nobody enrolled"
+
+
+def test_a_root_opens_only_under_its_own_head() -> None:
+    sealer = seal.RecordSealer(KEYS.head_key, lambda n: bytes(n))
+    first = head.sign_head(DEVICE, CERTIFICATE, 1, None, 1, head.seal_root(sealer, CERTIFICATE.device, 1, ROOT))
+    assert head.open_root(sealer, first) == ROOT
+    replayed = head.sign_head(DEVICE, CERTIFICATE, 2, first, 2, first.sealed_root)
+    with pytest.raises(Corrupt):
+        head.open_root(sealer, replayed)

@@ -1,0 +1,136 @@
+"""What the kernel is told when the file system raises."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+import trio
+
+from hivefs.errors import Corrupt, NotLoaded, PosixError
+from hivefs.filesystem.filesystem import Filesystem
+from hivefs.fuse.operations import DriveOperations, nothing_to_load
+from hivefs.model.inode import Inode
+
+
+class Fragile:
+    """A file system whose answers are given by a function of the number of the call."""
+
+    def __init__(self, behaviour: Callable[[int], Any]) -> None:
+        self.calls = 0
+        self.behaviour = behaviour
+
+    def _next(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self.behaviour(self.calls)
+
+    getattr = lookup = readlink = write = _next
+
+    async def fsync(self, ino: int) -> Any:
+        return self._next()
+
+    def read_now(self, ino: int, offset: int, size: int) -> None:
+        return None
+
+    async def read(self, ino: int, offset: int, size: int) -> Any:
+        return self._next()
+
+
+def ask(fs: Fragile, name: str, *arguments: Any, load: Any = nothing_to_load) -> Any:
+    operations = DriveOperations(cast(Filesystem, fs), load)
+    return trio.run(getattr(operations, name), *arguments)
+
+
+def error_of(fs: Fragile, name: str, *arguments: Any, load: Any = nothing_to_load) -> int:
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        ask(fs, name, *arguments, load=load)
+    return int(caught.value.errno)
+
+
+def failing(problem: Exception) -> Fragile:
+    def behaviour(call: int) -> Any:
+        raise problem
+
+    return Fragile(behaviour)
+
+
+CALLS = [("getattr", 1, None), ("readlink", 1, None), ("write", 1, 0, b"x"), ("read", 1, 0, 1), ("fsync", 1, False)]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_errno_is_passed_on_without_a_word(call: tuple[Any, ...], caplog: pytest.LogCaptureFixture) -> None:
+    assert error_of(failing(PosixError(errno.ENOSPC)), *call) == errno.ENOSPC
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_unforeseen_becomes_an_input_output_error_and_one_log_entry(
+    call: tuple[Any, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert error_of(failing(ZeroDivisionError("boom")), *call) == errno.EIO
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info is not None
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_damage_becomes_an_input_output_error_with_its_reason(
+    call: tuple[Any, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert error_of(failing(Corrupt(what="a chunk", reason="torn")), *call) == errno.EIO
+    assert [r.getMessage() for r in caplog.records] == ["a request failed: a chunk is damaged: torn."]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_missing_page_is_loaded_and_the_call_made_again(call: tuple[Any, ...]) -> None:
+    answers: dict[str, Any] = {"getattr": Inode(1, 0o100644, size=7), "readlink": b"to", "write": 1, "read": b"d"}
+
+    def behaviour(number: int) -> Any:
+        if number <= 3:
+            raise NotLoaded(b"key %d" % number)
+        return answers.get(call[0])
+
+    loaded: list[bytes] = []
+
+    async def load(key: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        loaded.append(key)
+
+    result = ask(Fragile(behaviour), *call, load=load)
+    assert loaded == [b"key 1", b"key 2", b"key 3"]
+    if call[0] == "getattr":
+        assert result.st_size == 7
+    else:
+        assert result == answers.get(call[0])
+
+
+def test_a_page_that_cannot_be_loaded_is_an_input_output_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def load(key: bytes) -> None:
+        raise Corrupt(what="a page", reason="gone")
+
+    assert error_of(failing(NotLoaded(b"k")), "getattr", 1, None, load=load) == errno.EIO
+    assert "a page is damaged" in caplog.text
+
+
+def test_pages_that_never_suffice_end_in_an_error() -> None:
+    loaded: list[bytes] = []
+
+    async def load(key: bytes) -> None:
+        loaded.append(key)
+
+    assert error_of(failing(NotLoaded(b"k")), "getattr", 1, None, load=load) == errno.EIO
+    assert 1 < len(loaded) < 1000
+
+
+def test_a_name_that_is_not_there_may_be_remembered_by_the_kernel() -> None:
+    entry = ask(failing(PosixError(errno.ENOENT)), "lookup", 1, b"nothing", None)
+    assert entry.st_ino == 0
+    assert entry.entry_timeout > 3600
+
+
+def test_close_is_not_asked_about_again() -> None:
+    assert error_of(Fragile(lambda call: None), "flush", 1) == errno.ENOSYS
