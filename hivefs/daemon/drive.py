@@ -108,7 +108,8 @@ class Drive:
             policy=lambda: f"code={policy.needed}/{policy.total}",
         )
         self.service = VaultService(self.filesystem, os.urandom(16))
-        self._operations = DriveOperations(self.filesystem, self.engine.loader(store))
+        self._load = self.engine.loader(store)
+        self._operations = DriveOperations(self.filesystem, self._load)
         self._session = Session(self._operations, where, options.mount)
         self._ending = False
         self._committed = trio.Event()
@@ -133,6 +134,7 @@ class Drive:
             async with trio.open_nursery() as working:
                 await working.start(self.filesystem.maintain)
                 working.start_soon(lambda: self.engine.supervise(secrets, start=self._options.engine))
+                working.start_soon(self.engine.hydrate, self._store, self._load)
                 await working.start(self._session_until_end, working.cancel_scope)
                 ready()
             self._ending = True

@@ -126,7 +126,7 @@ class Process:
                 named = await trio.to_thread.run_sync(self._check_metadata, snapshot, check, step)
             finally:
                 snapshot.close()
-            await check.chunks(named, step)
+            await check.chunks(named, step, self._named_now)
             await check.stripes(step)
             if data:
                 await check.data(step)
@@ -138,14 +138,27 @@ class Process:
         snapshot.begin()
         for finding in metadata_check.check(snapshot, lambda count: step("metadata", count, 0)):
             check.found(finding.kind, finding.text, problem=finding.kind != "hydrating")
-        named = []
+        return self._named(snapshot, step)
+
+    async def _named_now(self) -> list[ChunkId]:
+        snapshot = await self._snapshot()
+        try:
+            snapshot.begin()
+            return await trio.to_thread.run_sync(self._named, snapshot, lambda what, done, total: None)
+        finally:
+            snapshot.close()
+
+    @staticmethod
+    def _named(snapshot: MetadataSnapshot, step: CheckReport) -> list[ChunkId]:
+        """In a worker thread: the chunks that files name."""
+        named: dict[ChunkId, None] = {}
         for number, (key, value) in enumerate(snapshot.scan(b"m")):
             chunk = None if value is None else extent_from_bytes(int.from_bytes(key[9:], "big"), value).chunk
             if chunk is not None:
-                named.append(chunk.chunk_id)
+                named[chunk.chunk_id] = None
             if number % 5000 == 0:
                 step("maps", number, 0)
-        return named
+        return list(named)
 
     async def _snapshot(self) -> MetadataSnapshot:
         """One for a check; waits until a mount is served or its absence is noticed."""

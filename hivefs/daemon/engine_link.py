@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 import trio
+import trio.lowlevel
 
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, launch
@@ -28,6 +29,7 @@ STEADY_SECONDS = 60.0
 """An engine that lived this long died of something new: it is restarted at once again."""
 START_SECONDS = 60.0
 GRACE_SECONDS = 5.0
+HYDRATE_RETRY = 2.0
 
 
 class LazyBook:
@@ -77,6 +79,7 @@ class PageStore(Protocol):
     """Where a page of the metadata tree goes (metadata/store.py)."""
 
     def load_page(self, low: bytes, high: bytes | None, records: Iterable[tuple[bytes, bytes]]) -> int: ...
+    def unloaded(self) -> tuple[bytes, bytes | None] | None: ...
 
 
 class EngineLink:
@@ -123,6 +126,16 @@ class EngineLink:
                 self._loading.pop(key).set()
 
         return load
+
+    async def hydrate(self, store: PageStore, load: Callable[[bytes], Coroutine[Any, Any, None]]) -> None:
+        """After a recovery: bring the rest of the metadata to this machine in the background, page after page."""
+        while (gap := store.unloaded()) is not None:
+            try:
+                await load(gap[0])
+            except HivefsError as error:
+                log.info("loading the metadata waits: %s", error)
+                await trio.sleep(HYDRATE_RETRY)
+            await trio.lowlevel.checkpoint()
 
     # ---- keeping it alive -------------------------------------------------------------------------------------------
 

@@ -30,6 +30,9 @@ INLINE_BYTES = 1 << 20
 
 BACKGROUND_BYTES = 16 << 20
 ROUNDS = 6
+SPREAD_OVER = 200
+"""Changed inodes or files with staged bytes that are worth putting into the transaction before the commit."""
+
 MOVE_EVERY = 20.0
 MOVE_BYTES = 16 << 20
 """A stage segment is emptied by hand when it has at most so many live bytes left."""
@@ -145,6 +148,7 @@ class Commits:
                 if self._stage.unsynced_bytes > BACKGROUND_BYTES and self._leading is None:
                     await trio.to_thread.run_sync(self._stage.sync)
                 await self._handles.reap()
+                self._spread()
                 if now - committed >= COMMIT_EVERY:
                     committed = now
                     if self.pending:
@@ -155,6 +159,15 @@ class Commits:
                     await self._empty_segment()
             except HivefsError as error:
                 self._say(str(error))
+
+    def _spread(self) -> None:
+        """Put what was changed into the transaction a little at a time, so that a commit does not take long. (Each
+        commit syncs the stage before, so rows may be put early.)
+        """
+        if self._overlay.unflushed > SPREAD_OVER:
+            self._overlay.flush()
+        if self._inodes.unflushed > SPREAD_OVER:
+            self._inodes.flush()
 
     async def _empty_segment(self) -> None:
         """Give the space of a mostly dead stage segment back."""

@@ -147,6 +147,11 @@ class Inodes:
         """Whether flush would put something."""
         return bool(self._dirty)
 
+    @property
+    def unflushed(self) -> int:
+        """How many inodes flush would put."""
+        return len(self._dirty)
+
     def flush(self) -> None:
         """Put every changed inode, and the rows of new orphans, into the open transaction."""
         if self._dirty:

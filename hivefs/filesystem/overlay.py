@@ -103,6 +103,11 @@ class Overlay:
         """Whether flush would put something."""
         return bool(self._unflushed)
 
+    @property
+    def unflushed(self) -> int:
+        """How many files have slots that flush would put."""
+        return len(self._unflushed)
+
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def find(self, ino: int, slot: int) -> Slot | None:

@@ -7,7 +7,7 @@ or *notices* (something is being put right by itself, such as a stripe that wait
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,8 @@ class Finding:
 class Haver(Protocol):
     """One conversation, as the check uses it: sizes of shares by position, 0 where the node has none."""
 
+    peer: str
+
     async def have(self, share_ids: list[ShareId]) -> list[int]: ...
 
 
@@ -63,48 +65,75 @@ class HiveCheck:
     def found(self, kind: str, detail: str, problem: bool = True) -> None:
         self.findings.append(Finding(kind, detail, problem))
 
-    async def chunks(self, named: Iterable[ChunkId], report: Report) -> None:
-        """Every chunk that a file names is in a known stripe, inside its share, and counted there."""
-        alive: dict[StripeId, int] = {}
-        seen: set[ChunkId] = set()
+    async def chunks(
+        self, named: Collection[ChunkId], report: Report, again: Callable[[], Awaitable[Collection[ChunkId]]]
+    ) -> None:
+        """Every chunk that a file names is in a known stripe, inside its share, and counted there.
+
+        Files change meanwhile: what seems wrong is a finding only if files ``again`` name the same chunk.
+        """
+        suspects = await self._wrong_chunks(named, report)
+        if suspects:
+            still = set(await again())
+            for chunk_id, (kind, detail) in (await self._wrong_chunks(set(suspects) & still, report)).items():
+                self.found(kind, f"chunk {chunk_id.hex()} {detail}")
+
+    async def _wrong_chunks(self, named: Collection[ChunkId], report: Report) -> dict[ChunkId, tuple[str, str]]:
+        wrong: dict[ChunkId, tuple[str, str]] = {}
+        alive: dict[StripeId, set[ChunkId]] = {}
         for number, chunk_id in enumerate(named):
-            if chunk_id in seen:
-                continue
-            seen.add(chunk_id)
             place = self._state.place(chunk_id)
             stripe = None if place is None else self._state.stripe(place.stripe_id)
             if place is None or stripe is None:
-                self.found("chunk-unknown", f"chunk {chunk_id.hex()} is named by a file but no stripe holds it")
+                wrong[chunk_id] = ("chunk-unknown", "is named by a file but no stripe holds it")
             elif place.index >= stripe.needed or place.offset + place.length > stripe.share_bytes:
-                self.found("chunk-place", f"chunk {chunk_id.hex()} lies outside its stripe")
+                wrong[chunk_id] = ("chunk-place", "lies outside its stripe")
             else:
-                alive[place.stripe_id] = alive.get(place.stripe_id, 0) + 1
+                alive.setdefault(place.stripe_id, set()).add(chunk_id)
             if number % SLICE == 0:
-                report("chunks", number, 0)
+                report("chunks", number, len(named))
                 await trio.lowlevel.checkpoint()
-        for stripe_id, count in alive.items():
-            if self._state.live(stripe_id) < count:
-                self.found("live-count", f"stripe {stripe_id.hex()} counts fewer chunks than files name in it")
+        for stripe_id, chunk_ids in alive.items():
+            if self._state.live(stripe_id) < len(chunk_ids):
+                wrong.update((c, ("live-count", "is in a stripe that counts fewer than it holds")) for c in chunk_ids)
+        return wrong
 
     async def stripes(self, report: Report) -> None:
         """Every stripe as its record and the nodes' answers have it."""
         held = await self._ask_nodes(report)
         total = 0
         for total, stripe in enumerate(self._state.stripes(), 1):
-            name = stripe.stripe_id.hex()
             for index, share in enumerate(stripe.shares):
                 if share.node is None or share.node not in held:
                     continue
                 size = held[share.node].get(share.share_id)
-                if size != stripe.share_bytes:
-                    what = "is missing at" if size is None else "has a wrong size at"
-                    self.found("share-missing", f"share {index} of stripe {name} {what} node {share.node.hex()[:12]}")
-                    self._on_bad(stripe, index, "missing")
+                if size is not None and size != stripe.share_bytes:
+                    await self._suspect(stripe, index)
             self._judge(stripe)
             if total % SLICE == 0:
                 report("stripes", total, 0)
                 await trio.lowlevel.checkpoint()
         report("stripes", total, total)
+
+    async def _suspect(self, stripe: Stripe, index: int) -> None:
+        """A node's answer does not fit. While we asked, repair and deletion went on: only what is still recorded so, and
+        is answered so again, is a finding.
+        """
+        share = stripe.shares[index]
+        now = self._state.stripe(stripe.stripe_id)
+        client = dict(self._online()).get(share.node) if share.node is not None else None
+        if now is None or now.shares[index] != share or client is None:
+            return
+        try:
+            size = (await client.have([share.share_id]))[0]
+        except HivefsError:
+            return
+        if size == stripe.share_bytes or self._state.stripe(stripe.stripe_id) != now:
+            return
+        what = f"has {size} bytes instead of {stripe.share_bytes}" if size else "is missing"
+        name = f"share {index} of stripe {stripe.stripe_id.hex()}"
+        self.found("share-missing", f"{name} {what} at node {client.peer}")
+        self._on_bad(stripe, index, "missing")
 
     def _judge(self, stripe: Stripe) -> None:
         health = self._state.health(stripe)
@@ -126,7 +155,7 @@ class HiveCheck:
             try:
                 async for batch in self._shares_at(node_id):
                     answer = await client.have(batch)
-                    sizes.update({s: n for s, n in zip(batch, answer, strict=True) if n})
+                    sizes.update(zip(batch, answer, strict=True))
             except HivefsError as error:
                 self.found("node-silent", f"node {node_id.hex()[:12]} stopped answering: {error}", problem=False)
                 continue

@@ -84,6 +84,7 @@ class MemoryClient:
         self._hive = hive
         self._node = node
         self.node_id = node.node_id
+        self.peer = node.node_id.hex()[:12]
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
 
     async def _answer(self) -> None:
