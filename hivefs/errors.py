@@ -250,6 +250,14 @@ class HeadStale(HivefsError):
     exit_code = 47
 
 
+class VaultForked(HivefsError):
+    """Device {device} of this vault published head {sequence}, which this machine knows nothing of: nothing is deleted
+    from here any more; if this is an old copy of the vault, bring the newest back with 'hivefs recover' and give this up.
+    """
+
+    exit_code = 48
+
+
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 

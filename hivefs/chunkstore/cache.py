@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 from hivefs.model.ids import StripeId
@@ -72,17 +73,22 @@ class Cache:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for i in range(256):
             (root / f"{i:02x}").mkdir(mode=0o700, exist_ok=True)
-        self.usage = sum(entry.stat().st_size for entry in self._entries())
+        self.usage = sum(size for _, size, _ in self._entries(clean=True))
 
-    def _entries(self) -> list[os.DirEntry[str]]:
+    def _entries(self, clean: bool = False) -> list[tuple[int, int, str]]:
+        """(modified, size, path) of all shares. With ``clean`` what a crash left half written is removed; later such a
+        file is a put that is going on, as shares come and go while this runs in a worker thread.
+        """
         found = []
         for i in range(256):
             with os.scandir(self.root / f"{i:02x}") as names:
                 for entry in names:
-                    if entry.name.endswith(".tmp"):
+                    if not entry.name.endswith(".tmp"):
+                        with suppress(FileNotFoundError):
+                            about = entry.stat()
+                            found.append((about.st_mtime_ns, about.st_size, entry.path))
+                    elif clean:
                         os.unlink(entry.path)
-                    else:
-                        found.append(entry)
         return found
 
     def has(self, stripe_id: StripeId, index: int) -> bool:
@@ -124,7 +130,7 @@ class Cache:
         """Remove the shares not read for longest until usage is below 90 % of the budget; bytes freed. Slow (scans)."""
         if self.usage <= self.budget:
             return 0
-        sizes = sorted((e.stat().st_mtime_ns, e.stat().st_size, e.path) for e in self._entries())
+        sizes = sorted(self._entries())
         self.usage = sum(size for _, size, _ in sizes)
         freed = 0
         for _, size, path in sizes:

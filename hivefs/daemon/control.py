@@ -23,9 +23,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import cbor2
 import trio
 
+from hivefs.daemon.control_frames import CALL, CANCEL, ERROR, PROGRESS, RESULT, VERSION, Frames
 from hivefs.daemon.control_values import (
     chunk_ref_from_value,
     chunk_ref_to_value,
@@ -39,12 +39,8 @@ from hivefs.errors import ControlProtocolMismatch, EngineUnavailable, HivefsErro
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 1
-CALL, RESULT, ERROR, PROGRESS, CANCEL = range(5)
-MAX_FRAME: Final = 32 << 20
 MAX_CALLS: Final = 256
 """Calls of one connection that may run at once; more wait unread."""
-_LENGTH = struct.Struct(">I")
 
 Report = Callable[[Any], Awaitable[None]]
 Method = Callable[[Any], Any]
@@ -100,56 +96,6 @@ class Methods:
         return await result if inspect.isawaitable(result) else result
 
 
-class _Frames:
-    """Frames over a stream; sending is one frame at a time."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._buffer = bytearray()
-        self._sending = trio.Lock()
-
-    async def send(self, call: int, kind: int, name: str, value: Any) -> None:
-        data = cbor2.dumps([VERSION, call, kind, name, value])
-        if len(data) > MAX_FRAME:
-            raise HivefsError(detail=f"an answer of {len(data)} bytes to '{name}' is too long")
-        async with self._sending:
-            await self._stream.send_all(_LENGTH.pack(len(data)) + data)
-
-    async def receive(self) -> tuple[int, int, int, str, Any] | None:
-        """(version, id, kind, name, value); None at the end. ValueError for what is no frame."""
-        head = await self._exactly(_LENGTH.size)
-        if head is None:
-            return None
-        (length,) = _LENGTH.unpack(head)
-        if length > MAX_FRAME:
-            raise ValueError("frame too long")
-        data = await self._exactly(length)
-        if data is None:
-            return None
-        try:
-            frame = cbor2.loads(data)
-        except (cbor2.CBORDecodeError, EOFError, RecursionError, MemoryError) as error:
-            raise ValueError("not CBOR") from error
-        if not isinstance(frame, list) or len(frame) != 5 or not all(isinstance(x, int) for x in frame[:3]):
-            raise ValueError("not a frame")
-        if not isinstance(frame[3], str):
-            raise ValueError("not a frame")
-        return frame[0], frame[1], frame[2], frame[3], frame[4]
-
-    async def _exactly(self, length: int) -> bytes | None:
-        while len(self._buffer) < length:
-            piece = await self._stream.receive_some()
-            if not piece:
-                return None
-            self._buffer += piece
-        data = bytes(self._buffer[:length])
-        del self._buffer[:length]
-        return data
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 @asynccontextmanager
 async def _directory(run: Path) -> AsyncIterator[str]:
     fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -198,7 +144,7 @@ def _peer_uid(stream: trio.SocketStream) -> int:
 
 async def _converse(stream: trio.SocketStream, methods: Methods, process: str) -> None:
     """One connection to its end. Nothing that a caller does ends the server."""
-    frames = _Frames(stream)
+    frames = Frames(stream)
     try:
         if _peer_uid(stream) not in (os.geteuid(), 0):
             log.warning("a control connection of another user was refused")
@@ -228,7 +174,7 @@ async def _converse(stream: trio.SocketStream, methods: Methods, process: str) -
 
 
 async def _one_call(
-    frames: _Frames,
+    frames: Frames,
     methods: Methods,
     request: tuple[int, str, Any],
     running: dict[int, trio.CancelScope],
@@ -279,7 +225,7 @@ class _Pending:
 class Client:
     """A connection to one process; made by connect(). ``call`` may be used by many tasks at once."""
 
-    def __init__(self, frames: _Frames, run: Path, process: str) -> None:
+    def __init__(self, frames: Frames, run: Path, process: str) -> None:
         self._frames = frames
         self._run = run
         self._process = process
@@ -388,7 +334,7 @@ async def connect(run: Path, process: str, *, timeout: float = 5.0) -> AsyncIter
     except BaseException:
         connection.close()
         raise
-    client = Client(_Frames(trio.SocketStream(connection)), run, process)
+    client = Client(Frames(trio.SocketStream(connection)), run, process)
     problem: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -405,6 +351,9 @@ async def connect(run: Path, process: str, *, timeout: float = 5.0) -> AsyncIter
 
 
 __all__ = [
+    "CALL",
+    "ERROR",
+    "RESULT",
     "VERSION",
     "Client",
     "Methods",

@@ -226,7 +226,7 @@ class Process:
         """Everything is placed; stay while somebody asks, or repair goes on."""
         while True:
             quiet = trio.current_time() - self._idle_since
-            if not self._calls and quiet > LINGER_SECONDS and not self._engine.repair.queue:
+            if not self._calls and quiet > LINGER_SECONDS and not self._engine.repair.busy:
                 return
             if self.stop.is_set():
                 return
@@ -262,8 +262,19 @@ def _fresh(snapshot: MetadataSnapshot) -> Any:
 
 
 def _looker(snapshot: MetadataSnapshot) -> Any:
-    snapshot.begin()
-    return snapshot.get
+    """Reads records of the state committed when it is first asked. Not earlier: what the mount commits while we make it
+    commit (a swap whose answer a dead engine did not hear) must be seen, or a live chunk would be taken for unused.
+    """
+    begun = False
+
+    def look(key: bytes) -> bytes | None:
+        nonlocal begun
+        if not begun:
+            snapshot.begin()
+            begun = True
+        return snapshot.get(key)
+
+    return look
 
 
 async def serve(home: Home, secrets: Secrets, report: Report) -> None:

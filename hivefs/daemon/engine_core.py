@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 CAPACITY_EVERY = 2.0
 EVICT_EVERY = 10.0
+KEPT_BYTES = 16 << 20
 MEASURE_EVERY = 5.0
 MEASURE_SLICE = 100
 PREFETCH = 8
@@ -103,6 +104,7 @@ class Engine:
             os.urandom,
         )
         self.checkpoint.on_reap = self.garbage.reap
+        self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.vault: Vault | None = None
         self._levels = {"remote": 0, "guaranteed": 0}
@@ -132,23 +134,26 @@ class Engine:
                 self.store.trash_share(node_id, share_id)
 
     async def _greeted(self, client: NodeClient) -> None:
-        """A conversation began: learn the node's roster, give it ours, and the newest head."""
+        """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
         self.learn(await client.get_roster())
+        self.checkpoint.compare(await client.get_heads())
         head = self.checkpoint.head()
-        if head is not None:
+        if head is not None and not (self.checkpoint.forked is not None and self.checkpoint.forked.data["own"]):
             await client.put_head(head_format.to_bytes(head))
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in roster entries whose signatures hold; returns how many were new."""
         hive_key, now, new = self.home.vault.hive_key, time.time_ns(), 0
-        for entry in entries:
-            if entry_valid(entry, hive_key, now):
-                with self.store.writing():
-                    if self.store.save_node(entry):
-                        new += 1
-                        if self.store.node_row(NodeId(entry.membership.subject)) is None:
-                            row = NodeRow(NodeState.OFFLINE, now)
-                            self.store.save_node_row(NodeId(entry.membership.subject), row)
+        with self.store.writing():
+            for entry in entries:
+                node_id = NodeId(entry.membership.subject)
+                # Two signatures to check, for every node of every roster: what is known already was checked.
+                if entry == self.store.roster_entry(node_id) or not entry_valid(entry, hive_key, now):
+                    continue
+                if self.store.save_node(entry):
+                    new += 1
+                    if self.store.node_row(node_id) is None:
+                        self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
         if new:
             self.pool.refresh()
         return new
@@ -231,13 +236,18 @@ class Engine:
             await trio.sleep(CAPACITY_EVERY)
 
     def capacity(self) -> tuple[int, int] | None:
-        """(total, free) bytes of user data; None while too few nodes were ever seen to say."""
+        """(total, free) bytes of user data; None while too few nodes were ever seen to say.
+
+        Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
+        """
         candidates = [c for c in self.pool.candidates() if self.pool.members[c.node_id].row.capacity]
         if len(candidates) < self.policy.total:
             return None
         free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        return user_capacity(self.policy.need(), whole), free
+        total = user_capacity(self.policy.need(), whole)
+        kept = min(total // 8, max(total // 50, KEPT_BYTES))
+        return total - kept, max(0, free - kept)
 
     # ---- what the mount and the command line ask ----------------------------------------------------------------------
 
@@ -297,6 +307,7 @@ class Engine:
                 "sequence": getattr(self.checkpoint.head(), "sequence", 0),
                 "waiting_for": self.checkpoint.waiting_for,
                 "level": self.store.metadata_level().name.lower(),
+                "forked": "" if self.checkpoint.forked is None else str(self.checkpoint.forked),
             },
             "trash": self.store.count("trash"),
             "hydrating": not self.hydration.done.is_set(),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse, credentials
 from hivefs.crypto.keys import VaultKeys
-from hivefs.errors import HivefsError, PeerUnreachable
+from hivefs.errors import HivefsError, PeerIdentityMismatch, PeerUnreachable
 from hivefs.model.node import Membership, RosterEntry
 from hivefs.transport import Host, open_host
 
@@ -55,8 +55,16 @@ class Conversations:
             try:
                 stream = await connection.open_stream(PROTOCOL)
                 async with converse(stream, self._credentials, time.time_ns()) as client:
+                    _same_node(client, entry, address)
                     yield client
                     return
             finally:
                 await connection.aclose()
         raise problem
+
+
+def _same_node(client: NodeClient, entry: RosterEntry, address: str) -> None:
+    """A node tells its own addresses, and could tell those of another: then one node would be counted as two."""
+    expected = entry.membership.subject
+    if client.node_id != expected:
+        raise PeerIdentityMismatch(address=address, expected=expected.hex()[:12], found=client.node_id.hex()[:12])

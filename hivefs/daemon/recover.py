@@ -9,7 +9,7 @@ needed, so that the time this takes does not grow with the number of files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -106,15 +106,19 @@ async def _ask_others(conversations: Conversations, keys: VaultKeys, found: _Fou
                 nursery.start_soon(ask, entry)
 
 
-def newest(heads: object, keys: VaultKeys, forked: Head | None, answered: int) -> tuple[Head, Root, int]:
+def newest(heads: Iterable[Head], keys: VaultKeys, forked: Head | None, answered: int) -> tuple[Head, Root, int]:
     """The head that contains all others, its root, and the highest device number seen. Raises NoHeadFound, HeadForked."""
     if forked is not None:
         raise HeadForked(sequence=forked.sequence, device=forked.certificate.number)
     sealer = RecordSealer(keys.head_key, bytes)
     last: dict[int, Head] = {}
-    for head in heads:  # type: ignore[attr-defined]
+    for head in heads:
         number = head.certificate.number
-        if number not in last or last[number].sequence < head.sequence:
+        known = last.get(number)
+        if known is not None and known.certificate.device != head.certificate.device:
+            # Two machines were brought back from the same head and know nothing of each other.
+            raise HeadForked(sequence=max(known.sequence, head.sequence), device=number)
+        if known is None or known.sequence < head.sequence:
             last[number] = head
     if not last:
         raise NoHeadFound(answered=answered)

@@ -26,6 +26,12 @@ MAX_FILE_BYTES = 1 << 60
 AHEAD = 8
 """Chunks named to the source as what will be read next."""
 
+TIGHT = 128 << 20
+"""With less room than this left in the hive, files are opened past the kernel's write-back cache."""
+
+OVERDRAFT = 256 << 20
+"""What the kernel had accepted before the hive filled up (its limit for one drive is far below) is still staged."""
+
 _SHIFT = CHUNK_BYTES.bit_length() - 1
 _MASK = CHUNK_BYTES - 1
 _DAY_NS = 86_400_000_000_000
@@ -171,7 +177,7 @@ class Data:
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
-    def write(self, ino: int, offset: int, data: bytes | memoryview) -> int:
+    def write(self, ino: int, offset: int, data: bytes | memoryview, accepted: bool = False) -> int:
         """See Filesystem.write."""
         live = self._inodes.file(ino)
         length = len(data)
@@ -184,7 +190,7 @@ class Data:
             raise PosixError(errno.EFBIG)
         count = slots_of(live.size)
         first, last = offset >> _SHIFT, end - 1 >> _SHIFT
-        self._room(length)
+        self._room(length, accepted)
         if not live.plain:
             self._drop_capability(live)
         if last >= count:
@@ -217,11 +223,20 @@ class Data:
         if live.mode & 0o010:
             live.mode &= ~0o2000
 
-    def _room(self, length: int) -> None:
+    @property
+    def tight(self) -> bool:
+        """See Filesystem.tight."""
+        return self.capacity is not None and self.capacity.free - self._overlay.bytes < TIGHT
+
+    def _room(self, length: int, accepted: bool) -> None:
         if self.broken:
             raise PosixError(errno.EIO)
-        if self.full or (self.capacity is not None and self._overlay.bytes + length > self.capacity.free):
+        if self.full:
             raise PosixError(errno.ENOSPC)
+        if self.capacity is not None:
+            room = self.capacity.free + (OVERDRAFT if accepted else 0)
+            if self._overlay.bytes + length > room:
+                raise PosixError(errno.ENOSPC)
 
     def _zero_tail(self, live: Live, end: int) -> None:
         """The file will grow to ``end`` or beyond, its old last slot with zeros: hide what its chunk still holds there."""

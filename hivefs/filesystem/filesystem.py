@@ -200,9 +200,18 @@ class Filesystem:
         """The same, fetching what is missing. EIO (and a log line) when it cannot be had."""
         return await self._data.read(ino, offset, size)
 
-    def write(self, ino: int, offset: int, data: bytes | memoryview) -> int:
-        """Stage bytes; all of them or ENOSPC, EFBIG, EIO."""
-        return self._data.write(ino, offset, data)
+    def write(self, ino: int, offset: int, data: bytes | memoryview, accepted: bool = False) -> int:
+        """Stage bytes; all of them or ENOSPC, EFBIG, EIO.
+
+        ``accepted`` says that write(2) has succeeded already (the kernel's write-back cache): such bytes are taken up to
+        OVERDRAFT beyond the hive's room, and wait on this machine until there is some.
+        """
+        return self._data.write(ino, offset, data, accepted)
+
+    @property
+    def tight(self) -> bool:
+        """Whether the hive may have no room for what is written next: then the kernel must not accept it for us."""
+        return self._data.tight
 
     async def fsync(self, ino: int) -> None:
         """What was done to this inode (and everything before it) is on this machine's disk on return."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from typing import Any
+from typing import Any, Final
 
 import pyfuse3
 
@@ -12,9 +12,21 @@ from hivefs.errors import PosixError
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.fuse.answers import Loader, answering, answering_slowly, entry_of, settle
 
+DIRECT: Final = 1 << 60
+"""Set in the handle of a file that was opened past the kernel's write-back cache."""
+
+
+def file_info(fs: Filesystem, ino: int) -> pyfuse3.FileInfo:
+    """How the kernel treats a newly opened file. Its write-back cache accepts bytes long before we see them, so where
+    there may be no room for them the file is opened past it: then ENOSPC is the answer to write(2) itself.
+    """
+    if fs.tight:
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(ino | DIRECT), direct_io=True, keep_cache=False)
+    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(ino))
+
 
 class Files:
-    """See the head of the file. The handle of an open file is its inode number."""
+    """See the head of the file. The handle of an open file is its inode number, perhaps with DIRECT."""
 
     fs: Filesystem
     load: Loader
@@ -26,36 +38,38 @@ class Files:
         O_TRUNC does not arrive here, the kernel makes a setattr of it (fuse/handshake.py).
         """
         self.fs.open(ino, flags)
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(ino))
+        return file_info(self.fs, ino)
 
     @answering
-    def release(self, ino: int) -> None:
+    def release(self, handle: int) -> None:
         """The handle is closed."""
-        self.fs.release(ino)
+        self.fs.release(handle & ~DIRECT)
 
     async def flush(self, ino: int) -> None:
         """Nothing is buffered per handle: ENOSYS tells the kernel not to ask at each close(2) again."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
-    async def read(self, ino: int, offset: int, size: int) -> bytes:
+    async def read(self, handle: int, offset: int, size: int) -> bytes:
         """At most ``size`` bytes; waits only when a chunk is not on this machine."""
+        ino = handle & ~DIRECT
         try:
             data = self.fs.read_now(ino, offset, size)
             return await self.fs.read(ino, offset, size) if data is None else data
         except Exception as problem:  # noqa: BLE001 - see fuse_error
             return await settle(self, lambda: self.fs.read(ino, offset, size), problem)
 
-    async def write(self, ino: int, offset: int, data: bytes) -> int:
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
         """All of ``data`` or an error."""
+        ino, accepted = handle & ~DIRECT, not handle & DIRECT
         try:
-            return self.fs.write(ino, offset, data)
+            return self.fs.write(ino, offset, data, accepted)
         except Exception as problem:  # noqa: BLE001 - see fuse_error
-            return await settle(self, lambda: self.fs.write(ino, offset, data), problem)
+            return await settle(self, lambda: self.fs.write(ino, offset, data, accepted), problem)
 
     @answering_slowly
-    async def fsync(self, ino: int, data_only: bool) -> None:
+    async def fsync(self, handle: int, data_only: bool) -> None:
         """On this machine's disk on return."""
-        await self.fs.fsync(ino)
+        await self.fs.fsync(handle & ~DIRECT)
 
     @answering_slowly
     async def fsyncdir(self, ino: int, data_only: bool) -> None:

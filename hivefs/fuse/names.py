@@ -15,6 +15,7 @@ from hivefs.errors import HivefsError, NotLoaded, PosixError
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.ports import Caller
 from hivefs.fuse.answers import NO_SUCH_NAME, Loader, answering, entry_of
+from hivefs.fuse.files import file_info
 from hivefs.model.inode import Inode
 
 
@@ -63,7 +64,7 @@ class Names:
         """A new file and a handle on it."""
         inode = self.fs.create(parent, name, mode, caller_of(context))
         self.fs.open(inode.ino, 0)
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode.ino)), self._given(inode)
+        return file_info(self.fs, inode.ino), self._given(inode)
 
     @answering
     def mknod(

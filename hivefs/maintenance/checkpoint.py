@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import trio
+import trio.lowlevel
 
 from hivefs.chunkstore.ports import Random
 from hivefs.chunkstore.reader import Reader
@@ -28,19 +29,19 @@ from hivefs.chunkstore.writer import Writer
 from hivefs.content.packing import Packer
 from hivefs.crypto.keys import VaultKeys
 from hivefs.crypto.seal import RecordSealer, open_chunk, seal_chunk
-from hivefs.errors import HivefsError, NotEnoughShares
+from hivefs.errors import HivefsError, NotEnoughShares, VaultForked
 from hivefs.formats import head as head_format
 from hivefs.maintenance.checkpoint_tree import CheckpointTree
 from hivefs.maintenance.ports import State, Vault
 from hivefs.model.head import DeviceCertificate, Head, Root
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, PageRef, Purpose, Stripe
-from hivefs.placement.health import State as StripeState
 from hivefs.placement.policy import Policy
 
 log = logging.getLogger(__name__)
 
 EVERY = 3.0
+SLICE = 50
 EMPTY_ROOT = Root(None, 0, 0)
 
 
@@ -152,6 +153,7 @@ class Checkpoint:
         self.published_ns = 0
         self.wanted = trio.Event()
         self.on_reap: Callable[[int], None] = lambda sequence: None
+        self.forked: VaultForked | None = None
 
     # ---- the present state ------------------------------------------------------------------------------------------
 
@@ -173,6 +175,27 @@ class Checkpoint:
     def tree(self) -> CheckpointTree:
         """For reading (hydration) beside the loop."""
         return self._tree
+
+    def compare(self, heads: Iterable[Head]) -> None:
+        """What a node keeps of our vault (signatures checked), held against what we know: sets ``forked`` for a head of
+        another device that our tree does not contain, or a newer or another one of this very device.
+
+        The first means that two machines work on one vault: each would delete what only the other's tree names. The
+        second means that this machine's state is an old copy: its heads would in the end be taken for the newest.
+        """
+        own, seen = self.head(), dict(self.root().seen)
+        for head in heads:
+            device, number, sequence = head.certificate.device, head.certificate.number, head.sequence
+            if device == self._certificate.device:
+                mine = 0 if own is None else own.sequence
+                bad = sequence > mine or (sequence == mine and head != own)
+            else:
+                bad = number == self._certificate.number or sequence > seen.get(number, 0)
+            if bad:
+                old_copy = device == self._certificate.device
+                if self.forked is None or (old_copy and not self.forked.data["own"]):
+                    self.forked = VaultForked(device=number, sequence=sequence, own=old_copy)
+                    log.error("%s", self.forked)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +221,7 @@ class Checkpoint:
                 if not error.transient:
                     log.warning("no checkpoint: %s", error)
                 self.waiting_for = str(error)
-            self.measure()
+            await self.measure()
             with trio.move_on_after(EVERY):
                 await self.wanted.wait()
 
@@ -207,6 +230,8 @@ class Checkpoint:
 
         Pages that the new tree does not name are kept until the head after it is out, for whoever reads the one before.
         """
+        if self.forked is not None and self.forked.data["own"]:
+            raise self.forked
         idle = not any(self._state.count(table) for table in ("changed", "moved"))
         if idle and self._state.info("head_out") is True and next(snapshot().changes(), None) is None:
             return False
@@ -280,7 +305,7 @@ class Checkpoint:
             self._state.save_info("head_out", True)
             self._state.save_info("head_holders", [bytes(n) for n in holders])
 
-    def measure(self) -> Level:
+    async def measure(self) -> Level:
         """The level of the metadata: its stripes, and the head under more authorities than 2f+1."""
         level = Level.LOCAL
         if self._state.info("head_out") is True:
@@ -289,13 +314,11 @@ class Checkpoint:
             under = {name for node_id in holders for name in self._authorities(node_id)}
             if len(under) < 2 * self._policy.rules[0].lose + 1:
                 level = Level.REMOTE
-            for stripe in self._metadata_stripes():
-                health = self._state.health(stripe)
-                level = min(level, health.level if health.state != StripeState.LOST else Level.LOCAL)
+            for number, stripe in enumerate(self._state.metadata_stripes()):
+                level = min(level, self._state.health(stripe).level)
+                if number % SLICE == SLICE - 1:
+                    await trio.lowlevel.checkpoint()
         if self._state.info("metadata_level") != int(level):
             with self._state.writing():
                 self._state.save_info("metadata_level", int(level))
         return level
-
-    def _metadata_stripes(self) -> Iterator[Stripe]:
-        return self._state.metadata_stripes()

@@ -40,6 +40,8 @@ class Garbage:
         self._claims = claims
         self._online = online
         self.deleted_shares = 0
+        self.held: Callable[[], bool] = lambda: False
+        """While this is true nothing is deleted: somebody else may need it."""
 
     async def take_released(self, vault: Vault) -> None:
         """Doom what the mount released, until cancelled. HivefsError of the vault passes out."""
@@ -56,7 +58,7 @@ class Garbage:
     async def empty_trash(self) -> None:
         """Delete trashed shares at nodes that are online, until cancelled."""
         while True:
-            for node_id, client in list(self._online()):
+            for node_id, client in () if self.held() else list(self._online()):
                 share_ids = self._claims.begin_delete(node_id, self._state.trash_of(node_id, DELETES))
                 if not share_ids:
                     continue

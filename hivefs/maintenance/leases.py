@@ -46,7 +46,7 @@ class Leases:
                     # All that is there was placed under a full lease after this first look, or just before it.
                     with self._state.writing():
                         self._state.save_info(name, now)
-                elif now - int(last) > LEASE_NS // 4:
+                elif not 0 <= now - int(last) <= LEASE_NS // 4:  # also when the clock was ahead then
                     try:
                         await self._renew(node_id, client, now + LEASE_NS)
                     except HivefsError as error:

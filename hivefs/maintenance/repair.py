@@ -72,6 +72,7 @@ class Repair:
         self._changed = changed
         self._heap: list[tuple[int, StripeId]] = []
         self._queued: set[StripeId] = set()
+        self._parked: set[StripeId] = set()
         self._wake = trio.Event()
         self._gone: set[NodeId] = set()
         self.repaired = 0
@@ -81,7 +82,12 @@ class Repair:
     @property
     def queue(self) -> int:
         """Stripes waiting for repair."""
-        return len(self._queued)
+        return len(self._queued | self._parked)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a stripe that may be repaired now (not only such as wait for nodes)."""
+        return bool(self._queued)
 
     def add(self, stripe_id: StripeId) -> None:
         """Look at this stripe soon."""
@@ -112,6 +118,7 @@ class Repair:
         """Scan, watch and repair until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
+            nursery.start_soon(self._retry)
             for _ in range(WORKERS):
                 nursery.start_soon(self._work)
 
@@ -151,11 +158,21 @@ class Repair:
                 self.waiting_for = str(error)
             finally:
                 self._queued.discard(stripe_id)
+            # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
-                changed = self._changed()
-                with trio.move_on_after(RETRY):
-                    await changed.wait()
+                self._parked.add(stripe_id)
+
+    async def _retry(self) -> None:
+        """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""
+        while True:
+            changed = self._changed()
+            with trio.move_on_after(RETRY):
+                await changed.wait()
+            parked, self._parked = self._parked, set()
+            for number, stripe_id in enumerate(parked):
                 self.add(stripe_id)
+                if number % SCAN_SLICE == SCAN_SLICE - 1:
+                    await trio.sleep(0.01)
 
     async def repair(self, stripe_id: StripeId) -> bool:
         """Make the missing shares of one stripe; True when none is missing any more. HivefsError when it must wait."""

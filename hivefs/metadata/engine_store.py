@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ import cbor2
 import lmdb
 
 from hivefs.crypto.seal import RecordSealer
-from hivefs.errors import StoreDamaged, VaultInUse
+from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse
 from hivefs.formats import records
 from hivefs.formats import stripe as stripe_format
 from hivefs.formats.member import entry_from_bytes, entry_to_bytes
@@ -243,12 +244,22 @@ class EngineStore(EngineReader):
         if self._write is not None:
             yield self
             return
-        with self._env.begin(write=True) as txn:
-            self._write = txn
-            try:
-                yield self
-            finally:
-                self._write = None
+        try:
+            with self._env.begin(write=True) as txn:
+                self._write = txn
+                try:
+                    yield self
+                finally:
+                    self._write = None
+        except lmdb.Error as error:
+            raise self._as_ours(error) from None
+
+    def _as_ours(self, error: lmdb.Error) -> HivefsError:
+        """A full disk is waited out by whoever writes; anything else ends the engine."""
+        if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or "No space left" in str(error):
+            free = shutil.disk_usage(self.path).free
+            return DiskFull(path=self.path, free=free)
+        return StoreDamaged(path=self.path, reason=f"LMDB reports {error}")
 
     def _txn(self) -> lmdb.Transaction:
         if self._write is None:
@@ -480,6 +491,8 @@ class EngineStore(EngineReader):
             for key, value in page:
                 if key[:1] not in OWN_PREFIXES or self._get("tree", key) is not None:
                     continue
+                if self._get("changed", key) is not None:
+                    continue  # deleted here since the checkpoint that holds this page
                 self.save("tree", key, value)
                 self._loaded_record(key, value)
             (start, end), swallowed = self._ranges.add(low, high)

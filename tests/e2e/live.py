@@ -180,11 +180,13 @@ def attributes(top: Path) -> dict[str, tuple[Any, ...]]:
 
 
 @contextmanager
-def live(root: Path, *, nodes: int = 8, settings: dict[str, int] | None = None, mount: bool = True) -> Iterator[Live]:
+def live(
+    root: Path, *, nodes: int = 8, capacity: str = "4G", settings: dict[str, int] | None = None, mount: bool = True
+) -> Iterator[Live]:
     """A hive, a vault without password, mounted; everything is stopped at the end, whatever happened."""
     made = Live(root)
     try:
-        made.run("up", "--nodes", str(nodes), "--capacity", "4G", timeout=200)
+        made.run("up", "--nodes", str(nodes), "--capacity", capacity, timeout=200)
         pairs = [word for name, value in (settings or {}).items() for word in ("--set", f"{name}={value}")]
         made.run("init", "--no-password", "--phrase-out", str(made.phrase), *pairs)
         if mount:

@@ -229,3 +229,42 @@ def test_a_password_protects_the_vault(tmp_path: Path) -> None:
         hive.run("umount", check=False)
         hive.stop_engine()
         hive.run("down", check=False, timeout=120)
+
+
+def test_a_full_hive_says_so_at_write_and_loses_nothing(tmp_path: Path) -> None:
+    """ENOSPC comes at write(2); what was accepted before is kept and placed once there is room; deleting makes room."""
+    with live(tmp_path, nodes=3, capacity="64M") as hive:
+        until(lambda: os.statvfs(hive.drive).f_blocks * 4096 < 200 << 20, what="the hive's size in df")
+        kept = os.urandom(90 << 20)
+        (hive.drive / "kept").write_bytes(kept)
+        hive.wait(hive.drive / "kept")
+        assert os.statvfs(hive.drive).f_bavail * 4096 < 64 << 20
+        with (hive.drive / "too much").open("wb", buffering=0) as file, pytest.raises(OSError) as caught:
+            for _ in range(200):
+                file.write(b"x" * (1 << 20))
+        assert caught.value.errno == 28
+        accepted = (hive.drive / "too much").stat().st_size
+        assert (hive.drive / "too much").read_bytes() == b"x" * accepted
+        (hive.drive / "kept").unlink()
+        until(lambda: os.statvfs(hive.drive).f_bavail * 4096 > 64 << 20, what="room again")
+        (hive.drive / "again").write_bytes(kept[: 32 << 20])
+        hive.wait(hive.drive)
+        assert (hive.drive / "again").read_bytes() == kept[: 32 << 20]
+        assert (hive.drive / "too much").stat().st_size == accepted
+
+
+def test_a_damaged_store_is_named_and_recovery_brings_everything_back(tmp_path: Path) -> None:
+    with live(tmp_path) as hive:
+        (hive.drive / "photo").write_bytes(b"p" * 3_000_000)
+        hive.wait(hive.drive)
+        address = hive.json("up", timeout=200)["nodes"][0]["address"]
+        hive.umount()
+        hive.stop_engine()
+        data = hive.home / "metadata" / "data.mdb"
+        data.write_bytes(b"\x00" * 8192 + data.read_bytes()[8192:])
+        failed = hive.run("mount", str(hive.drive), check=False)
+        assert failed.returncode == 53 and "recover" in failed.stderr and failed.stderr.count("\n") == 1
+        hive.home.rename(tmp_path / "damaged")
+        hive.run("recover", "--node", address, "--phrase-file", str(hive.phrase), "--no-password")
+        hive.run("mount", str(hive.drive))
+        assert (hive.drive / "photo").read_bytes() == b"p" * 3_000_000

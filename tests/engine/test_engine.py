@@ -93,7 +93,7 @@ def test_placed_data_is_guaranteed_and_reads_back_with_any_two_nodes_gone(tmp_pa
             for (ino, slot), plain in data.items():
                 vault.write(ino, slot, plain)
             await settle(engine, vault)
-            assert engine.checkpoint.measure() == Level.GUARANTEED
+            assert await engine.checkpoint.measure() == Level.GUARANTEED
             for (ino, slot), plain in data.items():
                 place, stripe = await engine.locate(vault.map[(ino, slot)].chunk_id)
                 assert engine.store.stripe_level(place.stripe_id) == Level.GUARANTEED
@@ -142,7 +142,7 @@ def test_a_gone_node_is_repaired_without_being_asked(tmp_path: Path) -> None:
             await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
             assert lost
             await settle(engine, vault)
-            assert engine.checkpoint.measure() == Level.GUARANTEED
+            assert await engine.checkpoint.measure() == Level.GUARANTEED
             drop_cache(engine)
             for ino, data in plain.items():
                 assert await content(engine, vault, ino, 0) == data
@@ -407,7 +407,7 @@ def test_capacity_is_reported_and_shrinks(tmp_path: Path) -> None:
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
             await until(lambda: vault.capacity is not None)
             assert vault.capacity is not None
-            assert vault.capacity[0] == pytest.approx(8 * (12 << 20) / 6 * 4, rel=0.01)
+            assert vault.capacity[0] == pytest.approx(8 * (12 << 20) / 6 * 4 * 7 / 8, rel=0.01)
             assert engine.capacity() is not None
 
     run(test)

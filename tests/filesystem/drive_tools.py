@@ -18,6 +18,7 @@ from hivefs.filesystem.check import Finding, check
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.ports import Caller
 from hivefs.filesystem.service import VaultService
+from hivefs.formats.records import extent_from_bytes
 from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.metadata.store import MetadataStore
 from hivefs.model.ids import ChunkId
@@ -174,6 +175,15 @@ class Drive:
         if queue:
             run(self.service.released_done, queue[-1][0])
         return len(queue)
+
+    def named_chunks(self) -> set[bytes]:
+        """Ids of all chunks that the maps of files name."""
+        found = set()
+        for _, value in self.store.scan(b"m"):
+            extent = None if value is None else extent_from_bytes(0, value)
+            if extent is not None and extent.chunk is not None:
+                found.add(bytes(extent.chunk.chunk_id))
+        return found
 
     def publish(self) -> None:
         """A checkpoint with everything up to now is out."""

@@ -83,6 +83,8 @@ class Machine(RuleBasedStateMachine):
             self.drive.fs.commits.now()
             self.compare_all()
             assert self.drive.check() == []
+            self.drive.forget_released()
+            assert self.drive.chunks.plain.keys() == self.drive.named_chunks(), "a chunk was released too early or never"
             self.drive.remount()
             self.compare_all()
             self.drive.unmount()
@@ -302,10 +304,14 @@ class Machine(RuleBasedStateMachine):
     # ---- what else happens ------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.handles)
-    @rule(at=picks, cut=offsets, grow=offsets, release=st.booleans())
-    def place_cut_and_grow(self, at: int, cut: int, grow: int, release: bool) -> None:
+    @rule(at=picks, fill=st.booleans(), cut=offsets, grow=offsets, release=st.booleans())
+    def place_cut_and_grow(self, at: int, fill: bool, cut: int, grow: int, release: bool) -> None:
         """What was cut off must not come back, neither from the stage nor from a chunk."""
         ino, fd = self.handles[at % len(self.handles)]
+        if fill:
+            self.seed += 1
+            data = pattern(5 * MIB, self.seed)
+            assert self.drive.fs.write(ino, 0, data) == os.pwrite(fd, data, 0)
         self.drive.place()
         for size in (cut, grow):
             self.drive.fs.setattr(ino, size=size)

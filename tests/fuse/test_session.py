@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import time
@@ -41,7 +42,10 @@ class Counted(MemoryDrive):
         return counted
 
     async def flush(self, fh: int) -> None:
-        raise pyfuse3.FUSEError(38)
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
+        raise pyfuse3.FUSEError(errno.ENODATA)
 
 
 def with_session(path: Path, drive: MemoryDrive, use: Callable[[Session], None]) -> Session:

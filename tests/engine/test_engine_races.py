@@ -1,0 +1,185 @@
+"""What changes between two steps of the engine: kills, evictions, stripes that cannot be repaired, a full disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lmdb
+import pytest
+import trio
+
+from hivefs.chunkstore.cache import Cache, share_path
+from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.engine import _looker
+from hivefs.errors import DiskFull
+from hivefs.formats.records import chunk_key, map_key, place_to_bytes
+from hivefs.maintenance.leases import Leases
+from hivefs.metadata.engine_store import EngineStore
+from hivefs.metadata.snapshot import MetadataSnapshot
+from hivefs.metadata.store import MetadataStore
+from hivefs.model.ids import CHUNK_BYTES, ChunkId, StripeId
+from hivefs.model.stripe import ChunkPlace
+from hivefs.testing.memory_hive import MemoryHive
+
+from .memory_vault import MemoryVault
+from .test_engine import make_home, run, running, settle, until
+
+DAY = 86_400 * 10**9
+
+
+def store_in(path: Path) -> EngineStore:
+    return EngineStore(path, bytes(32), ())
+
+
+def test_a_swap_that_the_flush_commits_is_seen_by_reconcile(tmp_path: Path) -> None:
+    """The engine dies while the mount takes a chunk: the next one makes the mount commit, and must look after that."""
+    keys = VaultKeys(bytes(range(32)))
+    store = MetadataStore(tmp_path / "metadata", keys, create=True)
+    snapshot = MetadataSnapshot(tmp_path / "metadata", keys, store=store)
+    try:
+        look = _looker(snapshot)
+        store.put(map_key(5, 0), b"the chunk that was taken")  # in the open transaction
+        store.commit()  # what flush() does
+        assert look(map_key(5, 0)) == b"the chunk that was taken"
+    finally:
+        snapshot.close()
+        store.close()
+
+
+def test_evicting_beside_puts_and_removals_harms_neither(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 1000)
+    first, second = StripeId(os.urandom(16)), StripeId(os.urandom(16))
+    assert cache.put(first, 0, bytes(5000))
+    going_on = share_path(cache.root, second, 0).with_suffix(".tmp")
+    going_on.write_bytes(b"half a share")
+    cache.evict()
+    assert going_on.exists(), "a put that was going on was torn down"
+    assert cache.usage == 0 and not cache.has(first, 0)
+    assert Cache(tmp_path / "cache", 1000).usage == 0 and not going_on.exists(), "a crash leaves nothing"
+
+    assert cache.put(first, 1, bytes(5000))
+    listed = os.scandir
+
+    class Vanishing:
+        """A directory whose files go between being listed and being looked at."""
+
+        def __init__(self, path: object) -> None:
+            self._entries = list(listed(path))  # type: ignore[call-overload]
+            for entry in self._entries:
+                os.unlink(entry.path)
+
+        def __enter__(self) -> object:
+            return iter(self._entries)
+
+        def __exit__(self, *_: object) -> None:
+            return
+
+    os.scandir = Vanishing  # type: ignore[assignment]
+    try:
+        cache.evict()
+    finally:
+        os.scandir = listed
+    assert not cache.has(first, 1)
+
+
+def test_lost_stripes_do_not_keep_repair_from_the_others(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for ino in range(12):
+                vault.write(ino, 0, os.urandom(CHUNK_BYTES))
+            await settle(engine, vault)
+            stripes = [s for s in engine.store.stripes() if s.purpose == 1]
+            assert len(stripes) >= 3
+            *lost, weak = stripes
+            for stripe in lost:
+                for index in range(stripe.needed):
+                    engine.cache.remove(stripe.stripe_id, index)
+                for index in range(3):  # more than the code can make again
+                    hive.by_id(stripe.shares[index].node).shares.pop(stripe.shares[index].share_id)  # type: ignore[arg-type]
+                    engine.repair.bad_share(stripe, index, "lost")
+            await until(lambda: len(engine.repair._parked) == len(lost))
+            engine.repair.bad_share(weak, 0, "lost")
+            with trio.fail_after(4):  # less than a retry takes
+                while engine.store.stripe(weak.stripe_id).shares[0].node is None:  # type: ignore[union-attr]
+                    await trio.sleep(0.01)
+            assert engine.repair.queue >= len(lost)
+
+    run(test)
+
+
+def test_a_chunk_given_up_before_its_page_was_loaded_stays_gone(tmp_path: Path) -> None:
+    """A checkpoint held it while it was only offered; then the mount did not take it, in the middle of a recovery."""
+    store = store_in(tmp_path)
+    chunk, stripe = ChunkId(os.urandom(16)), StripeId(os.urandom(16))
+    place = ChunkPlace(stripe, 0, 0, 100)
+    with store.writing():
+        store.save_info("hydrating", True)
+        store.save_place(chunk, place, 5, 0)
+        store.published(store.next_sequence())
+        store.settle(chunk, taken=False)
+    store.load_page(b"c", None, [(chunk_key(chunk), place_to_bytes(place))])
+    assert store.place(chunk) is None and store.live(stripe) == 1
+    with store.writing():
+        store.reap(store.next_sequence(), 10)
+    assert store.live(stripe) == 0
+    store.close()
+
+
+def test_a_full_disk_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hivefs.metadata.engine_store.MAP_BYTES", 1 << 20)
+    store = store_in(tmp_path)
+    with pytest.raises(DiskFull), store.writing():
+        for number in range(1000):
+            store.save_info(f"value-{number}", bytes(4000))
+    with store.writing():
+        store.save_info("afterwards", 1)
+    assert store.info("afterwards") == 1 and store.info("value-0") is None
+    store.close()
+
+
+def test_other_failures_of_lmdb_are_named(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    from hivefs.errors import StoreDamaged
+
+    with pytest.raises(StoreDamaged), store.writing():
+        raise lmdb.CorruptedError("page not found")
+    store.close()
+
+
+def test_leases_are_renewed_although_the_clock_was_ahead_once() -> None:
+    """A machine that woke up in 2036 must not wait ten years with renewing what ends in 120 days."""
+
+    class State:
+        def __init__(self) -> None:
+            self.kept: dict[str, int] = {}
+
+        def info(self, name: str) -> int | None:
+            return self.kept.get(name)
+
+        def save_info(self, name: str, value: int) -> None:
+            self.kept[name] = value
+
+        def writing(self) -> object:
+            import contextlib
+
+            return contextlib.nullcontext()
+
+        def stripes_on(self, node_id: bytes) -> list[bytes]:
+            renewed.append(now[0])
+            return []
+
+    now, renewed, turn = [4000 * DAY], list[int](), trio.Event()
+
+    async def turns() -> None:
+        leases = Leases(State(), lambda: [(b"n" * 32, None)], lambda: now[0])  # type: ignore[arg-type, list-item]
+        for day in (4000, 300, 301, 340):
+            now[0] = day * DAY
+            with trio.CancelScope() as scope, trio.fail_after(5):
+                scope.deadline = trio.current_time() + 0.01
+                await leases.run()
+        turn.set()
+
+    trio.run(turns)
+    assert renewed == [300 * DAY, 340 * DAY]
