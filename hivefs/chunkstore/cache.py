@@ -50,7 +50,11 @@ class CacheReader:
         else:
             self._files.move_to_end(key)
         data = os.pread(fd, length, offset)
-        return data if len(data) == length else None
+        if len(data) == length:
+            return data
+        # Torn by a crash: the whole one will be another file of that name, so this one must not stay open.
+        self.forget(stripe_id, index)
+        return None
 
     def forget(self, stripe_id: StripeId, index: int) -> None:
         """Close the file of a share, because it was damaged or replaced."""

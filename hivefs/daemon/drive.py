@@ -233,12 +233,14 @@ class Drive:
         while True:
             if self._ending:
                 raise NotMounted(home=self.home.path)
+            began = trio.current_time()
             total, done = await self.service.durability_below(value["ino"], level)
+            took = trio.current_time() - began
             if done >= total:
                 return [total, done]
             await report([total, done])
             await trio.sleep(pause)
-            pause = min(pause * 1.5, 1.0)
+            pause = min(pause * 1.5, max(0.15, min(1.0, 20 * took)))  # looking at many files is work too
 
 
 def problem_of(group: BaseException) -> HivefsError | None:

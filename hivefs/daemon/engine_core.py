@@ -268,12 +268,12 @@ class Engine:
         for other in following[:PREFETCH]:
             if self._nursery is not None:
                 self._nursery.start_soon(self._prefetch, other)
-        await self.reader.data_share(stripe, place.index)
+        await self.reader.bring(stripe, place.index, check=True)
 
     async def _prefetch(self, chunk_id: ChunkId) -> None:
         try:
             place, stripe = await self.locate(chunk_id)
-            await self.reader.data_share(stripe, place.index)
+            await self.reader.bring(stripe, place.index)
         except HivefsError:
             return  # whoever really reads it gets the error
 

@@ -191,7 +191,7 @@ class HiveCheck:
         async def read(index: int) -> None:
             nonlocal good
             data = await self._reader.one(stripe, index)
-            if data is not None and hashlib.sha256(data).digest() == stripe.shares[index].share_id:
+            if data is not None and hashlib.sha256(data).digest() == stripe.shares[index].share_id:  # its name, too
                 good += 1
             else:
                 bad.append(index)

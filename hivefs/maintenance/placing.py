@@ -39,6 +39,8 @@ BATCH = 256
 BATCH_BYTES = 8 << 20
 STRIPES_AT_ONCE = 3
 IDLE = 0.5
+STUCK = 10.0
+"""Seconds until a slot is tried again whose base chunk could not be had."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class Placing:
         self._clock = clock
         self._random = random
         self._in_flight: dict[tuple[int, int], int] = {}
+        self._stuck: dict[tuple[int, int], float] = {}
         self.progress = Progress()
         self.hurry = trio.Event()
         self.on_degraded: Callable[[StripeId], None] = lambda stripe_id: None
@@ -122,9 +125,11 @@ class Placing:
                 if self.hurry.is_set():
                     hurried = True
                     self.hurry = trio.Event()
-                work = await vault.dirty(BATCH, 0 if hurried else QUIET_NS, list(self._in_flight))
+                work = await vault.dirty(BATCH, 0 if hurried else QUIET_NS, self._not_now())
+                idle = True
                 for batch in _batches(work):
                     for sealed in await self._seal(batch):
+                        idle = False
                         if packer.add(sealed.data) is None:
                             await gate.acquire()
                             nursery.start_soon(self._place, vault, packer, held, gate)
@@ -133,15 +138,21 @@ class Placing:
                         if not held:
                             since = trio.current_time()
                         held.append(sealed)
-                if held and not work and (hurried or trio.current_time() - since > LINGER):
+                if held and (trio.current_time() - since > LINGER or (hurried and idle)):
                     await gate.acquire()
                     nursery.start_soon(self._place, vault, packer, held, gate)
                     packer, held = Packer(self._writer.policy.needed), []
-                if not work:
+                if idle:
                     hurried = False
                 if len(work) < BATCH and not hurried:
                     with trio.move_on_after(IDLE):
                         await self.hurry.wait()
+
+    def _not_now(self) -> list[tuple[int, int]]:
+        """Slots that are on their way, and those whose older part could not be read a moment ago."""
+        now = trio.current_time()
+        self._stuck = {key: until for key, until in self._stuck.items() if until > now}
+        return [*self._in_flight, *self._stuck]
 
     # ---- sealing ----------------------------------------------------------------------------------------------------
 
@@ -152,6 +163,7 @@ class Placing:
                 plain = await self._plain(work)
             except HivefsError as error:
                 self.progress.waiting_for = f"an older part of a changed file: {error}"
+                self._stuck[(work.ino, work.slot)] = trio.current_time() + STUCK
                 continue
             if plain is not None:
                 plains.append((work, plain))

@@ -486,3 +486,41 @@ def test_a_stripe_whose_record_was_changed_is_not_believed(tmp_path: Path) -> No
                 await content(engine, vault, 0, 0)
 
     run(test)
+
+
+def test_a_slot_whose_older_part_cannot_be_read_holds_nothing_up(tmp_path: Path) -> None:
+    """It is tried again later; meanwhile others are placed and the loop does not spin."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(9000))
+            await settle(engine, vault)
+            asked = 0
+            locate, dirty = engine.placing._locate, vault.dirty
+
+            async def lost(chunk_id: object) -> object:
+                raise NotEnoughShares(have=0, needed=4, stripe="x", reason="test")
+
+            async def partly(limit: int, quiet_ns: int, skip: object) -> object:
+                nonlocal asked
+                asked += 1
+                work = await dirty(limit, quiet_ns, skip)  # type: ignore[arg-type]
+                return [replace(w, extents=()) if (w.ino, w.slot) == (1, 0) else w for w in work]
+
+            engine.placing._locate = lost  # type: ignore[assignment]
+            vault.dirty = partly  # type: ignore[assignment, method-assign]
+            vault.write(1, 0, os.urandom(9000))
+            vault.write(2, 0, os.urandom(9000))
+            engine.placing.poke()
+            await until(lambda: (2, 0) in vault.map)
+            assert "older part" in engine.placing.progress.waiting_for or (1, 0) in vault.dirty_slots
+            before = asked
+            await trio.sleep(1.2)
+            assert asked - before < 10
+            engine.placing._locate = locate
+            engine.placing._stuck.clear()
+            del vault.dirty  # type: ignore[method-assign]
+            await settle(engine, vault)
+
+    run(test)
