@@ -139,7 +139,7 @@ class Pool:
                 made = authorities(entry.membership.attributes)
                 state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
                 member = Member(node_id, entry, replace(row, state=state), made)
-                if state != row.state:
+                if state != row.state or not row.since_ns:
                     member.row = replace(member.row, since_ns=self._clock())
                 self.members[node_id] = member
                 if self._nursery is not None:
@@ -200,6 +200,7 @@ class Pool:
             member.reserved = 0
             if first:
                 member.client = client
+                member.problems = 0  # a new conversation, perhaps a mended node: it may prove itself
                 log.info("node %s is online", member.node_id.hex()[:12])
             self._set(member, NodeState.ONLINE, stat.free_bytes, stat.capacity)
             if first:

@@ -64,16 +64,19 @@ class Reader:
         finally:
             self._flights.pop(key).set()
 
-    async def bring(self, stripe: Stripe, index: int, *, check: bool = False) -> None:
-        """Have a data share in the cache. What somebody else brings just now is waited for; what lies there already is
-        read, and brought again if it is damaged, only with ``check``. Raises as data_share does.
+    async def bring(self, stripe: Stripe, index: int, *, check: bool = False) -> bytes | None:
+        """Have a data share in the cache; returns it when the cache cannot keep it (the disk is full). What somebody else
+        brings just now is waited for; what lies there already is read, and brought again if it is damaged, only with
+        ``check``. Raises as data_share does.
         """
         flight = self._flights.get((stripe.stripe_id, index))
         if flight is not None:
             await flight.wait()
             check = False
         if check or not self._cache.has(stripe.stripe_id, index):
-            await self.data_share(stripe, index)
+            data = await self.data_share(stripe, index)
+            return None if self._cache.has(stripe.stripe_id, index) else data
+        return None
 
     def _cached(self, stripe: Stripe, index: int) -> bytes | None:
         data = self._cache.get(stripe.stripe_id, index)

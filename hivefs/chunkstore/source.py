@@ -43,9 +43,11 @@ class Shares(Protocol):
 
 
 class Fetch(Protocol):
-    """Brings the shares of chunks into the cache (the engine, by control call). Raises HivefsError."""
+    """Brings the shares of chunks into the cache (the engine, by control call); gives back the sealed chunk when the
+    cache cannot keep it. Raises HivefsError.
+    """
 
-    async def __call__(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> None: ...
+    async def __call__(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> bytes | None: ...
 
 
 class CachedChunks:
@@ -84,7 +86,7 @@ class CachedChunks:
             sealed = self._shares.read(place.stripe_id, place.index, place.offset, place.length)
             if sealed is None:
                 return None
-            plain = open_chunk(ref.key, self._vault_id, Purpose.DATA, ref.length, ref.codec, sealed)
+            plain = self._open(ref, sealed)
             self._keep(ref.chunk_id, plain)
             return plain[start:end]
         offset, length = span
@@ -97,6 +99,9 @@ class CachedChunks:
         opened = open_segments(ref.key, self._vault_id, Purpose.DATA, ref.length, CODEC_RAW, sealed, first, stored)
         skip = start - first * SEGMENT_BYTES
         return opened if not skip and len(opened) == end - start else opened[skip : skip + end - start]
+
+    def _open(self, ref: ChunkRef, sealed: bytes) -> bytes:
+        return open_chunk(ref.key, self._vault_id, Purpose.DATA, ref.length, ref.codec, sealed)
 
     def _place(self, chunk_id: ChunkId) -> ChunkPlace | None:
         place = self._places.get(chunk_id)
@@ -126,7 +131,9 @@ class CachedChunks:
                 continue
             self._flights[ref.chunk_id] = trio.Event()
             try:
-                await self._fetch(ref.chunk_id, [other.chunk_id for other in next_refs])
+                sealed = await self._fetch(ref.chunk_id, [other.chunk_id for other in next_refs])
+                if sealed is not None:
+                    self._keep(ref.chunk_id, self._open(ref, sealed))
                 data = self.cached(ref, start, end)
             finally:
                 self._flights.pop(ref.chunk_id).set()

@@ -19,7 +19,7 @@ from hivefs.daemon import control
 from hivefs.daemon.control_values import level_of
 from hivefs.daemon.engine_link import EngineLink, LazyBook
 from hivefs.daemon.home import Home
-from hivefs.errors import EngineUnavailable, HivefsError, NotMounted, StoreDamaged, VaultInUse
+from hivefs.errors import EngineUnavailable, NotMounted, StoreDamaged, VaultInUse
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.service import VaultService
 from hivefs.fuse.mounting import MountOptions
@@ -177,6 +177,7 @@ class Drive:
     def _methods(self) -> control.Methods:
         service = self.service
         calls: dict[str, control.Method] = {
+            "attach": lambda v: service.attach(),
             "dirty": self._dirty,
             "placed": self._placed,
             "released": lambda v: service.released(v["after"], v["limit"]),
@@ -208,8 +209,8 @@ class Drive:
         return [control.dirty_slot_to_value(slot) for slot in slots]
 
     async def _placed(self, value: Any) -> Any:
-        results = [(ino, slot, number, control.chunk_ref_from_value(ref)) for ino, slot, number, ref in value]
-        return await self.service.placed(results)
+        results = [(ino, slot, number, control.chunk_ref_from_value(ref)) for ino, slot, number, ref in value["results"]]
+        return await self.service.placed(results, value["attached"])
 
     async def _durability(self, value: Any) -> str:
         return (await self.service.durability(value["ino"])).name.lower()
@@ -241,15 +242,3 @@ class Drive:
             await report([total, done])
             await trio.sleep(pause)
             pause = min(pause * 1.5, max(0.15, min(1.0, 20 * took)))  # looking at many files is work too
-
-
-def problem_of(group: BaseException) -> HivefsError | None:
-    """The one HivefsError inside an exception (group), if that is what it is about."""
-    if isinstance(group, HivefsError):
-        return group
-    if isinstance(group, BaseExceptionGroup):
-        for inner in group.exceptions:
-            found = problem_of(inner)
-            if found is not None:
-                return found
-    return None

@@ -22,7 +22,7 @@ from hivefs.daemon import control
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
-from hivefs.daemon.launch import Report, take_frame
+from hivefs.daemon.launch import Report, problem_of, take_frame
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
@@ -77,8 +77,8 @@ class Process:
         self._engine.placing.poke()
         self._engine.checkpoint.poke()
 
-    async def _fetch(self, value: Any) -> None:
-        await self._engine.fetch(ChunkId(value["chunk"]), [ChunkId(c) for c in value["next"]])
+    async def _fetch(self, value: Any) -> bytes | None:
+        return await self._engine.fetch(ChunkId(value["chunk"]), [ChunkId(c) for c in value["next"]])
 
     async def _load_page(self, key: bytes) -> list[Any]:
         low, high, records = await self._engine.load_page(key)
@@ -330,7 +330,10 @@ def main() -> int:
         home = Home.load(Path(frame["home"]))
         secrets = Secrets.from_bytes(frame["secrets"])
         trio.run(serve, home, secrets, report)
-    except HivefsError as error:
+    except (HivefsError, BaseExceptionGroup) as problem:
+        error = problem_of(problem)
+        if error is None:
+            raise
         log.error("%s", error)
         report.failed(error)
         return error.exit_code

@@ -52,6 +52,8 @@ KEPT_BYTES = 16 << 20
 MEASURE_EVERY = 5.0
 MEASURE_SLICE = 100
 PREFETCH = 8
+MOST_PREFETCHING = 16
+"""Shares brought ahead of being read, at most: each may need k others in memory when its node is away."""
 
 
 class SnapshotSource(Protocol):
@@ -77,7 +79,7 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, self.pool.change)
         self.garbage = Garbage(self.store, claims, self.online)
-        self.leases = Leases(self.store, self.online, time.time_ns)
+        self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
             self.keys.vault_id,
             self.stage,
@@ -95,6 +97,7 @@ class Engine:
             self.keys,
             home.vault.certificate,
             secrets.device_seed,
+            home.vault.hive_key,
             self.policy,
             self.store,
             self.pages,
@@ -107,6 +110,7 @@ class Engine:
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.vault: Vault | None = None
+        self._prefetching = 0
         self._levels = {"remote": 0, "guaranteed": 0}
         self._nursery: trio.Nursery | None = None
 
@@ -202,6 +206,7 @@ class Engine:
 
     async def serve_vault(self, vault: Vault, snapshot: SnapshotSource, look: Callable[[bytes], bytes | None]) -> None:
         """Work for one drive until it goes (HivefsError passes out, possibly in a group) or this is cancelled."""
+        await vault.attach()
         await vault.flush()
         self.placing.reconcile(look)
         self.vault = vault
@@ -262,13 +267,17 @@ class Engine:
                 return place, stripe
         raise Corrupt(what="the engine's book", reason=f"chunk {chunk_id.hex()} is not in it")
 
-    async def fetch(self, chunk_id: ChunkId, following: list[ChunkId]) -> None:
-        """Bring the share that holds a chunk into the cache; begin with those of ``following`` too."""
+    async def fetch(self, chunk_id: ChunkId, following: list[ChunkId]) -> bytes | None:
+        """Bring the share that holds a chunk into the cache, and begin with those of ``following``. The sealed chunk is
+        given back when the cache cannot keep it.
+        """
         place, stripe = await self.locate(chunk_id)
         for other in following[:PREFETCH]:
-            if self._nursery is not None:
+            if self._nursery is not None and self._prefetching < MOST_PREFETCHING:
+                self._prefetching += 1
                 self._nursery.start_soon(self._prefetch, other)
-        await self.reader.bring(stripe, place.index, check=True)
+        share = await self.reader.bring(stripe, place.index, check=True)
+        return None if share is None else share[place.offset : place.offset + place.length]
 
     async def _prefetch(self, chunk_id: ChunkId) -> None:
         try:
@@ -276,6 +285,8 @@ class Engine:
             await self.reader.bring(stripe, place.index)
         except HivefsError:
             return  # whoever really reads it gets the error
+        finally:
+            self._prefetching -= 1
 
     async def load_page(self, key: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]]]:
         """The page of the last checkpoint that holds ``key``, for a drive that was recovered."""

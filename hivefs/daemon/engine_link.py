@@ -106,9 +106,12 @@ class EngineLink:
             raise EngineUnavailable(reason="it is not running", log=self._home.engine_log)
         return await self._client.call(name, value, timeout=self._deadline)
 
-    async def fetch(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> None:
-        """Bring a chunk's share into the cache; begin with what will be read next."""
-        await self.call("fetch", {"chunk": chunk_id, "next": list(following)})
+    async def fetch(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> bytes | None:
+        """Bring a chunk's share into the cache; begin with what will be read next. The sealed chunk itself when the cache
+        cannot keep it.
+        """
+        sealed = await self.call("fetch", {"chunk": chunk_id, "next": list(following)})
+        return sealed if isinstance(sealed, bytes) else None
 
     def loader(self, store: PageStore) -> Callable[[bytes], Coroutine[Any, Any, None]]:
         """A fuse Loader that asks the engine for pages of the metadata and puts them into ``store``."""

@@ -247,6 +247,18 @@ def error_from_frame(frame: Mapping[str, Any]) -> HivefsError:
     return found(**data)
 
 
+def problem_of(group: BaseException) -> HivefsError | None:
+    """The one HivefsError inside an exception (group), if that is what it is about."""
+    if isinstance(group, HivefsError):
+        return group
+    if isinstance(group, BaseExceptionGroup):
+        for inner in group.exceptions:
+            found = problem_of(inner)
+            if found is not None:
+                return found
+    return None
+
+
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import trio
 
 from hivefs.daemon import launch
-from hivefs.daemon.drive import Drive, DriveOptions, problem_of
+from hivefs.daemon.drive import Drive, DriveOptions
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import HivefsError, MountBusy, MountFailed
 from hivefs.fuse.mounting import MountOptions
@@ -108,7 +108,7 @@ def main() -> int:
     try:
         trio.run(_serve, frame, report)
     except (HivefsError, BaseExceptionGroup) as problem:
-        known = problem_of(problem)
+        known = launch.problem_of(problem)
         if known is None:
             report.failed(MountFailed(reason=type(problem).__name__, log=f"{frame.get('home')}/run/mount.log"))
             raise

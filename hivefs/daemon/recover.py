@@ -18,7 +18,7 @@ from hivefs.crypto.keys import VaultKeys, public_key
 from hivefs.crypto.seal import RecordSealer
 from hivefs.daemon.home import Home
 from hivefs.daemon.network import Conversations
-from hivefs.errors import BadAddress, HeadForked, HivefsError, NoHeadFound
+from hivefs.errors import BadAddress, HeadForked, HivefsError, NoHeadFound, PeerIdentityMismatch
 from hivefs.formats import head as head_format
 from hivefs.formats.member import entry_valid
 from hivefs.metadata.engine_store import EngineStore
@@ -62,6 +62,12 @@ async def recover(home: Home, keys: VaultKeys, address: str, report: Callable[[s
             found.membership = client.greeted.membership
         await _ask_others(conversations, keys, found)
     head, root, number = newest(found.heads.values(), keys, found.forked, len(found.answered))
+    if found.membership is None or root.hive_key != found.membership.hive_key:
+        # The head is this vault's own, so it knows its hive; a node that names another made that one up.
+        told = b"" if found.membership is None else found.membership.hive_key
+        raise PeerIdentityMismatch(
+            address=address, expected=f"hive {root.hive_key.hex()[:12]}", found=f"hive {told.hex()[:12]}"
+        )
     where = {c for n in found.answered for c in _countries(found.roster.get(n))}
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(head.time_ns / 1e9))
     report(f"Newest head: number {head.sequence} of device {head.certificate.number}, made {when}, {root.records} records.")

@@ -18,9 +18,15 @@ class RemoteVault:
 
     def __init__(self, client: control.Client) -> None:
         self._client = client
+        self._attached = 0
 
     async def _call(self, name: str, value: Any = None) -> Any:
         return await self._client.call(name, value, timeout=TIMEOUT)
+
+    async def attach(self) -> int:
+        """Begin to work for the drive; an engine before us is not listened to any more."""
+        self._attached = int(await self._call("attach"))
+        return self._attached
 
     async def dirty(self, limit: int, quiet_ns: int, skip: Collection[tuple[int, int]]) -> list[DirtySlot]:
         """Work to place."""
@@ -30,7 +36,8 @@ class RemoteVault:
     async def placed(self, results: list[tuple[int, int, int, ChunkRef]]) -> list[bool]:
         """What was placed; answers after the mount's commit."""
         value = [[ino, slot, generation, control.chunk_ref_to_value(ref)] for ino, slot, generation, ref in results]
-        return [bool(item) for item in await self._call("placed", value)]
+        answer = await self._call("placed", {"attached": self._attached, "results": value})
+        return [bool(item) for item in answer]
 
     async def released(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
         """Chunks that no file names any more."""

@@ -39,6 +39,7 @@ class VaultService:
         self.session = session
         self._fs = filesystem
         self._watches: dict[tuple[int, Level], Watch] = {}
+        self._attached = 0
 
     async def dirty(self, limit: int, quiet_ns: int, skip: Collection[tuple[int, int]] = ()) -> list[DirtySlot]:
         """Oldest first, unmodified for ``quiet_ns`` (or dirty for ten times as long); committed extents only.
@@ -49,8 +50,17 @@ class VaultService:
             await self._fs.commits.all()
         return list(self._fs.overlay.dirty(limit, quiet_ns, frozenset((ino, slot) for ino, slot in skip), self._fs.clock()))
 
-    async def placed(self, results: list[tuple[int, int, int, ChunkRef]]) -> list[bool]:
+    async def attach(self) -> int:
+        """An engine begins to work for this drive. The number returned makes its answers known from those of an engine
+        that died: what that one said last and what was not read yet must not be taken any more.
+        """
+        self._attached += 1
+        return self._attached
+
+    async def placed(self, results: list[tuple[int, int, int, ChunkRef]], attached: int | None = None) -> list[bool]:
         """(ino, slot, generation, ref) each; True = taken, and that is durable on return. False: free the chunk."""
+        if attached is not None and attached != self._attached:
+            return [False] * len(results)
         taken: list[bool] = []
         for ino, slot, generation, ref in results:
             try:

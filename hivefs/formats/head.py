@@ -167,6 +167,7 @@ def root_to_bytes(root: Root) -> bytes:
         [stripe_to_items(s) for s in root.stripes],
         root.next_counter,
         [[number, sequence] for number, sequence in root.seen],
+        root.hive_key,
     )
 
 
@@ -176,7 +177,7 @@ def root_from_bytes(data: bytes) -> Root:
     parts = strict.items_of(what, _ROOT, VERSION, data)
 
     def build() -> Root:
-        page, height, records, stripes, counter, seen = parts
+        page, height, records, stripes, counter, seen, hive_key = parts
         return Root(
             None if page is None else page_ref_from_items(page),
             strict.number(height),
@@ -184,6 +185,7 @@ def root_from_bytes(data: bytes) -> Root:
             tuple(stripe_from_items(item) for item in strict.items(stripes)),
             strict.number(counter),
             tuple((strict.number(n), strict.number(q)) for n, q in (strict.items(v, 2) for v in strict.items(seen))),
+            strict.blob(hive_key, KEY_BYTES),
         )
 
     return strict.exactly(what, data, build, root_to_bytes)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -130,6 +131,7 @@ class Checkpoint:
         keys: VaultKeys,
         certificate: DeviceCertificate,
         device_seed: bytes,
+        hive_key: bytes,
         policy: Policy,
         state: State,
         pages: Pages,
@@ -141,6 +143,7 @@ class Checkpoint:
         self._keys = keys
         self._certificate = certificate
         self._device_seed = device_seed
+        self._hive_key = hive_key
         self._policy = policy
         self._state = state
         self._pages = pages
@@ -261,7 +264,7 @@ class Checkpoint:
         before = self.head()
         number = 1 if before is None else before.sequence + 1
         seen = dict(root.seen) | {self._certificate.number: number}
-        root = Root(root.page, root.height, root.records, root.stripes, root.next_counter, tuple(sorted(seen.items())))
+        root = replace(root, seen=tuple(sorted(seen.items())), hive_key=self._hive_key)
         sealed = head_format.seal_root(self._sealer, self._certificate.device, number, root)
         now = self._clock()
         head = head_format.sign_head(self._device_seed, self._certificate, number, before, now, sealed)

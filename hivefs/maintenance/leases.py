@@ -12,6 +12,7 @@ from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.errors import HivefsError
 from hivefs.maintenance.ports import State
 from hivefs.model.ids import NodeId, ShareId
+from hivefs.model.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,13 @@ class Leases:
     """Renews all shares at a node once a quarter of a lease; when a node was last done is kept in the store."""
 
     def __init__(
-        self, state: State, online: Callable[[], Iterable[tuple[NodeId, Renewer]]], clock: Callable[[], int]
+        self,
+        state: State,
+        online: Callable[[], Iterable[tuple[NodeId, Renewer]]],
+        clock: Callable[[], int],
+        on_bad: Callable[[Stripe, int, str], None],
     ) -> None:
+        self._on_bad = on_bad
         self._state = state
         self._online = online
         self._clock = clock
@@ -57,13 +63,20 @@ class Leases:
             await trio.sleep(EVERY)
 
     async def _renew(self, node_id: NodeId, client: Renewer, until: int) -> None:
-        ids: list[ShareId] = []
+        """Renew all at one node. What it says it does not hold is missing: repair hears of it."""
+        batch: list[tuple[Stripe, int]] = []
         for stripe_id in self._state.stripes_on(node_id):
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
-                ids += [share.share_id for share in stripe.shares if share.node == node_id]
-            if len(ids) >= BATCH:
-                await client.renew(ids, until)
-                ids = []
-        if ids:
-            await client.renew(ids, until)
+                batch += [(stripe, i) for i, share in enumerate(stripe.shares) if share.node == node_id]
+            if len(batch) >= BATCH:
+                await self._renew_batch(client, batch, until)
+                batch = []
+        if batch:
+            await self._renew_batch(client, batch, until)
+
+    async def _renew_batch(self, client: Renewer, batch: list[tuple[Stripe, int]], until: int) -> None:
+        held = await client.renew([stripe.shares[index].share_id for stripe, index in batch], until)
+        for (stripe, index), good in zip(batch, held, strict=True):
+            if not good:
+                self._on_bad(stripe, index, "the node does not hold it")

@@ -26,7 +26,8 @@ class Root:
 
     ``seen`` is a version vector: the highest head sequence of every device, by device number and sorted by it, whose
     changes this tree contains (its own included). A head that dominates all others is the newest; if none does, devices
-    wrote apart from each other.
+    wrote apart from each other. ``hive_key`` is the hive that the vault lives in: a node that is asked during a
+    recovery cannot pass another hive, of its own making, for it.
     """
 
     page: PageRef | None
@@ -35,6 +36,7 @@ class Root:
     stripes: tuple[Stripe, ...] = ()
     next_counter: int = 2
     seen: tuple[tuple[int, int], ...] = ()
+    hive_key: bytes = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from hivefs.crypto.keys import VaultKeys, public_key
 from hivefs.crypto.seal import RecordSealer
 from hivefs.daemon import recover as recovery
 from hivefs.daemon.home import Home, Lock, Secrets, client_membership
-from hivefs.errors import HeadForked, NoHeadFound
+from hivefs.errors import HeadForked, NoHeadFound, PeerIdentityMismatch
 from hivefs.formats import head as head_format
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.head import Head, Root
@@ -28,6 +28,7 @@ from hivefs.model.ids import DeviceId
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryClient, MemoryHive, MemoryNode
 
 KEYS = SECRETS.keys()
+HIVE_KEY = public_key(HIVE_SEED)
 
 
 def make_head(
@@ -39,11 +40,12 @@ def make_head(
     keys: VaultKeys = KEYS,
     seen: tuple[tuple[int, int], ...] | None = None,
     counter: int = 2,
+    hive_key: bytes = HIVE_KEY,
 ) -> Head:
     """A head as a device of the vault makes it, over an empty tree whose ``counter`` tells states apart."""
     who = DeviceId(public_key(seed))
     certificate = head_format.sign_certificate(keys.owner_seed, who, device, 1)
-    root = Root(None, 0, 0, (), counter, seen if seen is not None else ((device, sequence),))
+    root = Root(None, 0, 0, (), counter, seen if seen is not None else ((device, sequence),), hive_key)
     sealed = head_format.seal_root(RecordSealer(keys.head_key, os.urandom), who, sequence, root)
     return head_format.sign_head(seed, certificate, sequence, previous, 10**18 + sequence, sealed)
 
@@ -104,6 +106,13 @@ def recover(path: Path, monkeypatch: pytest.MonkeyPatch, heads: list[Head], show
         store.close()
     assert home.vault.certificate.number > max(head.certificate.number for head in heads)
     return root
+
+
+def test_a_node_that_makes_up_a_hive_of_its_own_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first node names the hive during a recovery; the vault's own head says which one it really lives in."""
+    elsewhere = make_head(3, hive_key=public_key(b"h" * 32))
+    with pytest.raises(PeerIdentityMismatch):
+        recover(tmp_path, monkeypatch, [elsewhere], {})
 
 
 OLD = make_head(1, counter=100)

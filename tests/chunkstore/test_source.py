@@ -167,3 +167,18 @@ def test_a_cache_that_takes_nothing_is_an_error_with_a_reason(tmp_path: Path) ->
     world.remote[ref.chunk_id] = b""
     with pytest.raises(HivefsError, match="disk full"):
         trio.run(world.chunks.fetch, ref, 0, 5, [])
+
+
+def test_a_full_disk_still_reads_what_the_cache_cannot_keep(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    ref = world.add(b"z" * 50)
+    path = share_path(tmp_path, STRIPE, 0)
+    place = world.places[ref.chunk_id]
+    sealed = path.read_bytes()[place.offset : place.offset + place.length]
+    path.unlink()
+
+    async def given_back(chunk_id: ChunkId, following: Sequence[ChunkId]) -> bytes:
+        return sealed
+
+    world.chunks._fetch = given_back
+    assert trio.run(world.chunks.fetch, ref, 0, 5, []) == b"z" * 5

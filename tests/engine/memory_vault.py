@@ -91,6 +91,9 @@ class MemoryVault:
         self.published_sequence = max(self.published_sequence, sequence)
         self.changed = {k: s for k, s in self.changed.items() if s > sequence}
 
+    async def attach(self) -> int:
+        return 1
+
     async def flush(self) -> None:
         return
 

@@ -173,7 +173,7 @@ def test_leases_are_renewed_although_the_clock_was_ahead_once() -> None:
     now, renewed, turn = [4000 * DAY], list[int](), trio.Event()
 
     async def turns() -> None:
-        leases = Leases(State(), lambda: [(b"n" * 32, None)], lambda: now[0])  # type: ignore[arg-type, list-item]
+        leases = Leases(State(), lambda: [(b"n" * 32, None)], lambda: now[0], lambda *bad: None)  # type: ignore[arg-type, list-item]
         for day in (4000, 300, 301, 340):
             now[0] = day * DAY
             with trio.CancelScope() as scope, trio.fail_after(5):

@@ -43,7 +43,7 @@ STRIPE = Stripe(
     1_700_000_000_000_000_000,
 )
 PAGE = PageRef(PLACE, fill(60, 32), 30_000, 1)
-ROOT = Root(PAGE, 2, 12_345, (STRIPE,), 99, ((1, 17), (2, 3)))
+ROOT = Root(PAGE, 2, 12_345, (STRIPE,), 99, ((1, 17), (2, 3)), fill(80, 32))
 CERTIFICATE = head.sign_certificate(OWNER, DeviceId(keys.public_key(DEVICE)), 2, 1_700_000_000_000_000_000)
 HEAD = head.sign_head(DEVICE, CERTIFICATE, 1, None, 1_700_000_000_000_000_001, b"sealed root")
 MEMBER = member.sign_member(
