@@ -106,10 +106,12 @@ async def _ask_others(conversations: Conversations, keys: VaultKeys, found: _Fou
         except HivefsError:
             return  # counted as not having answered
 
-    async with trio.open_nursery() as nursery:
-        for node_id, entry in list(found.roster.items()):
-            if node_id not in found.answered:
-                nursery.start_soon(ask, entry)
+    # Twice: a node that was busy, or was just reached by another way, may answer now, and each answer counts.
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            for node_id, entry in list(found.roster.items()):
+                if node_id not in found.answered:
+                    nursery.start_soon(ask, entry)
 
 
 def newest(heads: Iterable[Head], keys: VaultKeys, forked: Head | None, answered: int) -> tuple[Head, Root, int]:
