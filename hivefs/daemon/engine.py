@@ -7,9 +7,7 @@ asked for anything for a while, it ends.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import resource
 import signal
 import sys
 from contextlib import suppress
@@ -22,7 +20,7 @@ from hivefs.daemon import control
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
-from hivefs.daemon.launch import Report, problem_of, take_frame
+from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
@@ -315,16 +313,10 @@ async def _signals(process: Process) -> None:
             process.stop.set()
 
 
-def protect() -> None:
-    """No core dumps and no ptrace by others: the keys are in memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
-
-
 def main() -> int:
     """The process. Returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    protect()
+    harden()
     frame, report = take_frame()
     try:
         home = Home.load(Path(frame["home"]))

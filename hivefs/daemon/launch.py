@@ -15,7 +15,9 @@ its own, works in ``/``, and writes standard output and error to its log file.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import resource
 import select
 import signal
 import struct
@@ -34,6 +36,7 @@ from hivefs import errors
 from hivefs.errors import HivefsError
 
 MAX_FRAME = 1 << 20
+_PR_SET_DUMPABLE = 4
 PIPE_BYTES = 60_000
 """What a pipe surely takes without anyone reading, so that writing the first frame never waits."""
 _LENGTH = struct.Struct(">I")
@@ -227,6 +230,13 @@ def take_frame() -> tuple[dict[str, Any], Report]:
     if descriptor is not None:
         os.set_inheritable(descriptor, False)
     return frame, Report(descriptor)
+
+
+def harden() -> None:
+    """No core dumps, no ptrace, no /proc/PID/mem for other processes of this user: they would show keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
 # ---- errors across processes ----------------------------------------------------------------------------------------

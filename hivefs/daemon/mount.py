@@ -15,7 +15,6 @@ import ctypes
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -32,15 +31,7 @@ from hivefs.fuse.mounting import MountOptions
 log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 10.0
-_PR_SET_DUMPABLE = 4
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-
-
-def harden() -> None:
-    """No core dumps, no ptrace, no /proc/PID/mem for other processes of this user: they would show keys."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
 def keep_buffers() -> None:
@@ -100,7 +91,7 @@ async def _serve(frame: dict[str, Any], report: launch.Report) -> None:
 
 def main() -> int:
     """See the head of the file; the exit status."""
-    harden()
+    launch.harden()
     keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

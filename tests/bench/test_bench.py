@@ -110,7 +110,7 @@ def test_a_target_that_hangs_is_left_out(tmp_path: Path) -> None:
     sizes = replace(sources.QUICK, step_limit_s=0.5)
     rounds = Rounds([target], inputs, sizes, record, settle=True, deadline=float("inf"))
     rounds.run([stuck])
-    assert record.errors == ["stuck on disk: not done after 0.5 s"] and rounds.targets == [target]
+    assert record.errors == ["disk: stuck: not done after 0.5 s"] and rounds.targets == [target]
 
 
 @pytest.mark.parametrize("words", [["--only", "nonsense"], ["--targets", "nonsense"], ["--rounds", "0"]])

@@ -24,10 +24,11 @@ def test_the_table_has_what_was_measured() -> None:
         record.put("hivefs", "write", number, ours)
         record.put("gocryptfs", "write", number, peer)
     record.put("gocryptfs", "untar", 1, 2.5)
-    record.errors.append("photos on rclone: it failed")
+    record.problem("rclone", "photos: it failed")
     figure = {"title": "placing", "value": 12.0, "unit": "MB/s", "against": "0.4 of it"}
     targets = {"command": "bench", "quick": False, "targets": ["ceiling", "hivefs", "gocryptfs"]}
     result = table.report(record, {"placing": figure}, targets)
+    assert result["failed"] == ["rclone"]
     assert list(result["rows"]) == ["write", "untar"]
     row = result["rows"]["write"]
     assert row["median"] == {"ceiling": 150.0, "hivefs": 45.0, "gocryptfs": 10.0}
@@ -37,7 +38,7 @@ def test_the_table_has_what_was_measured() -> None:
     assert cells[3:9] == ["150", "45", "10", "0.30 (goal 0.6)", "0.08", "4.50"]
     untar = [cell.strip() for line in said.splitlines() if "untar" in line for cell in line.split("|")]
     assert untar[3:9] == ["-", "-", "2.5", "-", "-", "-"]
-    assert "placing" in said and "problem: photos on rclone: it failed" in said
+    assert "placing" in said and "problem: rclone: photos: it failed" in said
 
 
 def test_rows_have_names_of_their_own() -> None:

@@ -21,7 +21,7 @@ import pytest
 from mount_tools import Mounted, mounted, run, tree
 
 import hivefs
-from hivefs.daemon.mount import harden
+from hivefs.daemon.launch import harden
 from hivefs.errors import MountBusy, MountpointProblem, NotMounted, VaultInUse
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
@@ -389,7 +389,7 @@ def test_df_shows_something_sensible(drive: Mounted) -> None:
 
 
 def test_hardening_in_a_process_of_its_own() -> None:
-    program = "import ctypes; from hivefs.daemon.mount import harden; harden(); print(ctypes.CDLL(None).prctl(3,0,0,0,0))"
+    program = "import ctypes; from hivefs.daemon.launch import harden; harden(); print(ctypes.CDLL(None).prctl(3,0,0,0,0))"
     root = str(Path(hivefs.__file__).parent.parent)
     assert run(sys.executable, "-c", program, PYTHONPATH=root).strip() == "0"
     assert harden.__doc__

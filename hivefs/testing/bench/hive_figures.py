@@ -190,13 +190,13 @@ def measure(
     found: dict[str, Figure] = {}
     for name in names:
         if time.monotonic() > deadline:
-            record.problem(f"{name}: left out, the time is over")
+            record.problem(drive.name, f"{name} is left out, the time is over")
             continue
         say(f"measuring {name}")
         try:
             FIGURES[name](Measure(drive, root, sizes, files, record.rounds, found))
         except (Overrun, Failed, Differs, RuntimeError, OSError) as problem:
-            record.problem(f"{name}: {problem}")
+            record.problem(drive.name, f"{name}: {problem}")
     return found
 
 

@@ -1,19 +1,16 @@
-"""Other file systems that keep files encrypted or spread, each set up as its documentation says, on the same disk.
+"""Other file systems that keep files encrypted, each set up as its documentation says, on the same disk.
 
-Only those that are installed; nothing is installed for it. None of them spreads data over a network here: gocryptfs and
-securefs keep it in a directory, rclone (crypt, full cache) and S3QL in a local backend. All but rclone and S3QL, which
-copy to the backend later, have an fsync that reaches the disk, as the drive's does.
+gocryptfs and securefs keep them in a directory, rclone (crypt, full cache) and S3QL in a local backend, to which they copy
+later; so theirs is the guarantee of a local disk, as the drive's is before its engine has placed. (GlusterFS, which
+spreads but does not encrypt, is in gluster.py.)
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from hivefs.testing.bench.targets import CannotStart, Mounted, Target
+from hivefs.testing.bench.targets import CannotStart, Mounted
 
 SETUP_SECONDS = 60.0
 PASSWORD = "a password for a benchmark"  # noqa: S105 - it protects random bytes for some minutes
@@ -97,8 +94,6 @@ class Securefs(Peer):
 
     def prepare(self) -> None:
         """A new encrypted directory."""
-        keyfile = self.root / "key"
-        keyfile.write_bytes(os.urandom(32))
         self._setup("securefs", "create", "--pass", PASSWORD, self._folder("cipher"))
 
     def command(self) -> Sequence[str]:
@@ -125,22 +120,3 @@ class S3ql(Peer):
     def command(self) -> Sequence[str]:
         """In the foreground."""
         return ["mount.s3ql", "--fg", "--compress", "none", *self._options(), str(self.directory)]
-
-
-PEERS: dict[str, type[Peer]] = {
-    "gocryptfs": Gocryptfs,
-    "rclone": Rclone,
-    "securefs": Securefs,
-    "s3ql": S3ql,
-}
-
-
-def installed(root: Path, say: Callable[[str], None]) -> list[Target]:
-    """Those whose program is there."""
-    found: list[Target] = []
-    for name, kind in PEERS.items():
-        if shutil.which(kind.program):
-            found.append(kind(name, root / name))
-        else:
-            say(f"{name} is not installed")
-    return found

@@ -19,21 +19,25 @@ CLEAN_SECONDS = 120.0
 
 
 class Record:
-    """Figures as they come: ``values[target][row]`` a list with one per round (None where there is none), ``errors``."""
+    """Figures as they come: ``values[target][row]`` a list with one per round (None where there is none), ``errors``
+    as sentences, and the names of targets that ``failed`` in any way.
+    """
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
         self.values: dict[str, dict[str, list[float | None]]] = {}
         self.errors: list[str] = []
+        self.failed: set[str] = set()
 
     def put(self, target: str, row: str, number: int, value: float) -> None:
         """The figure of one round."""
         self.values.setdefault(target, {}).setdefault(row, [None] * self.rounds)[number] = value
 
-    def problem(self, text: str) -> None:
+    def problem(self, target: str, text: str) -> None:
         """Something that did not work; the run goes on."""
-        self.errors.append(text)
-        say(f"  problem: {text}")
+        self.failed.add(target)
+        self.errors.append(f"{target}: {text}")
+        say(f"  problem: {target}: {text}")
 
 
 def say(text: str) -> None:
@@ -65,12 +69,12 @@ class Rounds:
                 turn = number % len(self.targets) if self.targets else 0
                 for target in [*self.targets[turn:], *self.targets[:turn]]:
                     if time.monotonic() > self._deadline:
-                        self._record.problem(f"{workload.name} on {target.name}: left out, the time is over")
+                        self._record.problem(target.name, f"{workload.name} is left out, the time is over")
                         continue
                     try:
                         self._one(workload, target, number)
                     except (Stuck, CannotStart) as problem:
-                        self._record.problem(f"{workload.name} on {target.name}: {problem}; it is left out from here on")
+                        self._record.problem(target.name, f"{workload.name}: {problem}; it is left out from here on")
                         self.targets.remove(target)
                         target.stop()
 
@@ -95,7 +99,7 @@ class Rounds:
         except (Overrun, Failed) as problem:
             if isinstance(problem, Stuck):
                 raise
-            self._record.problem(f"{workload.name} on {target.name}: {problem}")
+            self._record.problem(target.name, f"{workload.name}: {problem}")
         finally:
             self._clean(target, directory)
         took = time.monotonic() - began
@@ -120,4 +124,4 @@ class Rounds:
         except Stuck:
             raise
         except (Overrun, Failed) as problem:
-            self._record.problem(f"cleaning up on {target.name}: {problem}")
+            self._record.problem(target.name, f"cleaning up: {problem}")

@@ -74,6 +74,7 @@ def report(record: Record, hive: dict[str, Any], context: dict[str, Any]) -> dic
         "rows": rows_of(record),
         "hive": hive,
         "errors": record.errors,
+        "failed": sorted(record.failed),
     }
 
 
