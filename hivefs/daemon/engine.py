@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
@@ -26,6 +28,7 @@ from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
 from hivefs.filesystem import check as metadata_check
 from hivefs.formats.records import extent_from_bytes
+from hivefs.formats.vault import VaultFile
 from hivefs.maintenance.check import HiveCheck
 from hivefs.maintenance.check import Report as CheckReport
 from hivefs.metadata.snapshot import MetadataSnapshot
@@ -279,6 +282,15 @@ async def serve(home: Home, secrets: Secrets, report: Report) -> None:
     """Run until there is nothing left to do, or asked to stop."""
     vault = home.vault
     keys = secrets.keys()
+    # The signal receiver is the outermost: a second signal while the engine ends must not kill it half-way.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        await _serve(home, secrets, vault, keys, report, signals)
+    log.info("engine ended")
+
+
+async def _serve(
+    home: Home, secrets: Secrets, vault: VaultFile, keys: VaultKeys, report: Report, signals: AsyncIterator[int]
+) -> None:
     async with (
         Conversations.open(secrets.device_seed, keys, vault.hive_key, vault.membership) as conversations,
         opened(home, secrets, conversations.with_node) as engine,
@@ -287,12 +299,11 @@ async def serve(home: Home, secrets: Secrets, report: Report) -> None:
         process = Process(engine, conversations, home)
         await nursery.start(control.serve, home.run, "engine", process.methods())
         nursery.start_soon(process.bootstrap)
-        nursery.start_soon(_signals, process)
+        nursery.start_soon(_signals, process, signals)
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)
         nursery.cancel_scope.cancel()
-    log.info("engine ended")
 
 
 async def _until_stopped(process: Process) -> None:
@@ -307,10 +318,9 @@ async def _until_stopped(process: Process) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _signals(process: Process) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            process.stop.set()
+async def _signals(process: Process, signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        process.stop.set()
 
 
 def main() -> int:

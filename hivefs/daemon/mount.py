@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,19 @@ def options_of(frame: dict[str, Any]) -> DriveOptions:
     return DriveOptions(mount, engine=bool(frame.get("engine", True)))
 
 
-async def _unmount_on_signal(drive: Drive) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            log.info("asked to stop")
-            try:
-                await drive.unmount()
-            except MountBusy:
-                with trio.move_on_after(SHUTDOWN_SECONDS):
-                    await drive.unmount(lazy=True)
-                    await trio.sleep_forever()
-                drive.abort()
-            except HivefsError as error:
-                log.error("%s", error)
-                drive.abort()
+async def _unmount_on_signal(drive: Drive, signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        log.info("asked to stop")
+        try:
+            await drive.unmount()
+        except MountBusy:
+            with trio.move_on_after(SHUTDOWN_SECONDS):
+                await drive.unmount(lazy=True)
+                await trio.sleep_forever()
+            drive.abort()
+        except HivefsError as error:
+            log.error("%s", error)
+            drive.abort()
 
 
 async def _serve(frame: dict[str, Any], report: launch.Report) -> None:
@@ -80,13 +80,15 @@ async def _serve(frame: dict[str, Any], report: launch.Report) -> None:
         gc.freeze()
         report.ready({"pid": os.getpid(), "mountpoint": str(drive.mountpoint)})
 
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_unmount_on_signal, drive)
-            await drive.run(frame["secrets"], ready)
-            nursery.cancel_scope.cancel()
-    finally:
-        drive.close()
+    # The receiver is the outermost: a second signal while the drive closes must not kill it half-way.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_unmount_on_signal, drive, signals)
+                await drive.run(frame["secrets"], ready)
+                nursery.cancel_scope.cancel()
+        finally:
+            drive.close()
 
 
 def main() -> int:

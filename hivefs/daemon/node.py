@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import trio
@@ -72,24 +72,25 @@ def run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None]
 
 async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None]) -> None:
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_until_signal, nursery.cancel_scope)
-        try:
-            serving = await nursery.start(run_node, directory, open_host)
-        except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
-            failure = error
-            nursery.cancel_scope.cancel()
-        else:
-            with recorded(directory):
-                report.ready({"addresses": list(serving.addresses), "pid": os.getpid()})
-                told(serving.addresses)
-                await trio.sleep_forever()
+    # The receiver is the outermost: a second signal while the node ends must not kill it half-way.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
+            try:
+                serving = await nursery.start(run_node, directory, open_host)
+            except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
+                failure = error
+                nursery.cancel_scope.cancel()
+            else:
+                with recorded(directory):
+                    report.ready({"addresses": list(serving.addresses), "pid": os.getpid()})
+                    told(serving.addresses)
+                    await trio.sleep_forever()
     if failure is not None:
         raise failure
 
 
-async def _until_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
+async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+        return

@@ -97,7 +97,7 @@ def test_a_wrong_option(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck() -> None:
-    scripts = [str(ROOT / "scripts" / name) for name in ("quickstart", "test", "setup.sh")]
+    scripts = [str(ROOT / "scripts" / name) for name in ("quickstart", "test", "bench", "setup.sh")]
     done = subprocess.run(["shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
 
