@@ -48,7 +48,13 @@ def opened_unmounted(home: Home, keys: VaultKeys, placements: Placements) -> Ite
     policy = home.policy()
     store = MetadataStore(home.metadata, keys, device=home.vault.number, holder="the engine, which places what is left")
     try:
-        stage = StageLog(home.stage, keys.stage_key, os.urandom, reserve_bytes=home.vault.setting("reserve_bytes"))
+        stage = StageLog(
+            home.stage,
+            keys.stage_key,
+            os.urandom,
+            reserve_bytes=home.vault.setting("reserve_bytes"),
+            restore=store.take_pieces(),
+        )
         try:
             filesystem = Filesystem(
                 store,

@@ -92,7 +92,9 @@ class Drive:
         self.mountpoint = where
         self._options = options
         self._store = store
-        self._stage = StageLog(home.stage, keys.stage_key, os.urandom, reserve_bytes=setting("reserve_bytes"))
+        self._stage = StageLog(
+            home.stage, keys.stage_key, os.urandom, reserve_bytes=setting("reserve_bytes"), restore=store.take_pieces()
+        )
         self._book = LazyBook(home, keys)
         self._shares = CacheReader(home.cache)
         self.engine = EngineLink(home, float(setting("read_deadline_s")) + 5.0)

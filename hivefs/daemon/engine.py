@@ -102,9 +102,6 @@ class Process:
     async def _run_check(self, data: bool, report: control.Report) -> list[dict[str, Any]]:
         engine = self._engine
         await engine.hydration.done.wait()
-        if engine.vault is not None:
-            with suppress(HivefsError):  # it is being unmounted: then all is committed
-                await engine.vault.flush()
         steps: list[tuple[str, int, int]] = []
         check = HiveCheck(engine.store, engine.reader, engine.online, engine.repair.bad_share)
         finished = trio.Event()
@@ -162,7 +159,10 @@ class Process:
         return list(named)
 
     async def _snapshot(self) -> MetadataSnapshot:
-        """One for a check; waits until a mount is served or its absence is noticed."""
+        """One for a check, of everything up to now; waits until a mount is served or its absence is noticed."""
+        if self._engine.vault is not None:
+            with suppress(HivefsError):  # it is being unmounted: then all is committed
+                await self._engine.vault.flush()
         with trio.move_on_after(SNAPSHOT_SECONDS):
             while self._metadata is None:  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
                 await trio.sleep(0.05)

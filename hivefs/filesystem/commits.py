@@ -5,6 +5,10 @@ is synced, the transaction is committed, segments of the stage that nothing name
 without an await between them, so a commit is the state of the drive at one moment. What makes that cheap although the
 stage may hold much that is not on disk: before them the stage is synced in a worker thread, as often as needed to leave
 little for the last time; and the loop does the same in the background while much is written.
+
+There are two ways to commit. Whoever waits (fsync, the engine) gets a frame of the **journal**, which holds the changed
+rows and the last few bytes of the stage: one flush of the disk instead of three. Every two seconds, and when a frame
+would be too large, the stage is synced and the **store** commits; only that shows the state to other processes.
 """
 
 from __future__ import annotations
@@ -27,6 +31,9 @@ COMMIT_EVERY = 2.0
 TICK = 0.25
 INLINE_BYTES = 1 << 20
 """Syncing so much takes less than handing it to a thread is worth."""
+
+INLINE_PIECES = 128 << 10
+"""Writing so much twice, into the journal and later to its own file, is cheaper than one more flush of the disk."""
 
 BACKGROUND_BYTES = 16 << 20
 ROUNDS = 6
@@ -53,22 +60,32 @@ class Commits:
         self._asked = 0
         self._done = 0
         self._leading: trio.Event | None = None
+        self._settle = False
         self._said = ""
         self._unmovable: set[int] = set()
 
     @property
     def pending(self) -> bool:
-        """Whether there is anything to commit."""
+        """Whether there is anything that a crash would take."""
         return self._store.pending or self._inodes.pending or self._overlay.pending
 
-    def now(self, *, last: bool = False) -> None:
-        """Commit, blocking. Raises DiskFull (nothing is lost), StoreDamaged. ``last``: see Store.commit."""
+    @property
+    def settled(self) -> bool:
+        """Whether other processes see all there is."""
+        return not (self.pending or self._store.journaled)
+
+    def now(self, *, last: bool = False, settle: bool = True) -> None:
+        """Commit, blocking; without ``settle`` by the journal if possible. ``last``: see Store.commit.
+
+        Raises DiskFull (nothing is lost), StoreDamaged.
+        """
         try:
             self._overlay.flush()
             self._inodes.flush()
-            if self._stage.unsynced_bytes:
-                self._stage.sync()
-            self._store.commit(last=last)
+            if settle or not self._journal():
+                if self._stage.unsynced_bytes:
+                    self._stage.sync()
+                self._store.commit(last=last)
         except DiskFull:
             self._data.full = True
             raise
@@ -82,10 +99,24 @@ class Commits:
             self._say(f"a stage segment stays: {error}")
         self._inodes.trim()
 
-    async def all(self) -> None:
-        """Everything done before this call is durable on return. Raises DiskFull, StoreDamaged."""
+    def _journal(self) -> bool:
+        pieces = self._stage.loose_pieces(INLINE_PIECES)
+        if pieces is None:
+            self._stage.sync()
+            pieces = []
+        if not self._store.journal(pieces):
+            return False
+        self._stage.pieces_kept(pieces)
+        return True
+
+    async def all(self, *, settle: bool = False) -> None:
+        """Everything done before this call is durable on return; with ``settle``, other processes see it too.
+
+        Raises DiskFull, StoreDamaged.
+        """
         self._asked += 1
         ticket = self._asked
+        self._settle = self._settle or settle
         await trio.lowlevel.checkpoint()  # others that want the same may come before the work begins
         while self._done < ticket:
             if self._leading is not None:
@@ -94,15 +125,22 @@ class Commits:
             leading = self._leading = trio.Event()
             try:
                 await self._sync_most()
-                self.now()
-                self._done = self._asked
+                settle, self._settle = self._settle, False
+                asked = self._asked
+                try:
+                    self.now(settle=settle)
+                except BaseException:
+                    self._settle = settle
+                    raise
+                self._done = asked
             finally:
                 self._leading = None
                 leading.set()
 
     async def _sync_most(self) -> None:
         for _ in range(ROUNDS):
-            if self._stage.unsynced_bytes <= INLINE_BYTES:
+            left = self._stage.unsynced_bytes if self._settle else self._stage.loose_bytes
+            if left <= INLINE_BYTES:
                 return
             await trio.to_thread.run_sync(self._stage.sync)
 
@@ -151,8 +189,8 @@ class Commits:
                 self._spread()
                 if now - committed >= COMMIT_EVERY:
                     committed = now
-                    if self.pending:
-                        await self.all()
+                    if not self.settled:
+                        await self.all(settle=True)
                         self._said = ""
                 if now - moved >= MOVE_EVERY:
                     moved = now

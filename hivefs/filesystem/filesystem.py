@@ -237,5 +237,5 @@ class Filesystem:
 
     def close(self) -> None:
         """Commit what is open (blocking). The store and the stage are closed by their owner afterwards."""
-        if self.commits.pending:
+        if not self.commits.settled:
             self.commits.now(last=True)

@@ -4,8 +4,9 @@ The mount serves this object on its control socket; in drain mode the engine use
 maintenance.ports.Vault).
 
 A crash between two steps is harmless because of the order: ``placed`` answers only after the commit, so the engine knows
-that a chunk it was told is taken is named by the metadata on disk; released chunks are given out only after the commit
-that released them. A disk that is full delays a commit: ``placed`` then waits, it does not take anything back.
+that a chunk it was told is taken is named by the metadata on disk; released chunks are given out only after the store's
+commit that released them, so that every snapshot from then on is without them. A disk that is full delays a commit:
+``placed`` then waits, it does not take anything back.
 """
 
 from __future__ import annotations
@@ -98,9 +99,9 @@ class VaultService:
             await trio.lowlevel.checkpoint()
 
     async def flush(self) -> None:
-        """Commit everything now. Raises DiskFull, StoreDamaged."""
-        if self._fs.commits.pending:
-            await self._fs.commits.all()
+        """Commit everything now, and so that the caller's next snapshot shows it. Raises DiskFull, StoreDamaged."""
+        if not self._fs.commits.settled:
+            await self._fs.commits.all(settle=True)
 
     async def set_capacity(self, total: int, free: int) -> None:
         """Bytes of user data that the hive has room for."""

@@ -15,9 +15,9 @@ from typing import Any
 import lmdb
 
 from hivefs.errors import StoreDamaged, VaultInUse
+from hivefs.formats.journal import TABLES
 
 MAP_BYTES = 64 << 30
-TABLES = ("tree", "staged", "changed", "released", "orphans", "info", "loaded")
 
 
 class RandomPool:

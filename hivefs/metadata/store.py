@@ -1,4 +1,5 @@
-"""The mount's metadata on LMDB: one write transaction that stays open and is committed on fsync and every few seconds.
+"""The mount's metadata on LMDB: one write transaction that stays open and is committed every few seconds, and a journal
+in which what an fsync asks for is durable until then (metadata/journal.py).
 
 Tables (values sealed with the vault's metadata key, bound to table and key, unless said otherwise):
 
@@ -10,7 +11,8 @@ Tables (values sealed with the vault's metadata key, bound to table and key, unl
     info      name -> small values: seq, published, counter, device, hydrating, capacity ...
     loaded    'r' low key -> high key: what of the tree is here, only while hydrating                      (plain)
 
-``seq`` is the number of the open transaction; what a commit made durable has numbers below it. All keys that could tell
+``seq`` is the number of the open transaction; what a commit made durable has numbers below it, by LMDB or by a frame of the
+journal. Other processes see what LMDB has committed. All keys that could tell
 something are keyed hashes already (formats/records.py). Sequence, inode counter and release counter are written once
 per commit. The filesystem room does all the thinking; here nothing is known of what a record means, but that an inode
 record has local bytes and a link count (load_page).
@@ -24,22 +26,25 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import lmdb
 
 from hivefs.crypto.keys import VaultKeys
 from hivefs.errors import Corrupt, DiskFull, HivefsError, NotLoaded, StoreDamaged
+from hivefs.formats.journal import Frame, Numbers, body_to_bytes
 from hivefs.formats.local import LOCAL_BYTES
 from hivefs.formats.records import inode_from_bytes, name_hash
 from hivefs.metadata.ranges import Ranges
 from hivefs.metadata.transaction import OpenTransaction
 from hivefs.model.ids import INO_DEVICE_SHIFT, ChunkId
+from hivefs.model.staged import SegmentPiece
 
 log = logging.getLogger(__name__)
 
-FORMAT = b"\x01"
+FORMAT = b"\x02"
+"""1 had no journal: an older HiveFS would not look into it, and must not open the store."""
 DISK_RESERVE = 32 << 20
 """A commit is refused (and can be tried again) while the disk has less free than this: LMDB's own failure would lose
 the transaction."""
@@ -79,6 +84,7 @@ class MetadataStore(OpenTransaction):
         self.inodes = 0
         """How many inode records there are; kept by the file system."""
         self._ranges: Ranges | None = None
+        self._pieces: list[SegmentPiece] = []
         try:
             if self._txn.stat(self._info)["entries"] == 0:
                 if not create:
@@ -95,6 +101,7 @@ class MetadataStore(OpenTransaction):
     def _make(self, device: int, next_counter: int, hydrating: bool) -> None:
         if not 1 <= device < 1 << 16:
             raise ValueError("a device number is 1 to 65535")
+        self._journal.clear()
         self.seq = 1
         self.device, self._counter, self._release_counter = device, next_counter, 0
         self._committed_release = 0
@@ -111,20 +118,50 @@ class MetadataStore(OpenTransaction):
         self.commit()
 
     def _load(self) -> None:
-        if self._number(b"format", struct.Struct(">B")) != FORMAT[0]:
+        made_as = self._number(b"format", struct.Struct(">B"))
+        if made_as > FORMAT[0]:
             raise StoreDamaged(path=self.path, reason="a newer HiveFS made it")
         self.seq = self._number(b"seq") + 1
         self.device = self._number(b"device")
-        self.published = self._number(b"published")
         changed = self.get_info(b"changed")
         self.changed_seq = _U64.unpack(changed)[0] if changed else 0
         self._counter = self._number(b"counter")
         self.inodes = self._number(b"inodes")
         self._release_counter = self._committed_release = self._number(b"released")
+        if made_as < FORMAT[0]:
+            self._journal.clear()
+            self.put_info(b"format", FORMAT)
+            self.commit()  # before the first frame: an older HiveFS must not find a store with a journal
+        for frame in self._journal.frames_after(self.seq - 1):
+            self._replay(frame)
+        self.published = self._number(b"published")
         if self.get_info(b"hydrating"):
             self._ranges = Ranges()
             for key, value in self._txn.cursor(db=self._loaded):
                 self._ranges.add(key[1:], value or None)
+
+    def _replay(self, frame: Frame) -> None:
+        """Do again what a frame of the journal says. Only LMDB's next commit makes the journal unnecessary."""
+        try:
+            for table, key, value in frame.rows:
+                if value is None:
+                    self._txn.delete(key, db=self.tables[table])
+                else:
+                    self._txn.put(key, value, db=self.tables[table])
+        except lmdb.Error as error:
+            self._fail(error)
+        numbers = frame.numbers
+        self._counter, self.inodes = numbers.counter, numbers.inodes
+        self._release_counter, self.changed_seq = numbers.released, numbers.changed
+        self._pieces += frame.pieces
+        self.seq += 1
+        self.journaled = self.pending = True
+        self._too_many_rows()
+
+    def take_pieces(self) -> list[SegmentPiece]:
+        """What the stage must have in its segment files before the first commit (StageLog's ``restore``)."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
     def _number(self, name: bytes, form: struct.Struct = _U64) -> int:
         value = self.get_info(name)
@@ -159,27 +196,16 @@ class MetadataStore(OpenTransaction):
 
     def put(self, key: bytes, value: bytes, *, quiet: bool = False) -> None:
         """Save a record; ``quiet`` keeps it out of the next checkpoint unless something else changes it."""
-        try:
-            txn = self._live()
-            txn.put(key, self._sealer.seal(b"tree" + key, value), db=self._tree)
-            if not quiet and key not in self._touched:
-                self._touched.add(key)
-                txn.put(key, _U64.pack(self.seq), db=self._changed)
-        except lmdb.Error as error:
-            self._fail(error)
-        self.pending = True
+        self._put(self._tree, key, self._sealer.seal(b"tree" + key, value))
+        if not quiet and key not in self._touched:
+            self._touched.add(key)
+            self._put(self._changed, key, _U64.pack(self.seq))
 
     def delete(self, key: bytes) -> None:
         """Remove a record (nothing happens when it is not there)."""
-        try:
-            txn = self._live()
-            if txn.delete(key, db=self._tree):
-                self.pending = True
-                if key not in self._touched:
-                    self._touched.add(key)
-                    txn.put(key, _U64.pack(self.seq), db=self._changed)
-        except lmdb.Error as error:
-            self._fail(error)
+        if self._delete(self._tree, key) and key not in self._touched:
+            self._touched.add(key)
+            self._put(self._changed, key, _U64.pack(self.seq))
 
     def _slices(self, prefix: bytes, start: bytes, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """Sealed records of the tree in slices; NotLoaded once the next one might not be here."""
@@ -332,28 +358,60 @@ class MetadataStore(OpenTransaction):
         return name_hash(self._names_key, directory, name)
 
     def commit(self, *, last: bool = False) -> None:
-        """Make everything up to now durable (two fdatasyncs, about 0.3 ms) and begin the next transaction.
+        """Make everything up to now durable by LMDB, for other processes to see (two fdatasyncs, about 0.3 ms), and begin
+        the next transaction. The stage must be synced before.
 
         Does nothing when nothing was put. Raises DiskFull (nothing is lost, try again) or StoreDamaged (all is over).
         The ``last`` commit before closing may use up what is reserved on the disk.
         """
         self._live()
-        if not self.pending:
+        if not self.pending and not self.journaled:
             return
-        free = self.disk()[1]
-        if free < DISK_RESERVE and not last:
-            raise DiskFull(path=self.path, free=free)
-        if self._touched:
-            self.changed_seq = self.seq
-            self.put_info(b"changed", _U64.pack(self.seq))
+        if self._pieces:
+            raise RuntimeError("the stage has not taken its pieces")
+        if not last:
+            self._require_room()
+        self._count()
         self.put_info(b"seq", _U64.pack(self.seq))
         self.put_info(b"counter", _U64.pack(self._counter))
         self.put_info(b"inodes", _U64.pack(self.inodes))
         self.put_info(b"released", _U64.pack(self._release_counter))
+        self.put_info(b"changed", _U64.pack(self.changed_seq))
         self._commit()
         self._committed_release = self._release_counter
         self._touched.clear()
         self.seq += 1
+
+    def journal(self, pieces: Sequence[SegmentPiece]) -> bool:
+        """Make everything up to now durable by one frame of the journal (one fdatasync, about 0.1 ms); ``pieces`` is what
+        the stage has not synced. False when only a commit can do it: too much was changed, or the journal is full.
+
+        Raises DiskFull, StoreDamaged as commit does.
+        """
+        self._live()
+        if not self.pending:
+            return True
+        if self._rows is None or self._pieces:
+            return False
+        self._require_room()
+        self._count()
+        numbers = Numbers(self._counter, self.inodes, self._release_counter, self.changed_seq)
+        if not self._journal.append(self.seq, body_to_bytes(numbers, self._row_bytes(), pieces)):
+            return False
+        self._begin_rows()
+        self.journaled = True
+        self._touched.clear()
+        self.seq += 1
+        return True
+
+    def _require_room(self) -> None:
+        free = self.disk()[1]
+        if free < DISK_RESERVE:
+            raise DiskFull(path=self.path, free=free)
+
+    def _count(self) -> None:
+        if self._touched:
+            self.changed_seq = self.seq
 
     def publish(self, seq: int) -> None:
         """Everything up to commit ``seq`` is in a published checkpoint; call forget_changed until it is done."""
@@ -413,6 +471,7 @@ class MetadataStore(OpenTransaction):
         if self._ranges.gap() is None:
             self._ranges = None
             self._live().drop(self._loaded, delete=False)
+            self._too_many_rows()
             self._delete(self._info, b"hydrating")
             self.pending = True
         return taken

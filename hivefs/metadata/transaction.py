@@ -2,6 +2,9 @@
 
 What fails in LMDB itself fails for good: the transaction cannot be trusted, so it is thrown away and every later call
 raises StoreDamaged (the drive answers EIO until it is mounted again, with what was committed).
+
+``_rows`` collects what was changed since the last commit, as the journal wants it (metadata/journal.py). It is None when
+that has become more than a frame holds: then only LMDB can make it durable.
 """
 
 from __future__ import annotations
@@ -17,13 +20,18 @@ import lmdb
 from hivefs.crypto.keys import VaultKeys
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import HivefsError, StoreDamaged
+from hivefs.formats.journal import TABLES, row_to_bytes
 from hivefs.metadata.environment import RandomPool, damaged, drop_lock, open_environment, open_tables, take_lock
+from hivefs.metadata.journal import FRAME_BYTES, Journal
 
 log = logging.getLogger(__name__)
 
 
 class OpenTransaction:
-    """See the head of the file. ``pending`` says whether anything was put since the last commit."""
+    """See the head of the file.
+
+    ``pending``: something was put that is not durable. ``journaled``: something is durable by the journal alone.
+    """
 
     def __init__(self, path: Path, keys: VaultKeys, random: Callable[[int], bytes], create: bool, holder: str) -> None:
         self.path = path
@@ -35,15 +43,20 @@ class OpenTransaction:
         try:
             self._environment: Any = open_environment(path, readonly=False)
             self.tables = tables = open_tables(path, self._environment, create=True)
+            self._journal = Journal(path, self._sealer)
         except HivefsError:
             drop_lock(self._lock)
             raise
         self._tree, self._changed = tables["tree"], tables["changed"]
         self._staged, self._released = tables["staged"], tables["released"]
         self._orphans, self._info, self._loaded = tables["orphans"], tables["info"], tables["loaded"]
+        self._numbers = {id(tables[name]): number for number, name in enumerate(TABLES, 1)}
+        self._rows: dict[tuple[int, bytes], bytes | None] | None = {}
+        self._rows_bytes = 0
         self._txn: Any = self._environment.begin(write=True)
         self._cursor: Any = None
         self.pending = False
+        self.journaled = False
 
     @property
     def environment(self) -> Any:
@@ -59,6 +72,7 @@ class OpenTransaction:
         self._txn = self._cursor = None
         self._environment.close()
         self._environment = None
+        self._journal.close()
         drop_lock(self._lock)
 
     def _fail(self, error: lmdb.Error) -> NoReturn:
@@ -84,14 +98,39 @@ class OpenTransaction:
             self._live().put(key, value, db=table)
         except lmdb.Error as error:
             self._fail(error)
-        self.pending = True
+        self._changed_row(table, key, value)
 
-    def _delete(self, table: Any, key: bytes) -> None:
+    def _delete(self, table: Any, key: bytes) -> bool:
+        """Whether there was such a row."""
         try:
-            if self._live().delete(key, db=table):
-                self.pending = True
+            if not self._live().delete(key, db=table):
+                return False
         except lmdb.Error as error:
             self._fail(error)
+        self._changed_row(table, key, None)
+        return True
+
+    def _changed_row(self, table: Any, key: bytes, value: bytes | None) -> None:
+        self.pending = True
+        rows = self._rows
+        if rows is None:
+            return
+        rows[self._numbers[id(table)], key] = value
+        self._rows_bytes += len(key) + (24 if value is None else 24 + len(value))
+        if self._rows_bytes > FRAME_BYTES:
+            self._too_many_rows()
+
+    def _too_many_rows(self) -> None:
+        self._rows = None
+
+    def _row_bytes(self) -> list[bytes]:
+        """All changed rows as the journal has them."""
+        return [row_to_bytes(table, key, value) for (table, key), value in (self._rows or {}).items()]
+
+    def _begin_rows(self) -> None:
+        """What was changed until now is durable."""
+        self._rows, self._rows_bytes = {}, 0
+        self.pending = False
 
     def _batch(self, table: Any, start: bytes, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
@@ -132,4 +171,6 @@ class OpenTransaction:
         except lmdb.Error as error:
             self._txn = None
             self._fail(error)
-        self.pending = False
+        self._journal.begin_round()
+        self._begin_rows()
+        self.journaled = False

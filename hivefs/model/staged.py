@@ -62,3 +62,12 @@ class DirtySlot:
     length: int
     extents: tuple[StagedExtent, ...]
     base: ChunkRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPiece:
+    """Bytes of a segment file from ``position`` on that are in the journal, because the file is not synced yet."""
+
+    segment: int
+    position: int
+    data: bytes

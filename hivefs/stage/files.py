@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hivefs.crypto.seal import RecordSealer
 from hivefs.crypto.unit import UnitSealer
 from hivefs.errors import Corrupt, DiskFull, HivefsError, StoreDamaged
 from hivefs.formats import staged
+from hivefs.model.staged import SegmentPiece
 
 SUFFIX = ".seg"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,6 +64,33 @@ def write_at(fd: int, data: memoryview, position: int) -> None:
     done = os.pwrite(fd, data, position)
     while done < len(data):
         done += os.pwrite(fd, data[done:], position + done)
+
+
+def put_back(directory: Path, pieces: Sequence[SegmentPiece]) -> None:
+    """Write pieces from the journal where they belong (the same bytes may be there already) and sync. Raises OSError."""
+    for number, of_one in itertools.groupby(sorted(pieces, key=_place), key=lambda piece: piece.segment):
+        fd = os.open(segment_path(directory, number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for piece in of_one:
+                write_at(fd, memoryview(piece.data), piece.position)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+    if pieces:
+        sync_directory(directory)
+
+
+def _place(piece: SegmentPiece) -> tuple[int, int]:
+    return piece.segment, piece.position
+
+
+def sync_directory(directory: Path) -> None:
+    """Names of files made in it are on disk on return. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class OpenSegment:

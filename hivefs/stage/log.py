@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hivefs.crypto.unit import UnitSealer
 from hivefs.errors import DiskFull, StoreDamaged
 from hivefs.formats.staged import HEADER_BYTES, UNIT_BYTES, UNIT_OVERHEAD, UNIT_STRIDE, run_bytes, unit_context
 from hivefs.model.ids import CHUNK_BYTES, KEY_BYTES
-from hivefs.model.staged import SegmentUse, StagedExtent
+from hivefs.model.staged import SegmentPiece, SegmentUse, StagedExtent
 from hivefs.stage import files
 from hivefs.stage.ledger import Ledger, movable
 from hivefs.stage.reader import UnitReader
@@ -48,7 +48,8 @@ class StageLog:
     """The one writer of a stage directory (made if missing). ``key`` is VaultKeys.stage_key, ``random`` os.urandom.
 
     ``reserve_bytes`` is left free on the disk; ``free_bytes`` says how much is free (tests put their own).
-    Segments of earlier processes are read and reclaimed, never appended to. Raises StoreDamaged, DiskFull.
+    Segments of earlier processes are read and reclaimed, never appended to; ``restore`` is what the journal holds of
+    them, and is synced on return. Raises StoreDamaged, DiskFull.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class StageLog:
         reserve_bytes: int = RESERVE_BYTES,
         segment_limit: int = SEGMENT_LIMIT,
         free_bytes: Callable[[Path], int] = files.free_bytes,
+        restore: Sequence[SegmentPiece] = (),
     ) -> None:
         self._directory = directory
         self._random = random
@@ -82,6 +84,7 @@ class StageLog:
 
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.put_back(directory, restore)
             with os.scandir(directory) as entries:
                 for entry in entries:
                     number = files.number_of(entry.name)
@@ -294,6 +297,21 @@ class StageLog:
     def unsynced_bytes(self) -> int:
         """Bytes written since the last sync that succeeded, with overhead; 0 when sync has nothing to do."""
         return self._syncer.unsynced_bytes
+
+    @property
+    def loose_bytes(self) -> int:
+        """Bytes that are neither synced nor in the journal; 0 while only sync() can tell (see loose_pieces)."""
+        return self._syncer.loose_bytes
+
+    def loose_pieces(self, limit: int) -> list[SegmentPiece] | None:
+        """What sync() would have to make last and the journal does not hold yet: durable once a frame of the journal
+        holds it; then say so with ``pieces_kept``. None when it is more than ``limit`` bytes, or after a failed sync.
+        """
+        return self._syncer.loose_pieces(limit)
+
+    def pieces_kept(self, pieces: Iterable[SegmentPiece]) -> None:
+        """These pieces are durable in the journal, which is kept until after the next sync()."""
+        self._syncer.journaled(pieces)
 
     def sync(self) -> None:
         """What write() returned before this call began survives a crash from its return on.

@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hivefs.crypto.unit import UnitSealer
 from hivefs.errors import StoreDamaged
 from hivefs.formats.staged import HEADER_BYTES
+from hivefs.model.staged import SegmentPiece
+from hivefs.stage.files import read_at, sync_directory
 
 
 class Appended:
-    """A segment that this process writes. ``end`` is where the next unit goes; ``synced`` <= ``end`` is on disk.
+    """A segment that this process writes. ``end`` is where the next unit goes; ``synced`` <= ``end`` is on disk;
+    what lies before ``journaled`` is on disk or in the journal (with the header, which ``synced`` does not tell of).
 
     ``closed``: nothing is appended any more. ``deleted``: the file is unlinked. ``failed``: it could not be synced.
     """
 
-    __slots__ = ("closed", "deleted", "end", "failed", "fd", "number", "sealer", "synced")
+    __slots__ = ("closed", "deleted", "end", "failed", "fd", "journaled", "number", "sealer", "synced")
 
     def __init__(self, number: int, fd: int, sealer: UnitSealer) -> None:
         self.number = number
@@ -37,6 +40,7 @@ class Appended:
         self.sealer = sealer
         self.end = HEADER_BYTES
         self.synced = HEADER_BYTES
+        self.journaled = 0
         self.closed = False
         self.deleted = False
         self.failed = False
@@ -65,6 +69,35 @@ class Syncer:
         with self._state:
             return sum(s.end - s.synced for s in self._segments if not s.deleted)
 
+    def _loose(self) -> list[Appended] | None:
+        if self._failed():
+            return None
+        return [s for s in self._segments if s.journaled < s.end and not s.deleted]
+
+    @property
+    def loose_bytes(self) -> int:
+        """See StageLog.loose_bytes."""
+        with self._state:
+            return sum(s.end - s.journaled for s in self._loose() or ())
+
+    def loose_pieces(self, limit: int) -> list[SegmentPiece] | None:
+        """See StageLog.loose_pieces. Under the lock, because a sync that ends may close files."""
+        with self._state:
+            loose = self._loose()
+            if loose is None or sum(s.end - s.journaled for s in loose) > limit:
+                return None
+            try:
+                return [SegmentPiece(s.number, s.journaled, read_at(s.fd, s.end - s.journaled, s.journaled)) for s in loose]
+            except OSError:
+                return None  # sync() will say what is wrong
+
+    def journaled(self, pieces: Iterable[SegmentPiece]) -> None:
+        """These are in the journal."""
+        ends = {piece.segment: piece.position + len(piece.data) for piece in pieces}
+        with self._state:
+            for segment in self._segments:
+                segment.journaled = max(segment.journaled, ends.get(segment.number, 0))
+
     def sync(self) -> None:
         """See StageLog.sync. Raises StoreDamaged."""
         with self._syncing:
@@ -75,7 +108,9 @@ class Syncer:
                 for segment, end in work:
                     _sync_segment(segment, end)
                 if new_names:
-                    _sync_directory(self._directory)
+                    sync_directory(self._directory)
+                for segment, end in work:
+                    segment.journaled = max(segment.journaled, end)
             except OSError as error:
                 if new_names:
                     self._new_names = True
@@ -119,8 +154,8 @@ class Syncer:
         with self._state:
             done = [s for s in self._segments if s.deleted or (s.closed and s.synced == s.end)]
             self._segments = [s for s in self._segments if s not in done]
-        for segment in done:
-            os.close(segment.fd)
+            for segment in done:
+                os.close(segment.fd)
 
     def close(self) -> None:
         """Close everything, without sync; waits for a sync that runs."""
@@ -138,11 +173,3 @@ def _sync_segment(segment: Appended, end: int) -> None:
         segment.failed = True
         raise
     segment.synced = end
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

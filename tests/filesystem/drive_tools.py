@@ -82,7 +82,9 @@ class Drive:
 
     def mount(self, *, create: bool = False, **store_options: Any) -> None:
         self.store = MetadataStore(self.path / "metadata", KEYS, create=create, **store_options)
-        self.stage = StageLog(self.path / "stage", KEYS.stage_key, os.urandom, reserve_bytes=1 << 20)
+        self.stage = StageLog(
+            self.path / "stage", KEYS.stage_key, os.urandom, reserve_bytes=1 << 20, restore=self.store.take_pieces()
+        )
         self.fs = Filesystem(self.store, self.stage, self.chunks, clock=self.clock, **self.options)
         self.service = VaultService(self.fs, os.urandom(16))
 

@@ -189,6 +189,8 @@ def test_replaced_and_removed_chunks_are_released_once_committed(drive: Timed) -
     old = set(drive.chunks.plain)
     drive.fs.write(f, 0, b"new")
     drive.place()
+    assert run(drive.service.released, 0, 10) == []  # durable by the journal, but no snapshot is without the chunk yet
+    run(drive.service.flush)
     ((first, chunk_id),) = run(drive.service.released, 0, 10)
     assert chunk_id in old
     drive.fs.unlink(1, b"f")

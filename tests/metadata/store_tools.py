@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
 from hivefs.crypto.keys import VaultKeys
+from hivefs.crypto.seal import RecordSealer
 from hivefs.metadata.environment import MAP_BYTES, TABLES
 from hivefs.metadata.store import MetadataStore
 
@@ -31,8 +33,11 @@ def raw(path: Path, table: str) -> dict[bytes, bytes]:
             return dict(txn.cursor(db=handle))
 
 
-def overwrite(path: Path, table: str, rows: dict[bytes, bytes | None]) -> None:
-    """Change a table on disk behind the store's back. The store must be closed."""
+def overwrite(path: Path, table: str, rows: dict[bytes, bytes | None], *, seal: bool = False) -> None:
+    """Change a table on disk behind the store's back. The store must be closed. ``seal``: the values are plain."""
+    if seal:
+        sealer = RecordSealer(KEYS.metadata_key, os.urandom)
+        rows = {key: sealer.seal(table.encode() + key, value) for key, value in rows.items() if value is not None}
     with lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES)) as environment:
         handle = environment.open_db(table.encode(), create=False)
         with environment.begin(write=True) as txn:

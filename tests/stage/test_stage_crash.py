@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
 
 import pytest
 from stage_tools import KEY, copy_of, file_of, make_log, pattern, read_or_none
 
-from hivefs.errors import Corrupt, UnknownVersion
+from hivefs.errors import Corrupt, StoreDamaged, UnknownVersion
 from hivefs.formats.staged import HEADER_BYTES, UNIT_BYTES, UNIT_STRIDE, run_bytes
 from hivefs.model.ids import CHUNK_BYTES
 from hivefs.model.staged import StagedExtent
+from hivefs.stage import files
 from hivefs.stage.reader import StageReader
 
 INO = 7
@@ -165,4 +168,48 @@ def test_a_segment_that_lost_its_header_or_itself(tmp_path: Path) -> None:
     for slot, extent, _ in synced:
         with pytest.raises(Corrupt):
             log.read(INO, slot, extent, extent.start, extent.length)
+    log.close()
+
+
+def test_pieces_in_the_journal_stand_for_a_sync(tmp_path: Path) -> None:
+    """A crash takes the segment file altogether, or leaves its length and zeros: the pieces bring every byte back."""
+    log = make_log(tmp_path / "stage")
+    first = log.write(1, 0, b"first")
+    pieces = log.loose_pieces(1 << 20)
+    assert pieces is not None
+    log.pieces_kept(pieces)
+    assert log.loose_bytes == 0
+    assert log.unsynced_bytes
+    second = log.write(1, 5, b"second")
+    more = log.loose_pieces(1 << 20)
+    assert more is not None and [p.position for p in more] == [sum(len(p.data) for p in pieces)]
+    log.pieces_kept(more)
+    log.write(1, 100, bytes(5000))
+    assert log.loose_pieces(100) is None
+    (segment,) = {p.segment for p in [*pieces, *more]}
+    log.close()
+    for there in (None, b"", bytes(500), b"\xff" * 7):
+        home = tmp_path / f"home-{there!r:.10}"
+        home.mkdir()
+        if there is not None:
+            files.segment_path(home, segment).write_bytes(there)
+        again = make_log(home, restore=[*more, *pieces])
+        for extents, data in ((first, b"first"), (second, b"second")):
+            ((slot, extent),) = extents
+            assert again.read(1, slot, extent, extent.start, extent.length) == data
+        again.close()
+
+
+def test_a_failed_sync_leaves_nothing_to_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = make_log(tmp_path / "stage")
+    log.write(1, 0, b"data")
+
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "the disk does not store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing)
+        with pytest.raises(StoreDamaged):
+            log.sync()
+    assert log.loose_pieces(1 << 20) is None
     log.close()

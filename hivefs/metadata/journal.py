@@ -1,0 +1,113 @@
+"""The journal: what makes an fsync cheap.
+
+A commit of LMDB flushes the disk twice, after the stage has flushed it once. Here a commit is one frame with the rows that
+changed since the last one and the few bytes that the stage has not synced, appended to a file and flushed once; LMDB
+follows every two seconds and the journal is written again from its beginning. The file does not shrink, so that after
+its first round a frame overwrites blocks it has: then a flush need not touch the journal of the file system below.
+
+At the start frames that follow LMDB's last commit without a gap are put into the open transaction. A frame that was not
+written whole ends them: nobody was told that it is durable. The technique is a write-ahead log (Mohan and others, ARIES,
+1992), whose frames are chained as in SQLite's WAL.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hivefs.crypto.seal import RecordSealer
+from hivefs.errors import Corrupt, StoreDamaged
+from hivefs.formats.journal import HEADER_BYTES, Frame, FrameChain, body_from_bytes
+
+log = logging.getLogger(__name__)
+
+NAME = "journal"
+ROUND_BYTES = 16 << 20
+"""A frame that would end beyond this is not written: LMDB commits instead, and a new round begins."""
+
+FRAME_BYTES = 1 << 20
+"""Rows and pieces worth a frame; more go to LMDB and to the segment files at once."""
+
+
+class Journal:
+    """The file ``journal`` beside the store (made if missing), which its one writer holds. Raises StoreDamaged."""
+
+    def __init__(self, directory: Path, sealer: RecordSealer) -> None:
+        self._path = directory / NAME
+        self._chain = FrameChain(sealer)
+        self._usable = True
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _sync_directory(directory)
+        except OSError as error:
+            raise StoreDamaged(path=self._path, reason=error.strerror or "it cannot be opened") from None
+
+    def frames_after(self, number: int) -> Iterator[Frame]:
+        """What was committed here after commit ``number`` of the store, in order. Raises StoreDamaged (cannot be read)."""
+        try:
+            while True:
+                header = os.pread(self._fd, HEADER_BYTES, self._chain.position)
+                found = FrameChain.length_of(header)
+                if found is None or found[0] != number + 1:
+                    return
+                frame = os.pread(self._fd, found[1], self._chain.position)
+                if len(frame) < found[1]:
+                    return
+                try:
+                    body = self._chain.open(number + 1, frame)
+                except Corrupt:
+                    return  # torn, or of an earlier round
+                yield body_from_bytes(body)
+                self._chain.follow(frame)
+                number += 1
+        except OSError as error:
+            raise StoreDamaged(path=self._path, reason=error.strerror or "it cannot be read") from None
+
+    def append(self, number: int, body: bytes) -> bool:
+        """Make commit ``number`` durable; False when that is not possible here and LMDB has to commit."""
+        if not self._usable or self._chain.position + len(body) > ROUND_BYTES:
+            return False
+        frame = self._chain.seal(number, body)
+        try:
+            view, at = memoryview(frame), self._chain.position
+            while view:
+                written = os.pwrite(self._fd, view, at)
+                view, at = view[written:], at + written
+            os.fdatasync(self._fd)
+        except OSError as error:
+            # What is on the disk now is not known, and the same number must not be written there again with other rows.
+            self._usable = False
+            log.error("the journal cannot be written (%s); commits are slower until it can", error.strerror)
+            return False
+        self._chain.follow(frame)
+        return True
+
+    def begin_round(self) -> None:
+        """LMDB has committed: every frame is out of date."""
+        self._chain.reset()
+        self._usable = True
+
+    def clear(self) -> None:
+        """Nothing in it is of this store. Raises StoreDamaged."""
+        try:
+            os.ftruncate(self._fd, 0)
+            os.fsync(self._fd)
+        except OSError as error:
+            raise StoreDamaged(path=self._path, reason=error.strerror or "it cannot be cleared") from None
+        self._chain.reset()
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
