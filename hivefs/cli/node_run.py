@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hivefs.daemon.launch import Report, take_frame
+from hivefs.daemon.priority import give_way
 from hivefs.errors import HivefsError
 
 
@@ -15,7 +16,9 @@ from hivefs.errors import HivefsError
 @click.option("--started", is_flag=True, hidden=True, help="Another HiveFS process started this one and listens.")
 def command(directory: Path, started: bool) -> None:
     """Run the storage node in DIRECTORY until it is interrupted."""
-    report = take_frame()[1] if started else Report(None)
+    frame, report = take_frame() if started else ({}, Report(None))
+    if frame.get("background"):
+        give_way()  # it shares the machine with the drive that uses it
 
     def told(addresses: tuple[str, ...]) -> None:
         if not started:

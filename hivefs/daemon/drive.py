@@ -20,6 +20,7 @@ from hivefs.daemon.control_values import level_of
 from hivefs.daemon.engine_link import EngineLink, LazyBook
 from hivefs.daemon.home import Home
 from hivefs.errors import EngineUnavailable, NotMounted, StoreDamaged, VaultInUse
+from hivefs.filesystem.courtesy import Courtesy
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.service import VaultService
 from hivefs.fuse.mounting import MountOptions
@@ -109,10 +110,11 @@ class Drive:
             owner=(os.getuid(), os.getgid()),
             policy=lambda: f"code={policy.needed}/{policy.total}",
         )
-        self.service = VaultService(self.filesystem, os.urandom(16))
         self._load = self.engine.loader(store)
         self._operations = DriveOperations(self.filesystem, self._load)
         self._session = Session(self._operations, where, options.mount)
+        courtesy = Courtesy(self._session.load, kernel_clock)
+        self.service = VaultService(self.filesystem, os.urandom(16), courtesy)
         self._ending = False
         self._committed = trio.Event()
 
@@ -186,6 +188,7 @@ class Drive:
             "released_done": service.released_done,
             "published": service.published,
             "flush": lambda v: service.flush(),
+            "calm": lambda v: service.calm(),
             "set_capacity": lambda v: service.set_capacity(v["total"], v["free"]),
             "durability": self._durability,
             "durability_below": lambda v: service.durability_below(v["ino"], level_of(v["level"]), v["budget"]),

@@ -208,7 +208,8 @@ class EmbeddedHive:
         def failure(reason: str) -> HivefsError:
             return NodeProblem(path=member.directory, reason=f"{reason}; see {log}")
 
-        return launch.begin(["-m", "hivefs", "node", "run", str(member.directory), "--started"], {}, log, failure)
+        arguments = ["-m", "hivefs", "node", "run", str(member.directory), "--started"]
+        return launch.begin(arguments, {"background": True}, log, failure)
 
     def stop(self) -> int:
         """End every node that runs; returns how many did. Raises HiveProblem when one cannot be ended."""

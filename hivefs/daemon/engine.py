@@ -24,6 +24,7 @@ from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.network import Conversations
+from hivefs.daemon.priority import give_way
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
 from hivefs.filesystem import check as metadata_check
@@ -327,6 +328,7 @@ def main() -> int:
     """The process. Returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     harden()
+    give_way()
     frame, report = take_frame()
     try:
         home = Home.load(Path(frame["home"]))

@@ -56,6 +56,10 @@ class RemoteVault:
         """Commit now."""
         await self._call("flush")
 
+    async def calm(self) -> bool:
+        """Whether nobody uses the drive right now."""
+        return bool(await self._call("calm"))
+
     async def set_capacity(self, total: int, free: int) -> None:
         """Room in the hive."""
         await self._call("set_capacity", {"total": total, "free": free})

@@ -9,12 +9,18 @@ little for the last time; and the loop does the same in the background while muc
 There are two ways to commit. Whoever waits (fsync, the engine) gets a frame of the **journal**, which holds the changed
 rows and the last few bytes of the stage: one flush of the disk instead of three. Every two seconds, and when a frame
 would be too large, the stage is synced and the **store** commits; only that shows the state to other processes.
+
+Whoever is in no hurry (the engine, for every stripe) has its frame written in a worker thread: the disk may take some
+milliseconds under load, and a program that asks for a file must not wait for that. What is changed meanwhile is in the
+next frame.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -24,6 +30,7 @@ from hivefs.filesystem.handles import Handles
 from hivefs.filesystem.inodes import Inodes
 from hivefs.filesystem.overlay import Overlay
 from hivefs.filesystem.ports import StagePort, Store
+from hivefs.model.staged import SegmentPiece
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +68,16 @@ class Commits:
         self._done = 0
         self._leading: trio.Event | None = None
         self._settle = False
+        self._urgent = False
+        self._aside = False
+        """A frame is being written in a worker thread: what it holds is not durable yet."""
         self._said = ""
         self._unmovable: set[int] = set()
 
     @property
     def pending(self) -> bool:
         """Whether there is anything that a crash would take."""
-        return self._store.pending or self._inodes.pending or self._overlay.pending
+        return self._aside or self._store.pending or self._inodes.pending or self._overlay.pending
 
     @property
     def settled(self) -> bool:
@@ -79,19 +89,13 @@ class Commits:
 
         Raises DiskFull (nothing is lost), StoreDamaged.
         """
-        try:
+        with self._noting_trouble():
             self._overlay.flush()
             self._inodes.flush()
             if settle or not self._journal():
                 if self._stage.unsynced_bytes:
                     self._stage.sync()
                 self._store.commit(last=last)
-        except DiskFull:
-            self._data.full = True
-            raise
-        except StoreDamaged:
-            self._data.broken = self._store.failed
-            raise
         self._data.full = False
         try:
             self._stage.reclaim()
@@ -99,24 +103,63 @@ class Commits:
             self._say(f"a stage segment stays: {error}")
         self._inodes.trim()
 
+    @contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """What goes wrong with the disk decides whether more may be written."""
+        try:
+            yield
+        except DiskFull:
+            self._data.full = True
+            raise
+        except StoreDamaged:
+            self._data.broken = self._store.failed
+            raise
+
     def _journal(self) -> bool:
-        pieces = self._stage.loose_pieces(INLINE_PIECES)
-        if pieces is None:
-            self._stage.sync()
-            pieces = []
+        pieces = self._pieces()
         if not self._store.journal(pieces):
             return False
         self._stage.pieces_kept(pieces)
         return True
 
-    async def all(self, *, settle: bool = False) -> None:
+    def _pieces(self) -> list[SegmentPiece]:
+        """What the frame must hold of the stage."""
+        pieces = self._stage.loose_pieces(INLINE_PIECES)
+        if pieces is None:
+            self._stage.sync()
+            return []
+        return pieces
+
+    async def _journal_aside(self) -> bool:
+        """The same in a worker thread; False when the store has to commit. Segments are not reclaimed here: what was
+        released since the frame was cut is not durable.
+        """
+        with self._noting_trouble():
+            self._overlay.flush()
+            self._inodes.flush()
+            pieces = self._pieces()
+            write = self._store.begin_frame(pieces)
+        if write is None:
+            return False
+        self._aside = True
+        written = False
+        try:
+            written = await trio.to_thread.run_sync(write)
+        finally:
+            self._aside = False
+            if self._store.end_frame(written):
+                self._stage.pieces_kept(pieces)
+        return written
+
+    async def all(self, *, settle: bool = False, patient: bool = False) -> None:
         """Everything done before this call is durable on return; with ``settle``, other processes see it too.
 
-        Raises DiskFull, StoreDamaged.
+        ``patient`` callers let others go first. Raises DiskFull, StoreDamaged.
         """
         self._asked += 1
         ticket = self._asked
         self._settle = self._settle or settle
+        self._urgent = self._urgent or not patient
         await trio.lowlevel.checkpoint()  # others that want the same may come before the work begins
         while self._done < ticket:
             if self._leading is not None:
@@ -126,9 +169,11 @@ class Commits:
             try:
                 await self._sync_most()
                 settle, self._settle = self._settle, False
+                urgent, self._urgent = self._urgent, False
                 asked = self._asked
                 try:
-                    self.now(settle=settle)
+                    if urgent or settle or not self._can_wait() or not await self._journal_aside():
+                        self.now(settle=settle)
                 except BaseException:
                     self._settle = settle
                     raise
@@ -136,6 +181,10 @@ class Commits:
             finally:
                 self._leading = None
                 leading.set()
+
+    def _can_wait(self) -> bool:
+        """Whether there is something to write, and no trouble that only ``now`` handles."""
+        return self.pending and not (self._data.full or self._data.broken)
 
     async def _sync_most(self) -> None:
         for _ in range(ROUNDS):
@@ -147,7 +196,7 @@ class Commits:
     async def fsync(self, ino: int) -> None:
         """See Filesystem.fsync."""
         live = self._inodes.get(ino)
-        saved = not live.dirty or live.quiet
+        saved = not self._aside and (not live.dirty or live.quiet)
         if saved and live.changed_seq < self._store.seq and not self._overlay.changed(ino):
             await trio.lowlevel.checkpoint()
             return

@@ -260,13 +260,20 @@ class Overlay:
 
     # ---- placing ----------------------------------------------------------------------------------------------------
 
-    def dirty(self, limit: int, quiet_ns: int, skip: Container[Key], now: int) -> Iterator[DirtySlot]:
-        """At most ``limit`` slots to place, the longest dirty first: not changed for ``quiet_ns``, or dirty for ten
-        times as long. Only what is committed; nothing may be changed while this runs.
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the slot that waits longest was staged, None when none waits."""
+        stamp = next(iter(self._stamps.values()), None)
+        return None if stamp is None else stamp.since
+
+    def dirty(self, limit: int, most: int, quiet_ns: int, skip: Container[Key], now: int) -> Iterator[DirtySlot]:
+        """At most ``limit`` slots to place, of ``most`` bytes (one more than that ends it), the longest dirty first: not
+        changed for ``quiet_ns``, or dirty for ten times as long. Only what is committed; nothing may be changed while
+        this runs.
         """
-        given = 0
+        given = size = 0
         for key, stamp in self._stamps.items():
-            if given == limit or 0 <= now - stamp.since < quiet_ns:
+            if given == limit or size >= most or 0 <= now - stamp.since < quiet_ns:
                 return
             ino, number = key
             if 0 <= now - stamp.last < quiet_ns and 0 <= now - stamp.since < 10 * quiet_ns:
@@ -280,6 +287,7 @@ class Overlay:
                 continue
             if work is not None:
                 given += 1
+                size += work.length
                 yield work
 
     def _work(self, ino: int, number: int, stamp: Stamp) -> DirtySlot | None:

@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 from hivefs.errors import DiskFull, PosixError
+from hivefs.filesystem.courtesy import ALL, Courtesy
 from hivefs.filesystem.durability import Watch
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.ports import Capacity
@@ -36,8 +37,10 @@ _WATCHES = 16
 class VaultService:
     """See the head of the file. ``session`` is 16 random bytes of this process: generations are of one session."""
 
-    def __init__(self, filesystem: Filesystem, session: bytes) -> None:
+    def __init__(self, filesystem: Filesystem, session: bytes, courtesy: Courtesy | None = None) -> None:
+        """Without ``courtesy`` nobody uses the drive, and all work is handed out."""
         self.session = session
+        self._courtesy = courtesy
         self._fs = filesystem
         self._watches: dict[tuple[int, Level], Watch] = {}
         self._attached = 0
@@ -45,11 +48,20 @@ class VaultService:
     async def dirty(self, limit: int, quiet_ns: int, skip: Collection[tuple[int, int]] = ()) -> list[DirtySlot]:
         """Oldest first, unmodified for ``quiet_ns`` (or dirty for ten times as long); committed extents only.
 
-        With ``quiet_ns`` 0 (somebody waits) everything is committed first.
+        With ``quiet_ns`` 0 (somebody waits) everything is committed first; otherwise users of the drive come first, and
+        what is handed out at once is little.
         """
+        overlay, most = self._fs.overlay, ALL
         if not quiet_ns and self._fs.commits.pending:
             await self._fs.commits.all()
-        return list(self._fs.overlay.dirty(limit, quiet_ns, frozenset((ino, slot) for ino, slot in skip), self._fs.clock()))
+        elif quiet_ns and self._courtesy is not None:
+            most = self._courtesy.grant(overlay.bytes, overlay.oldest_ns)
+        skipped = frozenset((ino, slot) for ino, slot in skip)
+        return list(overlay.dirty(limit, most, quiet_ns, skipped, self._fs.clock()))
+
+    async def calm(self) -> bool:
+        """Whether nobody uses the drive right now: the time for work that can wait."""
+        return self._courtesy is None or self._courtesy.calm
 
     async def attach(self) -> int:
         """An engine begins to work for this drive. The number returned makes its answers known from those of an engine
@@ -75,7 +87,7 @@ class VaultService:
     async def _commit(self) -> None:
         while True:
             try:
-                await self._fs.commits.all()
+                await self._fs.commits.all(patient=True)
                 return
             except DiskFull as error:
                 log.warning("what was placed waits to be recorded: %s", error)

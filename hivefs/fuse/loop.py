@@ -34,6 +34,7 @@ import trio
 SPIN: Final = 60e-6
 NAP: Final = 0.001
 SLICE: Final = 0.002
+LOAD_SECONDS: Final = 0.2
 
 
 class _Done:
@@ -90,6 +91,10 @@ class ReceiveLoop:
         self._yielding = False
         self._parked = trio.lowlevel.ParkingLot()
         self._closing = False
+        self._waited = 0.0
+        self._waits_since: float | None = None
+        self._looked = (self._clock(), 0.0)
+        self._load = 0.0
 
     def __getattr__(self, name: str) -> Any:
         """Everything that is not replaced is trio's."""
@@ -113,6 +118,18 @@ class ReceiveLoop:
             await worker(*args)
         finally:
             self._workers -= 1
+
+    def load(self) -> float:
+        """The share of the time, 0 to 1, in which requests came one after the other, over LOAD_SECONDS or as long as
+        nobody has asked. Spinning between two requests counts as work: whoever sends them is at work.
+        """
+        now = self._clock()
+        began, waited_then = self._looked
+        if now - began >= LOAD_SECONDS:
+            waited = self._waited + (0.0 if self._waits_since is None else now - self._waits_since)
+            self._load = max(0.0, 1.0 - (waited - waited_then) / (now - began))
+            self._looked = now, waited
+        return self._load
 
     def end_turn(self) -> None:
         """Pass through the scheduler at the next wait: a new worker must get there, or one more is made each time."""
@@ -148,11 +165,15 @@ class ReceiveLoop:
                     await self._parked.park()
                     continue
                 self._waiting = True
+                self._waits_since = before = self._clock()
                 try:
                     await trio.lowlevel.wait_readable(fd)
                 finally:
                     self._waiting = False
-                self._turn_ends = self._clock() + SLICE
+                    self._waits_since = None
+                    now = self._clock()
+                    self._waited += now - before
+                self._turn_ends = now + SLICE
         finally:
             self._idle -= 1
             self._parked.unpark()
@@ -173,8 +194,11 @@ class ReceiveLoop:
         clock = self._clock
         end = clock() + SPIN
         while not poll(0):
-            if clock() > end:
-                return bool(NAP and poll(1))
+            now = clock()
+            if now > end:
+                found = bool(NAP and poll(1))
+                self._waited += clock() - now
+                return found
         return True
 
     def _open(self, fd: int) -> bool:

@@ -39,6 +39,11 @@ class Session:
         self._operations = operations
         self._options = options
         self._handshake: Handshake | None = None
+        self._loop: ReceiveLoop | None = None
+
+    def load(self) -> float:
+        """The share of the time that requests took lately, 0 to 1; 0 while nothing is mounted."""
+        return 0.0 if self._loop is None else self._loop.load()
 
     def open(self) -> None:
         """Check, heal, mount. Raises MountpointProblem or NoFuse."""
@@ -51,7 +56,8 @@ class Session:
             handshake.close()
             raise
         self._handshake = handshake
-        _replace_trio(ReceiveLoop(handshake.finish))
+        self._loop = ReceiveLoop(handshake.finish)
+        _replace_trio(self._loop)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer the kernel; returns when the drive has been unmounted. ``started`` when the first answer is out."""

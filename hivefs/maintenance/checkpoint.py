@@ -42,6 +42,10 @@ from hivefs.placement.policy import Policy
 log = logging.getLogger(__name__)
 
 EVERY = 3.0
+BUSY_PAUSE = 0.5
+MOST_LATE = 30.0
+"""Seconds that a checkpoint waits for a pause in the use of the drive."""
+
 SLICE = 50
 EMPTY_ROOT = Root(None, 0, 0)
 
@@ -212,9 +216,18 @@ class Checkpoint:
                 self._state.save_info("making", [])
 
     async def run(self, vault: Vault, snapshot: Callable[[], Snapshot]) -> None:
-        """A checkpoint every few seconds in which something changed, until cancelled."""
+        """A checkpoint every few seconds in which something changed, until cancelled; while the drive is in use only
+        every MOST_LATE seconds, unless somebody waits.
+        """
+        late = 0.0
         while True:
             hurried = self.wanted.is_set()
+            if not hurried and late < MOST_LATE and not await vault.calm():
+                late += BUSY_PAUSE
+                with trio.move_on_after(BUSY_PAUSE):
+                    await self.wanted.wait()
+                continue
+            late = 0.0
             if hurried:
                 self.wanted = trio.Event()
                 await vault.flush()

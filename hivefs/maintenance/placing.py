@@ -144,7 +144,7 @@ class Placing:
                     packer, held = Packer(self._writer.policy.needed), []
                 if idle:
                     hurried = False
-                if len(work) < BATCH and not hurried:
+                if idle and not hurried:
                     with trio.move_on_after(IDLE):
                         await self.hurry.wait()
 

@@ -67,9 +67,20 @@ class Journal:
 
     def append(self, number: int, body: bytes) -> bool:
         """Make commit ``number`` durable; False when that is not possible here and LMDB has to commit."""
-        if not self._usable or self._chain.position + len(body) > ROUND_BYTES:
+        frame = self.next_frame(number, body)
+        if frame is None or not self.write(frame):
             return False
-        frame = self._chain.seal(number, body)
+        self.follow(frame)
+        return True
+
+    def next_frame(self, number: int, body: bytes) -> bytes | None:
+        """The bytes that ``write`` must write now, and ``follow`` be told of; None when there is no room for them."""
+        if not self._usable or self._chain.position + len(body) > ROUND_BYTES:
+            return None
+        return self._chain.seal(number, body)
+
+    def write(self, frame: bytes) -> bool:
+        """Write and flush; whether it is durable. May run in a worker thread: nothing else is called meanwhile."""
         try:
             view, at = memoryview(frame), self._chain.position
             while view:
@@ -81,8 +92,11 @@ class Journal:
             self._usable = False
             log.error("the journal cannot be written (%s); commits are slower until it can", error.strerror)
             return False
-        self._chain.follow(frame)
         return True
+
+    def follow(self, frame: bytes) -> None:
+        """That frame was written."""
+        self._chain.follow(frame)
 
     def begin_round(self) -> None:
         """LMDB has committed: every frame is out of date."""

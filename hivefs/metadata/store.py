@@ -85,6 +85,7 @@ class MetadataStore(OpenTransaction):
         """How many inode records there are; kept by the file system."""
         self._ranges: Ranges | None = None
         self._pieces: list[SegmentPiece] = []
+        self._frame: bytes | None = None
         try:
             if self._txn.stat(self._info)["entries"] == 0:
                 if not create:
@@ -367,6 +368,8 @@ class MetadataStore(OpenTransaction):
         self._live()
         if not self.pending and not self.journaled:
             return
+        if self._frame is not None:
+            raise RuntimeError("a frame of the journal is being written")
         if self._pieces:
             raise RuntimeError("the stage has not taken its pieces")
         if not last:
@@ -388,21 +391,40 @@ class MetadataStore(OpenTransaction):
 
         Raises DiskFull, StoreDamaged as commit does.
         """
-        self._live()
-        if not self.pending:
+        if self._live() and not self.pending:
             return True
+        write = self.begin_frame(pieces)
+        return write is not None and self.end_frame(write())
+
+    def begin_frame(self, pieces: Sequence[SegmentPiece]) -> Callable[[], bool] | None:
+        """The same in three steps, for who does not want to wait for the disk: call what is returned, in any thread, and
+        end_frame with its answer; other changes may be made meanwhile (they are not in the frame), but no commit.
+        """
+        self._live()
         if self._rows is None or self._pieces:
-            return False
+            return None
         self._require_room()
         self._count()
         numbers = Numbers(self._counter, self.inodes, self._release_counter, self.changed_seq)
-        if not self._journal.append(self.seq, body_to_bytes(numbers, self._row_bytes(), pieces)):
-            return False
+        frame = self._journal.next_frame(self.seq, body_to_bytes(numbers, self._row_bytes(), pieces))
+        if frame is None:
+            return None
+        self._frame = frame
         self._begin_rows()
-        self.journaled = True
         self._touched.clear()
         self.seq += 1
-        return True
+        return lambda: self._journal.write(frame)
+
+    def end_frame(self, written: bool) -> bool:
+        """``written`` is whether the frame is durable; when not, a commit has to follow. Returns it."""
+        frame, self._frame = self._frame, None
+        if written and frame is not None:
+            self._journal.follow(frame)
+            self.journaled = True
+        else:
+            self._too_many_rows()
+            self.pending = True
+        return written
 
     def _require_room(self) -> None:
         free = self.disk()[1]

@@ -97,6 +97,9 @@ class MemoryVault:
     async def flush(self) -> None:
         return
 
+    async def calm(self) -> bool:
+        return True
+
     async def set_capacity(self, total: int, free: int) -> None:
         self.capacity = (total, free)
 
