@@ -9,6 +9,7 @@ Style after borg's error catalogue: our errors and other people's are different 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -347,3 +348,15 @@ class NotLoaded(Exception):
     def __init__(self, key: bytes) -> None:
         super().__init__(key)
         self.key = key
+
+
+class NotInMemory(Exception):
+    """``length`` bytes of a file from ``position`` on are on this machine's disk, but the kernel would have to wait for it:
+    bring them into memory where waiting does no harm (chunkstore/disk.py), and try again.
+    """
+
+    def __init__(self, path: Path, position: int, length: int) -> None:
+        super().__init__(path, position, length)
+        self.path = path
+        self.position = position
+        self.length = length

@@ -12,9 +12,12 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
-from hivefs.model.ids import StripeId
+from hivefs.chunkstore.disk import read_now
+from hivefs.model.ids import CHUNK_BYTES, StripeId
 
 _TOUCH_NS = 600 * 10**9
+_BUFFER_BYTES = CHUNK_BYTES + (64 << 10)
+"""A whole sealed chunk."""
 
 
 def share_path(root: Path, stripe_id: StripeId, index: int) -> Path:
@@ -30,9 +33,19 @@ class CacheReader:
         self.root = root
         self._limit = open_files
         self._files: OrderedDict[tuple[StripeId, int], int] = OrderedDict()
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
-    def read(self, stripe_id: StripeId, index: int, offset: int, length: int) -> bytes | None:
-        """``length`` bytes of a data share, or None when that is not here (whole)."""
+    def path(self, stripe_id: StripeId, index: int) -> Path:
+        """Where a share is, if it is here."""
+        return share_path(self.root, stripe_id, index)
+
+    def read(
+        self, stripe_id: StripeId, index: int, offset: int, length: int, wait: bool = True
+    ) -> bytes | memoryview | None:
+        """``length`` bytes of a data share, or None when that is not here (whole). They are good until the next read.
+
+        Raises NotInMemory without ``wait``, when the disk would have to be waited for.
+        """
         key = (stripe_id, index)
         fd = self._files.get(key)
         if fd is None:
@@ -49,7 +62,11 @@ class CacheReader:
                 os.utime(fd)
         else:
             self._files.move_to_end(key)
-        data = os.pread(fd, length, offset)
+        if wait or length > _BUFFER_BYTES:
+            data: bytes | memoryview = os.pread(fd, length, offset)
+        else:
+            into = self._buffer[:length]
+            data = into[: read_now(fd, share_path(self.root, stripe_id, index), into, offset)]
         if len(data) == length:
             return data
         # Torn by a crash: the whole one will be another file of that name, so this one must not stay open.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 import trio
@@ -37,7 +38,11 @@ class Book(Protocol):
 class Shares(Protocol):
     """Cached data shares (chunkstore/cache.py)."""
 
-    def read(self, stripe_id: StripeId, index: int, offset: int, length: int) -> bytes | None: ...
+    def path(self, stripe_id: StripeId, index: int) -> Path: ...
+
+    def read(
+        self, stripe_id: StripeId, index: int, offset: int, length: int, wait: bool = True
+    ) -> bytes | memoryview | None: ...
 
     def forget(self, stripe_id: StripeId, index: int) -> None: ...
 
@@ -63,8 +68,11 @@ class CachedChunks:
         self._plain_bytes = 0
         self._flights: dict[ChunkId, trio.Event] = {}
 
-    def cached(self, ref: ChunkRef, start: int, end: int) -> bytes | None:
-        """Bytes [start, end) of a chunk, or None when it is not on this machine (whole and sound)."""
+    def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
+        """Bytes [start, end) of a chunk, or None when it is not on this machine (whole and sound).
+
+        Raises NotInMemory without ``wait``, when the disk would have to be waited for.
+        """
         plain = self._plain.get(ref.chunk_id)
         if plain is not None:
             self._plain.move_to_end(ref.chunk_id)
@@ -73,24 +81,24 @@ class CachedChunks:
         if place is None:
             return None
         try:
-            return self._read(ref, place, start, end)
+            return self._read(ref, place, start, end, wait)
         except Corrupt:
             log.warning("a cached share is damaged; it will be fetched again")
             self._shares.forget(place.stripe_id, place.index)
             self._places.pop(ref.chunk_id, None)
             return None
 
-    def _read(self, ref: ChunkRef, place: ChunkPlace, start: int, end: int) -> bytes | None:
+    def _read(self, ref: ChunkRef, place: ChunkPlace, start: int, end: int, wait: bool) -> bytes | None:
         span = segment_span(ref.codec, place.length, start, end)
         if span is None:
-            sealed = self._shares.read(place.stripe_id, place.index, place.offset, place.length)
+            sealed = self._shares.read(place.stripe_id, place.index, place.offset, place.length, wait)
             if sealed is None:
                 return None
             plain = self._open(ref, sealed)
             self._keep(ref.chunk_id, plain)
             return plain[start:end]
         offset, length = span
-        sealed = self._shares.read(place.stripe_id, place.index, place.offset + offset, length)
+        sealed = self._shares.read(place.stripe_id, place.index, place.offset + offset, length, wait)
         if sealed is None:
             return None
         first, stored = start // SEGMENT_BYTES, stored_length(place.length)
@@ -100,7 +108,12 @@ class CachedChunks:
         skip = start - first * SEGMENT_BYTES
         return opened if not skip and len(opened) == end - start else opened[skip : skip + end - start]
 
-    def _open(self, ref: ChunkRef, sealed: bytes) -> bytes:
+    def where(self, ref: ChunkRef) -> Path | None:
+        """The file that holds a chunk, if it is on this machine; None when that is not known."""
+        place = self._place(ref.chunk_id)
+        return None if place is None else self._shares.path(place.stripe_id, place.index)
+
+    def _open(self, ref: ChunkRef, sealed: bytes | memoryview) -> bytes:
         return open_chunk(ref.key, self._vault_id, Purpose.DATA, ref.length, ref.codec, sealed)
 
     def _place(self, chunk_id: ChunkId) -> ChunkPlace | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon.home import Home
@@ -22,8 +23,12 @@ from hivefs.stage.log import StageLog
 class NoChunks:
     """A chunk source for a drive that nobody reads."""
 
-    def cached(self, ref: ChunkRef, start: int, end: int) -> bytes | None:
+    def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
         """Nothing."""
+        return None
+
+    def where(self, ref: ChunkRef) -> Path | None:
+        """Nowhere."""
         return None
 
     async def fetch(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes:

@@ -11,8 +11,12 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
-from hivefs.errors import Corrupt, DiskFull, HivefsError, NotLoaded, PosixError, StoreDamaged
+import trio
+
+from hivefs.chunkstore.disk import warm
+from hivefs.errors import Corrupt, DiskFull, HivefsError, NotInMemory, NotLoaded, PosixError, StoreDamaged
 from hivefs.filesystem.filemap import FileMaps, slots_of
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.overlay import Overlay
@@ -36,10 +40,22 @@ _SHIFT = CHUNK_BYTES.bit_length() - 1
 _MASK = CHUNK_BYTES - 1
 _DAY_NS = 86_400_000_000_000
 _READ_TRIES = 64
+_WARM_TRIES = 8
+"""So often a read leaves waiting for the disk to a thread; then memory is so short that it has to wait itself."""
+
+FILES_AHEAD = 3
 _KILLED_BY_WRITE = 0o6000
 
-Missing = list[tuple[ChunkRef, int, int]]
-Fetched = dict[tuple[bytes, int, int], bytes]
+
+class _Wanted:
+    """One read on its way: what came from nodes, what must come from there, and whether to wait for this disk."""
+
+    __slots__ = ("have", "missing", "wait")
+
+    def __init__(self) -> None:
+        self.have: dict[tuple[bytes, int, int], bytes] = {}
+        self.missing: list[tuple[ChunkRef, int, int]] = []
+        self.wait = False
 
 
 class Data:
@@ -74,21 +90,24 @@ class Data:
     def read_now(self, ino: int, offset: int, size: int) -> bytes | None:
         """See Filesystem.read_now."""
         live = self._inodes.file(ino)
-        return self._read(live, offset, size, {}, [])
+        try:
+            return self._read(live, offset, size, _Wanted())
+        except NotInMemory:
+            return None
 
-    def _read(self, live: Live, offset: int, size: int, have: Fetched, missing: Missing) -> bytes | None:
+    def _read(self, live: Live, offset: int, size: int, wanted: _Wanted) -> bytes | None:
         end = min(offset + size, live.size)
         if offset >= end:
             return b""
         first, last = offset >> _SHIFT, end - 1 >> _SHIFT
         if first == last:
             base = first << _SHIFT
-            data = self._read_slot(live.ino, first, offset - base, end - base, have, missing)
+            data = self._read_slot(live.ino, first, offset - base, end - base, wanted)
         else:
             parts: list[bytes] = []
             for slot in range(first, last + 1):
                 base = slot << _SHIFT
-                part = self._read_slot(live.ino, slot, max(offset - base, 0), min(end - base, CHUNK_BYTES), have, missing)
+                part = self._read_slot(live.ino, slot, max(offset - base, 0), min(end - base, CHUNK_BYTES), wanted)
                 if part is None:
                     return None
                 parts.append(part)
@@ -105,12 +124,12 @@ class Data:
             live.atime_ns = now
             self._inodes.touch_quietly(live)
 
-    def _read_slot(self, ino: int, number: int, start: int, end: int, have: Fetched, missing: Missing) -> bytes | None:
+    def _read_slot(self, ino: int, number: int, start: int, end: int, wanted: _Wanted) -> bytes | None:
         slot = self._overlay.find(ino, number)
         if slot is None:
             under = self._maps.find(ino, number)
             if under.chunk is not None:
-                return self._chunk(ino, under.chunk, start, end, have, missing)
+                return self._chunk(ino, under.chunk, start, end, wanted)
             if under.kind == SlotKind.HOLE:
                 return bytes(end - start)
             self._inodes.damage("a part that was never placed before the machine was lost", ino)
@@ -118,11 +137,11 @@ class Data:
         for low, high, extent in slot.extents.cover(start, end):
             if extent is not None:
                 try:
-                    part: bytes | None = self._stage.read(ino, number, extent, low, high - low)
+                    part: bytes | None = self._stage.read(ino, number, extent, low, high - low, wanted.wait)
                 except (Corrupt, StoreDamaged) as error:
                     self._inodes.damage("what is staged", ino, error)
             elif slot.base is not None:
-                part = self._chunk(ino, slot.base, low, high, have, missing)
+                part = self._chunk(ino, slot.base, low, high, wanted)
             elif slot.lost:
                 self._inodes.damage("a part that was never placed before the machine was lost", ino)
             else:
@@ -132,37 +151,46 @@ class Data:
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _chunk(self, ino: int, ref: ChunkRef, start: int, end: int, have: Fetched, missing: Missing) -> bytes | None:
+    def _chunk(self, ino: int, ref: ChunkRef, start: int, end: int, wanted: _Wanted) -> bytes | None:
         stop = min(end, ref.length)
         if start >= stop:
             return bytes(end - start)
-        data = have.get((ref.chunk_id, start, stop))
+        data = wanted.have.get((ref.chunk_id, start, stop))
         if data is None:
             try:
-                data = self._chunks.cached(ref, start, stop)
+                data = self._chunks.cached(ref, start, stop, wanted.wait)
             except Corrupt as error:
                 self._inodes.damage("a chunk", ino, error)
         if data is None:
-            missing.append((ref, start, stop))
+            wanted.missing.append((ref, start, stop))
             return None
         return data if stop == end else data + bytes(end - stop)
 
     async def read(self, ino: int, offset: int, size: int) -> bytes:
         """See Filesystem.read."""
-        have: Fetched = {}
-        for _ in range(_READ_TRIES):
-            missing: Missing = []
-            data = self._read(self._inodes.file(ino), offset, size, have, missing)
+        wanted = _Wanted()
+        for number in range(_READ_TRIES):
+            wanted.wait, wanted.missing = number >= _WARM_TRIES, []
+            try:
+                data = self._read(self._inodes.file(ino), offset, size, wanted)
+            except NotInMemory as cold:
+                await trio.to_thread.run_sync(warm, cold, self._files_ahead(ino, offset + size))
+                continue
             if data is not None:
                 return data
             ahead = self._ahead(ino, offset + size)
-            for ref, start, stop in missing:
+            for ref, start, stop in wanted.missing:
                 try:
-                    have[ref.chunk_id, start, stop] = await self._chunks.fetch(ref, start, stop, ahead)
+                    wanted.have[ref.chunk_id, start, stop] = await self._chunks.fetch(ref, start, stop, ahead)
                 except HivefsError as error:
                     self._inodes.damage("a chunk", ino, error)
         log.error("inode %d changed all the time while it was read", ino)
         raise PosixError(errno.EIO)
+
+    def _files_ahead(self, ino: int, offset: int) -> list[Path]:
+        """The files of this machine that hold what follows."""
+        found = (self._chunks.where(ref) for ref in self._ahead(ino, offset)[:FILES_AHEAD])
+        return [path for path in found if path is not None]
 
     def _ahead(self, ino: int, offset: int) -> list[ChunkRef]:
         refs: list[ChunkRef] = []

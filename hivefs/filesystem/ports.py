@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from hivefs.model.ids import ChunkId, StripeId
@@ -118,7 +119,7 @@ class StagePort(Protocol):
     def usage(self) -> int: ...
 
     def write(self, ino: int, offset: int, data: bytes | memoryview) -> list[tuple[int, StagedExtent]]: ...
-    def read(self, ino: int, slot: int, extent: StagedExtent, start: int, length: int) -> bytes: ...
+    def read(self, ino: int, slot: int, extent: StagedExtent, start: int, length: int, wait: bool = True) -> bytes: ...
     def retain(self, extent: StagedExtent) -> None: ...
     def loaded(self) -> None: ...
     def release(self, extent: StagedExtent) -> None: ...
@@ -132,8 +133,11 @@ class StagePort(Protocol):
 class ChunkSource(Protocol):
     """Plaintext of placed chunks."""
 
-    def cached(self, ref: ChunkRef, start: int, end: int) -> bytes | None:
-        """Bytes [start, end) of the chunk if it is on this machine, at once."""
+    def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
+        """Bytes [start, end) of the chunk if it is on this machine, at once. Raises NotInMemory without ``wait``."""
+
+    def where(self, ref: ChunkRef) -> Path | None:
+        """The file that holds the chunk on this machine, as far as that is known."""
 
     async def fetch(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes:
         """The same from the nodes; ``next_refs`` are what will be read next. Raises HivefsError after its deadline."""

@@ -218,13 +218,13 @@ class StageLog:
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, ino: int, slot: int, extent: StagedExtent, start: int, length: int) -> bytes:
+    def read(self, ino: int, slot: int, extent: StagedExtent, start: int, length: int, wait: bool = True) -> bytes:
         """Bytes [start, start + length) of the slot, which must lie inside the extent (ValueError).
 
         Raises Corrupt (the bytes were changed, are of another place, or the segment is missing), UnknownVersion,
-        StoreDamaged (the disk does not read).
+        StoreDamaged (the disk does not read); NotInMemory without ``wait``, when the disk would have to be waited for.
         """
-        data = self._units.read(ino, slot, extent, start, length)
+        data = self._units.read(ino, slot, extent, start, length, wait)
         if data is None:
             raise files.missing()
         return data

@@ -12,11 +12,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hivefs.chunkstore.disk import read_now
 from hivefs.errors import StoreDamaged
 from hivefs.formats.staged import UNIT_BYTES, UNIT_OVERHEAD, UNIT_STRIDE, unit_context
 from hivefs.model.ids import CHUNK_BYTES
 from hivefs.model.staged import StagedExtent
-from hivefs.stage.files import SegmentFiles, read_at, too_short, translate
+from hivefs.stage.files import SegmentFiles, read_at, segment_path, too_short, translate
+
+_BUFFER_BYTES = CHUNK_BYTES // UNIT_BYTES * UNIT_STRIDE + UNIT_STRIDE
+"""As much as a chunk takes in a segment."""
 
 CACHED_UNITS = 16
 """Units kept open, 32 KiB each: as many sequential readers are served without opening a unit twice."""
@@ -28,12 +32,14 @@ class UnitReader:
     def __init__(self, files: SegmentFiles) -> None:
         self._files = files
         self._cache: dict[bytes, tuple[int, bytes]] = {}
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.opened = 0
 
-    def read(self, ino: int, slot: int, extent: StagedExtent, start: int, length: int) -> bytes | None:
+    def read(self, ino: int, slot: int, extent: StagedExtent, start: int, length: int, wait: bool = True) -> bytes | None:
         """Bytes [start, start + length) of the slot; None when the segment is not there.
 
-        Raises ValueError when they are not inside the extent; Corrupt, UnknownVersion, StoreDamaged.
+        Raises ValueError when they are not inside the extent; Corrupt, UnknownVersion, StoreDamaged; NotInMemory without
+        ``wait``, when the disk would have to be waited for.
         """
         if length < 0 or start < extent.start or start + length > extent.end:
             raise ValueError("outside the extent")
@@ -55,7 +61,7 @@ class UnitReader:
         plains: list[bytes] = []
         if low <= high:
             wanted = contexts[low - first : high - first + 1]
-            opened = self._open(number, extent.position + low * UNIT_STRIDE, run - low * UNIT_BYTES, wanted)
+            opened = self._open(number, extent.position + low * UNIT_STRIDE, run - low * UNIT_BYTES, wanted, wait)
             if opened is None:
                 return None
             plains = opened
@@ -80,14 +86,18 @@ class UnitReader:
             plains[-1] = plains[-1][:stop]
         return b"".join(plains)
 
-    def _open(self, number: int, position: int, remaining: int, contexts: list[bytes]) -> list[bytes] | None:
+    def _open(self, number: int, position: int, remaining: int, contexts: list[bytes], wait: bool) -> list[bytes] | None:
         """Open consecutive units; ``remaining`` plaintext bytes of the run are from the first of them on."""
         length = min(len(contexts) * UNIT_BYTES, remaining) + len(contexts) * UNIT_OVERHEAD
         try:
             segment = self._files.get(number)
             if segment is None:
                 return None
-            data = read_at(segment.fd, length, position)
+            if wait or length > len(self._buffer):
+                data: bytes | memoryview = read_at(segment.fd, length, position)
+            else:
+                into = self._buffer[:length]
+                data = into[: read_now(segment.fd, segment_path(self._files.directory, number), into, position)]
         except OSError as error:
             raise translate(error, self._files.directory) from None
         if len(data) < length:

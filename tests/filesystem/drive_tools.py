@@ -57,7 +57,10 @@ class MemoryChunks:
         self.plain[ref.chunk_id] = plain
         return ref
 
-    def cached(self, ref: ChunkRef, start: int, end: int) -> bytes | None:
+    def where(self, ref: ChunkRef) -> Path | None:
+        return None
+
+    def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
         assert 0 <= start < end <= ref.length
         return None if self.remote else self.plain[ref.chunk_id][start:end]
 

@@ -1,0 +1,73 @@
+"""Reading files of this machine without making the event loop wait for the disk.
+
+What the kernel has in memory is read at once; what it has not raises NotInMemory (errors.py), and whoever can wait calls
+``warm`` in a worker thread and asks again. A disk that turns takes ten milliseconds for a read, and other programs would
+stand still for so long; and while one read waits, the loop can open the next one's seals.
+
+Where a file system does not know the question (RWF_NOWAIT, Linux 4.14; preadv2(2)), everything is read at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from hivefs.errors import NotInMemory
+
+WINDOW: Final = 256 << 10
+"""Read around a small piece that is missing: its neighbours are mostly asked for next."""
+LONG: Final = 128 << 10
+AHEAD: Final = 1 << 20
+"""Read behind a long piece that is missing: that is somebody who reads on."""
+_UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+
+def read_now(fd: int, path: Path, into: memoryview, position: int) -> int:
+    """Fill ``into`` from ``position``; the number of bytes, fewer only at the end of the file.
+
+    ``path`` is that of the file, for ``warm``. Raises NotInMemory, OSError.
+    """
+    wanted = len(into)
+    try:
+        got = os.preadv(fd, [into], position, os.RWF_NOWAIT)
+    except BlockingIOError:
+        got = 0
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+        return os.preadv(fd, [into], position)
+    if got < wanted and os.fstat(fd).st_size > position + got:
+        raise NotInMemory(path, position, wanted)
+    return got
+
+
+def warm(cold: NotInMemory, also: Iterable[Path] = ()) -> None:
+    """Bring what was missing into memory, and begin to bring the files of ``also``, which are read next.
+
+    Blocks for as long as the disk takes: for a worker thread. Errors are left to whoever reads then.
+    """
+    start, length = cold.position, cold.length
+    if length < LONG:
+        start -= start % WINDOW
+    with suppress(OSError):
+        fd = os.open(cold.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(fd, start, max(WINDOW, length + AHEAD if length >= LONG else 0), os.POSIX_FADV_WILLNEED)
+            for path in also:
+                _begin(path)
+            os.pread(fd, length, cold.position)
+        finally:
+            os.close(fd)
+
+
+def _begin(path: Path) -> None:
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)
