@@ -19,6 +19,7 @@ from hivefs.daemon import control
 from hivefs.daemon.control_values import level_of
 from hivefs.daemon.engine_link import EngineLink, LazyBook
 from hivefs.daemon.home import Home
+from hivefs.daemon.memory import keep_maps_small
 from hivefs.errors import EngineUnavailable, NotMounted, StoreDamaged, VaultInUse
 from hivefs.filesystem.courtesy import Courtesy
 from hivefs.filesystem.filesystem import Filesystem
@@ -139,6 +140,7 @@ class Drive:
                 await working.start(self.filesystem.maintain)
                 working.start_soon(lambda: self.engine.supervise(secrets, start=self._options.engine))
                 working.start_soon(self.engine.hydrate, self._store, self._load)
+                working.start_soon(keep_maps_small)
                 await working.start(self._session_until_end, working.cancel_scope)
                 ready()
             self._ending = True

@@ -23,6 +23,7 @@ from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
+from hivefs.daemon.memory import keep_maps_small
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.priority import give_way
 from hivefs.daemon.vault_link import RemoteVault
@@ -300,6 +301,7 @@ async def _serve(
         process = Process(engine, conversations, home)
         await nursery.start(control.serve, home.run, "engine", process.methods())
         nursery.start_soon(process.bootstrap)
+        nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
         report.ready({})
         log.info("engine ready")
@@ -327,8 +329,8 @@ async def _signals(process: Process, signals: AsyncIterator[int]) -> None:
 def main() -> int:
     """The process. Returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    harden()
     give_way()
+    harden()
     frame, report = take_frame()
     try:
         home = Home.load(Path(frame["home"]))

@@ -15,6 +15,7 @@ import trio
 
 from hivefs.daemon.hive import HiveKey
 from hivefs.daemon.launch import Report
+from hivefs.daemon.memory import keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
 from hivefs.errors import BadSetting, NodeProblem
 from hivefs.node.config import create_node
@@ -76,6 +77,7 @@ async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]]
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
+            nursery.start_soon(keep_maps_small)
             try:
                 serving = await nursery.start(run_node, directory, open_host)
             except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery

@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Final
 
 NICE: Final = 19
-_TRIES: Final = 40
-_PAUSE_S: Final = 0.25
+_TRIES: Final = 12
+_PAUSE_S: Final = 0.1
 
 
 def give_way() -> None:
-    """Do it for this process and what it starts. Where the system refuses, nothing is changed."""
+    """Do it for this process and what it starts. Where the system refuses, nothing is changed. Call it before
+    launch.harden, after which only root may change a process's group.
+    """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
-    # The kernel takes one change of a group every tenth of a second from all processes together: tried again elsewhere.
-    threading.Thread(target=_group_gives_way, name="priority", daemon=True).start()
-
-
-def _group_gives_way() -> None:
     for _ in range(_TRIES):
         try:
             Path("/proc/self/autogroup").write_text(str(NICE))
-        except BlockingIOError:
+        except BlockingIOError:  # one change in a tenth of a second is taken from all processes together
             time.sleep(_PAUSE_S)
         except OSError:
             return

@@ -64,7 +64,7 @@ class Filesystem:
         self.stage = stage
         self.inodes = Inodes(store)
         self._maps = FileMaps(store, self.inodes, slice_records)
-        self.overlay = Overlay(store, stage, self._maps, self.inodes, clock())
+        self.overlay = Overlay(store, stage, self._maps, self.inodes)
         self._names = Names(store, self.inodes)
         self.durability = Durability(store, self.inodes, self._names, self._maps, self.overlay, placements, policy)
         self._xattrs = Xattrs(store, self.inodes, clock, self.durability.virtual)

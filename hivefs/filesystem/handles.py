@@ -20,6 +20,7 @@ from hivefs.filesystem.data import Data
 from hivefs.filesystem.filemap import SLICE
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.ports import Store
+from hivefs.filesystem.references import References
 from hivefs.formats.records import xattr_prefix
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Handles:
         self._inodes = inodes
         self._data = data
         self._clock = clock
-        self._known: dict[int, int] = {}
+        self._known = References()
         self._stuck: set[int] = set()
 
     def open(self, ino: int, flags: int) -> Live:
@@ -56,15 +57,12 @@ class Handles:
 
     def remembered(self, ino: int, count: int) -> None:
         """See Filesystem.remembered."""
-        self._known[ino] = self._known.get(ino, 0) + count
+        self._known.add(ino, count)
 
     def forget(self, ino: int, count: int) -> None:
         """See Filesystem.forget."""
-        left = self._known.get(ino, 0) - count
-        if left > 0:
-            self._known[ino] = left
+        if self._known.drop(ino, count):
             return
-        self._known.pop(ino, None)
         if ino in self._inodes.orphans:
             try:
                 live = self._inodes.get(ino)

@@ -1,9 +1,12 @@
 """What is staged over the slots of files: written here, not placed in the hive yet.
 
-Every slot with staged bytes has a ``Stamp`` in memory (a few hundred bytes) and a row in the store: a byte of flags, then
-its extents (formats/staged.py). The extents themselves are kept decoded only for slots that were used lately. Changes
-stay in memory until ``flush``, which the commit calls right before it syncs the stage: a row never names bytes that a
-crash could take.
+Every slot with staged bytes has a row in the store: a byte of flags, then its extents (formats/staged.py). The extents
+are kept decoded only for slots that were used lately. Changes stay in memory until ``flush``, which the commit calls
+right before it syncs the stage: a row never names bytes that a crash could take.
+
+A slot that was changed lately, or offered to the engine, has a ``Stamp`` in memory too (a few hundred bytes); the others
+are called *cold*: a million files may wait to be placed. A cold slot gets a stamp when it is changed or offered, and no
+stamp is forgotten while the engine may answer for it.
 
 Bytes of a staged slot that no extent covers belong to the chunk under it (``base``), or are zeros: a slot without a
 chunk was a hole, or beyond the end, when its first byte was staged. The one exception is ``lost``: the slot was PENDING
@@ -16,8 +19,9 @@ they are written again; such a slot is placed only once nothing of it is lost.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from hivefs.content.extents import SlotExtents
 from hivefs.errors import Corrupt, PosixError, UnknownVersion
@@ -34,7 +38,14 @@ log = logging.getLogger(__name__)
 CACHED = 8192
 """Slots whose extents are kept decoded."""
 
+STAMPED = 8192
+"""Slots whose stamps are kept at least."""
+
 _LOST = 1
+_LONG_AGO = 0
+_LOOKS = 4
+"""Rows looked at for each slot that is asked for: most may be in the engine's hands."""
+
 Key = tuple[int, int]
 
 
@@ -51,19 +62,22 @@ class Stamp:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A staged slot. ``fresh``: the map does not say PENDING yet; ``new``: the map has no record of the slot."""
+    """A staged slot. ``fresh``: the map does not say PENDING yet; ``new``: the map has no record of the slot; ``kept``:
+    the store has a row of it.
+    """
 
     extents: SlotExtents
     base: ChunkRef | None = None
     lost: bool = False
     fresh: bool = False
     new: bool = False
+    kept: bool = False
 
 
 class Overlay:
     """See the head of the file."""
 
-    def __init__(self, store: Store, stage: StagePort, maps: FileMaps, inodes: Inodes, now: int) -> None:
+    def __init__(self, store: Store, stage: StagePort, maps: FileMaps, inodes: Inodes) -> None:
         """Reads all rows, so that the stage knows which of its segments are needed (about 10 µs a slot)."""
         self._store = store
         self._stage = stage
@@ -74,11 +88,14 @@ class Overlay:
         self._unflushed: dict[int, set[int]] = {}
         self._bad: set[Key] = set()
         self._generation = 0
+        self._offered: frozenset[Key] = frozenset()
+        """What the engine may still answer for."""
+        self._cold = 0
+        self._cold_at: Key = (0, 0)
         self.bytes = 0
         """Staged bytes that something still names."""
-        for ino, slot, value in store.scan_staged():
-            self._generation += 1
-            self._stamps[ino, slot] = Stamp(self._generation, now)
+        for ino, _, value in store.scan_staged():
+            self._cold += 1
             try:
                 extents = self._parse(value)[0]
             except (Corrupt, UnknownVersion) as error:
@@ -96,7 +113,7 @@ class Overlay:
         return SlotExtents(extents_from_bytes(value[1:])), bool(value[0] & _LOST)
 
     def __len__(self) -> int:
-        return len(self._stamps)
+        return len(self._stamps) + self._cold
 
     @property
     def pending(self) -> bool:
@@ -114,14 +131,17 @@ class Overlay:
         """What is staged over a slot, None when nothing is. EIO; raises NotLoaded."""
         key = (ino, slot)
         found = self._slots.get(key)
-        if found is not None or key not in self._stamps:
+        if found is not None or not (self._cold or key in self._stamps):
             return found
         try:
-            extents, lost = self._parse(self._store.get_staged(ino, slot))
+            value = self._store.get_staged(ino, slot)
+            if value is None:
+                return None
+            extents, lost = self._parse(value)
         except (Corrupt, UnknownVersion) as error:
             self._inodes.damage("what is staged", ino, error)
         under = self._maps.covering(ino, slot)
-        found = self._slots[key] = Slot(extents, None if under is None else under.chunk, lost)
+        found = self._slots[key] = Slot(extents, None if under is None else under.chunk, lost, kept=True)
         if len(self._slots) > 2 * CACHED:
             self._shrink()
         return found
@@ -145,7 +165,7 @@ class Overlay:
         """Staged slots of a file from ``slot`` on, in order, at most ``limit`` (0: all)."""
         found = set(self._store.staged_slots(ino, slot, limit))
         found.update(s for s in self._unflushed.get(ino, ()) if s >= slot)
-        ordered = sorted(s for s in found if (ino, s) in self._stamps)
+        ordered = sorted(found)
         return ordered[:limit] if limit else ordered
 
     # ---- writing ----------------------------------------------------------------------------------------------------
@@ -176,16 +196,22 @@ class Overlay:
         if slot.lost and slot.extents.covered_bytes == CHUNK_BYTES:
             slot.lost = False
         self._slots[key] = slot
-        self._changed(key, now)
+        self._changed(key, slot, now)
         return first and slot.fresh
 
-    def _changed(self, key: Key, now: int) -> None:
+    def _stamp(self, key: Key, slot: Slot, now: int) -> Stamp:
+        """A new generation of a slot."""
         self._generation += 1
         stamp = self._stamps.get(key)
         if stamp is None:
-            self._stamps[key] = Stamp(self._generation, now)
+            stamp = self._stamps[key] = Stamp(self._generation, now)
+            self._cold -= slot.kept
         else:
             stamp.generation, stamp.last = self._generation, now
+        return stamp
+
+    def _changed(self, key: Key, slot: Slot, now: int) -> None:
+        self._stamp(key, slot, now)
         unflushed = self._unflushed.get(key[0])
         if unflushed is None:
             self._unflushed[key[0]] = {key[1]}
@@ -198,7 +224,7 @@ class Overlay:
         if slot is None or not (dropped := slot.extents.cut(length)):
             return
         self._release(dropped)
-        self._changed((live.ino, number), now)
+        self._changed((live.ino, number), slot, now)
         if len(slot.extents):
             return
         self.drop(live, number)
@@ -210,18 +236,21 @@ class Overlay:
     def drop(self, live: Live, number: int) -> None:
         """Nothing is staged over this slot any more."""
         key = (live.ino, number)
-        if key not in self._stamps:
-            return
         slot = self._slots.get(key)
         if slot is not None:
             self._release(slot.extents.clear())
             if slot.fresh:
                 live.allocated -= CHUNK_BYTES
-        else:
+        elif self._cold or key in self._stamps:
             try:
-                self._release(list(self._parse(self._store.get_staged(live.ino, number))[0]))
+                value = self._store.get_staged(live.ino, number)
+                if value is None:
+                    return
+                self._release(list(self._parse(value)[0]))
             except (Corrupt, UnknownVersion) as error:
                 log.error("what was staged of inode %d could not be read any more (%s)", live.ino, error)
+        else:
+            return
         self._forget(key)
 
     def _release(self, parts: list[StagedExtent]) -> None:
@@ -230,7 +259,8 @@ class Overlay:
             self.bytes -= part.length
 
     def _forget(self, key: Key) -> None:
-        self._stamps.pop(key, None)
+        if self._stamps.pop(key, None) is None:
+            self._cold -= 1
         self._slots.pop(key, None)
         self._store.delete_staged(*key)
         unflushed = self._unflushed.get(key[0])
@@ -254,43 +284,83 @@ class Overlay:
                 elif slot.fresh:
                     self._maps.set_slot(ino, number, SlotKind.PENDING)
                 slot.fresh = slot.new = False
+                slot.kept = True
         self._unflushed.clear()
         if len(self._slots) > CACHED:
             self._shrink()
+        if len(self._stamps) > 2 * STAMPED:
+            self._cool()
+
+    def _cool(self) -> None:
+        """Forget the oldest stamps; all rows are in the store."""
+        idle = [key for key in self._stamps if key not in self._offered]
+        for key in idle[: len(self._stamps) - STAMPED]:
+            del self._stamps[key]
+            self._cold += 1
 
     # ---- placing ----------------------------------------------------------------------------------------------------
 
     @property
     def oldest_ns(self) -> int | None:
         """When the slot that waits longest was staged, None when none waits."""
+        if self._cold:
+            return _LONG_AGO
         stamp = next(iter(self._stamps.values()), None)
         return None if stamp is None else stamp.since
 
-    def dirty(self, limit: int, most: int, quiet_ns: int, skip: Container[Key], now: int) -> Iterator[DirtySlot]:
+    def dirty(self, limit: int, most: int, quiet_ns: int, skip: frozenset[Key], now: int) -> list[DirtySlot]:
         """At most ``limit`` slots to place, of ``most`` bytes (one more than that ends it), the longest dirty first: not
-        changed for ``quiet_ns``, or dirty for ten times as long. Only what is committed; nothing may be changed while
-        this runs.
+        changed for ``quiet_ns``, or dirty for ten times as long. Only what is committed. ``skip`` is what the engine has
+        in its hands of what it was given before.
         """
-        given = size = 0
-        for key, stamp in self._stamps.items():
-            if given == limit or size >= most or 0 <= now - stamp.since < quiet_ns:
+        given: list[DirtySlot] = []
+        size = 0
+        for work in self._waiting(limit, quiet_ns, skip, now):
+            given.append(work)
+            size += work.length
+            if len(given) == limit or size >= most:
+                break
+        self._offered = skip.union((work.ino, work.slot) for work in given)
+        return given
+
+    def _waiting(self, limit: int, quiet_ns: int, skip: frozenset[Key], now: int) -> Iterator[DirtySlot]:
+        stamped = len(self._stamps)  # what gets a stamp here comes behind these
+        for key in self._cold_keys(_LOOKS * limit):
+            if key not in skip and (work := self._offer(key)) is not None:
+                yield work
+        for key, stamp in islice(self._stamps.items(), stamped):
+            if 0 <= now - stamp.since < quiet_ns:
                 return
-            ino, number = key
             if 0 <= now - stamp.last < quiet_ns and 0 <= now - stamp.since < 10 * quiet_ns:
                 continue
-            if key in skip or (ino in self._unflushed and number in self._unflushed[ino]):
-                continue
-            try:
-                work = None if key in self._bad else self._work(ino, number, stamp)
-            except PosixError:
-                self._bad.add(key)
-                continue
-            if work is not None:
-                given += 1
-                size += work.length
+            if key not in skip and (work := self._offer(key)) is not None:
                 yield work
 
-    def _work(self, ino: int, number: int, stamp: Stamp) -> DirtySlot | None:
+    def _cold_keys(self, limit: int) -> Iterator[Key]:
+        """Cold slots in the order of their keys, beginning where the last call ended; ``limit`` rows are looked at."""
+        if not self._cold:
+            return
+        began = self._cold_at
+        rows = self._store.staged_keys(began, limit)
+        if len(rows) < limit:
+            rows += [key for key in self._store.staged_keys((0, 0), limit - len(rows)) if key < began]
+        for key in rows:
+            self._cold_at = key[0], key[1] + 1
+            if key not in self._stamps:
+                yield key
+
+    def _offer(self, key: Key) -> DirtySlot | None:
+        """The work that a slot is, when it can be placed now."""
+        ino, number = key
+        if key in self._bad or (ino in self._unflushed and number in self._unflushed[ino]):
+            return None
+        try:
+            return self._work(ino, number)
+        except PosixError:
+            self._bad.add(key)
+            return None
+
+    def _work(self, ino: int, number: int) -> DirtySlot | None:
         slot = self.find(ino, number)
         live = self._inodes.get(ino)
         length = min(CHUNK_BYTES, live.size - number * CHUNK_BYTES)
@@ -298,6 +368,7 @@ class Overlay:
             return None
         if slot.lost and slot.extents.covered_bytes < length:
             return None
+        stamp = self._stamps.get((ino, number)) or self._stamp((ino, number), slot, _LONG_AGO)
         return DirtySlot(ino, number, stamp.generation, length, tuple(slot.extents), slot.base)
 
     def place(self, ino: int, number: int, generation: int, ref: ChunkRef) -> bool:
@@ -321,13 +392,21 @@ class Overlay:
         many bytes were moved since. Between two steps anything may happen. Content, times and generations stay.
         """
         moved = 0
-        for number, key in enumerate(list(self._stamps), 1):
-            if key in self._stamps and key not in self._bad:
+        for number, key in enumerate(self._all_keys(), 1):
+            if key not in self._bad:
                 moved += self._move(key, segment)
             if not number % 32 or moved >= CHUNK_BYTES:
                 yield moved
                 moved = 0
         yield moved
+
+    def _all_keys(self) -> Iterator[Key]:
+        """Every staged slot, those first that have no row yet. Stays right while slots change."""
+        yield from [(ino, number) for ino, numbers in self._unflushed.items() for number in numbers]
+        at: Key = (0, 0)
+        while keys := self._store.staged_keys(at, 256):
+            yield from keys
+            at = keys[-1][0], keys[-1][1] + 1
 
     def _move(self, key: Key, segment: int) -> int:
         ino, number = key

@@ -57,7 +57,7 @@ class VaultService:
         elif quiet_ns and self._courtesy is not None:
             most = self._courtesy.grant(overlay.bytes, overlay.oldest_ns)
         skipped = frozenset((ino, slot) for ino, slot in skip)
-        return list(overlay.dirty(limit, most, quiet_ns, skipped, self._fs.clock()))
+        return overlay.dirty(limit, most, quiet_ns, skipped, self._fs.clock())
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive right now: the time for work that can wait."""

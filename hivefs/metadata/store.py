@@ -296,6 +296,10 @@ class MetadataStore(OpenTransaction):
         rows = self._batch(self._staged, _TWO.pack(ino, slot), _U64.pack(ino), limit or 1 << 62)
         return [int.from_bytes(key[8:], "big") for key, _ in rows]
 
+    def staged_keys(self, start: tuple[int, int], limit: int) -> list[tuple[int, int]]:
+        """At most ``limit`` (inode, slot) that have something staged, in order, from ``start`` on."""
+        return [_TWO.unpack(key) for key, _ in self._batch(self._staged, _TWO.pack(*start), b"", limit)]
+
     def scan_staged(self) -> Iterator[tuple[int, int, bytes | None]]:
         """(inode, slot, value) of everything staged; None for a record that does not open."""
         position = b""

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hivefs.errors import PosixError
+from hivefs.filesystem import overlay
 from hivefs.filesystem.ports import Caller
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -64,6 +65,7 @@ class Machine(RuleBasedStateMachine):
         self.base = Path(tempfile.mkdtemp(prefix="hivefs-machine-"))
         self.plain = os.fsencode(self.base / "plain")
         os.mkdir(self.plain)
+        self.stamped, overlay.STAMPED = overlay.STAMPED, 2  # most staged slots are cold
         self.drive = Drive(self.base / "drive", slice_records=2)
         self.handles: list[tuple[int, int]] = []
         for name in (b"a", b"b"):
@@ -77,6 +79,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "drive"):
             return
+        overlay.STAMPED = self.stamped
         try:
             self.close_all()
             self.drive.reap()
