@@ -4,7 +4,8 @@ Placing keeps every core busy that it gets: sealing, coding and sending here, an
 Beside it a program that copies or reads waits for the processor at every request. So while the drive is in use nothing
 new is begun, for a while: what waits is safe on this disk, and is placed as soon as there is a pause. The while is
 bounded, because only what is placed survives the loss of the machine: after ``PATIENCE_NS`` some of it is placed all the
-time, and when ``MOST_WAITING`` bytes wait, placing goes on at full speed whatever else happens.
+time, and when ``MOST_WAITING`` bytes or ``MOST_PIECES`` files and parts of files wait, placing goes on at full speed
+whatever else happens.
 
 Somebody who waits for the hive (``hivefs wait``, an unmount) is not made to wait by this.
 """
@@ -19,6 +20,7 @@ BUSY: Final = 0.25
 
 PATIENCE_NS: Final = 20_000_000_000
 MOST_WAITING: Final = 2 << 30
+MOST_PIECES: Final = 20_000
 GRANT: Final = 32 << 20
 """Bytes handed out at once: a few tenths of a second of work, after which the question is asked again."""
 
@@ -46,12 +48,12 @@ class Courtesy:
         """Whether nobody uses the drive right now."""
         return self._load() <= BUSY
 
-    def grant(self, waiting: int, oldest_ns: int | None) -> int:
-        """How many bytes may be placed now, 0 for none. ``waiting`` bytes are staged, the first of them at ``oldest_ns``
-        (None: nothing is).
+    def grant(self, waiting: int, pieces: int, oldest_ns: int | None) -> int:
+        """How many bytes may be placed now, 0 for none. ``waiting`` bytes in ``pieces`` slots are staged, the first of
+        them at ``oldest_ns`` (None: nothing is).
         """
         now = self._clock()
-        if self.calm or waiting >= MOST_WAITING:
+        if self.calm or waiting >= MOST_WAITING or pieces >= MOST_PIECES:
             return GRANT
         patient = oldest_ns is None or 0 <= now - oldest_ns <= PATIENCE_NS
         if patient or 0 <= now - self._trickled < _SECOND_NS:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -76,6 +77,11 @@ class Inodes:
         """The inode; ENOENT, EIO. Raises NotLoaded."""
         live = self._cache.get(ino)
         return self._load(ino) if live is None else live
+
+    @property
+    def cached(self) -> Callable[[int], Live | None]:
+        """The inode if it is decoded already."""
+        return self._cache.get
 
     def _load(self, ino: int) -> Live:
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hivefs.errors import Corrupt, PosixError, UnknownVersion
 from hivefs.filesystem.inodes import Inodes, Live, log
 from hivefs.filesystem.ports import Store
-from hivefs.formats.records import dirent_from_bytes, dirent_key, dirent_prefix
+from hivefs.formats.records import dirent_fields, dirent_from_bytes, dirent_key, dirent_prefix
 from hivefs.model.ids import MAX_NAME_BYTES
 from hivefs.model.inode import Dirent, Inode
 
@@ -103,21 +103,24 @@ class Names:
             if cookie >= _LAST_COOKIE:
                 return
             start = prefix + (cookie + 1 << 1).to_bytes(8, "big")
+        get = self._inodes.cached
         for count, (key, value) in enumerate(self._store.scan(prefix, start), 1):
             try:
-                entry = None if value is None else dirent_from_bytes(value)
+                fields = None if value is None else dirent_fields(value)
             except (Corrupt, UnknownVersion):
-                entry = None
-            if entry is None:
+                fields = None
+            if fields is None:
                 log.error("a name in directory %d cannot be used", ino)
                 continue
             if not count % 1024:
                 self._inodes.trim()
-            yield max(int.from_bytes(key[_KEY_HEAD : _KEY_HEAD + 8], "big") >> 1, _FIRST), entry.name, self._shown(entry)
+            name, child, kind = fields
+            at = int.from_bytes(key[_KEY_HEAD : _KEY_HEAD + 8], "big") >> 1
+            yield at if at > _FIRST else _FIRST, name, get(child) or self._shown(child, kind)
 
-    def _shown(self, entry: Dirent) -> Inode:
+    def _shown(self, ino: int, kind: int) -> Inode:
         """The inode, or one without any permission in the place of one that is damaged."""
         try:
-            return self._inodes.get(entry.ino)
+            return self._inodes.get(ino)
         except PosixError:
-            return Inode(entry.ino, entry.kind << 12)
+            return Inode(ino, kind << 12)

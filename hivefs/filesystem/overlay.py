@@ -315,11 +315,10 @@ class Overlay:
         """
         given: list[DirtySlot] = []
         size = 0
-        for work in self._waiting(limit, quiet_ns, skip, now):
+        waiting = self._waiting(limit, quiet_ns, skip, now)
+        while len(given) < limit and size < most and (work := next(waiting, None)) is not None:
             given.append(work)
             size += work.length
-            if len(given) == limit or size >= most:
-                break
         self._offered = skip.union((work.ino, work.slot) for work in given)
         return given
 

@@ -55,7 +55,7 @@ class VaultService:
         if not quiet_ns and self._fs.commits.pending:
             await self._fs.commits.all()
         elif quiet_ns and self._courtesy is not None:
-            most = self._courtesy.grant(overlay.bytes, overlay.oldest_ns)
+            most = self._courtesy.grant(overlay.bytes, len(overlay), overlay.oldest_ns)
         skipped = frozenset((ino, slot) for ino, slot in skip)
         return overlay.dirty(limit, most, quiet_ns, skipped, self._fs.clock())
 

@@ -137,15 +137,17 @@ def dirent_to_bytes(entry: Dirent) -> bytes:
 
 def dirent_from_bytes(value: bytes) -> Dirent:
     """Raises Corrupt or UnknownVersion."""
-    _version("a directory entry", value)
-    try:
-        _, ino, kind = _DIRENT.unpack_from(value)
-    except struct.error:
-        raise Corrupt(what="a directory entry", reason="it is too short") from None
-    name = bytes(value[_DIRENT.size :])
-    if not 0 < len(name) <= MAX_NAME_BYTES:
-        raise Corrupt(what="a directory entry", reason=f"a name of {len(name)} bytes")
-    return Dirent(name, ino, kind)
+    return Dirent(*dirent_fields(value))
+
+
+def dirent_fields(value: bytes) -> tuple[bytes, int, int]:
+    """(name, inode, kind): the same without an object, for listings. Raises Corrupt or UnknownVersion."""
+    size = len(value) - _DIRENT.size
+    if not (0 < size <= MAX_NAME_BYTES and value[0] == VERSION):
+        _version("a directory entry", value)
+        raise Corrupt(what="a directory entry", reason=f"a name of {size} bytes")
+    _, ino, kind = _DIRENT.unpack_from(value)
+    return value[_DIRENT.size :], ino, kind
 
 
 def extent_to_bytes(extent: MapExtent) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,8 @@ from hivefs.metadata.environment import RandomPool, damaged, drop_lock, open_env
 from hivefs.metadata.journal import FRAME_BYTES, Journal
 
 log = logging.getLogger(__name__)
+
+_SHORT = 64
 
 
 class OpenTransaction:
@@ -137,6 +140,11 @@ class OpenTransaction:
         try:
             with self._live().cursor(db=table) as cursor:
                 more = cursor.set_range(start) if start else cursor.first()
+                if more and limit <= _SHORT:  # a few rows too many cost less than a loop of Python
+                    found = list(islice(cursor.iternext(), limit))
+                    while found and not found[-1][0].startswith(prefix):
+                        found.pop()
+                    return found
                 while more and len(found) < limit:
                     key, value = cursor.item()
                     if not key.startswith(prefix):
