@@ -34,6 +34,10 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in _words(text)]
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     names = [workload.name for workload in WORKLOADS] + list(hive_figures.FIGURES)
@@ -46,7 +50,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", type=_words, default=[], help=f"of {', '.join(names)}")
     parser.add_argument("--skip", type=_words, default=[], help="the same names")
-    parser.add_argument("--files", type=int, help="files for the figure of memory (10 000)")
+    parser.add_argument("--files", type=_numbers, default=[], help="numbers of files for the figure of memory (10000)")
     parser.add_argument("--no-settle", action="store_true", help="do not wait for background work between steps")
     parser.add_argument("--budget", type=float, default=7200, metavar="S", help="begin nothing after S seconds (7200)")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where to work; on a disk (/var/tmp)")  # noqa: S108
@@ -107,7 +111,7 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
         for target in rounds.targets:
             if isinstance(target, Drive):
                 figures = [name for name in hive_figures.FIGURES if _chosen(chosen, name)]
-                files = chosen.files or (200 if chosen.quick else 10_000)
+                files = chosen.files or [200 if chosen.quick else 10_000]
                 hive = hive_figures.measure(target, figures, root, sizes, files, record, deadline)
     finally:
         for target in reversed(running):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hivefs.testing.bench.gluster import Gluster
 from hivefs.testing.bench.peers import Gocryptfs, Peer, Rclone, S3ql, Securefs
+from hivefs.testing.bench.sshfs import Sshfs
 from hivefs.testing.bench.targets import Target
 
 PEERS: dict[str, type[Peer]] = {
@@ -16,6 +17,7 @@ PEERS: dict[str, type[Peer]] = {
     "securefs": Securefs,
     "s3ql": S3ql,
     "glusterfs": Gluster,
+    "sshfs": Sshfs,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,6 +31,9 @@ PAUSE_S: Final = 0.002
 FILE_BYTES: Final = 1024
 FILES_IN_A_DIRECTORY: Final = 1000
 LIMIT_S: Final = 300.0
+SLOWEST_FILES: Final = 100
+"""Files a second; what is slower counts as hanging."""
+WALKS: Final = (("ls", "-R"), ("find",), ("du", "-s"))
 
 Figure = dict[str, Any]
 
@@ -37,7 +41,9 @@ Figure = dict[str, Any]
 class Measure:
     """One drive and what its figures need."""
 
-    def __init__(self, drive: Drive, root: Path, sizes: Sizes, files: int, rounds: int, put: dict[str, Figure]) -> None:
+    def __init__(
+        self, drive: Drive, root: Path, sizes: Sizes, files: Sequence[int], rounds: int, put: dict[str, Figure]
+    ) -> None:
         self.drive = drive
         self.root = root
         self.sizes = sizes
@@ -150,17 +156,36 @@ def latency(measure: Measure) -> None:
 
 
 def memory_figure(measure: Measure) -> None:
-    """Resident memory of processes that began empty, after some files of 1 KiB were made and placed."""
-    drive, files = measure.drive, measure.files
+    """Resident memory of processes that began empty, after files of 1 KiB were made and placed, for each number of files;
+    then the time of programs that look at all of them, with empty caches.
+    """
+    drive = measure.drive
     drive.umount()
     drive.hivefs("down")
     drive.up()
     top = drive.directory / "many"
-    names = [f"{number:04}" for number in range(-(-files // FILES_IN_A_DIRECTORY))]
-    run_bounded(partial(_make_many, top, names, files), LIMIT_S)
-    drive.wait(top, "remote", LIMIT_S)
-    measure.quiet()
-    for part, pids in drive.processes().items():
+    made = 0
+    for files in sorted(measure.files):
+        limit = max(LIMIT_S, files / SLOWEST_FILES)
+        began = time.perf_counter()
+        run_bounded(partial(_make_many, top, made, files), limit)
+        rate = (files - made) / (time.perf_counter() - began)
+        measure.add(f"create_{files}", f"creating up to {files} files", "files/s", [rate])
+        drive.wait(top, "remote", limit)
+        made = files
+        measure.quiet()
+        _memory_lines(measure, files)
+        for words in WALKS:
+            name = " ".join(words)
+            took = run_bounded(partial(_walk, [*words, str(top)]), limit)
+            measure.add(f"walk_{words[0]}_{files}", f"{name}, {files} files, cold", "s", [took])
+        _memory_lines(measure, files, " and walking")
+    run_bounded(partial(_read_many, top, made), LIMIT_S)
+    run_bounded(partial(shutil.rmtree, top), max(LIMIT_S, made / SLOWEST_FILES))
+
+
+def _memory_lines(measure: Measure, files: int, then: str = "") -> None:
+    for part, pids in measure.drive.processes().items():
         seen = [m for m in map(memory, pids) if m]
         if not seen:
             raise Failed(f"there is no {part} process")
@@ -169,10 +194,9 @@ def memory_figure(measure: Measure) -> None:
             f"of it {max(m['anonymous'] for m in seen):.0f} not mapped from files, peak {max(m['peak'] for m in seen):.0f}"
         )
         which = "largest node" if part == "nodes" else part
-        title = f"memory of the {which} after {files} files"
-        measure.add(f"memory_{part}", title, "MiB", [resident], against, seen=seen, files=files)
-    run_bounded(partial(_read_many, top, files), LIMIT_S)
-    measure.remove(top)
+        title = f"memory of the {which} after {files} files{then}"
+        key = f"memory_{part}_{files}{then.replace(' ', '_')}"
+        measure.add(key, title, "MiB", [resident], against, seen=seen, files=files)
 
 
 FIGURES: Final[dict[str, Callable[[Measure], None]]] = {
@@ -184,7 +208,13 @@ FIGURES: Final[dict[str, Callable[[Measure], None]]] = {
 
 
 def measure(
-    drive: Drive, names: Sequence[str], root: Path, sizes: Sizes, files: int, record: Record, deadline: float
+    drive: Drive,
+    names: Sequence[str],
+    root: Path,
+    sizes: Sizes,
+    files: Sequence[int],
+    record: Record,
+    deadline: float,
 ) -> dict[str, Figure]:
     """The figures of ``names``; what does not work is recorded and the rest goes on."""
     found: dict[str, Figure] = {}
@@ -268,12 +298,19 @@ def _placed(drive: Drive) -> int:
     return int(status["placing"]["bytes"]) if status else 0
 
 
-def _make_many(top: Path, folders: Sequence[str], files: int) -> None:
-    for folder in folders:
-        (top / folder).mkdir(parents=True)
-    for number in range(files):
-        folder = folders[number // FILES_IN_A_DIRECTORY]
+def _make_many(top: Path, first: int, end: int) -> None:
+    for number in range(first, end):
+        folder = f"{number // FILES_IN_A_DIRECTORY:04}"
+        if number == first or not number % FILES_IN_A_DIRECTORY:
+            (top / folder).mkdir(parents=True, exist_ok=True)
         (top / folder / f"file-{number}").write_bytes(_content(folder, number, FILE_BYTES))
+
+
+def _walk(words: Sequence[str]) -> float:
+    drop_caches()
+    began = time.perf_counter()
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
 
 
 def _read_many(top: Path, files: int) -> None:
