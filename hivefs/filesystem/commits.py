@@ -25,7 +25,7 @@ from contextlib import contextmanager
 import trio
 
 from hivefs.errors import DiskFull, HivefsError, PosixError, StoreDamaged
-from hivefs.filesystem.data import Data
+from hivefs.filesystem.data import MUCH, Data
 from hivefs.filesystem.handles import Handles
 from hivefs.filesystem.inodes import Inodes
 from hivefs.filesystem.overlay import Overlay
@@ -36,13 +36,15 @@ log = logging.getLogger(__name__)
 
 COMMIT_EVERY = 2.0
 TICK = 0.25
+WORTH_SHARING = 0.0005
+"""Seconds. A disk that is quicker serves those who want a commit sooner one by one than together."""
+
 INLINE_BYTES = 1 << 20
 """Syncing so much takes less than handing it to a thread is worth."""
 
 INLINE_PIECES = 128 << 10
 """Writing so much twice, into the journal and later to its own file, is cheaper than one more flush of the disk."""
 
-BACKGROUND_BYTES = 16 << 20
 ROUNDS = 6
 SPREAD_OVER = 200
 """Changed inodes or files with staged bytes that are worth putting into the transaction before the commit."""
@@ -69,9 +71,13 @@ class Commits:
         self._leading: trio.Event | None = None
         self._settle = False
         self._urgent = False
+        self._took = 1.0
+        """Seconds of the last commit."""
         self._aside = False
         """A frame is being written in a worker thread: what it holds is not durable yet."""
         self._said = ""
+        self._much = trio.Event()
+        data.on_much = self._wake
         self._unmovable: set[int] = set()
 
     @property
@@ -160,7 +166,8 @@ class Commits:
         ticket = self._asked
         self._settle = self._settle or settle
         self._urgent = self._urgent or not patient
-        await trio.lowlevel.checkpoint()  # others that want the same may come before the work begins
+        if self._took > WORTH_SHARING:
+            await trio.lowlevel.checkpoint()  # others that want the same may come before the work begins
         while self._done < ticket:
             if self._leading is not None:
                 await self._leading.wait()
@@ -171,9 +178,11 @@ class Commits:
                 settle, self._settle = self._settle, False
                 urgent, self._urgent = self._urgent, False
                 asked = self._asked
+                began = trio.current_time()
                 try:
                     if urgent or settle or not self._can_wait() or not await self._journal_aside():
                         self.now(settle=settle)
+                    self._took = trio.current_time() - began
                 except BaseException:
                     self._settle = settle
                     raise
@@ -229,10 +238,12 @@ class Commits:
         task_status.started()
         committed = moved = trio.current_time()
         while True:
-            await trio.sleep(TICK)
+            with trio.move_on_after(TICK):
+                await self._much.wait()
+            self._much = trio.Event()
             now = trio.current_time()
             try:
-                if self._stage.unsynced_bytes > BACKGROUND_BYTES and self._leading is None:
+                if self._stage.unsynced_bytes > MUCH and self._leading is None:
                     await trio.to_thread.run_sync(self._stage.sync)
                 await self._handles.reap()
                 self._spread()
@@ -246,6 +257,10 @@ class Commits:
                     await self._empty_segment()
             except HivefsError as error:
                 self._say(str(error))
+
+    def _wake(self) -> None:
+        """Much was written: begin to put it on the disk now, so that an fsync finds little left to do."""
+        self._much.set()
 
     def _spread(self) -> None:
         """Put what was changed into the transaction a little at a time, so that a commit does not take long. (Each

@@ -36,6 +36,9 @@ TIGHT = 128 << 20
 OVERDRAFT = 256 << 20
 """What the kernel had accepted before the hive filled up (its limit for one drive is far below) is still staged."""
 
+MUCH = 16 << 20
+"""Bytes written after which somebody is told."""
+
 _SHIFT = CHUNK_BYTES.bit_length() - 1
 _MASK = CHUNK_BYTES - 1
 _DAY_NS = 86_400_000_000_000
@@ -82,6 +85,8 @@ class Data:
         self.capacity: Capacity | None = None
         self.full = False
         """The disk of the metadata is full: nothing new until a commit succeeds."""
+        self.on_much: Callable[[], None] = lambda: None
+        self._written = 0
         self.broken = False
         """The metadata cannot be committed any more: nothing new for good."""
 
@@ -243,6 +248,10 @@ class Data:
         if live.mode & _KILLED_BY_WRITE:
             self._drop_privileges(live)
         self._inodes.touch(live)
+        self._written += length
+        if self._written >= MUCH:
+            self._written = 0
+            self.on_much()
         return length
 
     def _drop_privileges(self, live: Live) -> None:
