@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from hivefs.fuse.loop import ReceiveLoop
+from hivefs.fuse.loop import LOAD_SECONDS, ReceiveLoop
 
 LIMIT = 20.0
 
@@ -212,3 +212,51 @@ def test_everything_else_is_trio() -> None:
     assert loop.lowlevel.current_task is trio.lowlevel.current_task
     with pytest.raises(AttributeError):
         _ = loop.no_such_name
+
+
+class Clock:
+    """Goes on by a little whenever it is read, and by what a test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 10e-6
+        return self.now
+
+
+def test_how_much_of_the_time_requests_take() -> None:
+    device, clock = Device(), Clock()
+    loads: list[float] = []
+
+    async def answer(request: bytes) -> None:
+        clock.now += 0.1
+
+    served = Served(device, answer)
+    served.loop._clock = clock
+    served.loop._looked = (clock.now, 0.0)
+
+    async def main() -> None:
+        assert served.loop.load() == 0.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.run)
+            device.ask(b"first")
+            await trio.testing.wait_all_tasks_blocked()
+            clock.now += 10.0
+            loads.append(served.loop.load())  # it waits all the time
+            for _ in range(20):
+                device.ask(b"work")
+            await trio.testing.wait_all_tasks_blocked()
+            loads.append(served.loop.load())  # it works all the time
+            clock.now += LOAD_SECONDS / 2
+            loads.append(served.loop.load())  # too early to say something new
+            clock.now += 30.0
+            loads.append(served.loop.load())
+            device.ask(b"end")
+
+    run(main)
+    device.close()
+    assert loads[0] < 0.05
+    assert loads[1] > 0.95
+    assert loads[2] == loads[1]
+    assert loads[3] < 0.05

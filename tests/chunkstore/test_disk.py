@@ -1,0 +1,95 @@
+"""What is in memory is read at once; what is not is brought there by someone who can wait."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hivefs.chunkstore import disk
+from hivefs.errors import NotInMemory
+
+SIZE = 3 << 20
+
+
+def written(path: Path) -> bytes:
+    data = os.urandom(SIZE)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return data
+
+
+def not_in_memory(path: Path) -> NotInMemory | None:
+    """Drop the pages of a file and ask for some; None where the kernel does not forget (a file system in memory)."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for _ in range(20):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            try:
+                disk.read_now(fd, path, memoryview(bytearray(4096)), SIZE // 2)
+            except NotInMemory as cold:
+                return cold
+    finally:
+        os.close(fd)
+    return None
+
+
+def test_what_is_in_memory_is_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = written(path)
+    with path.open("rb") as file:
+        buffer = memoryview(bytearray(1 << 20))
+        assert disk.read_now(file.fileno(), path, buffer[:5000], 7) == 5000
+        assert buffer[:5000] == data[7:5007]
+        assert disk.read_now(file.fileno(), path, buffer, SIZE - 10) == 10
+        assert disk.read_now(file.fileno(), path, buffer, SIZE + 10) == 0
+
+
+def test_what_is_not_is_said_and_brought(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = written(path)
+    cold = not_in_memory(path)
+    if cold is None:
+        pytest.skip("the kernel does not forget files here")
+    with path.open("rb") as file:
+        buffer = memoryview(bytearray(1 << 20))
+        assert (cold.path, cold.position, cold.length) == (path, SIZE // 2, 4096)
+        disk.warm(cold, [path, tmp_path / "not there"])
+        assert disk.read_now(file.fileno(), path, buffer[:4096], SIZE // 2) == 4096
+        assert buffer[:4096] == data[SIZE // 2 : SIZE // 2 + 4096]
+
+
+def test_a_file_that_is_gone_is_left_to_the_reader(tmp_path: Path) -> None:
+    disk.warm(NotInMemory(tmp_path / "gone", 0, 10))
+
+
+def test_a_file_system_that_does_not_know_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    data = written(path)
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with path.open("rb") as file:
+        buffer = memoryview(bytearray(100))
+        assert disk.read_now(file.fileno(), path, buffer, 50) == 100
+        assert buffer == data[50:150]
+
+
+def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    written(path)
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            disk.read_now(fd, path, memoryview(bytearray(10)), 0)
+    finally:
+        os.close(fd)
