@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from drive_tools import MIB, Drive, pattern, run
 
-from hivefs.errors import PosixError
+from hivefs.errors import NotInMemory, PosixError
 from hivefs.filesystem.data import AHEAD, MAX_FILE_BYTES
 from hivefs.formats.records import extent_from_bytes, extent_to_bytes, map_key, map_prefix
 from hivefs.model.inode import MapExtent, SlotKind
+from hivefs.stage import reader
 
 
 @pytest.fixture
@@ -231,3 +232,26 @@ def test_a_gap_in_the_map_is_an_error_not_zeros(drive: Drive, caplog: pytest.Log
     drive.fs.commits.now()
     assert [finding.kind for finding in drive.check()] == ["map", "allocated"]
     assert caplog.text.count("gap") == 1
+
+
+@pytest.mark.parametrize("times", [1, 5, 1000])
+def test_what_the_disk_must_bring_is_read_without_holding_up_the_loop(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """However often memory is too short to keep what was brought: after some tries it is waited for."""
+    ino, data = drive.file("f", b""), pattern(3 * MIB + 5)
+    drive.fs.write(ino, 0, data)
+    drive.fs.commits.now()
+    asked: list[bool] = []
+    real = reader.read_now
+
+    def read_now(fd: int, path: Path, into: memoryview, position: int) -> int:
+        asked.append(True)
+        if len(asked) <= times:
+            raise NotInMemory(path, position, len(into))
+        return real(fd, path, into, position)
+
+    monkeypatch.setattr(reader, "read_now", read_now)
+    assert drive.fs.read_now(ino, 0, MIB) is None
+    assert run(drive.fs.read, ino, 0, 4 * MIB) == data
+    assert len(asked) > 1
