@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from hivefs.daemon import priority
 from hivefs.daemon.launch import Report, take_frame
-from hivefs.daemon.priority import give_way
 from hivefs.errors import HivefsError
 
 
@@ -18,7 +18,7 @@ def command(directory: Path, started: bool) -> None:
     """Run the storage node in DIRECTORY until it is interrupted."""
     frame, report = take_frame() if started else ({}, Report(None))
     if frame.get("background"):
-        give_way()  # it shares the machine with the drive that uses it
+        priority.give_way(priority.NODE)  # it shares the machine with the drive that uses it
 
     def told(addresses: tuple[str, ...]) -> None:
         if not started:

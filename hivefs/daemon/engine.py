@@ -18,14 +18,13 @@ from typing import Any
 import trio
 
 from hivefs.crypto.keys import VaultKeys
-from hivefs.daemon import control
+from hivefs.daemon import control, priority
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.memory import keep_maps_small
 from hivefs.daemon.network import Conversations
-from hivefs.daemon.priority import give_way
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
 from hivefs.filesystem import check as metadata_check
@@ -329,7 +328,7 @@ async def _signals(process: Process, signals: AsyncIterator[int]) -> None:
 def main() -> int:
     """The process. Returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    give_way()
+    priority.give_way(priority.ENGINE)
     harden()
     frame, report = take_frame()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 PROGRAM = """
 import os, pathlib
 from hivefs.daemon.priority import give_way
-give_way()
+give_way(11)
 group = pathlib.Path("/proc/self/autogroup")
 print(os.getpriority(os.PRIO_PROCESS, 0), group.read_text().split()[-1] if group.exists() else "none")
 """
@@ -20,5 +20,5 @@ def test_it_gives_way() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True, start_new_session=True
     )
     nice, group = done.stdout.split()
-    assert nice == "19"
-    assert group == ("19" if Path("/proc/self/autogroup").exists() else "none")
+    assert nice == "11"
+    assert group == ("11" if Path("/proc/self/autogroup").exists() else "none")
