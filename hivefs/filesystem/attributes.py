@@ -15,6 +15,15 @@ from hivefs.filesystem.xattrs import Xattrs
 
 BLOCK = 4096
 _FILES = 1 << 32
+_FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
+"""What an inode record can hold: 1677 to 2262."""
+
+
+def _held(time_ns: int) -> int:
+    """The nearest time that a record can hold, as every file system does with times beyond its range. Without this one
+    ``touch -d 2300-01-01`` makes an inode that no commit can put away, and the drive ends.
+    """
+    return min(max(time_ns, _FIRST_NS), _LAST_NS)
 
 
 class Attributes:
@@ -69,10 +78,10 @@ class Attributes:
         if mode is not None:
             live.mode = live.mode & ~0o7777 | mode & 0o7777
         if atime_ns is not None:
-            live.atime_ns = atime_ns
+            live.atime_ns = _held(atime_ns)
         if mtime_ns is not None:
-            live.mtime_ns = mtime_ns
-        live.ctime_ns = now if ctime_ns is None else ctime_ns
+            live.mtime_ns = _held(mtime_ns)
+        live.ctime_ns = now if ctime_ns is None else _held(ctime_ns)
         self._inodes.touch(live)
         return live
 

@@ -34,6 +34,14 @@ def test_times_keep_every_nanosecond_and_may_be_before_1970(drive: Drive) -> Non
     assert (got.atime_ns, got.mtime_ns, got.ctime_ns) == (-1, 1_234_567_890_123_456_789, 7)
 
 
+def test_times_beyond_what_a_record_holds_become_the_nearest(drive: Drive) -> None:
+    f = drive.file("f")
+    drive.fs.setattr(f, atime_ns=-(1 << 70), mtime_ns=1 << 63, ctime_ns=1 << 64)
+    drive.remount()
+    got = drive.fs.getattr(f)
+    assert (got.atime_ns, got.mtime_ns, got.ctime_ns) == (-(1 << 63), (1 << 63) - 1, (1 << 63) - 1)
+
+
 def test_a_change_sets_ctime_to_now_unless_it_is_given(tmp_path: Path) -> None:
     now = [1_000]
     drive = Drive(tmp_path / "drive", clock=lambda: now[0])
