@@ -94,16 +94,8 @@ class Data:
                 parts.append(part)
             data = b"".join(parts)
         if data is not None:
-            self._accessed(live)
+            self._inodes.accessed(live, self._clock())
         return data
-
-    def _accessed(self, live: Live) -> None:
-        """relatime: the access time follows when it is not after the last change, or older than a day."""
-        atime = live.atime_ns
-        now = self._clock()
-        if atime <= live.mtime_ns or atime <= live.ctime_ns or now - atime > _DAY_NS:
-            live.atime_ns = now
-            self._inodes.touch_quietly(live)
 
     def _read_slot(self, ino: int, number: int, start: int, end: int, have: Fetched, missing: Missing) -> bytes | None:
         slot = self._overlay.find(ino, number)

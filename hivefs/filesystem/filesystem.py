@@ -31,7 +31,7 @@ from hivefs.filesystem.inodes import Inodes
 from hivefs.filesystem.names import Names
 from hivefs.filesystem.namespace import Namespace
 from hivefs.filesystem.overlay import Overlay
-from hivefs.filesystem.ports import Caller, Capacity, ChunkSource, Placements, StagePort, Statfs, Store
+from hivefs.filesystem.ports import ROOT, Caller, Capacity, ChunkSource, Placements, StagePort, Statfs, Store
 from hivefs.filesystem.xattrs import Xattrs
 from hivefs.formats.records import inode_key
 from hivefs.model.ids import ROOT_INO
@@ -123,6 +123,7 @@ class Filesystem:
         live = self.inodes.get(ino)
         if not stat.S_ISLNK(live.mode):
             raise PosixError(errno.EINVAL)
+        self.inodes.accessed(live, self.clock())
         return live.target
 
     def readdir(self, ino: int, cookie: int = 0) -> Iterator[tuple[int, bytes, Inode]]:
@@ -131,6 +132,8 @@ class Filesystem:
         A cookie stays right while the directory changes. The kernel counts no lookup for '.' and '..': remember others
         only. An entry whose inode is damaged comes with mode bits 0.
         """
+        if not cookie:
+            self.inodes.accessed(self.inodes.directory(ino), self.clock())
         return self._names.listing(ino, cookie)
 
     # ---- attributes -------------------------------------------------------------------------------------------------
