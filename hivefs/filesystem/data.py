@@ -34,9 +34,7 @@ OVERDRAFT = 256 << 20
 
 _SHIFT = CHUNK_BYTES.bit_length() - 1
 _MASK = CHUNK_BYTES - 1
-_DAY_NS = 86_400_000_000_000
 _READ_TRIES = 64
-_KILLED_BY_WRITE = 0o6000
 
 Missing = list[tuple[ChunkRef, int, int]]
 Fetched = dict[tuple[bytes, int, int], bytes]
@@ -204,16 +202,8 @@ class Data:
             self._maps.cover(ino, count, first)
             live.size = end
         live.mtime_ns = live.ctime_ns = now
-        if live.mode & _KILLED_BY_WRITE:
-            self._drop_privileges(live)
         self._inodes.touch(live)
         return length
-
-    def _drop_privileges(self, live: Live) -> None:
-        """The kernel leaves this to the file system (fuse/handshake.py): set-uid and set-gid end with a write."""
-        live.mode &= ~0o4000
-        if live.mode & 0o010:
-            live.mode &= ~0o2000
 
     @property
     def tight(self) -> bool:

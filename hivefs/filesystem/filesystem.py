@@ -146,6 +146,7 @@ class Filesystem:
         self,
         ino: int,
         *,
+        caller: Caller = ROOT,
         mode: int | None = None,
         uid: int | None = None,
         gid: int | None = None,
@@ -154,8 +155,12 @@ class Filesystem:
         mtime_ns: int | None = None,
         ctime_ns: int | None = None,
     ) -> Inode:
-        """Change what is given (permission bits only of ``mode``); ctime becomes now unless given."""
-        return self._attributes.setattr(ino, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns)
+        """Change what is given (permission bits only of ``mode``); ctime becomes now unless given.
+
+        ``caller`` decides about set-uid and set-gid. Nothing given at all: what a write by the caller does to them; only
+        ``ctime_ns``: chown(-1, -1).
+        """
+        return self._attributes.setattr(ino, caller, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns)
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """ENODATA when it is not set."""
