@@ -72,7 +72,10 @@ class Attributes:
             nothing = size is atime_ns is mtime_ns is None and not chowned
             changes_hands = chowned or (nothing and ctime_ns is not None)
             if changes_hands or (caller.uid and (nothing or size is not None)):
-                self._drop_privileges(live, caller)
+                left = self._without_privileges(live, caller)
+                if changes_hands and nothing and left != live.mode and caller.uid not in (0, live.uid):
+                    raise PosixError(errno.EPERM)  # the kernel thinks that nothing changes, and lets everybody pass
+                live.mode = left
         if chowned:
             if not live.plain:
                 self._xattrs.drop_capability(live)
@@ -89,12 +92,14 @@ class Attributes:
         return live
 
     @staticmethod
-    def _drop_privileges(live: Live, caller: Caller) -> None:
+    def _without_privileges(live: Live, caller: Caller) -> int:
         """As Linux: set-uid goes; set-gid goes from what its group may run, and from what is of another group."""
-        if not stat.S_ISDIR(live.mode):
-            live.mode &= ~stat.S_ISUID
-            if live.mode & stat.S_IXGRP or not caller.belongs_to(live.gid):
-                live.mode &= ~stat.S_ISGID
+        mode = live.mode
+        if not stat.S_ISDIR(mode):
+            mode &= ~stat.S_ISUID
+            if mode & stat.S_IXGRP or not caller.belongs_to(live.gid):
+                mode &= ~stat.S_ISGID
+        return mode
 
     def statfs(self) -> Statfs:
         """See Filesystem.statfs."""
