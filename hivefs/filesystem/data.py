@@ -181,7 +181,7 @@ class Data:
         count = slots_of(live.size)
         first, last = offset >> _SHIFT, end - 1 >> _SHIFT
         self._room(length, accepted)
-        if not live.plain:
+        if not accepted and not live.plain:
             self._drop_capability(live)
         if last >= count:
             self._clear(live, count, last + 1)
@@ -201,7 +201,8 @@ class Data:
         if end > live.size:
             self._maps.cover(ino, count, first)
             live.size = end
-        live.mtime_ns = live.ctime_ns = now
+        if not accepted:
+            live.mtime_ns = live.ctime_ns = now
         self._inodes.touch(live)
         return length
 

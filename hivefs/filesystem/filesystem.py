@@ -212,7 +212,9 @@ class Filesystem:
         """Stage bytes; all of them or ENOSPC, EFBIG, EIO.
 
         ``accepted`` says that write(2) has succeeded already (the kernel's write-back cache): such bytes are taken up to
-        OVERDRAFT beyond the hive's room, and wait on this machine until there is some.
+        OVERDRAFT beyond the hive's room, and wait on this machine until there is some. Times and capabilities were
+        judged by the kernel at that moment too (it sends them when they differ from ours), so they stay: these bytes may
+        come seconds later, after a utimes or a setxattr that was meant to be the last word.
         """
         return self._data.write(ino, offset, data, accepted)
 

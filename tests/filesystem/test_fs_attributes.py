@@ -89,6 +89,29 @@ def test_a_write_that_is_announced_takes_set_uid_unless_it_is_of_root(drive: Dri
         assert stat.S_IMODE(drive.fs.setattr(f, size=0, caller=caller).mode) == left
 
 
+def test_chown_of_nothing_is_for_the_owner_when_it_would_take_a_bit(drive: Drive) -> None:
+    f = drive.file("f")
+    drive.fs.setattr(f, mode=0o4755)
+    refuses(errno.EPERM, drive.fs.setattr, f, caller=Caller(5, 5), ctime_ns=1)
+    drive.fs.setattr(f, mode=0o755)
+    drive.fs.setattr(f, caller=Caller(5, 5), ctime_ns=1)
+
+
+def test_what_the_kernel_accepted_earlier_moves_no_times_and_takes_no_capability(tmp_path: Path) -> None:
+    now = [1_000]
+    drive = Drive(tmp_path / "drive", clock=lambda: now[0])
+    f = drive.file("f")
+    drive.fs.setxattr(f, b"security.capability", b"cap")
+    drive.fs.setattr(f, mtime_ns=7, ctime_ns=8)
+    now[0] = 2_000
+    drive.fs.write(f, 0, b"x", accepted=True)
+    got = drive.fs.getattr(f)
+    assert (got.mtime_ns, got.ctime_ns, drive.fs.listxattr(f)) == (7, 8, [b"security.capability"])
+    drive.fs.write(f, 0, b"x")
+    got = drive.fs.getattr(f)
+    assert (got.mtime_ns, got.ctime_ns, drive.fs.listxattr(f)) == (2_000, 2_000, [])
+
+
 def test_only_files_have_a_size_to_change(drive: Drive) -> None:
     refuses(errno.EISDIR, drive.fs.setattr, drive.dir("d"), size=0)
     refuses(errno.EINVAL, drive.fs.setattr, drive.fs.symlink(1, b"s", b"x", ROOT).ino, size=0)
