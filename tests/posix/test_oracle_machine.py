@@ -380,4 +380,4 @@ class TestOracle(Machine.TestCase):  # type: ignore[name-defined,misc]
 
 @pytest.mark.slow
 class TestOracleForLong(Remounting.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(max_examples=3000, stateful_step_count=100, deadline=None, suppress_health_check=_CHECKS)
+    settings = settings(max_examples=2000, stateful_step_count=100, deadline=None, suppress_health_check=_CHECKS)
