@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from mount_tools import Mounted, mounted
 from oracle import Oracle, coarse_ns
+
+from hivefs.errors import MountBusy
 
 IS_ROOT = os.geteuid() == 0
 pytestmark = [
@@ -363,7 +366,13 @@ class Remounting(Machine):
         for user in Shared.users:
             user.begin(*self.bases)
         before = self.oracle.times()
-        Shared.mounted.unmount()
+        for patience in range(100):  # whoever looks at all mounts of this machine keeps ours busy for a moment
+            try:
+                Shared.mounted.unmount()
+                break
+            except MountBusy:
+                assert patience < 99
+                time.sleep(0.05)
         Shared.mounted.mount(allow_other=True)
         assert self.oracle.times() == before
         since = coarse_ns()

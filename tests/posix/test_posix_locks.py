@@ -154,7 +154,7 @@ def test_a_deadlock_of_two_processes_is_refused(file: int, other: Process) -> No
     waits = Path("/proc/locks")
     while f"-> POSIX  ADVISORY  WRITE {other.process.pid}" not in waits.read_text():
         assert other.process.poll() is None
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is looked at
+    with pytest.raises(OSError) as caught:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
     assert caught.value.errno == errno.EDEADLK
     fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)

@@ -217,7 +217,5 @@ def test_a_mapping_beyond_the_end_is_sigbus_as_elsewhere(here: Path) -> None:
         "import mmap, os, sys; file = os.open(sys.argv[1], os.O_RDWR); view = mmap.mmap(file, 0)\n"
         "os.ftruncate(file, 4096); print(view[4095], flush=True); print(view[4096], flush=True)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, path], capture_output=True, text=True, timeout=LIMIT, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (done.stdout, done.returncode) == ("0\n", -7)
