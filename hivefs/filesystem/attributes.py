@@ -10,11 +10,21 @@ from hivefs.errors import PosixError
 from hivefs.filesystem.data import Data
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.overlay import Overlay
-from hivefs.filesystem.ports import Statfs, Store
+from hivefs.filesystem.ports import Caller, Statfs, Store
 from hivefs.filesystem.xattrs import Xattrs
 
 BLOCK = 4096
 _FILES = 1 << 32
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+_FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
+"""What an inode record can hold: 1677 to 2262."""
+
+
+def _held(time_ns: int) -> int:
+    """The nearest time that a record can hold, as every file system does with times beyond its range. Without this one
+    ``touch -d 2300-01-01`` makes an inode that no commit can put away, and the drive ends.
+    """
+    return min(max(time_ns, _FIRST_NS), _LAST_NS)
 
 
 class Attributes:
@@ -39,6 +49,7 @@ class Attributes:
     def setattr(
         self,
         ino: int,
+        caller: Caller,
         mode: int | None,
         uid: int | None,
         gid: int | None,
@@ -56,25 +67,39 @@ class Attributes:
             if size != live.size:
                 self._data.set_size(live, size, now)
             live.mtime_ns = now
-        if uid is not None or gid is not None:
+        chowned = uid is not None or gid is not None
+        if mode is None and live.mode & _SET_ID:
+            nothing = size is atime_ns is mtime_ns is None and not chowned
+            changes_hands = chowned or (nothing and ctime_ns is not None)
+            if changes_hands or (caller.uid and (nothing or size is not None)):
+                left = self._without_privileges(live, caller)
+                if changes_hands and nothing and left != live.mode and caller.uid not in (0, live.uid):
+                    raise PosixError(errno.EPERM)  # the kernel thinks that nothing changes, and lets everybody pass
+                live.mode = left
+        if chowned:
             if not live.plain:
                 self._xattrs.drop_capability(live)
             live.uid = live.uid if uid is None else uid
             live.gid = live.gid if gid is None else gid
-            if mode is None and not stat.S_ISDIR(live.mode):
-                # As chown(2): a file that changes hands is not set-uid any more.
-                live.mode &= ~stat.S_ISUID
-                if live.mode & stat.S_IXGRP:
-                    live.mode &= ~stat.S_ISGID
         if mode is not None:
             live.mode = live.mode & ~0o7777 | mode & 0o7777
         if atime_ns is not None:
-            live.atime_ns = atime_ns
+            live.atime_ns = _held(atime_ns)
         if mtime_ns is not None:
-            live.mtime_ns = mtime_ns
-        live.ctime_ns = now if ctime_ns is None else ctime_ns
+            live.mtime_ns = _held(mtime_ns)
+        live.ctime_ns = now if ctime_ns is None else _held(ctime_ns)
         self._inodes.touch(live)
         return live
+
+    @staticmethod
+    def _without_privileges(live: Live, caller: Caller) -> int:
+        """As Linux: set-uid goes; set-gid goes from what its group may run, and from what is of another group."""
+        mode = live.mode
+        if not stat.S_ISDIR(mode):
+            mode &= ~stat.S_ISUID
+            if mode & stat.S_IXGRP or not caller.belongs_to(live.gid):
+                mode &= ~stat.S_ISGID
+        return mode
 
     def statfs(self) -> Statfs:
         """See Filesystem.statfs."""

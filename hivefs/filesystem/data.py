@@ -41,13 +41,11 @@ MUCH = 16 << 20
 
 _SHIFT = CHUNK_BYTES.bit_length() - 1
 _MASK = CHUNK_BYTES - 1
-_DAY_NS = 86_400_000_000_000
 _READ_TRIES = 64
 _WARM_TRIES = 8
 """So often a read leaves waiting for the disk to a thread; then memory is so short that it has to wait itself."""
 
 FILES_AHEAD = 3
-_KILLED_BY_WRITE = 0o6000
 
 
 class _Wanted:
@@ -118,16 +116,8 @@ class Data:
                 parts.append(part)
             data = b"".join(parts)
         if data is not None:
-            self._accessed(live)
+            self._inodes.accessed(live, self._clock())
         return data
-
-    def _accessed(self, live: Live) -> None:
-        """relatime: the access time follows when it is not after the last change, or older than a day."""
-        atime = live.atime_ns
-        now = self._clock()
-        if atime <= live.mtime_ns or atime <= live.ctime_ns or now - atime > _DAY_NS:
-            live.atime_ns = now
-            self._inodes.touch_quietly(live)
 
     def _read_slot(self, ino: int, number: int, start: int, end: int, wanted: _Wanted) -> bytes | None:
         slot = self._overlay.find(ino, number)
@@ -224,7 +214,7 @@ class Data:
         count = slots_of(live.size)
         first, last = offset >> _SHIFT, end - 1 >> _SHIFT
         self._room(length, accepted)
-        if not live.plain:
+        if not accepted and not live.plain:
             self._drop_capability(live)
         if last >= count:
             self._clear(live, count, last + 1)
@@ -244,21 +234,14 @@ class Data:
         if end > live.size:
             self._maps.cover(ino, count, first)
             live.size = end
-        live.mtime_ns = live.ctime_ns = now
-        if live.mode & _KILLED_BY_WRITE:
-            self._drop_privileges(live)
+        if not accepted:
+            live.mtime_ns = live.ctime_ns = now
         self._inodes.touch(live)
         self._written += length
         if self._written >= MUCH:
             self._written = 0
             self.on_much()
         return length
-
-    def _drop_privileges(self, live: Live) -> None:
-        """The kernel leaves this to the file system (fuse/handshake.py): set-uid and set-gid end with a write."""
-        live.mode &= ~0o4000
-        if live.mode & 0o010:
-            live.mode &= ~0o2000
 
     @property
     def tight(self) -> bool:

@@ -31,7 +31,7 @@ from hivefs.filesystem.inodes import Inodes
 from hivefs.filesystem.names import Names
 from hivefs.filesystem.namespace import Namespace
 from hivefs.filesystem.overlay import Overlay
-from hivefs.filesystem.ports import Caller, Capacity, ChunkSource, Placements, StagePort, Statfs, Store
+from hivefs.filesystem.ports import ROOT, Caller, Capacity, ChunkSource, Placements, StagePort, Statfs, Store
 from hivefs.filesystem.xattrs import Xattrs
 from hivefs.formats.records import inode_key
 from hivefs.model.ids import ROOT_INO
@@ -123,6 +123,7 @@ class Filesystem:
         live = self.inodes.get(ino)
         if not stat.S_ISLNK(live.mode):
             raise PosixError(errno.EINVAL)
+        self.inodes.accessed(live, self.clock())
         return live.target
 
     def readdir(self, ino: int, cookie: int = 0) -> Iterator[tuple[int, bytes, Inode]]:
@@ -131,6 +132,8 @@ class Filesystem:
         A cookie stays right while the directory changes. The kernel counts no lookup for '.' and '..': remember others
         only. An entry whose inode is damaged comes with mode bits 0.
         """
+        if not cookie:
+            self.inodes.accessed(self.inodes.directory(ino), self.clock())
         return self._names.listing(ino, cookie)
 
     # ---- attributes -------------------------------------------------------------------------------------------------
@@ -143,6 +146,7 @@ class Filesystem:
         self,
         ino: int,
         *,
+        caller: Caller = ROOT,
         mode: int | None = None,
         uid: int | None = None,
         gid: int | None = None,
@@ -151,8 +155,12 @@ class Filesystem:
         mtime_ns: int | None = None,
         ctime_ns: int | None = None,
     ) -> Inode:
-        """Change what is given (permission bits only of ``mode``); ctime becomes now unless given."""
-        return self._attributes.setattr(ino, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns)
+        """Change what is given (permission bits only of ``mode``); ctime becomes now unless given.
+
+        ``caller`` decides about set-uid and set-gid. Nothing given at all: what a write by the caller does to them; only
+        ``ctime_ns``: chown(-1, -1).
+        """
+        return self._attributes.setattr(ino, caller, mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns)
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """ENODATA when it is not set."""
@@ -204,7 +212,9 @@ class Filesystem:
         """Stage bytes; all of them or ENOSPC, EFBIG, EIO.
 
         ``accepted`` says that write(2) has succeeded already (the kernel's write-back cache): such bytes are taken up to
-        OVERDRAFT beyond the hive's room, and wait on this machine until there is some.
+        OVERDRAFT beyond the hive's room, and wait on this machine until there is some. Times and capabilities were
+        judged by the kernel at that moment too (it sends them when they differ from ours), so they stay: these bytes may
+        come seconds later, after a utimes or a setxattr that was meant to be the last word.
         """
         return self._data.write(ino, offset, data, accepted)
 

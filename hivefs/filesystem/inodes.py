@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 CACHED = 20_000
 """Clean inodes kept decoded (about 0.6 KB each)."""
 
+_DAY_NS = 86_400_000_000_000
+
 MAX_TOLD = 1000
 """So many complaints are remembered, to make each once."""
 
@@ -133,6 +135,13 @@ class Inodes:
         if not live.dirty:
             live.dirty = True
             self._dirty[live.ino] = live
+
+    def accessed(self, live: Live, now: int) -> None:
+        """It was read. relatime: the access time follows when it is not after the last change, or older than a day."""
+        atime = live.atime_ns
+        if atime <= live.mtime_ns or atime <= live.ctime_ns or now - atime > _DAY_NS:
+            live.atime_ns = now
+            self.touch_quietly(live)
 
     def linked(self, live: Live) -> None:
         """Its own name was changed."""

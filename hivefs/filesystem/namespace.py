@@ -81,7 +81,7 @@ class Namespace:
             gid = directory.gid
             if kind == stat.S_IFDIR:
                 mode |= stat.S_ISGID
-            elif mode & 0o2010 == 0o2010 and caller.uid and gid != caller.gid and gid not in caller.groups():
+            elif mode & 0o2010 == 0o2010 and not caller.belongs_to(gid):
                 mode &= ~stat.S_ISGID
         now = self._clock()
         is_directory = kind == stat.S_IFDIR

@@ -31,6 +31,13 @@ class Caller:
     pid: int = 0
     groups: Callable[[], Sequence[int]] = field(default=_no_groups)
 
+    def belongs_to(self, gid: int) -> bool:
+        """Whether a file of this group may keep the caller's set-gid bit (root's always may)."""
+        return not self.uid or gid == self.gid or gid in self.groups()
+
+
+ROOT = Caller(0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:

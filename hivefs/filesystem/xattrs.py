@@ -37,6 +37,7 @@ class Xattrs:
         live = self._inodes.get(ino)
         value = self._virtual(ino, name) if name.startswith(VIRTUAL) else self._value(live, name)
         if value is None:
+            self._check_name(name)
             raise PosixError(errno.ENODATA)
         return value
 
@@ -76,6 +77,8 @@ class Xattrs:
                 raise PosixError(errno.ENOSPC)
         elif flags == CREATE:
             raise PosixError(errno.EEXIST)
+        elif before == value:
+            return  # as ext4: nothing changed, so ctime stays
         self._store.put(self._key(ino, name), xattr_to_bytes(name, value))
         live.plain = False
         self._changed(live)
@@ -125,7 +128,16 @@ class Xattrs:
             raise PosixError(errno.ERANGE)
         if name.startswith(VIRTUAL):
             raise PosixError(errno.EPERM)
-        if not name.startswith(_NAMESPACES) or name in _NAMESPACES:
+        Xattrs._check_name(name)
+        if not name.startswith(_NAMESPACES):
             raise PosixError(errno.EOPNOTSUPP)
         if name.startswith(b"user.") and not (stat.S_ISREG(live.mode) or stat.S_ISDIR(live.mode)):
             raise PosixError(errno.EPERM)
+
+    @staticmethod
+    def _check_name(name: bytes) -> None:
+        """As the kernel judges elsewhere: no such namespace, nothing but a namespace."""
+        if name in _NAMESPACES:
+            raise PosixError(errno.EINVAL)
+        if not name.startswith((*_NAMESPACES, b"system.posix_acl_")):
+            raise PosixError(errno.EOPNOTSUPP)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import pyfuse3
 
 from hivefs.errors import HivefsError, NotLoaded, PosixError
 from hivefs.filesystem.filesystem import Filesystem
+from hivefs.filesystem.ports import Caller
 from hivefs.model.inode import Inode
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,18 @@ def entry_of(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_ctime_ns = inode.ctime_ns
     entry.entry_timeout = entry.attr_timeout = KERNEL_CACHE_SECONDS
     return entry
+
+
+def _groups(pid: int) -> Sequence[int]:
+    try:
+        return sorted(pyfuse3.get_sup_groups(pid))
+    except (OSError, RuntimeError, ValueError):  # the caller is gone, or of another pid namespace
+        return ()
+
+
+def caller_of(context: pyfuse3.RequestContext) -> Caller:
+    """Who asks."""
+    return Caller(context.uid, context.gid, context.umask, context.pid, partial(_groups, context.pid))
 
 
 def _no_such_name() -> pyfuse3.EntryAttributes:

@@ -1,4 +1,13 @@
-"""Requests about the bytes and attributes of one inode: open, read, write, fsync, getattr, setattr, xattrs, statfs."""
+"""Requests about the bytes and attributes of one inode: open, read, write, fsync, getattr, setattr, xattrs, statfs.
+
+When set-uid, set-gid and capabilities go (fuse/handshake.py has the reason that it is ours to do):
+
+* A write(2) that takes them is announced by the kernel with a SETATTR that changes nothing (its ``file_remove_privs``),
+  and only when it must: not for root, not for what a mapping writes back. So WRITE itself, which does not say who wrote,
+  leaves the mode alone.
+* A file opened past the cache (DIRECT) is written to without that announcement: there the opener counts.
+* chown(-1, -1) comes as a SETATTR with nothing but the ctime; truncation and other chown as themselves.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +19,30 @@ import pyfuse3
 
 from hivefs.errors import PosixError
 from hivefs.filesystem.filesystem import Filesystem
-from hivefs.fuse.answers import Loader, answering, answering_slowly, entry_of, settle
+from hivefs.filesystem.ports import Caller
+from hivefs.fuse.answers import Loader, answering, answering_slowly, caller_of, entry_of, settle
 
 DIRECT: Final = 1 << 60
 """Set in the handle of a file that was opened past the kernel's write-back cache."""
+STRANGER: Final = 1 << 61
+"""Set beside DIRECT when it was not root who opened the file."""
+INO: Final = DIRECT - 1
+SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+NOBODY: Final = Caller(65534, 65534)
 
 
-def file_info(fs: Filesystem, ino: int) -> pyfuse3.FileInfo:
+def file_info(fs: Filesystem, ino: int, uid: int) -> pyfuse3.FileInfo:
     """How the kernel treats a newly opened file. Its write-back cache accepts bytes long before we see them, so where
     there may be no room for them the file is opened past it: then ENOSPC is the answer to write(2) itself.
     """
     if fs.tight:
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(ino | DIRECT), direct_io=True, keep_cache=False)
+        handle = ino | DIRECT | (STRANGER if uid else 0)
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), direct_io=True, keep_cache=False)
     return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(ino))
 
 
 class Files:
-    """See the head of the file. The handle of an open file is its inode number, perhaps with DIRECT."""
+    """See the head of the file. The handle of an open file is its inode number, perhaps with DIRECT and STRANGER."""
 
     fs: Filesystem
     load: Loader
@@ -38,12 +54,12 @@ class Files:
         O_TRUNC does not arrive here, the kernel makes a setattr of it (fuse/handshake.py).
         """
         self.fs.open(ino, flags)
-        return file_info(self.fs, ino)
+        return file_info(self.fs, ino, context.uid)
 
     @answering
     def release(self, handle: int) -> None:
         """The handle is closed."""
-        self.fs.release(handle & ~DIRECT)
+        self.fs.release(handle & INO)
 
     async def flush(self, ino: int) -> None:
         """Nothing is buffered per handle: ENOSYS tells the kernel not to ask at each close(2) again."""
@@ -51,7 +67,7 @@ class Files:
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:
         """At most ``size`` bytes; waits only when a chunk is not on this machine."""
-        ino = handle & ~DIRECT
+        ino = handle & INO
         try:
             data = self.fs.read_now(ino, offset, size)
             return await self.fs.read(ino, offset, size) if data is None else data
@@ -60,8 +76,10 @@ class Files:
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """All of ``data`` or an error."""
-        ino, accepted = handle & ~DIRECT, not handle & DIRECT
+        ino, accepted = handle & INO, not handle & DIRECT
         try:
+            if handle & STRANGER and self.fs.getattr(ino).mode & SET_ID:
+                self.fs.setattr(ino, caller=NOBODY)
             return self.fs.write(ino, offset, data, accepted)
         except Exception as problem:  # noqa: BLE001 - see fuse_error
             return await settle(self, lambda: self.fs.write(ino, offset, data, accepted), problem)
@@ -69,7 +87,7 @@ class Files:
     @answering_slowly
     async def fsync(self, handle: int, data_only: bool) -> None:
         """On this machine's disk on return."""
-        await self.fs.fsync(handle & ~DIRECT)
+        await self.fs.fsync(handle & INO)
 
     @answering_slowly
     async def fsyncdir(self, ino: int, data_only: bool) -> None:
@@ -102,22 +120,13 @@ class Files:
             changes["gid"] = wanted.st_gid
         if fields.update_size:
             changes["size"] = wanted.st_size
-            if context.uid != 0 and "mode" not in changes:
-                self._drop_privileges(ino, changes)
         if fields.update_atime:
             changes["atime_ns"] = wanted.st_atime_ns
         if fields.update_mtime:
             changes["mtime_ns"] = wanted.st_mtime_ns
         if fields.update_ctime:
             changes["ctime_ns"] = wanted.st_ctime_ns
-        return entry_of(self.fs.setattr(ino, **changes))
-
-    def _drop_privileges(self, ino: int, changes: dict[str, Any]) -> None:
-        """Whoever cuts a file takes its set-uid and set-gid bits, as whoever writes to it (fuse/handshake.py)."""
-        mode = self.fs.getattr(ino).mode
-        bits = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        if mode & bits:
-            changes["mode"] = mode & ~bits
+        return entry_of(self.fs.setattr(ino, caller=caller_of(context), **changes))
 
     @answering
     def getxattr(self, ino: int, name: bytes, context: pyfuse3.RequestContext) -> bytes:
@@ -126,8 +135,9 @@ class Files:
 
     @answering
     def listxattr(self, ino: int, context: pyfuse3.RequestContext) -> list[bytes]:
-        """Names of the extended attributes."""
-        return self.fs.listxattr(ino)
+        """Names of the extended attributes; trusted ones are shown to root only, as the kernel does elsewhere."""
+        names = self.fs.listxattr(ino)
+        return names if context.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @answering
     def setxattr(self, ino: int, name: bytes, value: bytes, context: pyfuse3.RequestContext) -> None:

@@ -5,9 +5,8 @@ request for nearly every write(2), so we answer them ourselves (kernel: include/
 
 * HANDLE_KILLPRIV_V2 lets the kernel remember that a file has no security.capability attribute. Without it the kernel
   asks for that attribute before every single write(2), even those that stay in its page cache. What we promise with
-  it, the filesystem room does anyway: writing, truncating and changing owner drop set-uid and set-gid bits and
-  capabilities. pyfuse3 does not hand the "kill" flags of a request on, so they are dropped whoever writes; the kernel
-  writes its cache back before a chmod, so a copying program that sets the bits last keeps them.
+  it is that writing, truncating and changing owner drop set-uid and set-gid bits and capabilities. pyfuse3 does not hand
+  the "kill" flags of a request on; fuse/files.py says how the same is known without them.
 * ATOMIC_O_TRUNC is switched off: cutting a file at open then comes as a SETATTR, whose answer holds the new attributes,
   instead of in OPEN, after which the kernel asks for them. It costs the same and leaves one way in which files are cut.
 * CACHE_SYMLINKS keeps link targets in the page cache; max_background lets the kernel keep more write-back and

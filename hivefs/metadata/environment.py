@@ -1,7 +1,8 @@
 """Opening the mount's LMDB environment: one writer by a lock file, damage found before it can bite.
 
 LMDB maps its file into memory: a data file that was cut short would not give an error but kill the process (SIGBUS), so
-the length is compared with what the meta page says before anything else is read.
+the length is compared with what the meta page says before anything else is read. A whole file may be shorter than that
+(metadata/pages.py), so then its trees are walked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import lmdb
 
 from hivefs.errors import StoreDamaged, VaultInUse
 from hivefs.formats.journal import TABLES
+from hivefs.metadata.pages import is_whole
 
 MAP_BYTES = 64 << 30
 
@@ -72,11 +74,15 @@ def open_environment(path: Path, *, readonly: bool) -> lmdb.Environment:
         )
     except lmdb.Error as error:
         raise StoreDamaged(path=path, reason=f"LMDB cannot open it ({_words(error)})") from None
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    page_bytes = environment.stat()["psize"]
+    needed = (environment.info()["last_pgno"] + 1) * page_bytes
     have = (path / "data.mdb").stat().st_size
     if have < needed and environment.info()["last_txnid"] > 0:
-        environment.close()
-        raise StoreDamaged(path=path, reason=f"its data file was cut short ({have} of {needed} bytes)")
+        if not is_whole(path / "data.mdb", page_bytes):
+            environment.close()
+            raise StoreDamaged(path=path, reason=f"its data file was cut short ({have} of {needed} bytes)")
+        if not readonly:  # only free pages are missing: it need not be looked through next time
+            os.truncate(path / "data.mdb", needed)
     if not readonly:
         environment.reader_check()
     return environment
