@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 
 from hivefs.errors import PosixError
+from hivefs.filesystem.acl import ACCESS
 from hivefs.filesystem.data import Data
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.overlay import Overlay
@@ -49,6 +50,7 @@ class Attributes:
     ) -> Live:
         """See Filesystem.setattr."""
         live = self._inodes.get(ino)
+        acl = None if mode is None or live.plain else self._xattrs.acl(live, ACCESS)
         now = self._clock()
         if size is not None:
             if not stat.S_ISREG(live.mode):
@@ -68,6 +70,8 @@ class Attributes:
                     live.mode &= ~stat.S_ISGID
         if mode is not None:
             live.mode = live.mode & ~0o7777 | mode & 0o7777
+            if acl is not None:
+                self._xattrs.follow(live, acl)
         if atime_ns is not None:
             live.atime_ns = atime_ns
         if mtime_ns is not None:

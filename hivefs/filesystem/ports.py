@@ -30,6 +30,10 @@ class Caller:
     pid: int = 0
     groups: Callable[[], Sequence[int]] = field(default=_no_groups)
 
+    def may_set_gid(self, gid: int) -> bool:
+        """Whether set-gid may stay on a file of this group: root, and members of it."""
+        return not self.uid or gid == self.gid or gid in self.groups()
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:

@@ -1,4 +1,8 @@
-"""Extended attributes, and the virtual ones that show a file's durability (user.hivefs.*, read-only, not listed)."""
+"""Extended attributes, and the virtual ones that show a file's durability (user.hivefs.*, read-only, not listed).
+
+POSIX ACLs (filesystem/acl.py) are attributes too: here they are judged, and kept in step with permission bits. An access
+ACL that says no more than the bits do is not stored, so a file without a real ACL stays ``plain`` and costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import stat
 from collections.abc import Callable
 
 from hivefs.errors import Corrupt, PosixError, UnknownVersion
+from hivefs.filesystem import acl
+from hivefs.filesystem.acl import Acl
 from hivefs.filesystem.inodes import Inodes, Live
-from hivefs.filesystem.ports import Store
+from hivefs.filesystem.ports import Caller, Store
 from hivefs.formats.records import xattr_from_bytes, xattr_key, xattr_prefix, xattr_to_bytes
 
 MAX_VALUE_BYTES = 65_536
@@ -60,7 +66,7 @@ class Xattrs:
         if not self._store.keys(xattr_prefix(live.ino), limit=1):
             live.plain = True
 
-    def set(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+    def set(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         """See Filesystem.setxattr."""
         live = self._inodes.get(ino)
         self._check_change(live, name)
@@ -76,15 +82,64 @@ class Xattrs:
                 raise PosixError(errno.ENOSPC)
         elif flags == CREATE:
             raise PosixError(errno.EEXIST)
-        self._store.put(self._key(ino, name), xattr_to_bytes(name, value))
-        live.plain = False
+        if name in acl.NAMES:
+            self._set_acl(live, name, acl.parse(value), before is not None, caller)
+        else:
+            self._put(live, name, value)
         self._changed(live)
+
+    def _put(self, live: Live, name: bytes, value: bytes) -> None:
+        self._store.put(self._key(live.ino, name), xattr_to_bytes(name, value))
+        live.plain = False
+
+    # ---- ACLs -------------------------------------------------------------------------------------------------------
+
+    def _set_acl(self, live: Live, name: bytes, wanted: Acl | None, stored: bool, caller: Caller) -> None:
+        """As posix_acl_update_mode of the kernel: the bits follow, and who is not of the group takes set-gid away."""
+        if name == acl.DEFAULT:
+            if wanted is not None and not stat.S_ISDIR(live.mode):
+                raise PosixError(errno.EACCES)
+        elif wanted is not None:
+            live.mode = live.mode & ~0o777 | wanted.mode
+            if live.mode & stat.S_ISGID and not caller.may_set_gid(live.gid):
+                live.mode &= ~stat.S_ISGID
+            if wanted.minimal:
+                wanted = None
+        if wanted is not None:
+            self._put(live, name, wanted.to_bytes())
+        elif stored:
+            self._store.delete(self._key(live.ino, name))
+
+    def acl(self, live: Live, name: bytes) -> Acl | None:
+        """A stored ACL. EIO when it is damaged; raises NotLoaded."""
+        value = self._value(live, name)
+        if value is None:
+            return None
+        try:
+            return acl.parse(value)
+        except PosixError:
+            self._inodes.damage("an ACL", live.ino)
+
+    def follow(self, live: Live, before: Acl) -> None:
+        """The permission bits were changed: the access ACL says the same again."""
+        after = before.after_chmod(live.mode)
+        if after != before:
+            self._put(live, acl.ACCESS, after.to_bytes())
+
+    def inherit(self, live: Live, default: Acl, access: Acl) -> None:
+        """ACLs of a new inode in a directory with a default ACL."""
+        if not access.minimal:
+            self._put(live, acl.ACCESS, access.to_bytes())
+        if stat.S_ISDIR(live.mode):
+            self._put(live, acl.DEFAULT, default.to_bytes())
 
     def remove(self, ino: int, name: bytes) -> None:
         """See Filesystem.removexattr."""
         live = self._inodes.get(ino)
         self._check_change(live, name)
         if self._value(live, name) is None:
+            if name in acl.NAMES:
+                return  # to have no ACL is not to lack an attribute: as ext4
             raise PosixError(errno.ENODATA)
         self._store.delete(self._key(ino, name))
         self._changed(live)
@@ -125,7 +180,10 @@ class Xattrs:
             raise PosixError(errno.ERANGE)
         if name.startswith(VIRTUAL):
             raise PosixError(errno.EPERM)
-        if not name.startswith(_NAMESPACES) or name in _NAMESPACES:
+        if name in acl.NAMES:
+            if stat.S_ISLNK(live.mode):
+                raise PosixError(errno.EOPNOTSUPP)
+        elif not name.startswith(_NAMESPACES) or name in _NAMESPACES:
             raise PosixError(errno.EOPNOTSUPP)
         if name.startswith(b"user.") and not (stat.S_ISREG(live.mode) or stat.S_ISDIR(live.mode)):
             raise PosixError(errno.EPERM)

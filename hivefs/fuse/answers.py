@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import pyfuse3
 
 from hivefs.errors import HivefsError, NotLoaded, PosixError
 from hivefs.filesystem.filesystem import Filesystem
+from hivefs.filesystem.ports import Caller
 from hivefs.model.inode import Inode
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,18 @@ def _no_such_name() -> pyfuse3.EntryAttributes:
 
 NO_SUCH_NAME: Final = _no_such_name()
 """The answer to lookup that makes the kernel remember that there is nothing."""
+
+
+def _groups(pid: int) -> Sequence[int]:
+    try:
+        return sorted(pyfuse3.get_sup_groups(pid))
+    except (OSError, RuntimeError, ValueError):  # the caller is gone, or of another pid namespace
+        return ()
+
+
+def caller_of(context: pyfuse3.RequestContext) -> Caller:
+    """Who asks."""
+    return Caller(context.uid, context.gid, context.umask, context.pid, partial(_groups, context.pid))
 
 
 async def settle(answerer: Answerer, call: Callable[[], T | Awaitable[T]], problem: Exception) -> T:

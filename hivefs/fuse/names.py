@@ -7,28 +7,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from functools import partial
 
 import pyfuse3
 
 from hivefs.errors import HivefsError, NotLoaded, PosixError
 from hivefs.filesystem.filesystem import Filesystem
-from hivefs.filesystem.ports import Caller
-from hivefs.fuse.answers import NO_SUCH_NAME, Loader, answering, entry_of
+from hivefs.fuse.answers import NO_SUCH_NAME, Loader, answering, caller_of, entry_of
 from hivefs.fuse.files import file_info
 from hivefs.model.inode import Inode
-
-
-def _groups(pid: int) -> Sequence[int]:
-    try:
-        return sorted(pyfuse3.get_sup_groups(pid))
-    except (OSError, RuntimeError, ValueError):  # the caller is gone, or of another pid namespace
-        return ()
-
-
-def caller_of(context: pyfuse3.RequestContext) -> Caller:
-    """Who asks."""
-    return Caller(context.uid, context.gid, context.umask, context.pid, partial(_groups, context.pid))
 
 
 class Names:

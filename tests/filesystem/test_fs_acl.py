@@ -1,0 +1,263 @@
+"""POSIX ACLs: their binary form, what they mean for the mode, and how the drive keeps both in step."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drive_tools import ROOT, Drive
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hivefs.errors import PosixError
+from hivefs.filesystem import acl
+from hivefs.filesystem.acl import ACCESS, DEFAULT, GROUP, GROUP_OWNER, MASK, OTHER, OWNER, USER, Acl, Entry, parse
+from hivefs.filesystem.ports import Caller
+
+
+def form(*entries: tuple[int, int] | tuple[int, int, int], version: int = 2) -> bytes:
+    """The binary form, written here a second time."""
+    head = struct.pack("<I", version)
+    return head + b"".join(struct.pack("<HHI", e[0], e[1], e[2] if len(e) > 2 else 0xFFFFFFFF) for e in entries)
+
+
+def minimal(mode: int) -> bytes:
+    return form((OWNER, mode >> 6), (GROUP_OWNER, mode >> 3 & 7), (OTHER, mode & 7))
+
+
+NAMED = form((OWNER, 7), (USER, 6, 1000), (USER, 7, 1001), (GROUP_OWNER, 5), (GROUP, 4, 50), (MASK, 6), (OTHER, 1))
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Drive:
+    return Drive(tmp_path / "drive")
+
+
+def refuses(number: int, call: Callable[..., Any], *args: Any, **options: Any) -> None:
+    with pytest.raises(PosixError) as caught:
+        call(*args, **options)
+    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
+
+
+def stored(drive: Drive, ino: int, name: bytes) -> bytes | None:
+    try:
+        return drive.fs.getxattr(ino, name)
+    except PosixError as problem:
+        assert problem.errno == errno.ENODATA
+        return None
+
+
+def made(wanted: bytes) -> Acl:
+    found = parse(wanted)
+    assert found is not None
+    return found
+
+
+# ---- the form -----------------------------------------------------------------------------------------------------------
+
+
+def test_worked_bytes() -> None:
+    """As setfacl -m u:1000:rw makes it of mode 0640 (getfattr -e hex on ext4)."""
+    text = "02000000 01000600ffffffff 02000600e8030000 04000400ffffffff 10000600ffffffff 20000000ffffffff"
+    found = made(bytes.fromhex(text))
+    assert found.entries == (Entry(OWNER, 6), Entry(USER, 6, 1000), Entry(GROUP_OWNER, 4), Entry(MASK, 6), Entry(OTHER, 0))
+    assert found.to_bytes() == bytes.fromhex(text)
+    assert found.mode == 0o660
+    assert not found.minimal
+
+
+def test_ids_of_entries_without_a_name_do_not_matter() -> None:
+    assert made(form((OWNER, 7, 5), (GROUP_OWNER, 5, 0), (OTHER, 0, 9))).to_bytes() == minimal(0o750)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\x02\0\0",
+        NAMED[:-1],
+        NAMED + b"\0",
+        form((OWNER, 7), (GROUP_OWNER, 5)),
+        form((OWNER, 7), (OTHER, 5)),
+        form((GROUP_OWNER, 7), (OTHER, 5)),
+        form((OWNER, 7), (GROUP_OWNER, 5), (OTHER, 0), (OTHER, 0)),
+        form((OWNER, 7), (OWNER, 7), (GROUP_OWNER, 5), (OTHER, 0)),
+        form((OWNER, 7), (OTHER, 5), (GROUP_OWNER, 0)),
+        form((OWNER, 8), (GROUP_OWNER, 5), (OTHER, 0)),
+        form((OWNER, 7), (GROUP_OWNER, 5), (OTHER, 0xFFFF)),
+        form((OWNER, 7), (GROUP_OWNER, 5), (OTHER, 0), (0x40, 0)),
+        form((OWNER, 7), (3, 0), (GROUP_OWNER, 5), (OTHER, 0)),
+        form((OWNER, 7), (USER, 4, 1), (GROUP_OWNER, 5), (OTHER, 0)),
+        form((OWNER, 7), (GROUP_OWNER, 5), (GROUP, 4, 1), (OTHER, 0)),
+        form((OWNER, 7), (USER, 4), (GROUP_OWNER, 5), (MASK, 7), (OTHER, 0)),
+        form((OWNER, 7), (GROUP_OWNER, 5), (GROUP, 4, 1), (MASK, 7), (MASK, 7), (OTHER, 0)),
+    ],
+)
+def test_what_is_no_acl_is_refused(value: bytes) -> None:
+    refuses(errno.EINVAL, parse, value)
+
+
+def test_other_versions_are_not_understood_and_nothing_is_no_acl() -> None:
+    refuses(errno.EOPNOTSUPP, parse, form((OWNER, 7), version=3))
+    assert parse(form()) is None
+
+
+@given(st.binary(max_size=80))
+def test_whatever_comes_is_read_or_refused(data: bytes) -> None:
+    for value in (data, struct.pack("<I", 2) + data[: len(data) // 8 * 8]):
+        try:
+            found = parse(value)
+        except PosixError:
+            continue
+        assert found is None or parse(found.to_bytes()) == found
+
+
+# ---- modes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_minimal_acl_is_its_mode_and_follows_it() -> None:
+    for mode in range(0o1000):
+        found = made(minimal(mode))
+        assert found.minimal
+        assert found.mode == mode
+        assert made(minimal(0o777)).after_chmod(mode) == found
+
+
+def test_the_group_bits_are_the_mask_and_chmod_leaves_names_alone() -> None:
+    found = made(NAMED)
+    assert found.mode == 0o761
+    assert found.after_chmod(0o7640).to_bytes() == form(
+        (OWNER, 6), (USER, 6, 1000), (USER, 7, 1001), (GROUP_OWNER, 5), (GROUP, 4, 50), (MASK, 4), (OTHER, 0)
+    )
+    masked = made(form((OWNER, 7), (GROUP_OWNER, 5), (MASK, 4), (OTHER, 0)))
+    assert not masked.minimal, "a mask says more than permission bits do"
+    assert masked.after_chmod(0o777).entries[1] == Entry(GROUP_OWNER, 5)
+
+
+def test_what_is_inherited_grants_what_both_grant() -> None:
+    for default, mode in itertools.product((0o777, 0o750, 0o027), (0o777, 0o666, 0o604)):
+        assert made(minimal(default)).inherited(mode) == made(minimal(default & mode))
+    assert made(NAMED).inherited(0o666).to_bytes() == form(
+        (OWNER, 6), (USER, 6, 1000), (USER, 7, 1001), (GROUP_OWNER, 5), (GROUP, 4, 50), (MASK, 6), (OTHER, 0)
+    )
+
+
+# ---- on the drive -------------------------------------------------------------------------------------------------------
+
+
+def test_an_access_acl_sets_the_mode_and_is_kept(drive: Drive) -> None:
+    f = drive.file("f")
+    drive.fs.setattr(f, mode=0o1644)
+    drive.fs.setxattr(f, ACCESS, NAMED)
+    assert stat.S_IMODE(drive.fs.getattr(f).mode) == 0o1761
+    drive.remount()
+    assert drive.fs.getxattr(f, ACCESS) == NAMED
+    assert stat.S_IMODE(drive.fs.getattr(f).mode) == 0o1761
+    assert drive.fs.listxattr(f) == [ACCESS]
+    assert drive.check() == []
+    drive.fs.removexattr(f, ACCESS)
+    assert stored(drive, f, ACCESS) is None
+    assert stat.S_IMODE(drive.fs.getattr(f).mode) == 0o1761, "as ext4"
+    drive.fs.removexattr(f, ACCESS)
+
+
+def test_an_acl_that_says_no_more_than_a_mode_is_not_stored(drive: Drive) -> None:
+    f = drive.file("f")
+    drive.fs.setxattr(f, ACCESS, minimal(0o604))
+    assert stat.S_IMODE(drive.fs.getattr(f).mode) == 0o604
+    assert drive.fs.listxattr(f) == []
+    drive.fs.setxattr(f, ACCESS, NAMED)
+    drive.fs.setxattr(f, ACCESS, minimal(0o640))
+    assert stored(drive, f, ACCESS) is None
+    assert stat.S_IMODE(drive.fs.getattr(f).mode) == 0o640
+    d = drive.dir("d")
+    drive.fs.setxattr(d, DEFAULT, minimal(0o700))
+    assert drive.fs.getxattr(d, DEFAULT) == minimal(0o700), "a default ACL is never the mode's"
+    drive.fs.setxattr(d, DEFAULT, form())
+    drive.fs.setxattr(d, DEFAULT, form())
+    assert drive.fs.listxattr(d) == []
+
+
+def test_default_acls_are_for_directories(drive: Drive) -> None:
+    f = drive.file("f")
+    refuses(errno.EACCES, drive.fs.setxattr, f, DEFAULT, NAMED)
+    link = drive.fs.symlink(1, b"l", b"f", ROOT).ino
+    refuses(errno.EOPNOTSUPP, drive.fs.setxattr, link, ACCESS, NAMED)
+    refuses(errno.EINVAL, drive.fs.setxattr, f, ACCESS, NAMED[:-1])
+    refuses(errno.EOPNOTSUPP, drive.fs.setxattr, f, b"system.posix_acl_other", NAMED)
+    assert drive.fs.listxattr(f) == []
+    assert stat.S_IMODE(drive.fs.getattr(f).mode) == 0o644
+
+
+def test_chmod_changes_the_acl(drive: Drive) -> None:
+    f = drive.file("f")
+    drive.fs.setxattr(f, ACCESS, NAMED)
+    drive.fs.setattr(f, mode=0o640)
+    assert made(drive.fs.getxattr(f, ACCESS)) == made(NAMED).after_chmod(0o640)
+    drive.remount()
+    drive.fs.setattr(f, mode=0o777)
+    assert made(drive.fs.getxattr(f, ACCESS)) == made(NAMED).after_chmod(0o777)
+
+
+@pytest.mark.parametrize("umask", [0, 0o027, 0o777])
+def test_inheritance(drive: Drive, umask: int) -> None:
+    d = drive.dir("d")
+    drive.fs.setxattr(d, DEFAULT, NAMED)
+    drive.remount()
+    caller = Caller(0, 0, umask)
+    f = drive.fs.create(d, b"f", 0o4640, caller).ino
+    assert stat.S_IMODE(drive.fs.getattr(f).mode) == 0o4640, "the umask has no say"
+    assert made(drive.fs.getxattr(f, ACCESS)) == made(NAMED).inherited(0o640)
+    assert stored(drive, f, DEFAULT) is None
+    sub = drive.fs.mkdir(d, b"sub", 0o777, caller).ino
+    assert stat.S_IMODE(drive.fs.getattr(sub).mode) == 0o761
+    assert drive.fs.getxattr(sub, ACCESS) == NAMED
+    assert drive.fs.getxattr(sub, DEFAULT) == NAMED
+    fifo = drive.fs.mknod(sub, b"fifo", stat.S_IFIFO | 0o666, 0, caller).ino
+    assert stat.S_IMODE(drive.fs.getattr(fifo).mode) == 0o660
+    link = drive.fs.symlink(d, b"l", b"f", caller).ino
+    assert stat.S_IMODE(drive.fs.getattr(link).mode) == 0o777
+    assert drive.fs.listxattr(link) == []
+    drive.remount()
+    assert drive.check() == []
+    drive.fs.setxattr(d, DEFAULT, minimal(0o750))
+    plain = drive.fs.create(d, b"plain", 0o666, caller).ino
+    assert stat.S_IMODE(drive.fs.getattr(plain).mode) == 0o640
+    assert drive.fs.listxattr(plain) == [], "what it inherits is no more than a mode"
+    drive.fs.removexattr(d, DEFAULT)
+    assert stat.S_IMODE(drive.fs.create(d, b"masked", 0o666, caller).mode) == 0o666 & ~umask
+
+
+def test_who_is_not_of_the_group_takes_set_gid_away_by_setting_an_acl(drive: Drive) -> None:
+    callers = ((ROOT, True), (Caller(5, 100), True), (Caller(5, 6, groups=lambda: (100,)), True), (Caller(5, 6), False))
+    for number, (caller, kept) in enumerate(callers):
+        f = drive.file(f"f{number}")
+        drive.fs.setattr(f, uid=5, gid=100)
+        drive.fs.setattr(f, mode=0o2750)
+        drive.fs.setxattr(f, ACCESS, NAMED, 0, caller)
+        assert bool(drive.fs.getattr(f).mode & stat.S_ISGID) is kept
+
+
+def test_files_without_acls_store_nothing_and_are_known_to(drive: Drive) -> None:
+    d = drive.dir("d")
+    f = drive.file("f", parent=d)
+    drive.fs.setattr(f, mode=0o640)
+    for ino in (d, f):
+        refuses(errno.ENODATA, drive.fs.getxattr, ino, ACCESS)
+        assert drive.fs.inodes.get(ino).plain
+    assert drive.store.keys(b"x") == []
+
+
+def test_a_damaged_acl_is_an_error_and_not_a_permission(drive: Drive) -> None:
+    d = drive.dir("d")
+    drive.fs.setxattr(d, DEFAULT, NAMED)
+    drive.fs._xattrs._put(drive.fs.inodes.get(d), DEFAULT, b"nonsense")
+    refuses(errno.EIO, drive.fs.create, d, b"f", 0o666, ROOT)
+    assert drive.names(d) == []
+    assert acl.NAMES == (b"system.posix_acl_access", b"system.posix_acl_default")
