@@ -31,6 +31,9 @@ VERSION: Final = 2
 
 _HEAD = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
+NOTHING: Final = _HEAD.pack(VERSION)
+"""An ACL without entries, which stands for none (as in the kernel)."""
+
 _NAMED = (USER, GROUP)
 _SHIFTS = {OWNER: 6, GROUP_OWNER: 3, MASK: 3, OTHER: 0}
 
@@ -92,7 +95,7 @@ class Acl:
 
 
 def parse(value: bytes) -> Acl | None:
-    """The ACL in ``value``; None for one without entries, which stands for no ACL (as in the kernel).
+    """The ACL in ``value``; None for NOTHING.
 
     PosixError: EOPNOTSUPP for another version (as ext4), EINVAL for what is no valid ACL.
     """
@@ -106,7 +109,7 @@ def parse(value: bytes) -> Acl | None:
         Entry(tag, permissions, given if tag in _NAMED else NO_ID)
         for tag, permissions, given in _ENTRY.iter_unpack(value[_HEAD.size :])
     )
-    if not entries:
+    if value == NOTHING:
         return None
     if not _valid(entries):
         raise PosixError(errno.EINVAL)

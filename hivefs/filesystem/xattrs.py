@@ -83,7 +83,7 @@ class Xattrs:
         elif flags == CREATE:
             raise PosixError(errno.EEXIST)
         if name in acl.NAMES:
-            self._set_acl(live, name, acl.parse(value), before is not None, caller)
+            self._set_acl(live, name, value, before is not None, caller)
         else:
             self._put(live, name, value)
         self._changed(live)
@@ -94,12 +94,12 @@ class Xattrs:
 
     # ---- ACLs -------------------------------------------------------------------------------------------------------
 
-    def _set_acl(self, live: Live, name: bytes, wanted: Acl | None, stored: bool, caller: Caller) -> None:
+    def _set_acl(self, live: Live, name: bytes, value: bytes, stored: bool, caller: Caller) -> None:
         """As posix_acl_update_mode of the kernel: the bits follow, and who is not of the group takes set-gid away."""
-        if name == acl.DEFAULT:
-            if wanted is not None and not stat.S_ISDIR(live.mode):
-                raise PosixError(errno.EACCES)
-        elif wanted is not None:
+        if name == acl.DEFAULT and value != acl.NOTHING and not stat.S_ISDIR(live.mode):
+            raise PosixError(errno.EACCES)
+        wanted = acl.parse(value)
+        if name == acl.ACCESS and wanted is not None:
             live.mode = live.mode & ~0o777 | wanted.mode
             if live.mode & stat.S_ISGID and not caller.may_set_gid(live.gid):
                 live.mode &= ~stat.S_ISGID

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import stat
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drive_tools import ROOT, Drive
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hivefs.errors import PosixError
@@ -261,3 +263,127 @@ def test_a_damaged_acl_is_an_error_and_not_a_permission(drive: Drive) -> None:
     refuses(errno.EIO, drive.fs.create, d, b"f", 0o666, ROOT)
     assert drive.names(d) == []
     assert acl.NAMES == (b"system.posix_acl_access", b"system.posix_acl_default")
+
+
+# ---- compared with a plain directory ------------------------------------------------------------------------------------
+
+permissions = st.integers(0, 7)
+named = st.lists(st.tuples(st.sampled_from((USER, GROUP)), permissions, st.integers(0, 3)), max_size=3)
+masks = st.one_of(st.none(), permissions)
+
+
+@st.composite
+def values(draw: st.DrawFn) -> bytes:
+    """Mostly valid ACLs; now and then one without the mask that it needs, or without any entry."""
+    names, mask = draw(named), draw(masks)
+    if names and mask is None and draw(permissions):
+        mask = draw(permissions)
+    entries: list[Any] = [(OWNER, draw(permissions)), *names, (GROUP_OWNER, draw(permissions)), (OTHER, draw(permissions))]
+    if mask is not None:
+        entries.append((MASK, mask))
+    return form(*sorted(entries, key=lambda entry: entry[0])) if draw(st.integers(0, 9)) else form()
+
+
+steps = st.one_of(
+    st.tuples(st.just("set"), st.sampled_from(("access", "default")), values()),
+    st.tuples(st.just("remove"), st.sampled_from(("access", "default"))),
+    st.tuples(st.just("chmod"), st.integers(0, 0o777)),
+    st.tuples(st.just("mkdir"), st.integers(0, 0o777), st.integers(0, 0o777)),
+    st.tuples(st.just("create"), st.integers(0, 0o777), st.integers(0, 0o777)),
+    st.tuples(st.just("mkfifo"), st.integers(0, 0o777), st.integers(0, 0o777)),
+)
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except PosixError as problem:
+        return errno.errorcode[problem.errno]
+    except OSError as problem:
+        return errno.errorcode[problem.errno or 0]
+
+
+class Pair:
+    """The same things on a drive and in a plain directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.drive = Drive(root / "drive")
+        self.plain = root / "plain"
+        self.plain.mkdir(mode=0o755)
+        self.made: list[tuple[int, Path]] = [(1, self.plain)]
+
+    def make(self, number: int, kind: str, mode: int, umask: int) -> None:
+        ino, directory = self.made[number % len(self.made)]
+        while not directory.is_dir():
+            ino, directory = next(one for one in self.made if one[1] == directory.parent)
+        path = directory / str(len(self.made))
+        name, caller, fs = path.name.encode(), Caller(os.getuid(), os.getgid(), umask), self.drive.fs
+        here: dict[str, Callable[[], Any]] = {
+            "mkdir": lambda: fs.mkdir(ino, name, mode, caller),
+            "create": lambda: fs.create(ino, name, mode, caller),
+            "mkfifo": lambda: fs.mknod(ino, name, stat.S_IFIFO | mode, 0, caller),
+        }
+        there: dict[str, Callable[[], Any]] = {
+            "mkdir": lambda: path.mkdir(mode),
+            "create": lambda: os.close(os.open(path, os.O_CREAT | os.O_WRONLY, mode)),
+            "mkfifo": lambda: os.mkfifo(path, mode),
+        }
+        before = os.umask(umask)
+        try:
+            there[kind]()
+        finally:
+            os.umask(before)
+        self.made.append((here[kind]().ino, path))
+
+    def do(self, number: int, step: tuple[Any, ...]) -> None:
+        kind, *rest = step
+        if kind in ("mkdir", "create", "mkfifo"):
+            self.make(number, kind, *rest)
+            return
+        ino, path = self.made[number % len(self.made)]
+        fs = self.drive.fs
+        if kind == "chmod":
+            path.chmod(rest[0])
+            fs.setattr(ino, mode=rest[0])
+            return
+        name = f"system.posix_acl_{rest[0]}"
+        if kind == "remove":
+            mine, wanted = outcome(lambda: fs.removexattr(ino, name.encode())), outcome(lambda: os.removexattr(path, name))
+        else:
+            mine = outcome(lambda: fs.setxattr(ino, name.encode(), rest[1]))
+            wanted = outcome(lambda: os.setxattr(path, name, rest[1]))
+        assert mine == wanted, (step, path)
+
+    def compare(self) -> None:
+        for ino, path in self.made:
+            assert stat.S_IMODE(self.drive.fs.getattr(ino).mode) == stat.S_IMODE(path.stat().st_mode), path
+            for name in ("system.posix_acl_access", "system.posix_acl_default"):
+                mine, wanted = (
+                    outcome(lambda: self.drive.fs.getxattr(ino, name.encode())),  # noqa: B023 - called at once
+                    outcome(lambda: os.getxattr(path, name)),  # noqa: B023 - called at once
+                )
+                assert mine == wanted, (name, path)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, 30), steps), max_size=25))
+def test_whatever_is_done_ends_as_on_a_plain_directory(
+    tmp_path_factory: pytest.TempPathFactory, does: list[tuple[int, tuple[Any, ...]]]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: modes without any permission for the owner come up")
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as root:
+        pair = Pair(Path(root))
+        try:
+            os.setxattr(pair.plain, "system.posix_acl_access", NAMED)
+            os.removexattr(pair.plain, "system.posix_acl_access")
+            pair.plain.chmod(0o755)
+        except OSError:
+            pytest.skip("the directory of temporary files keeps no ACLs")
+        for number, step in does:
+            pair.do(number, step)
+        pair.compare()
+        pair.drive.remount()
+        pair.compare()
+        assert pair.drive.check() == []
+        pair.drive.unmount()
