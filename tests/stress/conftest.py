@@ -13,21 +13,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "daemon"))
 
+from judges import whole
 from mount_tools import Mounted, mounted
-
-from hivefs.filesystem.check import check
-from hivefs.metadata.snapshot import MetadataSnapshot
-
-
-def whole(drive: Mounted) -> None:
-    """Unmount the drive and check its metadata."""
-    drive.unmount()
-    snapshot = MetadataSnapshot(drive.home.metadata, drive.secrets.keys())
-    try:
-        assert list(check(snapshot)) == []
-    finally:
-        snapshot.close()
-    assert "ERROR" not in drive.log()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Running outside judges: they are found or the test is skipped, and they end."""
+"""Running outside judges (they are found or the test is skipped, and they end), and judging what they leave."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from mount_tools import Mounted
+
+from hivefs.filesystem.check import check
+from hivefs.metadata.snapshot import MetadataSnapshot
 
 
 def judge(program: str) -> str:
@@ -31,3 +35,14 @@ def bounded(command: list[str], limit: float, cwd: Path | None = None) -> tuple[
         said, _ = process.communicate(timeout=limit)
         pytest.fail(f"{command} did not end within {limit} s: {said}")
     return process.returncode, said
+
+
+def whole(drive: Mounted) -> None:
+    """Unmount the drive and check its metadata."""
+    drive.unmount()
+    snapshot = MetadataSnapshot(drive.home.metadata, drive.secrets.keys())
+    try:
+        assert list(check(snapshot)) == []
+    finally:
+        snapshot.close()
+    assert "ERROR" not in drive.log()
