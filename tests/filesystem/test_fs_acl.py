@@ -262,6 +262,10 @@ def test_a_damaged_acl_is_an_error_and_not_a_permission(drive: Drive) -> None:
     drive.fs._xattrs._put(drive.fs.inodes.get(d), DEFAULT, b"nonsense")
     refuses(errno.EIO, drive.fs.create, d, b"f", 0o666, ROOT)
     assert drive.names(d) == []
+    f = drive.file("f")
+    drive.fs._xattrs._put(drive.fs.inodes.get(f), ACCESS, NAMED)
+    drive.fs.commits.now()
+    assert [(finding.kind, finding.ino) for finding in drive.check()] == [("acl", d), ("acl", f)]
     assert acl.NAMES == (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
