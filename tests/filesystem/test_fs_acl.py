@@ -246,6 +246,27 @@ def test_who_is_not_of_the_group_takes_set_gid_away_by_setting_an_acl(drive: Dri
         assert bool(drive.fs.getattr(f).mode & stat.S_ISGID) is kept
 
 
+def test_acls_count_among_the_names_that_may_be_set(drive: Drive) -> None:
+    """listxattr(2) can hand out 64 KiB of names; an ACL is one of them, and taking it away makes room."""
+    d = drive.dir("d")
+    drive.fs.setxattr(d, ACCESS, NAMED)
+    drive.fs.setxattr(d, ACCESS, NAMED)
+    count = 0
+    with pytest.raises(PosixError) as caught:
+        for count in range(1000):
+            drive.fs.setxattr(d, b"user.%0250d" % count, b"")
+    assert caught.value.errno == errno.ENOSPC
+    assert count == (65_536 - len(ACCESS) - 1) // 256
+    refuses(errno.ENOSPC, drive.fs.setxattr, d, b"user.%0250d" % 1000, b"")
+    drive.fs.setxattr(d, b"user.%0250d" % 0, b"changing one takes no room")
+    drive.fs.setxattr(d, ACCESS, minimal(0o750))
+    drive.fs.setxattr(d, b"user.%0250d" % 1000, b"")
+    assert sum(len(name) + 1 for name in drive.fs.listxattr(d)) == 65_536
+    refuses(errno.ENOSPC, drive.fs.setxattr, d, DEFAULT, NAMED)
+    drive.fs.removexattr(d, b"user.%0250d" % 1000)
+    drive.fs.setxattr(d, DEFAULT, NAMED)
+
+
 def test_files_without_acls_store_nothing_and_are_known_to(drive: Drive) -> None:
     d = drive.dir("d")
     f = drive.file("f", parent=d)
