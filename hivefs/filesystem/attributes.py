@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 
 from hivefs.errors import PosixError
+from hivefs.filesystem.acl import ACCESS
 from hivefs.filesystem.data import Data
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.overlay import Overlay
@@ -60,6 +61,7 @@ class Attributes:
     ) -> Live:
         """See Filesystem.setattr."""
         live = self._inodes.get(ino)
+        acl = None if mode is None or live.plain else self._xattrs.acl(live, ACCESS)
         now = self._clock()
         if size is not None:
             if not stat.S_ISREG(live.mode):
@@ -83,6 +85,8 @@ class Attributes:
             live.gid = live.gid if gid is None else gid
         if mode is not None:
             live.mode = live.mode & ~0o7777 | mode & 0o7777
+            if acl is not None:
+                self._xattrs.follow(live, acl)
         if atime_ns is not None:
             live.atime_ns = _held(atime_ns)
         if mtime_ns is not None:

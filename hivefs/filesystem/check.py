@@ -1,4 +1,5 @@
-"""Is the metadata whole? Every name leads to an inode, link counts and parents are right, maps have no gaps.
+"""Is the metadata whole? Every name leads to an inode, link counts and parents are right, maps have no gaps,
+ACLs say what modes say.
 
 Works on a committed snapshot, from any process, in two passes over the records in key order; memory is a few hundred
 bytes for each inode. What it finds names inodes by number, never by name.
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hivefs.errors import Corrupt, UnknownVersion
+from hivefs.errors import Corrupt, PosixError, UnknownVersion
+from hivefs.filesystem import acl
 from hivefs.filesystem.filemap import slots_of
 from hivefs.formats import records
 from hivefs.formats.staged import extents_from_bytes
@@ -171,9 +173,22 @@ class Check:
             try:
                 if value is None:
                     raise Corrupt(what="an extended attribute", reason="it does not open")
-                records.xattr_from_bytes(value)
+                name, content = records.xattr_from_bytes(value)
             except (Corrupt, UnknownVersion):
                 yield Finding("damaged", ino, f"An extended attribute of inode {ino} is damaged.")
+                continue
+            if name in acl.NAMES and ino in self._inodes:
+                yield from self._judge_acl(ino, self._inodes[ino].mode, name, content)
+
+    def _judge_acl(self, ino: int, mode: int, name: bytes, content: bytes) -> Iterator[Finding]:
+        try:
+            found = acl.parse(content)
+        except PosixError:
+            found = None
+        if found is None:
+            yield Finding("acl", ino, f"An ACL of inode {ino} has a wrong form.")
+        elif name == acl.ACCESS and found.mode != mode & 0o777:
+            yield Finding("acl", ino, f"The mode of inode {ino} says something else than its ACL.")
 
     def _read_staged(self) -> Iterator[Finding]:
         for ino, slot, value in self._metadata.staged():

@@ -38,6 +38,7 @@ from hivefs.model.ids import ROOT_INO
 from hivefs.model.inode import Inode
 
 _CAPACITY = struct.Struct(">QQ")
+ROOT = Caller(0, 0)
 
 
 class Filesystem:
@@ -70,7 +71,7 @@ class Filesystem:
         self._xattrs = Xattrs(store, self.inodes, clock, self.durability.virtual)
         self._data = Data(self.inodes, self._maps, self.overlay, stage, chunks, clock, self._xattrs.drop_capability)
         self._handles = Handles(store, self.inodes, self._data, clock)
-        self._namespace = Namespace(store, self.inodes, self._names, clock, self._handles.gone)
+        self._namespace = Namespace(store, self.inodes, self._names, self._xattrs, clock, self._handles.gone)
         self._attributes = Attributes(store, self.inodes, self._data, self.overlay, self._xattrs, clock)
         self.commits = Commits(store, stage, self.inodes, self.overlay, self._data, self._handles)
         saved = store.get_info(b"capacity")
@@ -87,7 +88,7 @@ class Filesystem:
         return self._names.lookup(parent, name)
 
     def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
-        """A new regular file; ``mode`` as of open(2), the umask of the caller is applied. EEXIST."""
+        """A new regular file; ``mode`` as of open(2). The umask of the caller is applied, or the default ACL. EEXIST."""
         return self._namespace.make(parent, name, stat.S_IFREG | mode & 0o7777, caller)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
@@ -166,16 +167,19 @@ class Filesystem:
         """ENODATA when it is not set."""
         return self._xattrs.get(ino, name)
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """``flags`` 0, 1 (XATTR_CREATE: EEXIST) or 2 (XATTR_REPLACE: ENODATA)."""
-        self._xattrs.set(ino, name, value, flags)
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, caller: Caller = ROOT) -> None:
+        """``flags`` 0, 1 (XATTR_CREATE: EEXIST) or 2 (XATTR_REPLACE: ENODATA).
+
+        An access ACL (system.posix_acl_access) changes the mode too; ``caller`` may lose the file its set-gid bit then.
+        """
+        self._xattrs.set(ino, name, value, flags, caller)
 
     def listxattr(self, ino: int) -> list[bytes]:
         """Names that were set (the virtual user.hivefs.* are not listed, so that copying tools leave them alone)."""
         return self._xattrs.names(ino)
 
     def removexattr(self, ino: int, name: bytes) -> None:
-        """ENODATA when it is not set."""
+        """ENODATA when it is not set (and is no ACL)."""
         self._xattrs.remove(ino, name)
 
     def statfs(self) -> Statfs:

@@ -11,9 +11,11 @@ import stat
 from collections.abc import Callable
 
 from hivefs.errors import PosixError
+from hivefs.filesystem.acl import DEFAULT
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.names import Names, Place, check_name, check_new_name
 from hivefs.filesystem.ports import Caller, Store
+from hivefs.filesystem.xattrs import Xattrs
 from hivefs.formats.records import dirent_to_bytes
 from hivefs.model.ids import ROOT_INO
 from hivefs.model.inode import Dirent
@@ -34,11 +36,18 @@ class Namespace:
     """See the head of the file. ``gone`` is told of an inode that has no name any more."""
 
     def __init__(
-        self, store: Store, inodes: Inodes, names: Names, clock: Callable[[], int], gone: Callable[[Live], None]
+        self,
+        store: Store,
+        inodes: Inodes,
+        names: Names,
+        xattrs: Xattrs,
+        clock: Callable[[], int],
+        gone: Callable[[Live], None],
     ) -> None:
         self._store = store
         self._inodes = inodes
         self._names = names
+        self._xattrs = xattrs
         self._clock = clock
         self._gone = gone
 
@@ -75,8 +84,15 @@ class Namespace:
             raise PosixError(errno.ENOENT)
         kind = mode & _FORMAT
         gid = caller.gid
+        default = access = None
         if kind != stat.S_IFLNK:
-            mode &= ~(caller.umask & 0o777)
+            if not directory.plain:
+                default = self._xattrs.acl(directory, DEFAULT)
+            if default is None:
+                mode &= ~(caller.umask & 0o777)
+            else:
+                access = default.inherited(mode)
+                mode = mode & ~0o777 | access.mode
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
             if kind == stat.S_IFDIR:
@@ -106,6 +122,8 @@ class Namespace:
         )
         self._enter(place, name, live)
         self._inodes.add(live)
+        if default is not None and access is not None:
+            self._xattrs.inherit(live, default, access)
         live.link_seq = self._store.seq
         self._changed(directory, now, is_directory)
         return live

@@ -46,6 +46,7 @@ class Files:
 
     fs: Filesystem
     load: Loader
+    enable_acl: bool
 
     @answering
     def open(self, ino: int, flags: int, context: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -143,11 +144,11 @@ class Files:
     def setxattr(self, ino: int, name: bytes, value: bytes, context: pyfuse3.RequestContext) -> None:
         """Set one. pyfuse3 has judged XATTR_CREATE and XATTR_REPLACE by asking getxattr before.
 
-        POSIX ACLs are refused: the kernel judges permissions by mode, so a stored ACL would be a promise not kept.
+        POSIX ACLs are refused where the kernel does not enforce them: a stored one would be a promise not kept.
         """
-        if name.startswith(b"system."):
+        if name.startswith(b"system.") and not self.enable_acl:
             raise PosixError(errno.EOPNOTSUPP)
-        self.fs.setxattr(ino, name, value, 0)
+        self.fs.setxattr(ino, name, value, 0, caller_of(context))
 
     @answering
     def removexattr(self, ino: int, name: bytes, context: pyfuse3.RequestContext) -> None:

@@ -9,6 +9,8 @@ request for nearly every write(2), so we answer them ourselves (kernel: include/
   the "kill" flags of a request on; fuse/files.py says how the same is known without them.
 * ATOMIC_O_TRUNC is switched off: cutting a file at open then comes as a SETATTR, whose answer holds the new attributes,
   instead of in OPEN, after which the kernel asks for them. It costs the same and leaves one way in which files are cut.
+* DONT_MASK goes with POSIX_ACL, which pyfuse3 asks for itself: where a directory has a default ACL the umask has no say,
+  so the kernel must not have applied it before we are asked. We always apply it where it does.
 * CACHE_SYMLINKS keeps link targets in the page cache; max_background lets the kernel keep more write-back and
   read-ahead requests waiting for us.
 
@@ -29,6 +31,8 @@ from hivefs.errors import NoFuse
 
 FUSE_INIT = 26
 ATOMIC_O_TRUNC = 1 << 3
+DONT_MASK = 1 << 6
+POSIX_ACL = 1 << 20
 CACHE_SYMLINKS = 1 << 23
 HANDLE_KILLPRIV_V2 = 1 << 28
 
@@ -70,6 +74,8 @@ def improved(offer: Offer, reply: bytes) -> bytes:
     if error:
         return reply
     flags |= offer.flags & (CACHE_SYMLINKS | HANDLE_KILLPRIV_V2)
+    if flags & POSIX_ACL:
+        flags |= offer.flags & DONT_MASK
     flags &= ~ATOMIC_O_TRUNC
     background = max(background, MAX_BACKGROUND)
     congestion = max(congestion, background * 3 // 4)
@@ -91,11 +97,12 @@ class Handshake:
         """What libfuse takes as its mount point."""
         return f"/dev/fd/{self._theirs.fileno()}"
 
-    def begin(self) -> None:
+    def begin(self) -> Offer:
         """Pass the kernel's FUSE_INIT on (it is there as soon as mount(2) has returned). Raises NoFuse."""
         request = os.read(self._fuse_fd, _READ_BYTES)
         self.offer = offer_of(request)
         self._ours.send(request)
+        return self.offer
 
     def finish(self) -> None:
         """libfuse has answered: tell the kernel, and put /dev/fuse in the place of the socket. Raises NoFuse."""

@@ -20,10 +20,11 @@ class DriveOperations(Names, Files, pyfuse3.Operations):
     """Answers the kernel from a Filesystem. ``load`` brings metadata pages that are not on this machine yet.
 
     access() is never asked (default_permissions) and ``poll`` is answered ENOSYS by pyfuse3, which the kernel remembers.
+    ``enable_acl`` is switched off by the session (fuse/session.py) for a kernel that does not know ACLs in FUSE.
     """
 
     enable_writeback_cache = True
-    enable_acl = False
+    enable_acl = True
     supports_dot_lookup = False
 
     def __init__(self, fs: Filesystem, load: Loader = nothing_to_load) -> None:

@@ -10,7 +10,7 @@ import pyfuse3
 import trio
 
 from hivefs.fuse import mounting
-from hivefs.fuse.handshake import Handshake
+from hivefs.fuse.handshake import POSIX_ACL, Handshake
 from hivefs.fuse.loop import ReceiveLoop
 from hivefs.fuse.mounting import MountOptions
 
@@ -50,7 +50,9 @@ class Session:
         self.mountpoint = mounting.prepare(self.mountpoint)
         handshake = Handshake(mounting.mount(self.mountpoint, self._options))
         try:
-            handshake.begin()
+            offer = handshake.begin()
+            if not offer.flags & POSIX_ACL:
+                self._operations.enable_acl = False
             pyfuse3.init(self._operations, handshake.session_path, set())
         except BaseException:
             handshake.close()

@@ -169,7 +169,7 @@ def attributes(top: Path) -> dict[str, tuple[Any, ...]]:
             attrs = tuple(
                 (key, os.getxattr(path, key, follow_symlinks=False))
                 for key in sorted(os.listxattr(path, follow_symlinks=False))
-                if not key.startswith(("security.", "system."))
+                if not key.startswith("security.")
             )
             size = s.st_size if not os.path.isdir(path) else 0
             links = s.st_nlink if not os.path.isdir(path) else 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 from pathlib import Path
+
+SHARED = bytes.fromhex("02000000 01000600ffffffff 02000400e8030000 04000000ffffffff 10000400ffffffff 20000000ffffffff")
+"""The ACL u::rw,u:1000:r,g::-,m::r,o::- (hivefs/filesystem/acl.py)."""
 
 
 def photos(top: Path, count: int, seed: int = 1) -> Path:
@@ -24,6 +28,8 @@ def photos(top: Path, count: int, seed: int = 1) -> Path:
         if number % 10 == 0:
             os.setxattr(photo, "user.rating", str(number).encode())
             os.chmod(photo, 0o600 + number % 8)
+            with contextlib.suppress(OSError):  # a directory of temporary files that keeps no ACLs
+                os.setxattr(photo, "system.posix_acl_access", SHARED)
         if number % 15 == 0:
             os.link(photo, folder / f"best-{number}.CR2")
             os.symlink(f"../{folder.name}/{photo.name}", top / f"link-{number}")

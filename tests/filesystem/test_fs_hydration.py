@@ -291,3 +291,29 @@ def test_random_work_while_pages_come_in_any_order(tmp_path: Path, seed: int) ->
         return found
 
     assert tree(drive) == tree(source)
+
+
+def test_acls_are_brought_before_anything_is_changed(tmp_path: Path) -> None:
+    """chmod and creating depend on ACLs that may not be here yet."""
+    minimal = b"\2\0\0\0" + b"".join(tag + b"\0\7\0\xff\xff\xff\xff" for tag in (b"\1", b"\4", b"\x20"))
+    named = minimal[:12] + b"\2\0\6\0\xe8\3\0\0" + minimal[12:20] + b"\x10\0\7\0\xff\xff\xff\xff" + minimal[20:]
+    source, _ = original(tmp_path)
+    for name in ("a", "big"):
+        source.fs.setxattr(source.at(name).ino, b"system.posix_acl_access", named)
+    source.fs.setxattr(source.at("a").ino, b"system.posix_acl_default", named)
+    source.fs.commits.now()
+    snapshot = source.snapshot()
+    records = [(key, value) for key, value in snapshot.scan(b"") if value is not None]
+    snapshot.close()
+    drive = Recovered(tmp_path / "again", records, source.chunks, 1)
+    new = drive.call(drive.fs.create, drive.find("a"), b"new", 0o640, ROOT)
+    assert new.mode & 0o777 == 0o640
+    assert drive.call(drive.fs.getxattr, new.ino, b"system.posix_acl_access")[14] == 6
+    drive.call(drive.fs.setattr, drive.find("big"), mode=0o700)
+    assert drive.call(drive.fs.getxattr, drive.find("big"), b"system.posix_acl_access")[30] == 0
+    drive.call(drive.fs.setxattr, drive.find("never"), b"system.posix_acl_access", named)
+    drive.call(drive.fs.removexattr, drive.find("a"), b"system.posix_acl_default")
+    assert drive.call(drive.fs.create, drive.find("a"), b"plain", 0o666, ROOT).mode & 0o777 == 0o666
+    drive.load_rest()
+    drive.remount()
+    assert drive.check() == []

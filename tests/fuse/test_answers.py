@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pyfuse3
@@ -134,3 +135,21 @@ def test_a_name_that_is_not_there_may_be_remembered_by_the_kernel() -> None:
 
 def test_close_is_not_asked_about_again() -> None:
     assert error_of(Fragile(lambda call: None), "flush", 1) == errno.ENOSYS
+
+
+def test_acls_are_refused_where_the_kernel_does_not_enforce_them() -> None:
+    set_there: list[bytes] = []
+
+    class Attributes:
+        def setxattr(self, ino: int, name: bytes, *arguments: Any) -> None:
+            set_there.append(name)
+
+    drive = DriveOperations(cast(Filesystem, Attributes()))
+    context = cast(pyfuse3.RequestContext, SimpleNamespace(uid=0, gid=0, umask=0, pid=0))
+    trio.run(drive.setxattr, 1, b"system.posix_acl_access", b"", context)
+    drive.enable_acl = False
+    trio.run(drive.setxattr, 1, b"user.a", b"", context)
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        trio.run(drive.setxattr, 1, b"system.posix_acl_access", b"", context)
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert set_there == [b"system.posix_acl_access", b"user.a"]

@@ -10,7 +10,16 @@ import pytest
 
 from hivefs.errors import NoFuse
 from hivefs.fuse import handshake
-from hivefs.fuse.handshake import ATOMIC_O_TRUNC, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2, Handshake, improved, offer_of
+from hivefs.fuse.handshake import (
+    ATOMIC_O_TRUNC,
+    CACHE_SYMLINKS,
+    DONT_MASK,
+    HANDLE_KILLPRIV_V2,
+    POSIX_ACL,
+    Handshake,
+    improved,
+    offer_of,
+)
 
 OTHER = 1 << 16 | 1 << 22
 
@@ -45,6 +54,13 @@ def test_our_choices_are_put_into_the_answer_and_nothing_else_changes() -> None:
 
 def test_only_what_the_kernel_offered_is_asked_for() -> None:
     assert flags_of(improved(offer_of(request(OTHER)), reply(OTHER))) == OTHER
+
+
+def test_the_umask_is_ours_where_acls_are() -> None:
+    """POSIX_ACL is asked for by pyfuse3; DONT_MASK comes with it, and never alone."""
+    both = POSIX_ACL | DONT_MASK
+    assert flags_of(improved(offer_of(request(OTHER | both)), reply(OTHER | POSIX_ACL))) == OTHER | both
+    assert flags_of(improved(offer_of(request(OTHER | both)), reply(OTHER))) == OTHER
 
 
 def test_an_error_passes_unchanged() -> None:

@@ -96,6 +96,34 @@ def test_small_files_need_few_requests(tmp_path: Path) -> None:
     assert drive.asked["flush"] <= 1
 
 
+def test_acls_cost_the_owner_of_the_files_no_request(tmp_path: Path) -> None:
+    """The kernel asks for an ACL only to judge somebody else (and then for the root directory each time: it makes that
+    inode before it knows that we have ACLs, and does not cache them there).
+    """
+    drive, named = Counted(), []
+    drive.enable_acl = True
+
+    async def getxattr(inode: int, name: bytes, ctx: Any) -> bytes:
+        named.append(name)
+        raise pyfuse3.FUSEError(errno.ENODATA)
+
+    drive.getxattr = getxattr  # type: ignore[method-assign]
+
+    def use(session: Session) -> None:
+        os.mkdir(tmp_path / "d", 0o750)
+        for i in range(5):
+            path = tmp_path / "d" / str(i)
+            path.write_bytes(b"x" * 4000)
+            path.chmod(0o640)
+            assert path.read_bytes() == b"x" * 4000
+        for path in (tmp_path / "d").iterdir():
+            path.stat()
+            path.unlink()
+
+    with_session(tmp_path, drive, use)
+    assert not [name for name in named if name.startswith(b"system.")]
+
+
 def test_an_existing_file_is_cut_by_setattr(tmp_path: Path) -> None:
     drive = Counted()
 
