@@ -6,6 +6,7 @@ over the first), directory ``d`` with the file ``d/c`` (40 bytes, known to the j
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 from crash_drive import KEYS, MIB, ROOT, CrashDrive, Seen, run
 
-from hivefs.errors import PosixError
+from hivefs.errors import HivefsError, PosixError
 from hivefs.formats.records import extent_from_bytes
 from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.model.ids import ROOT_INO
@@ -29,10 +30,21 @@ class Step:
     contents: dict[int, bytes]
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What holds once the record of the disk has ``mark`` events: a power cut may show the steps ``alive`` from the one with
+    the number ``durable`` on.
+    """
+
+    mark: int
+    alive: list[Step]
+    durable: int
+
+
 @dataclass
 class Story:
-    """A drive and what happened to it. ``alive`` are the steps that a crash may show, the last one is now; ``durable`` is the
-    number of the step that a crash must not fall behind.
+    """A drive and what happened to it. ``alive`` are the steps that a crash may show, the last one is now; ``durable`` is
+    the number of the step that a crash must not fall behind.
     """
 
     drive: CrashDrive
@@ -43,19 +55,31 @@ class Story:
     destroyed: list[tuple[int, bytes]] = field(default_factory=list)
     """(how long the record was, chunk): from then on the chunk is gone."""
     changed_at: dict[int, int] = field(default_factory=dict)
-    number: int = -1
+    moments: list[Moment] = field(default_factory=list)
+    number: int = 0
     restart: bool = False
-    refused: PosixError | None = None
 
     def perform(self, name: str) -> None:
         """One operation, to its end. What POSIX refuses changes nothing."""
         self.number += 1
-        self.refused = None
-        try:
+        with contextlib.suppress(PosixError):
             OPERATIONS[name](self)
-        except PosixError as error:
-            self.refused = error
         self.note(name)
+
+    def die(self, name: str, done: Step, dying: Callable[[], None], reborn: Callable[[], None]) -> None:
+        """The process is killed within an operation, which would have ended with ``done``, and a new one opens the drive."""
+        self.number += 1
+        dying()
+        with contextlib.suppress(HivefsError, PosixError, OSError):
+            OPERATIONS[name](self)
+        self.alive = [*self.alive, done]
+        self.drive.kill()
+        reborn()
+        self.moments.append(Moment(self.mark(), self.alive, self.durable))
+        self.drive.open()
+        self.number += 1
+        self.restart = True
+        self.note("opened")
 
     def note(self, name: str) -> None:
         """The state now is one that a crash may show."""
@@ -66,8 +90,10 @@ class Story:
             assert found, f"after a restart the drive is in none of the states it was in: {seen}"
             self.contents = dict(found[-1].contents)
             self.alive = [s for s in self.alive if s.number <= found[-1].number]
+            self.changed_at = {ino: min(number, found[-1].number) for ino, number in self.changed_at.items()}
         self.contents = {ino: data for ino, data in self.contents.items() if ino in seen.files}
         self.alive = [*self.alive, Step(self.number, name, seen, dict(self.contents))]
+        self.moments.append(Moment(self.mark(), self.alive, self.durable))
 
     # ---- what operations are made of --------------------------------------------------------------------------------
 

@@ -176,14 +176,19 @@ class CrashDrive:
         self.fs.close()
         self.kill()
 
-    def reap(self) -> None:
-        run(self.fs._handles.reap)
-
     def settle(self) -> None:
         """What the loop does every two seconds."""
-        self.reap()
+        if self.fs.inodes.orphans:
+            run(self.fs._handles.reap)
         if not self.fs.commits.settled:
             run(lambda: self.fs.commits.all(settle=True))
+
+    def settle_at_once(self) -> None:
+        """The same without waiting for others that commit (and without the time that trio needs to start)."""
+        if self.fs.inodes.orphans:
+            run(self.fs._handles.reap)
+        if not self.fs.commits.settled:
+            self.fs.commits.now()
 
     def check(self) -> list[Finding]:
         """As ``hivefs check`` does it, on what is committed."""

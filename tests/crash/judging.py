@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alphabet import Step
-from crash_drive import ROOT, Chunks, CrashDrive, Limits, Seen, run
+from crash_drive import ROOT, Chunks, CrashDrive, Limits, Seen
 
 from hivefs.model.ids import ROOT_INO
 from hivefs.testing.fake_disk.crash import Image
@@ -50,9 +50,11 @@ class Judge:
         limits: Limits,
         seed: str,
         clock: Callable[[], int],
+        *,
+        use: bool = True,
     ) -> Step:
         """Raises AssertionError when the drive that comes out of ``image`` is in none of the states ``candidates``, is not
-        clean, or cannot be used on; returns the step it shows.
+        clean, or (with ``use``) cannot be used on; returns the step it shows.
         """
         self.states += 1
         put(image, self.directory)
@@ -63,7 +65,8 @@ class Judge:
             try:
                 step = self._compare(drive, candidates)
                 _clean(drive)
-                _usable(drive)
+                if use:
+                    _usable(drive)
                 return step
             finally:
                 drive.kill()
@@ -101,13 +104,13 @@ def _difference(seen: Seen, candidates: Sequence[Step]) -> str:
 def _clean(drive: CrashDrive) -> None:
     """What is left of deleted files goes, and check finds nothing."""
     before = drive.look()
-    drive.settle()
+    drive.settle_at_once()
     after = drive.look()
     assert after == before, "reaping changed what is seen"
     assert drive.check() == []
     assert drive.store.inodes == after.inodes, "inodes are counted wrong"
     named = {chunk for _, _, chunk in after.chunks}
-    released = {bytes(chunk) for _, chunk in run(drive.service.released, 0, 1000)}
+    released = {bytes(chunk) for _, chunk in drive.store.released(0, 1000)}
     assert not named & released, "a chunk is given out that a file names"
     assert named | released == after.accounted == before.accounted, "a chunk is neither named nor released"
 
@@ -118,15 +121,16 @@ def _usable(drive: CrashDrive) -> None:
     drive.fs.write(ino, 0, b"x" * 300)
     if (old := drive.find("a")) is not None:
         drive.fs.write(old.ino, 3, b"y" * 500)
-    run(drive.fs.syncfs)
-    drive.settle()
+    drive.fs.commits.now(settle=False)
+    drive.settle_at_once()
     drive.fs.write(ino, 100, b"z" * 300)
-    run(drive.fs.fsync, ino)
+    drive.fs.commits.now(settle=False)
     seen = drive.look()
-    contents = {one: drive.contents(one) for one in seen.files}
+    written = {one for one in (ino, None if old is None else old.ino) if one is not None}
+    contents = {one: drive.contents(one) for one in written}
     drive.kill()
     drive.open()
     assert drive.look() == seen, _difference(drive.look(), [Step(0, "before the second crash", seen, {})])
-    assert {one: drive.contents(one) for one in seen.files} == contents
-    drive.settle()
+    assert {one: drive.contents(one) for one in written} == contents
+    drive.settle_at_once()
     assert drive.check() == []

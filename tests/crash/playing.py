@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alphabet import Step, Story, make_base
+from alphabet import Moment, Step, Story, make_base
 from crash_drive import Chunks, Clock, CrashDrive, Limits
 from judging import Judge, put
 
-from hivefs.testing.fake_disk.crash import Disk, Image
+from hivefs.testing.fake_disk.crash import Disk, Image, State
 from hivefs.testing.fake_disk.recorder import Recorder
 
 
@@ -33,7 +35,6 @@ class Base:
         with limits.applied():
             story = Story(CrashDrive(directory, limits, "base", clock, Chunks()), lambda: 0)
             make_base(story)
-            story.number = 0
             story.note("base")
             story.drive.kill()
         files = (path for path in directory.rglob("*") if path.is_file() and path.name not in ("lock", "lock.mdb"))
@@ -86,7 +87,8 @@ class Player:
         chunks.plain = dict(base.story.drive.chunks.plain)
         with limits.applied():
             drive = CrashDrive.existing(path, limits, seed, clock or Clock(base.now), chunks)
-            story = Story(drive, self.disk.mark, dict(base.story.contents), list(base.story.alive), number=0)
+            story = Story(drive, self.disk.mark, dict(base.story.contents), list(base.story.alive))
+            story.moments.append(Moment(self.disk.mark(), story.alive, 0))
             try:
                 yield story, disk, home
             finally:
@@ -99,49 +101,70 @@ class Player:
         began = time.monotonic()
         seed = f"{limits.name}: {' '.join(names)}"
         with self.begun(limits, seed) as (story, disk, home):
-            for name in names[:-1]:
+            for name in names:
                 story.perform(name)
-            before, durable = list(story.alive), story.durable
-            start = self.disk.mark()
-            story.perform(names[-1])
-            end = self.disk.mark()
+            start = story.moments[-2].mark
             disk.follow(self.disk.events[:start])
-            self.cut(story, disk, home, range(start, end), before, durable, seed)
+            self.cut(story, disk, home, start, seed)
             for ino, data in story.contents.items():
                 assert story.drive.contents(ino) == data, f"{seed}: inode {ino} reads wrong before any crash"
+        self._count(began)
+
+    def play_killed(self, limits: Limits, names: Sequence[str], follow: Sequence[str]) -> None:
+        """The process is killed before each event of the last of ``names``; on the same disk, which has lost nothing, a
+        new one opens the drive and does what ``follow`` says; a power cut after each event of that. Raises Failed.
+        """
+        began = time.monotonic()
+        with self.begun(limits, f"{limits.name}: {' '.join(names)}") as (story, _, _):
+            for name in names:
+                story.perform(name)
+            done, asked = story.alive[-1], story.moments[-1].mark - story.moments[-2].mark
+        for number in range(asked):
+            seed = f"{limits.name}: {' '.join(names)} (killed at its event {number}) {' '.join(follow)}"
+            with self.begun(limits, f"{limits.name}: {' '.join(names)}") as (story, disk, home):
+                for name in names[:-1]:
+                    story.perform(name)
+                story.die(names[-1], done, lambda n=number: self.disk.fail(errno.EIO, n, dead=True), self.disk.heal)
+                disk.follow(self.disk.events[: story.moments[-2].mark])
+                for name in follow:
+                    story.perform(name)
+                self.cut(story, disk, home, story.moments[-1 - len(follow) - 1].mark, seed)
+        self._count(began)
+
+    def _count(self, began: float) -> None:
         self.counts.sequences += 1
         self.counts.seconds += time.monotonic() - began
 
-    def cut(
-        self, story: Story, disk: Disk, home: str, points: range, before: list[Step], durable: int, seed: str
-    ) -> None:
-        """A power cut after each event with a number in ``points``, all of the last operation, which began when the steps
-        ``before`` were possible and ``durable`` was the last durable one.
-        """
-        told: set[tuple[bytes, bool, int]] = set()
-        for point in points:
+    def cut(self, story: Story, disk: Disk, home: str, start: int, seed: str) -> None:
+        """A power cut after each event from number ``start`` on; ``disk`` has followed all before."""
+        told: set[tuple[bytes, int, int]] = set()
+        moments = story.moments
+        for point in range(start, len(self.disk.events)):
             event = self.disk.events[point]
             disk.follow([event])
             self.counts.points += 1
-            ended = point + 1 == points.stop
-            steps = story.alive if ended else [*before, story.alive[-1]]
-            candidates = [step for step in steps if step.number >= (story.durable if ended else durable)]
+            at = bisect_right([moment.mark for moment in moments], point + 1) - 1
+            # Of the operation that was at work, everything may be there.
+            steps = [*moments[at].alive, *(moments[at + 1].alive[-1:] if at + 1 < len(moments) else [])]
+            candidates = [step for step in steps if step.number >= moments[at].durable]
             destroyed = {chunk for mark, chunk in story.destroyed if mark <= point + 1}
             for state in disk.states(home, f"{seed}/{point}", deep=self.deep):
-                key = (state.digest, ended, len(destroyed))
+                key = (state.digest, at, len(destroyed))
                 if key in told:
                     continue
                 told.add(key)
                 self.counts.states += 1
                 try:
-                    clock = Clock(story.drive.clock() + 1)
-                    self.judge.judge(
-                        state.image, candidates, story.drive.chunks.plain, destroyed, story.drive.limits, seed, clock
-                    )
+                    self._judge(story, state, candidates, destroyed, seed)
                 except Exception as error:
                     raise Failed(
                         f"{type(error).__name__}: {error}\n"
                         f"sequence: {seed}\npower cut after event {point}: {event}\nstate: {state.label}\n"
-                        f"allowed: {[(step.number, step.name) for step in candidates]}\n"
-                        f"replay: play(LIMITS[{story.drive.limits.name!r}], {seed.partition(': ')[2].split()!r})"
+                        f"allowed: {[(step.number, step.name) for step in candidates]}"
                     ) from error
+
+    def _judge(self, story: Story, state: State, candidates: list[Step], destroyed: set[bytes], seed: str) -> None:
+        use = state.label in ("nothing", "everything") or state.digest[0] < 64
+        clock = Clock(story.drive.clock() + 1)
+        chunks, limits = story.drive.chunks.plain, story.drive.limits
+        self.judge.judge(state.image, candidates, chunks, destroyed, limits, seed, clock, use=use)

@@ -122,11 +122,11 @@ class Disk:
         return sorted(found, key=lambda operation: operation.number)
 
     def image(self, root: str, choices: Mapping[int, Choice], *, short: bool = False) -> Image:
-        """All files below the directory ``root`` when the uncertain operations are there as chosen by their number (not
+        """All files below the directory ``root`` ("": all) when the uncertain operations are there as chosen by number (not
         at all when not named); with ``short``, files end where they end for certain.
         """
         at = 1
-        for part in root.encode().split(b"/"):
+        for part in filter(None, root.encode().split(b"/")):
             names = self._names_of(at, choices)
             if part not in names:
                 return {}

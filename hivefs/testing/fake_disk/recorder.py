@@ -80,12 +80,14 @@ class Recorder:
         lasting: bool = True,
         only: Collection[Kind] | None = None,
         free: int | None = None,
+        dead: bool = False,
     ) -> None:
         """From the ``after``-th change from now on (the first is 0), that one, or with ``lasting`` every one, fails with
-        errno ``code``; with ``only``, just changes of these kinds count and fail. ``free`` is what statvfs(2) says.
+        errno ``code``; with ``only``, just changes of these kinds count and fail. ``free`` is what statvfs(2) says. With
+        ``dead`` the process that asks counts as killed: a sync that fails was never asked for.
         """
         kinds = None if only is None else [int(kind) for kind in only]
-        self._ask(fail=code, after=after, lasting=lasting, only=kinds, free=free)
+        self._ask(fail=code, after=after, lasting=lasting, only=kinds, free=free, dead=dead)
 
     def heal(self) -> None:
         """Nothing fails any more; counting begins anew."""

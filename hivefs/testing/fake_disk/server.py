@@ -7,7 +7,8 @@ disk would be told of it, and what is mapped into memory (LMDB) stays the same a
 Files named in ``SILENT`` are locks and what LMDB's readers share; they mean nothing after a power cut, and the kernel
 writes them when it likes. They are not recorded and never fail.
 
-A request is one JSON line {"fail": errno or 0, "after": n, "lasting": bool, "only": kinds or null, "free": bytes or null};
+A request is one JSON line {"fail": errno or 0, "after": n, "lasting": bool, "only": kinds or null, "free": bytes or null,
+"dead": bool};
 the answer is {"changes": n, "failures": n, "bytes": n} as a line and the record since the last request, ``bytes`` long.
 ``changes`` counts what could have failed since the last request that armed something.
 """
@@ -42,6 +43,8 @@ class Failures:
     after: int = 0
     lasting: bool = False
     only: frozenset[int] | None = None
+    dead: bool = False
+    """A sync that fails is not recorded."""
     changes: int = 0
     failures: int = 0
 
@@ -148,7 +151,8 @@ class FakeDisk(MemoryDrive):
         try:
             self._may(Kind.SYNC, fh)
         except pyfuse3.FUSEError:
-            self._did(Event(Kind.FAILED_SYNC, fh))
+            if not self.failures.dead:
+                self._did(Event(Kind.FAILED_SYNC, fh))
             raise
         self._did(Event(Kind.SYNC, fh))
 
@@ -169,9 +173,8 @@ class FakeDisk(MemoryDrive):
         head = {"changes": failures.changes, "failures": failures.failures}
         if "fail" in request:
             only = request.get("only")
-            self.failures = Failures(
-                request["fail"], request["after"], request["lasting"], None if only is None else frozenset(only)
-            )
+            kinds = None if only is None else frozenset(only)
+            self.failures = Failures(request["fail"], request["after"], request["lasting"], kinds, request["dead"])
             self.free = request["free"]
         record = b"".join(self.record)
         self.record.clear()
