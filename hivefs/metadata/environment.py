@@ -78,7 +78,19 @@ def open_environment(path: Path, *, readonly: bool) -> lmdb.Environment:
     _check_length(path, environment)
     if not readonly:
         environment.reader_check()
+        _make_last(path, environment)
     return environment
+
+
+def _make_last(path: Path, environment: lmdb.Environment) -> None:
+    """What a process that was killed had written and not synced yet is read from the page cache as if it were on disk.
+    Nothing may be built on it (least of all a new round of the journal over the old one) before it is there.
+    """
+    try:
+        environment.sync(True)
+    except lmdb.Error as error:
+        environment.close()
+        raise damaged(path, error) from None
 
 
 def _check_length(path: Path, environment: lmdb.Environment) -> None:
