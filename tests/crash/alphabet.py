@@ -32,8 +32,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Moment:
-    """What holds once the record of the disk has ``mark`` events: a power cut may show the steps ``alive`` from the one with
-    the number ``durable`` on.
+    """What holds once the record of the disk has ``mark`` events: a power cut may show the steps ``alive`` from the one
+    with the number ``durable`` on.
     """
 
     mark: int
@@ -67,7 +67,7 @@ class Story:
         self.note(name)
 
     def die(self, name: str, done: Step, dying: Callable[[], None], reborn: Callable[[], None]) -> None:
-        """The process is killed within an operation, which would have ended with ``done``, and a new one opens the drive."""
+        """The process is killed within an operation, which would have ended with ``done``; a new one opens the drive."""
         self.number += 1
         dying()
         with contextlib.suppress(HivefsError, PosixError, OSError):
@@ -305,6 +305,14 @@ OPERATIONS: dict[str, Callable[[Story], Any]] = {
     "remount": _remount,
     "kill": _kill,
 }
+
+ASKING = (
+    *("create-write", "overwrite", "write-chunk", "write-span", "append", "fsync", "fsync-dir", "syncfs", "settle"),
+    *("place", "publish", "move", "remount", "kill"),
+)
+"""Operations that ask something of the disk themselves. The others change memory only: a power cut right after one of them
+is the same as one before it, so as the last of a sequence they show nothing new.
+"""
 
 
 def make_base(story: Story) -> None:
