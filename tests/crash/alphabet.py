@@ -7,6 +7,7 @@ over the first), directory ``d`` with the file ``d/c`` (40 bytes, known to the j
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from crash_drive import KEYS, MIB, ROOT, CrashDrive, Seen, run
 
-from hivefs.errors import HivefsError, PosixError
+from hivefs.errors import DiskFull, HivefsError, PosixError, StoreDamaged
 from hivefs.formats.records import extent_from_bytes
 from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.model.ids import ROOT_INO
@@ -72,9 +73,41 @@ class Story:
         dying()
         with contextlib.suppress(HivefsError, PosixError, OSError):
             OPERATIONS[name](self)
+        self._open_again(done, reborn)
+
+    def suffer(self, name: str, done: Step, failing: Callable[[], None], healed: Callable[[], None]) -> bool:
+        """The disk fails within an operation, which would have ended with ``done``. Errors are those that a caller knows
+        (anything else is raised), and nothing of what is there reads wrong. Once the disk is well again the drive goes on;
+        if LMDB failed, after it was opened anew. Returns whether that was so.
+        """
+        self.number += 1
+        failing()
+        try:
+            OPERATIONS[name](self)
+        except (DiskFull, StoreDamaged):
+            pass
+        except PosixError as error:
+            assert error.errno in (errno.ENOSPC, errno.EIO), error
+        if self.drive.store.failed:
+            healed()
+            try:
+                self.drive.fs.write(done.seen.tree["a"][0] if "a" in done.seen.tree else ROOT_INO, 0, b"refused")
+            except PosixError as error:
+                assert error.errno in (errno.EIO, errno.EISDIR), error
+            else:
+                raise AssertionError("bytes are taken that cannot be committed any more")
+            self._open_again(done, healed)
+            return True
+        for ino, data in self.contents.items():
+            assert ino not in self.drive.look().files or self.drive.contents(ino) == data
+        healed()
+        self.note(name)
+        return False
+
+    def _open_again(self, done: Step, healed: Callable[[], None]) -> None:
         self.alive = [*self.alive, done]
         self.drive.kill()
-        reborn()
+        healed()
         self.moments.append(Moment(self.mark(), self.alive, self.durable))
         self.drive.open()
         self.number += 1
@@ -112,7 +145,7 @@ class Story:
     def ino(self, path: str) -> int:
         found = self.drive.find(path) if path else self.drive.fs.getattr(ROOT_INO)
         if found is None:
-            raise PosixError(2)
+            raise PosixError(errno.ENOENT)
         return found.ino
 
     def write(self, path: str, offset: int, length: int) -> None:

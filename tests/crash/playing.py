@@ -6,7 +6,7 @@ import errno
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from crash_drive import Chunks, Clock, CrashDrive, Limits
 from judging import Judge, put
 
 from hivefs.testing.fake_disk.crash import Disk, Image, State
+from hivefs.testing.fake_disk.events import Kind
 from hivefs.testing.fake_disk.recorder import Recorder
 
 
@@ -130,6 +131,63 @@ class Player:
                     story.perform(name)
                 self.cut(story, disk, home, story.moments[-1 - len(follow) - 1].mark, seed)
         self._count(began)
+
+    def play_failing(
+        self, limits: Limits, names: Sequence[str], code: int, only: Collection[Kind], *, lasting: bool, cuts: bool
+    ) -> None:
+        """The disk answers ``code`` to the n-th change of these kinds in the last operation (``lasting``: to all that
+        follow), for every n; then it is well again and the drive goes on. With ``cuts`` a power cut after each event since.
+        Raises Failed.
+        """
+        began = time.monotonic()
+        plain = f"{limits.name}: {' '.join(names)}"
+        with self.begun(limits, plain) as (story, _, _):
+            for name in names[:-1]:
+                story.perform(name)
+            self.disk.fail(0, only=only)
+            story.perform(names[-1])
+            done, asked = story.alive[-1], self.disk.changes
+        for number in range(asked):
+            seed = f"{plain} (errno {code}{' from' if lasting else ' at'} change {number} of {sorted(only)})"
+            with self.begun(limits, plain) as (story, disk, home):
+                for name in names[:-1]:
+                    story.perform(name)
+                disk.follow(self.disk.events[: story.moments[-1].mark])
+                start = story.moments[-1].mark
+                try:
+                    story.suffer(
+                        names[-1],
+                        done,
+                        lambda n=number: self.disk.fail(code, n, lasting=lasting, only=only),
+                        self.disk.heal,
+                    )
+                    self._go_on(story)
+                except Exception as error:
+                    raise Failed(f"{type(error).__name__}: {error}\nsequence: {seed}") from error
+                if cuts:
+                    self.cut(story, disk, home, start, seed)
+                else:
+                    disk.follow(self.disk.events[start:-1])
+                    self.cut(story, disk, home, len(self.disk.events) - 1, seed)
+        self._count(began)
+
+    @staticmethod
+    def _go_on(story: Story) -> None:
+        """Write, commit both ways; what a segment holds that could not be synced is moved out first (StageLog.movable)."""
+        story.perform("append")
+        story.perform("syncfs")
+        if story.drive.fs.commits.pending:
+            number = story.drive.stage.movable(0)
+            assert number is not None, "an fsync fails, and no segment is to blame"
+            list(story.drive.fs.overlay.move_out_of(number))
+            story.perform("syncfs")
+        assert not story.drive.fs.commits.pending, "the disk is well and an fsync fails"
+        story.perform("create-write")
+        story.perform("settle")
+        assert story.drive.fs.commits.settled
+        assert story.drive.check() == []
+        for ino, data in story.contents.items():
+            assert story.drive.contents(ino) == data, f"inode {ino} reads wrong"
 
     def _count(self, began: float) -> None:
         self.counts.sequences += 1
