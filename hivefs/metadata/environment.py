@@ -60,6 +60,32 @@ def drop_lock(descriptor: int) -> None:
     os.close(descriptor)
 
 
+def make_environment(path: Path) -> None:
+    """Make an empty environment if there is none, aside and renamed when it is whole: LMDB itself writes the first pages of
+    a new file without a sync, and after a power cut a file of zeros would be no environment for good. Raises StoreDamaged.
+    """
+    if (path / "data.mdb").exists():
+        return
+    aside = path / "new.mdb"
+    try:
+        aside.unlink(missing_ok=True)
+        environment = lmdb.open(str(aside), map_size=MAP_BYTES, max_dbs=len(TABLES), subdir=False, lock=False, mode=0o600)
+        try:
+            environment.sync(True)
+        finally:
+            environment.close()
+        aside.rename(path / "data.mdb")
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except lmdb.Error as error:
+        raise damaged(path, error) from None
+    except OSError as error:
+        raise StoreDamaged(path=path, reason=error.strerror or "its data file cannot be made") from None
+
+
 def open_environment(path: Path, *, readonly: bool) -> lmdb.Environment:
     """Raises StoreDamaged when the file is not a whole LMDB environment."""
     try:
