@@ -64,9 +64,9 @@ class Judge:
             drive = CrashDrive.existing(self.directory, limits, seed, clock, chunks)
             try:
                 step = self._compare(drive, candidates)
-                _clean(drive)
+                clean(drive)
                 if use:
-                    _usable(drive)
+                    usable(drive)
                 return step
             finally:
                 drive.kill()
@@ -101,7 +101,7 @@ def _difference(seen: Seen, candidates: Sequence[Step]) -> str:
     return "\n".join(lines)
 
 
-def _clean(drive: CrashDrive) -> None:
+def clean(drive: CrashDrive) -> None:
     """What is left of deleted files goes, and check finds nothing."""
     before = drive.look()
     drive.settle_at_once()
@@ -115,7 +115,7 @@ def _clean(drive: CrashDrive) -> None:
     assert named | released == after.accounted == before.accounted, "a chunk is neither named nor released"
 
 
-def _usable(drive: CrashDrive) -> None:
+def usable(drive: CrashDrive) -> None:
     """The drive goes on: written to, committed both ways, killed, opened, clean again."""
     ino = drive.fs.create(ROOT_INO, b"after", 0o600, ROOT).ino
     drive.fs.write(ino, 0, b"x" * 300)

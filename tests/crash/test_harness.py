@@ -10,6 +10,7 @@ import pytest
 from crash_drive import TIGHT, USUAL, Limits
 from playing import Failed, Player
 
+import hivefs.metadata.environment as environment
 import hivefs.metadata.journal as journal
 import hivefs.stage.files as stage_files
 import hivefs.stage.syncing as syncing
@@ -17,8 +18,6 @@ from hivefs.metadata.store import MetadataStore
 from hivefs.stage.log import StageLog
 from hivefs.testing.fake_disk.crash import Disk
 from hivefs.testing.fake_disk.events import Event, Kind, events_from_bytes
-
-pytestmark = pytest.mark.fuse
 
 
 def file_written(*writes: tuple[int, bytes], synced: int = 0, named: bool = True) -> Disk:
@@ -109,16 +108,6 @@ def claims_synced(segment: Any, end: int) -> None:
     segment.synced = end
 
 
-def reclaims_first(original: Callable[..., None]) -> Callable[..., None]:
-    """Segments are deleted before the commit that forgets them."""
-
-    def commit(self: Any, *arguments: Any, **options: Any) -> None:
-        self.stage_of_test.reclaim()
-        original(self, *arguments, **options)
-
-    return commit
-
-
 BROKEN: dict[str, tuple[Limits, list[str], Callable[[pytest.MonkeyPatch], None]]] = {
     "segments are not synced": (
         TIGHT,
@@ -189,6 +178,7 @@ def _uncommitted_too(original: Callable[..., Any]) -> Callable[..., Any]:
     return released
 
 
+@pytest.mark.fuse
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_drive_is_found_out(player: Player, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     limits, names, breaking = BROKEN[how]
@@ -197,5 +187,12 @@ def test_a_broken_drive_is_found_out(player: Player, monkeypatch: pytest.MonkeyP
     with pytest.raises(AssertionError) as caught:
         player.play(limits, names)
     if isinstance(caught.value, Failed):
-        for words in ("sequence:", "power cut after event", "state:", "replay:"):
+        for words in ("sequence:", "power cut after event", "state:", "allowed:"):
             assert words in str(caught.value)
+
+
+@pytest.mark.fuse
+def test_a_drive_that_believes_the_page_cache_is_found_out(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_make_last", nothing)
+    with pytest.raises(Failed, match="killed at its event"):
+        player.play_killed(USUAL, ["append", "settle"], ["fsync"])
