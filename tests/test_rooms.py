@@ -29,7 +29,7 @@ NOT_IN_CORE = {
     *("random", "secrets", "threading", "subprocess", "asyncio", "logging", "tempfile", "shutil", "uuid", "click", "rich"),
 }
 DOORS = {
-    "pyfuse3": ("fuse/", "testing/memory_drive.py"),
+    "pyfuse3": ("fuse/", "testing/memory_drive.py", "testing/fake_disk/server.py"),
     "libp2p": ("transport/",),
     "multiaddr": ("transport/",),
     "lmdb": ("metadata/", "node/"),

@@ -38,7 +38,6 @@ from hivefs.model.ids import ROOT_INO
 from hivefs.model.inode import Inode
 
 _CAPACITY = struct.Struct(">QQ")
-ROOT = Caller(0, 0)
 
 
 class Filesystem:

@@ -84,18 +84,6 @@ NO_SUCH_NAME: Final = _no_such_name()
 """The answer to lookup that makes the kernel remember that there is nothing."""
 
 
-def _groups(pid: int) -> Sequence[int]:
-    try:
-        return sorted(pyfuse3.get_sup_groups(pid))
-    except (OSError, RuntimeError, ValueError):  # the caller is gone, or of another pid namespace
-        return ()
-
-
-def caller_of(context: pyfuse3.RequestContext) -> Caller:
-    """Who asks."""
-    return Caller(context.uid, context.gid, context.umask, context.pid, partial(_groups, context.pid))
-
-
 async def settle(answerer: Answerer, call: Callable[[], T | Awaitable[T]], problem: Exception) -> T:
     """The slow way out of a call that raised: load and try again, or turn ``problem`` into the kernel's errno."""
     for _ in range(LOAD_TRIES):

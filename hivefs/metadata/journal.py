@@ -40,6 +40,7 @@ class Journal:
         self._usable = True
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fdatasync(self._fd)  # frames of a process that was killed before it could: they will count as durable
             _sync_directory(directory)
         except OSError as error:
             raise StoreDamaged(path=self._path, reason=error.strerror or "it cannot be opened") from None

@@ -1,82 +1,99 @@
-"""Whether every page that an LMDB file refers to is in the file, found by walking its trees.
+"""How long the data file of an LMDB environment must be: up to the last page that holds something.
 
-LMDB counts a page as used from the moment a transaction takes it. A page that is taken at the end of the file and given
-back in the same transaction is never written: the meta page then names a last page beyond the end of a file that is
-whole. A file that was cut short looks the same from outside. The difference is whether anything still refers to what is
-missing, and that is only asked when the file is shorter than its meta page says (LMDB 0.9: mdb.c, MDB_page, MDB_node).
+LMDB's own count of pages is no measure. What a transaction takes at the end of the file and gives back before it commits
+is never written, only noted as free: after a commit that made and removed a few files, the data file is some pages shorter
+than the count, and whole. So where the two differ, the free pages are read from the file itself: the tree of LMDB's
+database 0, whose values are lists of page numbers (lmdb 0.9, mdb.c: MDB_meta, MDB_page, MDB_node; 64-bit, as built).
 """
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
-from pathlib import Path
+from collections.abc import Iterator
 
+_META = struct.Struct("<IIQQ")
+_DB = struct.Struct("<IHHQQQQQ")
+_META_END = struct.Struct("<QQ")
+_PAGE = struct.Struct("<QHHHH")
+_OVERFLOW = struct.Struct("<QHHI")
+_NODE = struct.Struct("<HHHH")
+_U64 = struct.Struct("<Q")
 _MAGIC = 0xBEEFC0DE
-_NOTHING = (1 << 64) - 1
-_HEAD = struct.Struct("=QHHHH")
-"""Page: number, padding, flags, then where the free space between pointers and nodes begins and ends."""
-_OVERFLOW_COUNT = struct.Struct("=I")
-_META = struct.Struct("=II16x")
-_TREE = struct.Struct("=IHHQQQQQ")
-"""Padding, flags, depth, counts of branch, leaf and overflow pages and of entries, root page."""
-_META_END = struct.Struct("=QQ")
-_NODE = struct.Struct("=HHHH")
-_BRANCH, _LEAF, _LEAF2 = 1, 2, 32
-_BIG, _TREE_DATA = 1, 2
-_DEEPEST = 64
+_NO_PAGE = (1 << 64) - 1
+_BRANCH, _LEAF, _OVERFLOWING = 0x01, 0x02, 0x04
+_BIG = 0x01
 
 
-class _Missing(Exception):
-    """A page is referred to that is not there, or is not what it should be."""
+class UnreadablePages(Exception):
+    """A page that should be there is not one, or lies beyond the end of the file."""
 
 
-def is_whole(path: Path, page_bytes: int) -> bool:
-    """Whether all that the newest meta page of ``path`` leads to lies within the file."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            for root in _roots(data, page_bytes):
-                _walk(data, page_bytes, root, _DEEPEST)
-        except (_Missing, struct.error):
-            return False
-    return True
+def needed_pages(fd: int, page_bytes: int, transaction: int) -> int | None:
+    """How many pages the file must have for the state after that transaction; None when it is not in the file any more
+    (a process that writes was faster). Raises UnreadablePages, OSError.
+    """
+    for slot in (0, 1):
+        meta = os.pread(fd, 256, slot * page_bytes + _PAGE.size)
+        if len(meta) < 256:
+            raise UnreadablePages
+        at = _META.size
+        root = _DB.unpack_from(meta, at)[7]
+        last, number = _META_END.unpack_from(meta, at + 2 * _DB.size)
+        if _META.unpack_from(meta)[0] == _MAGIC and number == transaction:
+            free = set(_free_pages(fd, page_bytes, root)) if root != _NO_PAGE else set()
+            while last in free:
+                last -= 1
+            return int(last) + 1
+    return None
 
 
-def _roots(data: mmap.mmap, page_bytes: int) -> list[int]:
-    """The roots of the list of free pages and of the main tree, as the newer of the two meta pages has them."""
-    newest: tuple[int, list[int]] = (-1, [])
-    for page in (0, 1):
-        at = page * page_bytes + _HEAD.size
-        if _META.unpack_from(data, at)[0] != _MAGIC:
-            continue
-        at += _META.size
-        roots = [_TREE.unpack_from(data, at + number * _TREE.size)[-1] for number in (0, 1)]
-        newest = max(newest, (_META_END.unpack_from(data, at + 2 * _TREE.size)[1], roots))
-    if not newest[1]:
-        raise _Missing
-    return newest[1]
+def _read(fd: int, page_bytes: int, number: int, count: int = 1) -> bytes:
+    if (number + count) * page_bytes > os.fstat(fd).st_size:
+        raise UnreadablePages
+    data = os.pread(fd, count * page_bytes, number * page_bytes)
+    if len(data) < count * page_bytes or _U64.unpack_from(data)[0] != number:
+        raise UnreadablePages
+    return data
 
 
-def _walk(data: mmap.mmap, page_bytes: int, number: int, deepest: int) -> None:
-    if number == _NOTHING:
-        return
-    start = number * page_bytes
-    if start + page_bytes > len(data) or not deepest:
-        raise _Missing
-    own, _, flags, lower, _ = _HEAD.unpack_from(data, start)
-    if own != number or not flags & (_BRANCH | _LEAF):
-        raise _Missing
-    if flags & _LEAF2:
-        return
-    for at in struct.unpack_from(f"={(lower - _HEAD.size) // 2}H", data, start + _HEAD.size):
-        low, high, kind, key_bytes = _NODE.unpack_from(data, start + at)
-        value = start + at + _NODE.size + key_bytes
-        if flags & _BRANCH:
-            _walk(data, page_bytes, low | high << 16 | kind << 32, deepest - 1)
-        elif kind & _BIG:
-            (first,) = struct.unpack_from("=Q", data, value)
-            (count,) = _OVERFLOW_COUNT.unpack_from(data, first * page_bytes + _HEAD.size - _OVERFLOW_COUNT.size)
-            if (first + count) * page_bytes > len(data):
-                raise _Missing
-        elif kind & _TREE_DATA:
-            _walk(data, page_bytes, _TREE.unpack_from(data, value)[-1], deepest - 1)
+def _free_pages(fd: int, page_bytes: int, root: int) -> Iterator[int]:
+    waiting = [root]
+    seen: set[int] = set()
+    while waiting:
+        number = waiting.pop()
+        if number in seen:
+            raise UnreadablePages
+        seen.add(number)
+        page = _read(fd, page_bytes, number)
+        _, _, flags, lower, _ = _PAGE.unpack_from(page)
+        if not flags & (_BRANCH | _LEAF) or not _PAGE.size <= lower <= page_bytes:
+            raise UnreadablePages
+        for at in struct.unpack_from(f"<{(lower - _PAGE.size) // 2}H", page, _PAGE.size):
+            if at + _NODE.size > page_bytes:
+                raise UnreadablePages
+            low, high, node_flags, key_bytes = _NODE.unpack_from(page, at)
+            if flags & _BRANCH:
+                waiting.append(low | high << 16 | node_flags << 32)
+                continue
+            start = at + _NODE.size + key_bytes
+            if node_flags & _BIG:
+                yield from _numbers(_big(fd, page_bytes, page[start : start + 8]), low | high << 16)
+            else:
+                yield from _numbers(page[start:], low | high << 16)
+
+
+def _big(fd: int, page_bytes: int, pointer: bytes) -> bytes:
+    number = _U64.unpack(pointer)[0]
+    count = _OVERFLOW.unpack_from(_read(fd, page_bytes, number))[3]
+    return _read(fd, page_bytes, number, count)[_PAGE.size :]
+
+
+def _numbers(value: bytes, length: int) -> tuple[int, ...]:
+    """A list of page numbers: how many, then each."""
+    if len(value) < length or length < 8:
+        raise UnreadablePages
+    (count,) = _U64.unpack_from(value)
+    if 8 * (count + 1) > length:
+        raise UnreadablePages
+    return struct.unpack_from(f"<{count}Q", value, 8)

@@ -22,7 +22,15 @@ from hivefs.crypto.keys import VaultKeys
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import HivefsError, StoreDamaged
 from hivefs.formats.journal import TABLES, row_to_bytes
-from hivefs.metadata.environment import RandomPool, damaged, drop_lock, open_environment, open_tables, take_lock
+from hivefs.metadata.environment import (
+    RandomPool,
+    damaged,
+    drop_lock,
+    make_environment,
+    open_environment,
+    open_tables,
+    take_lock,
+)
 from hivefs.metadata.journal import FRAME_BYTES, Journal
 
 log = logging.getLogger(__name__)
@@ -44,6 +52,8 @@ class OpenTransaction:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = take_lock(path, holder)
         try:
+            if create:
+                make_environment(path)
             self._environment: Any = open_environment(path, readonly=False)
             self.tables = tables = open_tables(path, self._environment, create=True)
             self._journal = Journal(path, self._sealer)

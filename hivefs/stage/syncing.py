@@ -6,9 +6,10 @@ segments that are not finished (guarded by ``_state``) and the descriptors, whic
 by the fdatasync that follows.
 
 **When the disk fails** (EIO in fdatasync) the kernel may drop the dirty pages and answer the next fdatasync with
-success. So a segment that failed once stays failed: sync raises for as long as it holds live bytes. New bytes go to a
-new segment meanwhile. What failed can mostly still be read, so moving it out (StageLog.movable names such a segment
-first) heals; what reads Corrupt is lost, and accepted as lost once that is known.
+success, for a directory and the names in it too. So a segment that failed once, or its name, stays failed: sync raises
+for as long as it holds live bytes. New bytes go to a new segment meanwhile. What failed can mostly still be read, so
+moving it out (StageLog.movable names such a segment first) heals; what reads Corrupt is lost, and accepted as lost once
+that is known.
 """
 
 from __future__ import annotations
@@ -55,13 +56,14 @@ class Syncer:
         self._syncing = threading.Lock()
         self._state = threading.Lock()
         self._segments: list[Appended] = []
-        self._new_names = False
+        self._unnamed: list[Appended] = []
+        """New files whose names are not synced yet."""
 
     def add(self, segment: Appended) -> None:
         """A new file: from now on its descriptor belongs to the Syncer, and its name must be synced too."""
         with self._state:
             self._segments.append(segment)
-            self._new_names = True
+            self._unnamed.append(segment)
 
     @property
     def unsynced_bytes(self) -> int:
@@ -103,23 +105,32 @@ class Syncer:
         with self._syncing:
             with self._state:
                 work = [(s, s.end) for s in self._segments if s.end > s.synced and not s.failed and not s.deleted]
-                new_names, self._new_names = self._new_names, False
+                unnamed = list(self._unnamed)
             try:
                 for segment, end in work:
                     _sync_segment(segment, end)
-                if new_names:
-                    sync_directory(self._directory)
+                if unnamed:
+                    self._sync_names(unnamed)
                 for segment, end in work:
                     segment.journaled = max(segment.journaled, end)
             except OSError as error:
-                if new_names:
-                    self._new_names = True
                 raise StoreDamaged(path=self._directory, reason=error.strerror or "it cannot be synced") from None
             finally:
                 self._close_finished()
             with self._state:
                 if any(self._live(s.number) for s in self._failed()):
                     raise StoreDamaged(path=self._directory, reason="the disk could not store earlier writes")
+
+    def _sync_names(self, segments: list[Appended]) -> None:
+        with self._state:
+            self._unnamed = [s for s in self._unnamed if s not in segments]
+        try:
+            sync_directory(self._directory)
+        except OSError:
+            with self._state:
+                for segment in segments:
+                    segment.failed, segment.synced = True, HEADER_BYTES
+            raise
 
     def _failed(self) -> list[Appended]:
         return [s for s in self._segments if s.failed and s.synced < s.end and not s.deleted]

@@ -268,14 +268,27 @@ def test_a_loss_that_is_accepted_fails_no_later_sync(tmp_path: Path, monkeypatch
     assert open_files(directory) == []
 
 
-def test_a_failed_sync_of_the_directory_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sync_of_the_directory_is_not_believed_the_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the segment may be lost although the next sync of the directory succeeds: it must be emptied."""
     log = make_log(tmp_path)
-    log.write(INO, 0, pattern(1000))
+    log.loaded()
+    file = StagedFile(log, INO)
+    file.write(0, pattern(1000))
+    lost = next(iter(file.slots[0])).segment
     failing_once(monkeypatch, "fsync")
     with pytest.raises(StoreDamaged):
         log.sync()
+    with pytest.raises(StoreDamaged):
+        log.sync()
+    assert log.loose_pieces(1 << 20) is None
+    assert log.movable(1) == lost
+    file.write(0, pattern(1000))
     calls: list[int] = []
     monkeypatch.setattr(os, "fsync", calls.append)
     log.sync()
-    assert len(calls) == 1
+    assert len(calls) == 1, "the new segment has a name of its own"
+    log.reclaim()
+    assert [use.number for use in log.segments()] == [next(iter(file.slots[0])).segment]
     log.close()
