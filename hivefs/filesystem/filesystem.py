@@ -17,6 +17,7 @@ import errno
 import stat
 import struct
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import trio
 
@@ -132,9 +133,12 @@ class Filesystem:
         A cookie stays right while the directory changes. The kernel counts no lookup for '.' and '..': remember others
         only. An entry whose inode is damaged comes with mode bits 0.
         """
-        if not cookie:
-            self.inodes.accessed(self.inodes.directory(ino), self.clock())
-        return self._names.listing(ino, cookie)
+        return chain(self._names.listing(ino, cookie), self._listed(ino))
+
+    def _listed(self, ino: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """The end of a listing: nothing, but that was an access. Not before: a page of names may have to be loaded."""
+        self.inodes.accessed(self.inodes.directory(ino), self.clock())
+        yield from ()
 
     # ---- attributes -------------------------------------------------------------------------------------------------
 
