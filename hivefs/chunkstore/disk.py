@@ -20,6 +20,10 @@ from hivefs.errors import NotInMemory
 
 WINDOW: Final = 256 << 10
 """Read around a small piece that is missing: its neighbours are mostly asked for next."""
+
+WIDER: Final = 8
+"""After so many misses in one file the window is doubled, and doubled again, to at most 1 MiB."""
+_FILES: Final = 64
 LONG: Final = 128 << 10
 AHEAD: Final = 1 << 20
 """Read behind a long piece that is missing: that is somebody who reads on."""
@@ -45,21 +49,37 @@ def read_now(fd: int, path: Path, into: memoryview, position: int) -> int:
     return got
 
 
-def warm(cold: NotInMemory, also: Iterable[Path] = ()) -> None:
-    """Bring what was missing into memory, and begin to bring the files of ``also``, which are read next.
+class Windows:
+    """How much is read around a missing piece of each file: more, the more often something of it was missing."""
+
+    def __init__(self) -> None:
+        self._misses: dict[Path, int] = {}
+
+    def next(self, cold: NotInMemory) -> tuple[int, int]:
+        """Where to begin and how many bytes to read for this one, which counts as a miss."""
+        misses = self._misses.pop(cold.path, 0)
+        self._misses[cold.path] = misses + 1
+        if len(self._misses) > _FILES:
+            del self._misses[next(iter(self._misses))]
+        if cold.length >= LONG:
+            return cold.position, cold.length + AHEAD
+        window = WINDOW << min(misses // WIDER, 2)
+        return cold.position - cold.position % window, window
+
+
+def warm(cold: NotInMemory, window: tuple[int, int], also: Iterable[Path] = ()) -> None:
+    """Bring what was missing into memory, begin to bring the ``window`` (position, bytes) around it, and the files of
+    ``also``, which are read next.
 
     Blocks for as long as the disk takes: for a worker thread. Errors are left to whoever reads then.
     """
-    start, length = cold.position, cold.length
-    if length < LONG:
-        start -= start % WINDOW
     with suppress(OSError):
         fd = os.open(cold.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.posix_fadvise(fd, start, max(WINDOW, length + AHEAD if length >= LONG else 0), os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(fd, *window, os.POSIX_FADV_WILLNEED)
             for path in also:
                 _begin(path)
-            os.pread(fd, length, cold.position)
+            os.pread(fd, cold.length, cold.position)
         finally:
             os.close(fd)
 

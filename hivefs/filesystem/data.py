@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from hivefs.chunkstore.disk import warm
+from hivefs.chunkstore.disk import Windows, warm
 from hivefs.errors import Corrupt, DiskFull, HivefsError, NotInMemory, NotLoaded, PosixError, StoreDamaged
 from hivefs.filesystem.filemap import FileMaps, slots_of
 from hivefs.filesystem.inodes import Inodes, Live
@@ -85,6 +85,7 @@ class Data:
         """The disk of the metadata is full: nothing new until a commit succeeds."""
         self.on_much: Callable[[], None] = lambda: None
         self._written = 0
+        self._windows = Windows()
         self.broken = False
         """The metadata cannot be committed any more: nothing new for good."""
 
@@ -169,7 +170,8 @@ class Data:
             try:
                 data = self._read(self._inodes.file(ino), offset, size, wanted)
             except NotInMemory as cold:
-                await trio.to_thread.run_sync(warm, cold, self._files_ahead(ino, offset + size))
+                window = self._windows.next(cold)
+                await trio.to_thread.run_sync(warm, cold, window, self._files_ahead(ino, offset + size))
                 continue
             if data is not None:
                 return data

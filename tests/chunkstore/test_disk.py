@@ -58,13 +58,13 @@ def test_what_is_not_is_said_and_brought(tmp_path: Path) -> None:
     with path.open("rb") as file:
         buffer = memoryview(bytearray(1 << 20))
         assert (cold.path, cold.position, cold.length) == (path, SIZE // 2, 4096)
-        disk.warm(cold, [path, tmp_path / "not there"])
+        disk.warm(cold, disk.Windows().next(cold), [path, tmp_path / "not there"])
         assert disk.read_now(file.fileno(), path, buffer[:4096], SIZE // 2) == 4096
         assert buffer[:4096] == data[SIZE // 2 : SIZE // 2 + 4096]
 
 
 def test_a_file_that_is_gone_is_left_to_the_reader(tmp_path: Path) -> None:
-    disk.warm(NotInMemory(tmp_path / "gone", 0, 10))
+    disk.warm(NotInMemory(tmp_path / "gone", 0, 10), (0, 10))
 
 
 def test_a_file_system_that_does_not_know_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +93,16 @@ def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
             disk.read_now(fd, path, memoryview(bytearray(10)), 0)
     finally:
         os.close(fd)
+
+
+def test_more_is_read_around_the_more_often_something_is_missing() -> None:
+    windows, path = disk.Windows(), Path("file")
+    position = 5 * disk.WINDOW + 7
+    sizes = [windows.next(NotInMemory(path, position, 4096))[1] for _ in range(100)]
+    assert sizes[: disk.WIDER] == [disk.WINDOW] * disk.WIDER
+    assert sizes[disk.WIDER] == 2 * disk.WINDOW
+    assert sizes[-1] == 4 * disk.WINDOW
+    start, size = windows.next(NotInMemory(path, position, 4096))
+    assert start <= position < start + size
+    assert windows.next(NotInMemory(Path("other"), position, 4096)) == (5 * disk.WINDOW, disk.WINDOW)
+    assert windows.next(NotInMemory(path, 7, disk.LONG)) == (7, disk.LONG + disk.AHEAD)
