@@ -66,6 +66,8 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
     if waiting:
         return {"seconds": None, "reason": str(waiting).rstrip(".")}
     rate = placing.get("rate", 0)
+    if left and mount.get("yielding"):
+        return {"seconds": None, "reason": f"{size(left)} to place, when the drive is not in use or after a while"}
     if left:
         return {"seconds": round(left / rate) if rate else None, "reason": f"{size(left)} to place"}
     if repair.get("queue"):

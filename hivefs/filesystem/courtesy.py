@@ -42,6 +42,8 @@ class Courtesy:
         self._load = load
         self._clock = clock
         self._trickled = clock()
+        self.yielding = False
+        """Whether what waits was held back when the engine asked last."""
 
     @property
     def calm(self) -> bool:
@@ -52,6 +54,11 @@ class Courtesy:
         """How many bytes may be placed now, 0 for none. ``waiting`` bytes in ``pieces`` slots are staged, the first of
         them at ``oldest_ns`` (None: nothing is).
         """
+        most = self._most(waiting, pieces, oldest_ns)
+        self.yielding = waiting > 0 and not most
+        return most
+
+    def _most(self, waiting: int, pieces: int, oldest_ns: int | None) -> int:
         now = self._clock()
         if self.calm or waiting >= MOST_WAITING or pieces >= MOST_PIECES:
             return GRANT

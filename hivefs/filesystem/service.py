@@ -123,13 +123,14 @@ class VaultService:
         """Counts for ``hivefs status``: bytes, numbers, and commit sequences.
 
         ``committed`` is the last commit that changed something a checkpoint holds; the drive is published when
-        ``published`` has reached it and nothing is dirty.
+        ``published`` has reached it and nothing is dirty. ``yielding``: what is dirty waits for a pause in the drive's use.
         """
         fs = self._fs
         capacity = fs.capacity
         return {
             "dirty_bytes": fs.overlay.bytes,
             "dirty_slots": len(fs.overlay),
+            "yielding": self._courtesy is not None and self._courtesy.yielding,
             "files": fs.store.inodes,
             "published": fs.store.published,
             "committed": fs.store.changed_seq,

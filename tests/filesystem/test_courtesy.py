@@ -31,9 +31,12 @@ def test_nothing_begins_while_the_drive_is_used() -> None:
     use.load = BUSY + 0.01
     assert not use.courtesy.calm
     assert use.grant() == 0
+    assert use.courtesy.yielding
     assert use.courtesy.grant(0, 0, None) == 0
+    assert not use.courtesy.yielding, "nothing waits"
     use.load = BUSY
     assert use.grant() == GRANT
+    assert not use.courtesy.yielding
 
 
 def test_what_has_waited_for_long_trickles() -> None:
