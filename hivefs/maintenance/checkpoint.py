@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 EVERY = 3.0
 BUSY_PAUSE = 0.5
-MOST_LATE = 30.0
+MOST_LATE = 10.0
 """Seconds that a checkpoint waits for a pause in the use of the drive."""
 
 SLICE = 50
