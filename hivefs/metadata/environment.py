@@ -1,7 +1,7 @@
 """Opening the mount's LMDB environment: one writer by a lock file, damage found before it can bite.
 
 LMDB maps its file into memory: a data file that was cut short would not give an error but kill the process (SIGBUS), so
-the length is compared with what the meta page says before anything else is read; what is missing must be free pages.
+the length is compared with what the meta page says before anything else is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import lmdb
 
 from hivefs.errors import StoreDamaged, VaultInUse
 from hivefs.formats.journal import TABLES
-from hivefs.metadata.free_pages import is_whole
 
 MAP_BYTES = 64 << 30
 
@@ -75,7 +74,7 @@ def open_environment(path: Path, *, readonly: bool) -> lmdb.Environment:
         raise StoreDamaged(path=path, reason=f"LMDB cannot open it ({_words(error)})") from None
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     have = (path / "data.mdb").stat().st_size
-    if have < needed and environment.info()["last_txnid"] > 0 and not is_whole(path / "data.mdb", environment):
+    if have < needed and environment.info()["last_txnid"] > 0:
         environment.close()
         raise StoreDamaged(path=path, reason=f"its data file was cut short ({have} of {needed} bytes)")
     if not readonly:
