@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,17 +22,21 @@ pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
-    """A drive that all users may see, and a plain directory that keeps ACLs."""
+def pair() -> Iterator[tuple[Mounted, Path]]:
+    """A drive that all users may see, and a plain directory that keeps ACLs.
+
+    Not below pytest's own directory: each pytest that starts on this machine closes that one to other users again.
+    """
     if os.geteuid() != 0:
         pytest.skip("needs root to become other users")
     if shutil.which("setfacl") is None:
         pytest.skip("needs setfacl and getfacl (package acl)")
-    root = tmp_path_factory.mktemp("acl")
-    for directory in (root, *root.parents):
-        if directory == Path("/tmp"):
-            break
-        directory.chmod(directory.stat().st_mode | 0o111)
+    with tempfile.TemporaryDirectory(prefix="hivefs-trial-") as name:
+        yield from _pair(Path(name))
+
+
+def _pair(root: Path) -> Iterator[tuple[Mounted, Path]]:
+    root.chmod(0o755)
     plain = root / "plain"
     plain.mkdir()
     tried = subprocess.run(
@@ -44,6 +49,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Pa
         for top in (plain, drive.path):
             top.chmod(0o777)
         yield drive, plain
+        assert "ERROR" not in drive.log() and "Traceback" not in drive.log()
 
 
 def places(pair: tuple[Mounted, Path], name: str) -> tuple[Path, Path]:
