@@ -90,6 +90,17 @@ class Commits:
         """Whether other processes see all there is."""
         return not (self.pending or self._store.journaled)
 
+    def begin(self) -> None:
+        """Commit what was found when the drive was opened, so that all that is shown from now on is known to be durable.
+
+        A disk that is full puts it off. Raises StoreDamaged.
+        """
+        if not self.settled:
+            try:
+                self.now()
+            except DiskFull as error:
+                self._say(str(error))
+
     def now(self, *, last: bool = False, settle: bool = True) -> None:
         """Commit, blocking; without ``settle`` by the journal if possible. ``last``: see Store.commit.
 

@@ -80,6 +80,7 @@ class Filesystem:
         if not store.hydrating and store.get(inode_key(ROOT_INO)) is None:
             self._namespace.make_root(*owner)
             self.commits.now()
+        self.commits.begin()
 
     # ---- names ------------------------------------------------------------------------------------------------------
 

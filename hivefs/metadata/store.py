@@ -129,6 +129,10 @@ class MetadataStore(OpenTransaction):
         self._counter = self._number(b"counter")
         self.inodes = self._number(b"inodes")
         self._release_counter = self._committed_release = self._number(b"released")
+        # LMDB's last commit may have failed when the disk did, and be in the page cache only; no later sync would tell.
+        # Another commit is sure to be on the disk; before it, a frame must not begin a new round over the old one.
+        self.journaled = True
+        self._too_many_rows()
         if made_as < FORMAT[0]:
             self._journal.clear()
             self.put_info(b"format", FORMAT)

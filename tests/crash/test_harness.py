@@ -14,6 +14,7 @@ import hivefs.metadata.environment as environment
 import hivefs.metadata.journal as journal
 import hivefs.stage.files as stage_files
 import hivefs.stage.syncing as syncing
+from hivefs.filesystem.commits import Commits
 from hivefs.metadata.store import MetadataStore
 from hivefs.stage.log import StageLog
 from hivefs.testing.fake_disk.crash import Disk
@@ -194,5 +195,6 @@ def test_a_broken_drive_is_found_out(player: Player, monkeypatch: pytest.MonkeyP
 @pytest.mark.fuse
 def test_a_drive_that_believes_the_page_cache_is_found_out(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_make_last", nothing)
+    monkeypatch.setattr(Commits, "begin", nothing)
     with pytest.raises(Failed, match="killed at its event"):
         player.play_killed(USUAL, ["append", "settle"], ["fsync"])

@@ -20,6 +20,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from hivefs.fuse import mounting
 from hivefs.testing.fake_disk.events import Event, Kind
 from hivefs.testing.memory_drive import MemoryDrive
 
@@ -216,7 +218,9 @@ def main(arguments: Sequence[str]) -> None:
         os.write(chosen.socket, b"mounted\n")
         trio.run(_run, disk, connection)
     finally:
-        pyfuse3.close()
+        pyfuse3.close(unmount=False)
+        command = mounting.unmount_command(chosen.mountpoint, lazy=True)  # whoever still uses it
+        subprocess.run(command, capture_output=True, check=False)
 
 
 if __name__ == "__main__":
