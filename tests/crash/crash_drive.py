@@ -89,7 +89,10 @@ class Chunks:
         self.plain: dict[bytes, bytes] = {}
         self.destroyed: set[bytes] = set()
 
-    def cached(self, ref: ChunkRef, start: int, end: int) -> bytes | None:
+    def where(self, ref: ChunkRef) -> Path | None:
+        return None
+
+    def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
         assert ref.chunk_id not in self.destroyed, "a chunk that was released is named again"
         return self.plain[ref.chunk_id][start:end]
 
@@ -201,8 +204,8 @@ class CrashDrive:
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     def names(self, directory: int = ROOT_INO, path: str = "") -> Iterator[tuple[str, Inode]]:
-        """All paths with their inodes; changes nothing (a lookup may correct the parent)."""
-        for _, name, inode in list(self.fs.readdir(directory)):
+        """All paths with their inodes; changes nothing (a lookup may correct the parent, readdir moves access times)."""
+        for _, name, inode in list(self.fs._names.listing(directory, 0)):
             if name in (b".", b".."):
                 continue
             here = path + name.decode()
