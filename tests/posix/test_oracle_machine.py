@@ -374,7 +374,8 @@ class Remounting(Machine):
                 assert patience < 99
                 time.sleep(0.05)
         Shared.mounted.mount(allow_other=True)
-        assert self.oracle.times() == before
+        after = self.oracle.times()
+        assert after == before, [(path, before[path], after[path]) for path in before if before[path] != after[path]]
         since = coarse_ns()
         self.oracle.compare_contents()
         self.oracle.compare(since)

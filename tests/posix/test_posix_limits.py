@@ -14,6 +14,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,28 @@ def test_truncating_to_the_same_size_shows_no_new_times(here: Path) -> None:
     os.utime(path, ns=(1, 1))
     os.truncate(path, 4)
     assert path.stat().st_mtime_ns == 1
+
+
+def test_a_nearly_full_hive_shows_new_times_late_and_takes_set_id_all_the_same(here: Path, mount: Mounted) -> None:
+    """Its files are opened past the write-back cache; times are the kernel's, which does not move them there."""
+    path = here / "f"
+    path.write_bytes(b"old")
+    mount.call("set_capacity", {"total": 10 << 30, "free": 64 << 20})
+    try:
+        os.utime(path, ns=(5, 5))
+        path.chmod(0o6777)
+        with path.open("ab", buffering=0) as file:
+            file.write(b"new")
+        assert path.read_bytes() == b"oldnew"
+        assert (path.stat().st_mtime_ns, stat.S_IMODE(path.stat().st_mode)) == (5, 0o6777)
+        program = "import os, sys; os.setgid(65534); os.setuid(65534); os.write(os.open(sys.argv[1], os.O_WRONLY), b'z')"
+        subprocess.run([sys.executable, "-c", program, path], check=True)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o777
+    finally:
+        mount.call("set_capacity", {"total": 10 << 30, "free": 8 << 30})
+    mount.unmount()
+    mount.mount(allow_other=True)
+    assert path.stat().st_mtime_ns > 5
 
 
 def test_handles_of_files_work_while_the_drive_knows_them(here: Path, mount: Mounted) -> None:
