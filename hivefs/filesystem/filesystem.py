@@ -132,9 +132,11 @@ class Filesystem:
         A cookie stays right while the directory changes. The kernel counts no lookup for '.' and '..': remember others
         only. An entry whose inode is damaged comes with mode bits 0.
         """
-        if not cookie:
-            self.inodes.accessed(self.inodes.directory(ino), self.clock())
         return self._names.listing(ino, cookie)
+
+    def listed(self, ino: int) -> None:
+        """Names of this directory were handed out: its access time follows as relatime."""
+        self.inodes.accessed(self.inodes.directory(ino), self.clock())
 
     # ---- attributes -------------------------------------------------------------------------------------------------
 
