@@ -244,6 +244,11 @@ def test_handles_of_files_work_while_the_drive_knows_them(here: Path, mount: Mou
     assert os.read(opened, 9) == b"x"
     os.close(opened)
     os.close(top)
+    mount.unmount()
+    mount.mount(allow_other=True)
+    top = os.open(mount.path, os.O_RDONLY)
+    refused(errno.ESTALE, lambda: checked(LIBC.open_by_handle_at(top, handle, os.O_RDONLY)))
+    os.close(top)
 
 
 def test_paths_without_access_and_watches_work(here: Path) -> None:
@@ -282,4 +287,11 @@ def test_access_by_cached_reads_is_not_seen(here: Path) -> None:
 def test_syncfs_and_sync_range_are_taken(file: int) -> None:
     checked(LIBC.syncfs(file))
     checked(LIBC.sync_file_range(file, ctypes.c_long(0), ctypes.c_long(0), 7))
+    os.close(file)
+
+
+def test_a_write_beyond_one_exbibyte_is_refused_late(file: int) -> None:
+    assert os.pwrite(file, b"x", 1 << 60) == 1
+    refused(errno.EFBIG, os.fsync, file)
+    os.ftruncate(file, 0)
     os.close(file)
