@@ -78,7 +78,7 @@ class Xattrs:
         elif flags == CREATE:
             raise PosixError(errno.EEXIST)
         elif before == value:
-            return  # as ext4: nothing changed, so ctime stays
+            return  # as ext4: nothing changed, so ctime stays (of files the kernel moves it all the same)
         self._store.put(self._key(ino, name), xattr_to_bytes(name, value))
         live.plain = False
         self._changed(live)

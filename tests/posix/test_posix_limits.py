@@ -15,6 +15,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,17 @@ def test_both_flags_of_setxattr_are_not_told_apart(here: Path) -> None:
     (here / "f").touch()
     os.setxattr(here / "f", "user.a", b"1", os.XATTR_CREATE | os.XATTR_REPLACE)
     refused(errno.EEXIST, os.setxattr, here / "f", "user.a", b"2", os.XATTR_CREATE | os.XATTR_REPLACE)
+
+
+def test_the_same_attribute_again_moves_ctime_of_files(here: Path) -> None:
+    path = here / "f"
+    path.touch()
+    os.setxattr(path, "user.a", b"1")
+    before = path.stat().st_ctime_ns
+    while time.clock_gettime_ns(5) <= before:  # the coarse clock
+        time.sleep(0.001)
+    os.setxattr(path, "user.a", b"1")
+    assert path.stat().st_ctime_ns > before
 
 
 def test_truncating_to_the_same_size_shows_no_new_times(here: Path) -> None:
