@@ -17,7 +17,6 @@ import errno
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from itertools import chain
 
 import trio
 
@@ -134,12 +133,11 @@ class Filesystem:
         A cookie stays right while the directory changes. The kernel counts no lookup for '.' and '..': remember others
         only. An entry whose inode is damaged comes with mode bits 0.
         """
-        return chain(self._names.listing(ino, cookie), self._listed(ino))
+        return self._names.listing(ino, cookie)
 
-    def _listed(self, ino: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """The end of a listing: nothing, but that was an access. Not before: a page of names may have to be loaded."""
+    def listed(self, ino: int) -> None:
+        """Names of this directory were handed out: its access time follows as relatime."""
         self.inodes.accessed(self.inodes.directory(ino), self.clock())
-        yield from ()
 
     # ---- attributes -------------------------------------------------------------------------------------------------
 

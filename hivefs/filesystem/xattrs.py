@@ -85,7 +85,7 @@ class Xattrs:
         elif flags == CREATE:
             raise PosixError(errno.EEXIST)
         elif before == value and name not in acl.NAMES:
-            return  # as ext4: nothing changed, so ctime stays
+            return  # as ext4: nothing changed, so ctime stays (of files the kernel moves it all the same)
         if name in acl.NAMES:
             self._set_acl(live, name, value, before is not None, caller)
         else:

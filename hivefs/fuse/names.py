@@ -121,13 +121,16 @@ class Names:
         try:
             for next_cookie, name, inode in self.fs.readdir(ino, cookie):
                 if not reply(token, name, entry_of(inode), next_cookie):
-                    return
+                    break
                 answered = True
                 if name != b"." and name != b"..":
                     remembered(inode.ino)
         except (NotLoaded, PosixError, HivefsError):
             if not answered:
                 raise
+            return
+        if not cookie:
+            self.fs.listed(ino)
 
     @answering
     def releasedir(self, ino: int) -> None:

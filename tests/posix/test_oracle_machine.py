@@ -260,6 +260,8 @@ class Machine(RuleBasedStateMachine):
     )
     def setxattr(self, who: int, place: tuple[int, bytes, str], name: bytes, value: bytes, how: int, follow: bool) -> None:
         value = CAPABILITY if name == b"security.capability" else value
+        if Shared.users[0].both("getxattr", self.path(place), name, follow)[1] == value:
+            return  # the same again moves ctime here, not on ext4 (docs/posix.md)
         self.both(who, "setxattr", self.path(place), name, value, how, follow)
 
     @rule(who=users, place=places, name=xattrs, follow=st.booleans(), remove=st.booleans())
@@ -374,7 +376,8 @@ class Remounting(Machine):
                 assert patience < 99
                 time.sleep(0.05)
         Shared.mounted.mount(allow_other=True)
-        assert self.oracle.times() == before
+        after = self.oracle.times()
+        assert after == before, [(path, before[path], after[path]) for path in before if before[path] != after[path]]
         since = coarse_ns()
         self.oracle.compare_contents()
         self.oracle.compare(since)

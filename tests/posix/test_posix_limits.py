@@ -14,6 +14,8 @@ import shutil
 import stat
 import struct
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,12 +205,45 @@ def test_both_flags_of_setxattr_are_not_told_apart(here: Path) -> None:
     refused(errno.EEXIST, os.setxattr, here / "f", "user.a", b"2", os.XATTR_CREATE | os.XATTR_REPLACE)
 
 
+def test_the_same_attribute_again_moves_ctime_of_files(here: Path) -> None:
+    path = here / "f"
+    path.touch()
+    os.setxattr(path, "user.a", b"1")
+    before = path.stat().st_ctime_ns
+    while time.clock_gettime_ns(5) <= before:  # the coarse clock
+        time.sleep(0.001)
+    os.setxattr(path, "user.a", b"1")
+    assert path.stat().st_ctime_ns > before
+
+
 def test_truncating_to_the_same_size_shows_no_new_times(here: Path) -> None:
     path = here / "f"
     path.write_bytes(b"1234")
     os.utime(path, ns=(1, 1))
     os.truncate(path, 4)
     assert path.stat().st_mtime_ns == 1
+
+
+def test_a_nearly_full_hive_shows_new_times_late_and_takes_set_id_all_the_same(here: Path, mount: Mounted) -> None:
+    """Its files are opened past the write-back cache; times are the kernel's, which does not move them there."""
+    path = here / "f"
+    path.write_bytes(b"old")
+    mount.call("set_capacity", {"total": 10 << 30, "free": 64 << 20})
+    try:
+        os.utime(path, ns=(5, 5))
+        path.chmod(0o6777)
+        with path.open("ab", buffering=0) as file:
+            file.write(b"new")
+        assert path.read_bytes() == b"oldnew"
+        assert (path.stat().st_mtime_ns, stat.S_IMODE(path.stat().st_mode)) == (5, 0o6777)
+        program = "import os, sys; os.setgid(65534); os.setuid(65534); os.write(os.open(sys.argv[1], os.O_WRONLY), b'z')"
+        subprocess.run([sys.executable, "-c", program, path], check=True)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o777
+    finally:
+        mount.call("set_capacity", {"total": 10 << 30, "free": 8 << 30})
+    mount.unmount()
+    mount.mount(allow_other=True)
+    assert path.stat().st_mtime_ns > 5
 
 
 def test_handles_of_files_work_while_the_drive_knows_them(here: Path, mount: Mounted) -> None:
@@ -220,6 +255,11 @@ def test_handles_of_files_work_while_the_drive_knows_them(here: Path, mount: Mou
     opened = checked(LIBC.open_by_handle_at(top, handle, os.O_RDONLY))
     assert os.read(opened, 9) == b"x"
     os.close(opened)
+    os.close(top)
+    mount.unmount()
+    mount.mount(allow_other=True)
+    top = os.open(mount.path, os.O_RDONLY)
+    refused(errno.ESTALE, lambda: checked(LIBC.open_by_handle_at(top, handle, os.O_RDONLY)))
     os.close(top)
 
 
@@ -259,4 +299,11 @@ def test_access_by_cached_reads_is_not_seen(here: Path) -> None:
 def test_syncfs_and_sync_range_are_taken(file: int) -> None:
     checked(LIBC.syncfs(file))
     checked(LIBC.sync_file_range(file, ctypes.c_long(0), ctypes.c_long(0), 7))
+    os.close(file)
+
+
+def test_a_write_beyond_one_exbibyte_is_refused_late(file: int) -> None:
+    assert os.pwrite(file, b"x", 1 << 60) == 1
+    refused(errno.EFBIG, os.fsync, file)
+    os.ftruncate(file, 0)
     os.close(file)
