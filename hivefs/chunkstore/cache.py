@@ -52,7 +52,7 @@ class CacheReader:
             path = share_path(self.root, stripe_id, index)
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
+            except OSError:
                 return None
             self._files[key] = fd
             if len(self._files) > self._limit:
@@ -62,11 +62,13 @@ class CacheReader:
                 os.utime(fd)
         else:
             self._files.move_to_end(key)
-        if wait or length > _BUFFER_BYTES:
-            data: bytes | memoryview = os.pread(fd, length, offset)
-        else:
-            into = self._buffer[:length]
-            data = into[: read_now(fd, share_path(self.root, stripe_id, index), into, offset)]
+        data: bytes | memoryview = b""
+        with suppress(OSError):  # what this disk does not read, the nodes still have
+            if wait or length > _BUFFER_BYTES:
+                data = os.pread(fd, length, offset)
+            else:
+                into = self._buffer[:length]
+                data = into[: read_now(fd, share_path(self.root, stripe_id, index), into, offset)]
         if len(data) == length:
             return data
         # Torn by a crash: the whole one will be another file of that name, so this one must not stay open.
@@ -120,7 +122,7 @@ class Cache:
         """A whole share, unchecked, or None."""
         try:
             return share_path(self.root, stripe_id, index).read_bytes()
-        except FileNotFoundError:
+        except OSError:  # not there, or this disk does not read it: the nodes still have it
             return None
 
     def put(self, stripe_id: StripeId, index: int, data: bytes) -> bool:

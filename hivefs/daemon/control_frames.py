@@ -10,7 +10,7 @@ import trio
 
 from hivefs.errors import HivefsError
 
-VERSION: Final = 1
+VERSION: Final = 2
 CALL, RESULT, ERROR, PROGRESS, CANCEL = range(5)
 MAX_FRAME: Final = 32 << 20
 _LENGTH = struct.Struct(">I")

@@ -227,7 +227,8 @@ class Engine:
             self.placing.poke()
             self.checkpoint.poke()
             status = await vault.status()
-            if not status["dirty_slots"] and status["published"] >= status["committed"]:
+            done = not (status["dirty_slots"] or status["uncommitted"])
+            if done and status["published"] >= status["committed"]:
                 return
             await trio.sleep(0.5)
 

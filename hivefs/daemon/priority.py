@@ -18,7 +18,7 @@ ENGINE: Final = 10
 NODE: Final = 15
 """Of each node of an embedded hive; there are many."""
 
-_TRIES: Final = 12
+_TRIES: Final = 30
 _PAUSE_S: Final = 0.1
 
 

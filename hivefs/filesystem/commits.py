@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 COMMIT_EVERY = 2.0
 TICK = 0.25
+_THREADS = 3
 WORTH_SHARING = 0.0005
 """Seconds. A disk that is quicker serves those who want a commit sooner one by one than together."""
 
@@ -75,6 +76,8 @@ class Commits:
         """Seconds of the last commit."""
         self._aside = False
         """A frame is being written in a worker thread: what it holds is not durable yet."""
+        self._threads = trio.CapacityLimiter(_THREADS)
+        """Of its own: reads that wait for a disk must not keep a commit waiting for a thread."""
         self._said = ""
         self._much = trio.Event()
         data.on_much = self._wake
@@ -83,7 +86,9 @@ class Commits:
     @property
     def pending(self) -> bool:
         """Whether there is anything that a crash would take."""
-        return self._aside or self._store.pending or self._inodes.pending or self._overlay.pending
+        if self._aside or self._store.durable < self._store.seq - 1:
+            return True
+        return self._store.pending or self._inodes.pending or self._overlay.pending
 
     @property
     def settled(self) -> bool:
@@ -161,7 +166,8 @@ class Commits:
         self._aside = True
         written = False
         try:
-            written = await trio.to_thread.run_sync(write)
+            with trio.CancelScope(shield=True):  # a frame that was cut must be written, whoever asked for it is gone
+                written = await trio.to_thread.run_sync(write, limiter=self._threads)
         finally:
             self._aside = False
             if self._store.end_frame(written):
@@ -195,7 +201,7 @@ class Commits:
                         self.now(settle=settle)
                     self._took = trio.current_time() - began
                 except BaseException:
-                    self._settle = settle
+                    self._settle, self._urgent = self._settle or settle, self._urgent or urgent
                     raise
                 self._done = asked
             finally:
@@ -211,13 +217,13 @@ class Commits:
             left = self._stage.unsynced_bytes if self._settle else self._stage.loose_bytes
             if left <= INLINE_BYTES:
                 return
-            await trio.to_thread.run_sync(self._stage.sync)
+            await trio.to_thread.run_sync(self._stage.sync, limiter=self._threads)
 
     async def fsync(self, ino: int) -> None:
         """See Filesystem.fsync."""
         live = self._inodes.get(ino)
-        saved = not self._aside and (not live.dirty or live.quiet)
-        if saved and live.changed_seq < self._store.seq and not self._overlay.changed(ino):
+        saved = not live.dirty or live.quiet
+        if saved and live.changed_seq <= self._store.durable and not self._overlay.changed(ino):
             await trio.lowlevel.checkpoint()
             return
         await self.syncfs()
@@ -255,7 +261,7 @@ class Commits:
             now = trio.current_time()
             try:
                 if self._stage.unsynced_bytes > MUCH and self._leading is None:
-                    await trio.to_thread.run_sync(self._stage.sync)
+                    await trio.to_thread.run_sync(self._stage.sync, limiter=self._threads)
                 await self._handles.reap()
                 self._spread()
                 if now - committed >= COMMIT_EVERY:

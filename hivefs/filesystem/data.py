@@ -42,8 +42,11 @@ MUCH = 16 << 20
 _SHIFT = CHUNK_BYTES.bit_length() - 1
 _MASK = CHUNK_BYTES - 1
 _READ_TRIES = 64
-_WARM_TRIES = 8
-"""So often a read leaves waiting for the disk to a thread; then memory is so short that it has to wait itself."""
+_WARM_TRIES = 3
+"""So often a read has a thread bring the same bytes; then memory is so short that it has to wait for them itself."""
+
+_THREADS = 12
+"""Reads that wait for this disk at once."""
 
 FILES_AHEAD = 3
 
@@ -86,6 +89,7 @@ class Data:
         self.on_much: Callable[[], None] = lambda: None
         self._written = 0
         self._windows = Windows()
+        self._threads = trio.CapacityLimiter(_THREADS)
         self.broken = False
         """The metadata cannot be committed any more: nothing new for good."""
 
@@ -165,20 +169,25 @@ class Data:
     async def read(self, ino: int, offset: int, size: int) -> bytes:
         """See Filesystem.read."""
         wanted = _Wanted()
-        for number in range(_READ_TRIES):
-            wanted.wait, wanted.missing = number >= _WARM_TRIES, []
+        brought: dict[tuple[Path, int], int] = {}
+        tries = 0
+        while tries < _READ_TRIES:
+            wanted.missing = []
             try:
                 data = self._read(self._inodes.file(ino), offset, size, wanted)
             except NotInMemory as cold:
-                window = self._windows.next(cold)
-                await trio.to_thread.run_sync(warm, cold, window, self._files_ahead(ino, offset + size))
+                times = brought[cold.path, cold.position] = brought.get((cold.path, cold.position), 0) + 1
+                wanted.wait = times >= _WARM_TRIES
+                window, ahead = self._windows.next(cold), self._files_ahead(ino, offset + size)
+                await trio.to_thread.run_sync(warm, cold, window, ahead, limiter=self._threads)
                 continue
             if data is not None:
                 return data
-            ahead = self._ahead(ino, offset + size)
+            tries += 1
+            following = self._ahead(ino, offset + size)
             for ref, start, stop in wanted.missing:
                 try:
-                    wanted.have[ref.chunk_id, start, stop] = await self._chunks.fetch(ref, start, stop, ahead)
+                    wanted.have[ref.chunk_id, start, stop] = await self._chunks.fetch(ref, start, stop, following)
                 except HivefsError as error:
                     self._inodes.damage("a chunk", ino, error)
         log.error("inode %d changed all the time while it was read", ino)

@@ -6,7 +6,7 @@ right before it syncs the stage: a row never names bytes that a crash could take
 
 A slot that was changed lately, or offered to the engine, has a ``Stamp`` in memory too (a few hundred bytes); the others
 are called *cold*: a million files may wait to be placed. A cold slot gets a stamp when it is changed or offered, and no
-stamp is forgotten while the engine may answer for it.
+stamp is forgotten while the engine may answer for it: its answer could not be taken.
 
 Bytes of a staged slot that no extent covers belong to the chunk under it (``base``), or are zeros: a slot without a
 chunk was a hole, or beyond the end, when its first byte was staged. The one exception is ``lost``: the slot was PENDING
@@ -92,6 +92,7 @@ class Overlay:
         """What the engine may still answer for."""
         self._cold = 0
         self._cold_at: Key = (0, 0)
+        self._cold_since = _LONG_AGO
         self.bytes = 0
         """Staged bytes that something still names."""
         for ino, _, value in store.scan_staged():
@@ -262,6 +263,7 @@ class Overlay:
         if self._stamps.pop(key, None) is None:
             self._cold -= 1
         self._slots.pop(key, None)
+        self._bad.discard(key)
         self._store.delete_staged(*key)
         unflushed = self._unflushed.get(key[0])
         if unflushed is not None:
@@ -293,6 +295,8 @@ class Overlay:
 
     def _cool(self) -> None:
         """Forget the oldest stamps; all rows are in the store."""
+        if not self._cold:
+            self._cold_since = self.oldest_ns or _LONG_AGO
         idle = [key for key in self._stamps if key not in self._offered]
         for key in idle[: len(self._stamps) - STAMPED]:
             del self._stamps[key]
@@ -304,7 +308,7 @@ class Overlay:
     def oldest_ns(self) -> int | None:
         """When the slot that waits longest was staged, None when none waits."""
         if self._cold:
-            return _LONG_AGO
+            return self._cold_since
         stamp = next(iter(self._stamps.values()), None)
         return None if stamp is None else stamp.since
 
@@ -422,10 +426,10 @@ class Overlay:
                 data = self._stage.read(ino, number, extent, extent.start, extent.length)
             except Corrupt:
                 continue
-            for _, copy in self._stage.write(ino, number * CHUNK_BYTES + extent.start, data):
+            copies = self._stage.write(ino, number * CHUNK_BYTES + extent.start, data)
+            self._unflushed.setdefault(ino, set()).add(number)  # at once: the next extent may fail
+            for _, copy in copies:
                 self.bytes += copy.length
                 self._release(slot.extents.insert(copy))
             moved += extent.length
-        if moved:
-            self._unflushed.setdefault(ino, set()).add(number)
         return moved

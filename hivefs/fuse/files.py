@@ -77,13 +77,16 @@ class Files:
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """All of ``data`` or an error."""
-        ino, accepted = handle & INO, not handle & DIRECT
         try:
-            if handle & STRANGER and self.fs.getattr(ino).mode & SET_ID:
-                self.fs.setattr(ino, caller=NOBODY)
-            return self.fs.write(ino, offset, data, accepted)
+            return self._write(handle, offset, data)
         except Exception as problem:  # noqa: BLE001 - see fuse_error
-            return await settle(self, lambda: self.fs.write(ino, offset, data, accepted), problem)
+            return await settle(self, lambda: self._write(handle, offset, data), problem)
+
+    def _write(self, handle: int, offset: int, data: bytes) -> int:
+        ino = handle & INO
+        if handle & STRANGER and self.fs.getattr(ino).mode & SET_ID:
+            self.fs.setattr(ino, caller=NOBODY)
+        return self.fs.write(ino, offset, data, not handle & DIRECT)
 
     @answering_slowly
     async def fsync(self, handle: int, data_only: bool) -> None:
@@ -153,6 +156,8 @@ class Files:
     @answering
     def removexattr(self, ino: int, name: bytes, context: pyfuse3.RequestContext) -> None:
         """Remove one."""
+        if name.startswith(b"system.") and not self.enable_acl:
+            raise PosixError(errno.EOPNOTSUPP)
         self.fs.removexattr(ino, name)
 
     @answering

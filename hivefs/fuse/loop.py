@@ -165,14 +165,17 @@ class ReceiveLoop:
                     await self._parked.park()
                     continue
                 self._waiting = True
-                self._waits_since = before = self._clock()
+                before = self._clock()
+                if self._workers == self._idle:  # else a request is on its way: somebody is at work
+                    self._waits_since = before
                 try:
                     await trio.lowlevel.wait_readable(fd)
                 finally:
                     self._waiting = False
-                    self._waits_since = None
                     now = self._clock()
-                    self._waited += now - before
+                    if self._waits_since is not None:
+                        self._waited += now - before
+                        self._waits_since = None
                 self._turn_ends = now + SLICE
         finally:
             self._idle -= 1

@@ -86,6 +86,8 @@ class MetadataStore(OpenTransaction):
         self._ranges: Ranges | None = None
         self._pieces: list[SegmentPiece] = []
         self._frame: bytes | None = None
+        self.durable = 0
+        """The last commit that is known to be on the disk, by LMDB or by the journal."""
         try:
             if self._txn.stat(self._info)["entries"] == 0:
                 if not create:
@@ -389,6 +391,7 @@ class MetadataStore(OpenTransaction):
         self.put_info(b"released", _U64.pack(self._release_counter))
         self.put_info(b"changed", _U64.pack(self.changed_seq))
         self._commit()
+        self.durable = self.seq
         self._committed_release = self._release_counter
         self._touched.clear()
         self.seq += 1
@@ -409,6 +412,8 @@ class MetadataStore(OpenTransaction):
         end_frame with its answer; other changes may be made meanwhile (they are not in the frame), but no commit.
         """
         self._live()
+        if self._frame is not None:
+            raise RuntimeError("a frame of the journal is being written")
         if self._rows is None or self._pieces:
             return None
         self._require_room()
@@ -428,6 +433,7 @@ class MetadataStore(OpenTransaction):
         frame, self._frame = self._frame, None
         if written and frame is not None:
             self._journal.follow(frame)
+            self.durable = self.seq - 1
             self.journaled = True
         else:
             self._too_many_rows()
