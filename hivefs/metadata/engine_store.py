@@ -232,7 +232,9 @@ class EngineStore(EngineReader):
             self._ranges.add(low[1:], high or None)
 
     def _open(self, path: Path) -> lmdb.Environment:
-        return lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
+        environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
+        environment.sync(True)  # what a killed process had written may be in the page cache only: see environment.py
+        return environment
 
     def close(self) -> None:
         super().close()

@@ -156,6 +156,9 @@ class NodeIndex:
         self.path = path
         try:
             self._env = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
+            self._env.sync(
+                True
+            )  # what a killed process had written may be in the page cache only, and is shown from now on
             self._db = {name: self._env.open_db(name.encode()) for name in TABLES}
             self.used, self.count, self.by_vault = self._totals()
         except lmdb.Error as error:
