@@ -242,7 +242,7 @@ class Drive:
             if self._ending:
                 raise NotMounted(home=self.home.path)
             began = trio.current_time()
-            total, done = await self.service.durability_below(value["ino"], level)
+            total, done = await self.service.durability_below(value["ino"], level, report=report)
             took = trio.current_time() - began
             if done >= total:
                 return [total, done]

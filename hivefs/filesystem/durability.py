@@ -156,6 +156,8 @@ class Watch:
         self._level = level
         self._lagging: list[int] | None = None
         self._total = 0
+        self.seen = (0, 0)
+        """The result as far as the count that is going on has come."""
 
     def count(self) -> Iterator[None]:
         """Yields after every inode looked at; ``result`` is right at the end."""
@@ -167,12 +169,16 @@ class Watch:
                 self._total += 1
                 if not self._reached(ino, stripes):
                     lagging.append(ino)
+                self.seen = self._total, self._total - len(lagging)
                 yield
         else:
             lagging = []
+            left = len(self._lagging)
             for ino in self._lagging:
                 if not self._reached(ino, stripes):
                     lagging.append(ino)
+                left -= 1
+                self.seen = self._total, self._total - len(lagging) - left
                 yield
         self._lagging = lagging
 

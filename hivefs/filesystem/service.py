@@ -12,7 +12,7 @@ commit that released them, so that every snapshot from then on is without them. 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import trio
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _RETRY = 1.0
 _SLICE = 200
+_TELL_EVERY = 1.0
 _WATCHES = 16
 
 
@@ -146,15 +147,22 @@ class VaultService:
         """How safe an inode is now. PosixError when it is not there."""
         return self._fs.durability.level(ino)
 
-    async def durability_below(self, ino: int, level: Level, budget: int = _SLICE) -> tuple[int, int]:
+    async def durability_below(
+        self, ino: int, level: Level, budget: int = _SLICE, report: Callable[[list[int]], Awaitable[None]] | None = None
+    ) -> tuple[int, int]:
         """(inodes under and including ``ino``, those of them at ``level``); the turn is given up after every
-        ``budget`` inodes. Cheap when asked again: see Watch.
+        ``budget`` inodes. Cheap when asked again: see Watch. A million take minutes the first time: ``report`` is told
+        every second how far it has come.
         """
         key = (ino, Level(level))
         watch = self._watches.pop(key, None) or Watch(self._fs.durability, ino, Level(level))
+        told = trio.current_time()
         for number, _ in enumerate(watch.count(), 1):
             if not number % budget:
                 await trio.lowlevel.checkpoint()
+                if report is not None and trio.current_time() - told > _TELL_EVERY:
+                    told = trio.current_time()
+                    await report(list(watch.seen))
         self._watches[key] = watch
         if len(self._watches) > _WATCHES:
             del self._watches[next(iter(self._watches))]

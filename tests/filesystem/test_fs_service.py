@@ -9,6 +9,7 @@ import pytest
 from drive_tools import MIB, Drive, pattern, run
 
 from hivefs.errors import DiskFull
+from hivefs.filesystem import service
 from hivefs.maintenance.ports import Vault
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, Purpose, Share, Stripe
@@ -344,3 +345,23 @@ def test_publishing_alone_makes_no_checkpoint_necessary(drive: Timed) -> None:
         status = run(drive.service.status)
         assert status["published"] >= status["committed"]
         run(drive.service.published, drive.store.seq - 1)
+
+
+def test_a_long_count_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million files the first count takes minutes; who waits must hear from it."""
+    drive = Drive(tmp_path / "drive")
+    for number in range(30):
+        drive.file(f"f{number}", b"x")
+    drive.fs.commits.now()
+    monkeypatch.setattr(service, "_TELL_EVERY", -1.0)
+    told: list[list[int]] = []
+
+    async def report(step: list[int]) -> None:
+        told.append(step)
+
+    for passes in (1, 2):  # the second looks at what was behind only
+        told.clear()
+        assert run(lambda: drive.service.durability_below(1, Level.REMOTE, 5, report)) == (31, 0)
+        assert len(told) == 6, passes
+        assert all(0 <= done <= total <= 31 for total, done in told)
+    assert told[-1][0] == 31
