@@ -79,8 +79,14 @@ def _no_mount_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
-def _no_traceback_in_logs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test fails when a daemon's log below this run's directory got a traceback meanwhile."""
+def _no_traceback_in_logs(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """A test fails when a daemon's log below this run's directory got a traceback meanwhile.
+
+    It asks for ``tmp_path`` so that it looks before that is removed. What good tests leave must be removed
+    (tmp_path_retention_policy): walking through everything after each of thousands of tests took a quarter of an hour.
+    """
     seen: dict[Path, int] = request.config.stash.setdefault(_SEEN, {})
     yield
     base = getattr(tmp_path_factory, "_basetemp", None)
