@@ -25,8 +25,8 @@ WIDER: Final = 8
 """After so many misses in one file the window is doubled, and doubled again, to at most 1 MiB."""
 _FILES: Final = 64
 LONG: Final = 128 << 10
-AHEAD: Final = 1 << 20
-"""Read behind a long piece that is missing: that is somebody who reads on."""
+AHEAD: Final = 3 << 20
+"""Read behind a long piece: that is somebody who reads on. So far the disk is kept ahead of the reader."""
 _UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -46,6 +46,8 @@ def read_now(fd: int, path: Path, into: memoryview, position: int) -> int:
         return os.preadv(fd, [into], position)
     if got < wanted and os.fstat(fd).st_size > position + got:
         raise NotInMemory(path, position, wanted)
+    if wanted >= LONG:
+        os.posix_fadvise(fd, position + wanted + AHEAD, wanted, os.POSIX_FADV_WILLNEED)
     return got
 
 
