@@ -239,7 +239,7 @@ async def login(stream: ByteStream, credentials: Credentials, now_ns: int, *, ti
                         raise ConnectionLost(peer=peer, reason="the node ended the conversation")
                     decoder.feed(data)
                 outgoing = handshake.receive(frame, now_ns)
-    except BaseException as error:
+    except BaseException as error:  # cancellation too: a stream that is half greeted is of no use to anyone
         with trio.CancelScope(shield=True):
             await stream.reset()
         if isinstance(error, trio.TooSlowError):

@@ -331,7 +331,7 @@ async def connect(run: Path, process: str, *, timeout: float = 5.0) -> AsyncIter
     except OSError as error:
         connection.close()
         raise unreachable(run, process, error.strerror or "nobody listens") from None
-    except BaseException:
+    except BaseException:  # cancellation too: the socket is nobody's yet; raised again
         connection.close()
         raise
     client = Client(Frames(trio.SocketStream(connection)), run, process)

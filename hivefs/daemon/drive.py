@@ -125,7 +125,7 @@ class Drive:
         store = await open_metadata(home, keys, str(where))
         try:
             return Drive(home, keys, store, options, where)
-        except BaseException:
+        except BaseException:  # whatever it is, the lock of the metadata must be let go; raised again
             store.close(commit=False)
             raise
 

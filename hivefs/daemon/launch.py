@@ -161,7 +161,7 @@ def begin(
                 os.close(output)
         with contextlib.suppress(BrokenPipeError):  # it died already: wait() says how
             os.write(feed, first)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: the descriptor is nobody's yet; raised again
         os.close(receive)
         raise
     finally:

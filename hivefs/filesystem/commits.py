@@ -200,7 +200,7 @@ class Commits:
                     if urgent or settle or not self._can_wait() or not await self._journal_aside():
                         self.now(settle=settle)
                     self._took = trio.current_time() - began
-                except BaseException:
+                except BaseException:  # cancellation too: what was asked for is still to be done; raised again
                     self._settle, self._urgent = self._settle or settle, self._urgent or urgent
                     raise
                 self._done = asked

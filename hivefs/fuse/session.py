@@ -54,7 +54,7 @@ class Session:
             if not offer.flags & POSIX_ACL:
                 self._operations.enable_acl = False
             pyfuse3.init(self._operations, handshake.session_path, set())
-        except BaseException:
+        except BaseException:  # Ctrl-C too: else the mount would stay, with nobody to answer; raised again
             handshake.close()
             raise
         self._handshake = handshake

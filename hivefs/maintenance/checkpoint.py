@@ -260,7 +260,7 @@ class Checkpoint:
         self._pages.made = []
         try:
             root, dropped = await self._tree.update(root, merged, replaced=replaced)
-        except BaseException:
+        except BaseException:  # cancellation too: no tree will name these stripes; raised again
             with self._state.writing():
                 for stripe_id in self._pages.made:
                     self._state.forget_stripe(stripe_id)

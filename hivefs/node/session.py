@@ -82,7 +82,7 @@ class Streams:
         except trio.TooSlowError:
             self.events.say("slow peer", "a peer was too slow and was let go")
             await self._reset(stream)
-        except BaseException:
+        except BaseException:  # cancellation and mistakes of ours too: the peer must not wait for an answer; raised again
             await self._reset(stream)
             raise
 

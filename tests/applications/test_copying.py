@@ -44,7 +44,7 @@ def seen(top: Path) -> dict[str, tuple[int, ...]]:
     return {name: (s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_mode, s.st_size) for name, s in found.items()}
 
 
-@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is missing")
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="the program rsync is missing (package rsync)")
 def test_rsync_has_nothing_to_do_the_second_time(shared: Mounted, source: Path) -> None:
     target = shared.path / "rsync"
     assert run("rsync", "-aiHX", f"{source}/", f"{target}/")

@@ -13,7 +13,7 @@ from mount_tools import Mounted, run
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.timeout(120),
-    pytest.mark.skipif(shutil.which("git") is None, reason="git is missing"),
+    pytest.mark.skipif(shutil.which("git") is None, reason="the program git is missing (package git)"),
 ]
 
 SETTINGS = {"safe.directory": "*", "core.fsync": "all", "init.defaultBranch": "main", "gc.auto": "0"}

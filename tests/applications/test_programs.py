@@ -95,7 +95,7 @@ def test_what_an_editor_saved_outlives_a_kill(drive: Mounted) -> None:
 @pytest.mark.parametrize("backupcopy", ["yes", "no", "auto"])
 def test_vim_saves(shared: Mounted, backupcopy: str) -> None:
     if shutil.which("vim") is None:
-        pytest.skip("vim is missing")
+        pytest.skip("the program vim is missing (package vim)")
     path = shared.path / f"text {backupcopy}"
     path.write_text("one\ntwo\n")
     path.chmod(0o640)

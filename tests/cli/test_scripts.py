@@ -95,7 +95,7 @@ def test_a_wrong_option(tmp_path: Path) -> None:
     assert done.returncode == 0 and "--password-file" in done.stdout and "set -euo" not in done.stdout
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="the program shellcheck is missing (package shellcheck)")
 def test_shellcheck() -> None:
     scripts = [str(ROOT / "scripts" / name) for name in ("quickstart", "test", "bench", "setup.sh")]
     done = subprocess.run(["shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

@@ -76,7 +76,9 @@ def test_three_operations(player: Player, first: str) -> None:
     print(player.counts)
 
 
-@pytest.mark.skipif("CRASH" not in os.environ, reason="CRASH names no sequence")
+@pytest.mark.skipif(
+    "CRASH" not in os.environ, reason="the environment variable CRASH is missing: it names the one sequence to run again"
+)
 def test_one_sequence(player: Player) -> None:
     name, _, names = os.environ["CRASH"].partition(": ")
     player.deep = True

@@ -396,7 +396,7 @@ def test_whatever_is_done_ends_as_on_a_plain_directory(
     tmp_path_factory: pytest.TempPathFactory, does: list[tuple[int, tuple[Any, ...]]]
 ) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root: modes without any permission for the owner come up")
+        pytest.skip("needs root (uid 0): files whose owner may do nothing are looked at")
     with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as root:
         pair = Pair(Path(root))
         try:
@@ -404,7 +404,7 @@ def test_whatever_is_done_ends_as_on_a_plain_directory(
             os.removexattr(pair.plain, "system.posix_acl_access")
             pair.plain.chmod(0o755)
         except OSError:
-            pytest.skip("the directory of temporary files keeps no ACLs")
+            pytest.skip("the file system of temporary files keeps no POSIX ACLs (setxattr says EOPNOTSUPP)")
         for number, step in does:
             pair.do(number, step)
         pair.compare()

@@ -26,7 +26,9 @@ from mount_tools import Mounted
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be refused for the right reason"),
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="needs root (uid 0): the calls must not be refused for want of permission"
+    ),
 ]
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -142,7 +144,7 @@ def test_extents_are_not_shown(file: int) -> None:
 def test_a_swap_file_is_refused(here: Path) -> None:
     program = shutil.which("mkswap")
     if program is None:
-        pytest.skip("mkswap is missing")
+        pytest.skip("the program mkswap is missing (package util-linux)")
     path = here / "swap"
     path.write_bytes(bytes(2 * MIB))
     path.chmod(0o600)
@@ -193,7 +195,7 @@ def test_an_overlay_takes_the_drive_as_its_lower_directory_only(here: Path, tmp_
         return status
 
     if overlay(tmp_path / "lower", tmp_path / "upper", "plain"):
-        pytest.skip("no overlay can be mounted here")
+        pytest.skip("the kernel mounts no overlay here (module overlay, or CAP_SYS_ADMIN, is missing)")
     assert overlay(here / "lower", tmp_path / "upper2", "below") == 0
     assert overlay(tmp_path / "lower", here / "upper", "above") != 0
 
@@ -282,7 +284,7 @@ def test_paths_without_access_and_watches_work(here: Path) -> None:
 def test_fanotify_marks_the_mount_but_not_by_handles(here: Path) -> None:
     group = LIBC.fanotify_init(0x2, 0)  # FAN_NONBLOCK
     if group < 0:
-        pytest.skip("the kernel has no fanotify")
+        pytest.skip("the kernel has no fanotify (CONFIG_FANOTIFY)")
     mark = LIBC.fanotify_mark
     checked(mark(group, 1, ctypes.c_uint64(0x20), AT_FDCWD, os.fsencode(here)))  # FAN_OPEN
     os.close(group)
