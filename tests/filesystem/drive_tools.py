@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -10,10 +11,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import trio
 
 from hivefs.crypto.keys import VaultKeys
-from hivefs.errors import HivefsError
+from hivefs.errors import HivefsError, PosixError
 from hivefs.filesystem.check import Finding, check
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.ports import Caller
@@ -40,6 +42,13 @@ def run(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
             return await function(*args)
 
     return trio.run(bounded)
+
+
+def refuses(number: int, call: Callable[..., Any], *args: Any, **options: Any) -> None:
+    """The call must raise PosixError with just that errno."""
+    with pytest.raises(PosixError) as caught:
+        call(*args, **options)
+    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
 
 
 class MemoryChunks:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drive_tools import ROOT, Drive
+from drive_tools import ROOT, Drive, refuses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,12 +39,6 @@ NAMED = form((OWNER, 7), (USER, 6, 1000), (USER, 7, 1001), (GROUP_OWNER, 5), (GR
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
     return Drive(tmp_path / "drive")
-
-
-def refuses(number: int, call: Callable[..., Any], *args: Any, **options: Any) -> None:
-    with pytest.raises(PosixError) as caught:
-        call(*args, **options)
-    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
 
 
 def stored(drive: Drive, ino: int, name: bytes) -> bytes | None:

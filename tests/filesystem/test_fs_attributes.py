@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from drive_tools import MIB, ROOT, Drive, pattern, run
+from drive_tools import MIB, ROOT, Drive, pattern, refuses, run
 
 from hivefs.errors import PosixError
 from hivefs.filesystem.ports import Caller, Capacity
@@ -18,12 +16,6 @@ from hivefs.filesystem.ports import Caller, Capacity
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
     return Drive(tmp_path / "drive")
-
-
-def refuses(number: int, call: Callable[..., Any], *args: Any, **options: Any) -> None:
-    with pytest.raises(PosixError) as caught:
-        call(*args, **options)
-    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
 
 
 def test_times_keep_every_nanosecond_and_may_be_before_1970(drive: Drive) -> None:

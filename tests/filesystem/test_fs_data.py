@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from drive_tools import MIB, Drive, pattern, run
+from drive_tools import MIB, Drive, pattern, refuses, run
 
-from hivefs.errors import NotInMemory, PosixError
+from hivefs.errors import NotInMemory
 from hivefs.filesystem.data import AHEAD, MAX_FILE_BYTES
 from hivefs.formats.records import extent_from_bytes, extent_to_bytes, map_key, map_prefix
 from hivefs.model.inode import MapExtent, SlotKind
@@ -20,12 +18,6 @@ from hivefs.stage import reader
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
     return Drive(tmp_path / "drive")
-
-
-def refuses(number: int, call: Callable[..., Any], *args: Any) -> None:
-    with pytest.raises(PosixError) as caught:
-        call(*args)
-    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
 
 
 def file_map(drive: Drive, ino: int) -> list[tuple[int, int, str]]:

@@ -6,14 +6,11 @@ import errno
 import itertools
 import random
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from drive_tools import ROOT, Drive
+from drive_tools import ROOT, Drive, refuses
 
-from hivefs.errors import PosixError
 from hivefs.filesystem.namespace import MAX_LINKS
 from hivefs.filesystem.ports import Caller
 
@@ -21,12 +18,6 @@ from hivefs.filesystem.ports import Caller
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
     return Drive(tmp_path / "drive")
-
-
-def refuses(number: int, call: Callable[..., Any], *args: Any, **options: Any) -> None:
-    with pytest.raises(PosixError) as caught:
-        call(*args, **options)
-    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
 
 
 def test_a_new_drive_has_an_empty_root(drive: Drive) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from drive_tools import Drive
-
-from hivefs.errors import PosixError
+from drive_tools import Drive, refuses
 
 NOREPLACE, EXCHANGE = 1, 2
 
@@ -18,12 +14,6 @@ NOREPLACE, EXCHANGE = 1, 2
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
     return Drive(tmp_path / "drive")
-
-
-def refuses(number: int, call: Callable[..., Any], *args: Any) -> None:
-    with pytest.raises(PosixError) as caught:
-        call(*args)
-    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
 
 
 def whole(drive: Drive) -> None:
