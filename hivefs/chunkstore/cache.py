@@ -52,7 +52,7 @@ class CacheReader:
             path = share_path(self.root, stripe_id, index)
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
+            except OSError:  # not there, or this disk does not give it: the nodes still have it
                 return None
             self._files[key] = fd
             if len(self._files) > self._limit:

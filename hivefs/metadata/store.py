@@ -402,7 +402,8 @@ class MetadataStore(OpenTransaction):
 
         Raises DiskFull, StoreDamaged as commit does.
         """
-        if self._live() and not self.pending:
+        self._live()
+        if not self.pending and self.durable == self.seq - 1:
             return True
         write = self.begin_frame(pieces)
         return write is not None and self.end_frame(write())

@@ -10,6 +10,7 @@ import trio
 from drive_tools import Drive, run
 
 from hivefs.errors import DiskFull, PosixError, StoreDamaged
+from hivefs.metadata.store import MetadataStore
 
 
 @pytest.fixture
@@ -112,3 +113,20 @@ def test_a_slot_that_was_damaged_and_written_anew_is_placed(drive: Drive) -> Non
     assert drive.place() == 1
     assert len(drive.fs.overlay) == 0
     assert drive.read(ino) == b"good again"
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_fsync_waiting_for_room(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier process left may be in the page cache only until the commit at the start, which is put off."""
+    ino = drive.at("a").ino
+    drive.kill()
+    with monkeypatch.context() as full:
+        full.setattr(MetadataStore, "disk", lambda self: (1 << 40, 0))
+        drive.mount()
+        with pytest.raises(PosixError) as caught:
+            run(drive.fs.fsync, ino)
+        assert caught.value.errno == errno.ENOSPC
+        assert drive.fs.commits.pending
+    run(drive.fs.fsync, ino)
+    assert not drive.fs.commits.pending
