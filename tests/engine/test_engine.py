@@ -405,9 +405,9 @@ def test_capacity_is_reported_and_shrinks(tmp_path: Path) -> None:
         for node in hive.nodes:
             node.capacity = 12 << 20
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
-            await until(lambda: vault.capacity is not None)
-            assert vault.capacity is not None
-            assert vault.capacity[0] == pytest.approx(8 * (12 << 20) / 6 * 4 * 7 / 8, rel=0.01)
+            all_nodes = pytest.approx(8 * (12 << 20) / 6 * 4 * 7 / 8, rel=0.01)
+            # The first report may be of six or seven nodes, whichever have answered by then.
+            await until(lambda: vault.capacity is not None and vault.capacity[0] == all_nodes)
             assert engine.capacity() is not None
 
     run(test)
