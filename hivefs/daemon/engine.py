@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from hivefs.formats.records import extent_from_bytes
 from hivefs.formats.vault import VaultFile
 from hivefs.maintenance.check import HiveCheck
 from hivefs.maintenance.check import Report as CheckReport
+from hivefs.maintenance.checkpoint import SnapshotSource
 from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.model.ids import ChunkId
 
@@ -255,12 +256,19 @@ class Process:
                     log.debug("roster: %s", error)
 
 
-def _fresh(snapshot: MetadataSnapshot) -> Any:
-    def begin() -> MetadataSnapshot:
-        snapshot.begin()
-        return snapshot
+def _fresh(snapshot: MetadataSnapshot) -> SnapshotSource:
+    """Each is a transaction of its own: what reads it may take its time."""
 
-    return begin
+    @contextmanager
+    def begun() -> Iterator[MetadataSnapshot]:
+        made = snapshot.another()
+        made.begin()
+        try:
+            yield made
+        finally:
+            made.close()
+
+    return begun
 
 
 def _looker(snapshot: MetadataSnapshot) -> Any:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
@@ -29,7 +29,7 @@ from hivefs.errors import Corrupt, HivefsError
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
-from hivefs.maintenance.checkpoint import Checkpoint, Pages, Snapshot
+from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
@@ -54,12 +54,6 @@ MEASURE_SLICE = 100
 PREFETCH = 8
 MOST_PREFETCHING = 16
 """Shares brought ahead of being read, at most: each may need k others in memory when its node is away."""
-
-
-class SnapshotSource(Protocol):
-    """Opens committed states of the mount's metadata."""
-
-    def __call__(self) -> Snapshot: ...
 
 
 class Engine:

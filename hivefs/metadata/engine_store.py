@@ -96,8 +96,12 @@ class EngineReader:
         return None if value is None else bytes(value)
 
     def _load(self, table: str, key: bytes) -> bytes | None:
-        value = self._get(table, key)
-        return None if value is None else self._sealer.open(table.encode() + b"/" + key, value)
+        with self._reading() as txn:
+            return self._opened(table, key, txn)
+
+    def _opened(self, table: str, key: bytes, txn: lmdb.Transaction) -> bytes | None:
+        value = txn.get(key, db=self._db[table])
+        return None if value is None else self._sealer.open(table.encode() + b"/" + key, bytes(value))
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
         """Where a chunk lies, or None when it is not known (here)."""
@@ -437,9 +441,15 @@ class EngineStore(EngineReader):
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
-    def changes(self) -> list[tuple[bytes, bytes | None]]:
-        """Changed tree records since the last checkpoint with their values now (None: deleted), sorted by key."""
-        return [(key, self._load("tree", key)) for key in self.keys("changed")]
+    @contextmanager
+    def changes(self) -> Iterator[Iterator[tuple[bytes, bytes | None]]]:
+        """Changed tree records since the last checkpoint with their values now (None: deleted), in key order: a snapshot,
+        which shows nothing that is changed while it is open. Raises RuntimeError inside writing().
+        """
+        if self._write is not None:
+            raise RuntimeError("a snapshot does not see what its own transaction changed")
+        with self._env.begin() as txn, txn.cursor(db=self._db["changed"]) as cursor:
+            yield ((key, self._opened("tree", key, txn)) for key in map(bytes, cursor.iternext(values=False)))
 
     def next_sequence(self) -> int:
         """Close the running sequence (returned): later changes belong to the next checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hivefs.formats.records import extent_to_bytes, map_key
@@ -118,5 +119,16 @@ class MemoryVault:
         for key, sequence in sorted(self.changed.items()):
             yield key, self.value(key), sequence
 
-    def snapshot(self) -> MemoryVault:
-        return self
+    @contextmanager
+    def snapshot(self) -> Iterator[Frozen]:
+        yield Frozen(list(self.changes()))
+
+
+class Frozen:
+    """The changes as they were."""
+
+    def __init__(self, changes: list[tuple[bytes, bytes | None, int]]) -> None:
+        self._changes = changes
+
+    def changes(self) -> Iterator[tuple[bytes, bytes | None, int]]:
+        return iter(self._changes)

@@ -16,8 +16,10 @@ from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.errors import HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
+from hivefs.formats.records import map_key
+from hivefs.maintenance import checkpoint
 from hivefs.maintenance.checkpoint import Checkpoint
-from hivefs.model.ids import CHUNK_BYTES, NodeId
+from hivefs.model.ids import CHUNK_BYTES, NodeId, StripeId
 from hivefs.model.stripe import Level
 from hivefs.placement.health import NodeState
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryHive
@@ -395,6 +397,47 @@ def test_an_unchanged_drive_makes_no_new_heads(tmp_path: Path) -> None:
             for _ in range(5):
                 assert not await Checkpoint.once(engine.checkpoint, vault, vault.snapshot)
             assert engine.checkpoint.head() == before
+
+    run(test)
+
+
+def test_a_checkpoint_in_many_batches_is_the_same_tree_and_leaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Edited in pieces, while placing goes on: the records are right, and every page is named or given back."""
+    monkeypatch.setattr(checkpoint, "BATCH", 50)
+
+    async def named(engine: Engine) -> dict[bytes, int]:
+        """The number of pages of each metadata stripe that the published tree names."""
+        count: dict[bytes, int] = {}
+        async for ref, _ in engine.checkpoint.tree.pages(engine.checkpoint.root()):
+            count[ref.place.stripe_id] = count.get(ref.place.stripe_id, 0) + 1
+        return count
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for ino in range(700):
+                vault.write(ino, 0, b"%d" % ino)
+            await until(lambda: engine.checkpoint.head() is not None)
+            for ino in range(0, 700, 7):
+                vault.write(ino, 0, b"anew %d" % ino)
+            for ino in range(3, 700, 7):
+                vault.delete(ino, 0)
+            await settle(engine, vault)
+            await until(lambda: not engine.store.count("changed"))
+            records = {}
+            async for leaf, _ in engine.checkpoint.tree.walk(engine.checkpoint.root()):
+                records |= dict(leaf.records)
+            assert {k: v for k, v in records.items() if k[:1] == b"m"} == {
+                map_key(ino, slot): vault.value(map_key(ino, slot)) for ino, slot in vault.map
+            }
+            assert {k for k in records if k[:1] == b"s"} == set(engine.store.keys("tree", b"s"))
+            assert all(b"c" + ref.chunk_id in records for ref in vault.map.values())
+            left = {s.stripe_id: engine.store.live(s.stripe_id) for s in engine.store.metadata_stripes()}
+            for key in engine.store.keys("doomed"):  # until the next head
+                left[StripeId(key[-24:-8])] -= 1
+            assert await named(engine) == {stripe_id: pages for stripe_id, pages in left.items() if pages}
 
     run(test)
 
