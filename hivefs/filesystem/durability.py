@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import stat
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -154,7 +155,7 @@ class Watch:
         self._durability = durability
         self._ino = ino
         self._level = level
-        self._lagging: list[int] | None = None
+        self._lagging: array[int] | None = None
         self._total = 0
         self.seen = (0, 0)
         """The result as far as the count that is going on has come."""
@@ -163,8 +164,8 @@ class Watch:
         """Yields after every inode looked at; ``result`` is right at the end."""
         stripes: dict[StripeId, Level] = {}
         if not self._lagging:
-            self._lagging, self._total = [], 0
-            lagging: list[int] = []
+            self._lagging, self._total = _inode_numbers(), 0
+            lagging = _inode_numbers()
             for ino in self._durability.below(self._ino):
                 self._total += 1
                 if not self._reached(ino, stripes):
@@ -172,7 +173,7 @@ class Watch:
                 self.seen = self._total, self._total - len(lagging)
                 yield
         else:
-            lagging = []
+            lagging = _inode_numbers()
             left = len(self._lagging)
             for ino in self._lagging:
                 if not self._reached(ino, stripes):
@@ -194,3 +195,8 @@ class Watch:
     def result(self) -> tuple[int, int]:
         """(inodes, those of them at the level)."""
         return self._total, self._total - len(self._lagging or ())
+
+
+def _inode_numbers() -> array[int]:
+    """Eight bytes each: there may be millions."""
+    return array("Q")

@@ -160,6 +160,7 @@ class VaultService:
         for number, _ in enumerate(watch.count(), 1):
             if not number % budget:
                 await trio.lowlevel.checkpoint()
+                self._fs.inodes.trim()
                 if report is not None and trio.current_time() - told > _TELL_EVERY:
                     told = trio.current_time()
                     await report(list(watch.seen))

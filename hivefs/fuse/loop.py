@@ -31,7 +31,7 @@ from typing import Any, Final
 
 import trio
 
-SPIN: Final = 60e-6
+SPIN: Final = 15e-6
 NAP: Final = 0.001
 SLICE: Final = 0.002
 LOAD_SECONDS: Final = 0.2

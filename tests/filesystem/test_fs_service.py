@@ -9,7 +9,7 @@ import pytest
 from drive_tools import MIB, Drive, pattern, run
 
 from hivefs.errors import DiskFull
-from hivefs.filesystem import service
+from hivefs.filesystem import inodes, service
 from hivefs.maintenance.ports import Vault
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, Purpose, Share, Stripe
@@ -354,10 +354,12 @@ def test_a_long_count_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         drive.file(f"f{number}", b"x")
     drive.fs.commits.now()
     monkeypatch.setattr(service, "_TELL_EVERY", -1.0)
+    monkeypatch.setattr(inodes, "CACHED", 8)
     told: list[list[int]] = []
 
     async def report(step: list[int]) -> None:
         told.append(step)
+        assert len(drive.fs.inodes._cache) <= 8, "counting fills the memory with inodes"
 
     for passes in (1, 2):  # the second looks at what was behind only
         told.clear()
