@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from hivefs.daemon import launch
+from hivefs.daemon import launch, priority
 from hivefs.daemon.drive import Drive, DriveOptions
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import HivefsError, MountBusy, MountFailed
@@ -94,6 +94,7 @@ async def _serve(frame: dict[str, Any], report: launch.Report) -> None:
 def main() -> int:
     """See the head of the file; the exit status."""
     launch.harden()
+    priority.short_turns()
     keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
