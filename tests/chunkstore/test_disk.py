@@ -100,10 +100,10 @@ def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
 def test_more_is_read_around_the_more_often_something_is_missing() -> None:
     windows, path = disk.Windows(), Path("file")
     position = 5 * disk.WINDOW + 7
-    sizes = [windows.next(NotInMemory(path, position, 4096))[1] for _ in range(100)]
+    sizes = [windows.next(NotInMemory(path, position, 4096))[1] for _ in range(1000)]
     assert sizes[: disk.WIDER] == [disk.WINDOW] * disk.WIDER
     assert sizes[disk.WIDER] == 2 * disk.WINDOW
-    assert sizes[-1] == 4 * disk.WINDOW
+    assert sizes[-1] == 4 << 20
     start, size = windows.next(NotInMemory(path, position, 4096))
     assert start <= position < start + size
     assert windows.next(NotInMemory(Path("other"), position, 4096)) == (5 * disk.WINDOW, disk.WINDOW)
