@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,7 @@ from hivefs.node.session import Bounds, Streams
 from hivefs.node.store import ShareStore
 from hivefs.node.upkeep import Upkeep, open_lease_clock
 from hivefs.protocol.client_side import credentials
+from hivefs.protocol.failures import Refusal
 from hivefs.protocol.frames import PROTOCOL
 
 
@@ -82,8 +84,10 @@ async def run_node(
             async def serving() -> None:
                 async with serve(seed, listen=config.listen, handlers={PROTOCOL: streams.serve}) as host:
                     own = await trio.to_thread.run_sync(_own_entry, store, config, seed, host.addresses, clock())
+                    await _own_membership(answerer, events)
                     await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(own)], clock())
-                    nursery.start_soon(watched, _gossip(host, seed, config, answerer, own, events, clock).run)
+                    gossip = _gossip(host, seed, config, answerer, own, events, clock)
+                    nursery.start_soon(watched, gossip.run)
                     nursery.start_soon(watched, Upkeep(store, lease_clock, clock, events).run)
                     said = Serving(NodeId(keys.public_key(seed)), own.address.addresses)
                     events.say("serving", f"{store.index.count} shares, at {', '.join(said.addresses)}")
@@ -113,8 +117,22 @@ def _gossip(
     clock: Callable[[], int],
 ) -> Gossip:
     membership = answerer.membership
-    me = credentials(seed, host.peer_key, membership.hive_key, membership)
-    return Gossip(host, me, answerer.roster, own, config.bootstrap, events, clock, _some)
+    me = credentials(seed, host.peer_key, membership.hive_key, membership, answerer.members.covers)
+    return Gossip(host, me, answerer, own, config.bootstrap, events, clock, _some)
+
+
+async def _own_membership(answerer: Answerer, events: Events) -> None:
+    """Say when we are revoked, and count ourselves among those who joined by invitation. When our invitation is not good
+    any more the others know that we used it in time.
+    """
+    blob = member.member_to_bytes(answerer.membership)
+    if answerer.members.covers(answerer.membership):
+        events.say("revoked", "the hive's owner revoked this node's membership; nobody will use it", logging.ERROR)
+    else:
+        try:
+            await answerer.take_members([blob])
+        except Refusal as refusal:  # a full disk: the others tell us later
+            events.say("disk full", refusal.text, logging.ERROR)
 
 
 def _own_entry(store: ShareStore, config: NodeConfig, seed: bytes, listening: list[str], now_ns: int) -> RosterEntry:
