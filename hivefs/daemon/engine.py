@@ -8,15 +8,17 @@ asked for anything for a while, it ends.
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
+from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, priority
 from hivefs.daemon.draining import opened_unmounted
@@ -40,7 +42,9 @@ log = logging.getLogger("hivefs.daemon.engine")
 
 LINGER_SECONDS = 15.0
 BOOTSTRAP_EVERY = 30.0
+REVOKED_EVERY = 5.0
 SNAPSHOT_SECONDS = 10.0
+T = TypeVar("T")
 
 
 class Process:
@@ -248,12 +252,22 @@ class Process:
                     log.debug("bootstrap: %s", error)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
-            for member in self._engine.pool.online()[:1]:
-                try:
-                    if member.client is not None:
-                        self._engine.learn(await member.client.get_roster())
-                except HivefsError as error:
-                    log.debug("roster: %s", error)
+            await self._ask_one(lambda client: client.get_roster(), self._engine.learn)
+
+    async def watch_revoked(self) -> None:
+        """Ask now and then for a newer revocation list, each time another node: one alone could hide it."""
+        while True:
+            await trio.sleep(REVOKED_EVERY)
+            await self._ask_one(self._engine.compare_revoked, lambda _: None)
+
+    async def _ask_one(self, ask: Callable[[NodeClient], Awaitable[T]], take: Callable[[T], object]) -> None:
+        """Some node that is online, if there is one."""
+        clients = [client for _, client in self._engine.online()]
+        if clients:
+            try:
+                take(await ask(random.choice(clients)))
+            except HivefsError as error:
+                log.debug("a question for who belongs: %s", error)
 
 
 def _fresh(snapshot: MetadataSnapshot) -> SnapshotSource:
@@ -307,7 +321,9 @@ async def _serve(
     ):
         process = Process(engine, conversations, home)
         await nursery.start(control.serve, home.run, "engine", process.methods())
+        conversations.revoked = engine.covers
         nursery.start_soon(process.bootstrap)
+        nursery.start_soon(process.watch_revoked)
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
         report.ready({})

@@ -14,14 +14,18 @@ from pathlib import Path
 import trio
 
 from hivefs.daemon.hive import HiveKey
+from hivefs.daemon.joining import ask_in
 from hivefs.daemon.launch import Report
 from hivefs.daemon.memory import keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
 from hivefs.errors import BadSetting, NodeProblem
-from hivefs.node.config import create_node
+from hivefs.formats.member import accept
+from hivefs.model.ids import KEY_BYTES
+from hivefs.model.node import Attribute, Role, Ticket
+from hivefs.node.config import CONFIG, create_node, forget_node
 from hivefs.node.service import run_node
 from hivefs.transport import open_host
-from hivefs.transport.addresses import join_address, split_address, split_listen_address
+from hivefs.transport.addresses import peer_id_from_key, split_address, split_listen_address
 
 
 def make_node(
@@ -32,19 +36,14 @@ def make_node(
     labels: Labels,
     bootstrap: tuple[str, ...],
     announce: str = "",
+    lan: bool = False,
 ) -> str:
     """Make a node's directory with its certificate; returns the address that others dial.
 
     ``listen`` is an address without peer id, ``announce`` one that others use instead where it differs. Raises
     BadAddress, BadSetting, NodeProblem.
     """
-    told = announce or listen
-    kind, host, port = split_listen_address(told)
-    split_listen_address(listen)
-    if port == 0 or (kind != "dns4" and ipaddress.ip_address(host).is_unspecified):
-        raise BadSetting(name="--announce", reason=f"others cannot reach {told}; say the address and port that they can")
-    for address in bootstrap:
-        split_address(address)
+    _check_reachable(announce or listen, listen, bootstrap)
     node_id = create_node(
         directory,
         listen=(listen,),
@@ -53,10 +52,61 @@ def make_node(
         hive_seed=key.seed,
         bootstrap=bootstrap,
         announce=(announce,) if announce else (),
+        lan=lan,
         now_ns=time.time_ns(),
     )
-    peer = join_address("127.0.0.1", port, node_id).partition("/p2p/")[2]
-    return f"{told}/p2p/{peer}"
+    return _full(announce or listen, node_id)
+
+
+def _check_reachable(told: str, listen: str, bootstrap: tuple[str, ...]) -> None:
+    kind, host, port = split_listen_address(told)
+    split_listen_address(listen)
+    if port == 0 or (kind != "dns4" and ipaddress.ip_address(host).is_unspecified):
+        raise BadSetting(name="--announce", reason=f"others cannot reach {told}; say the address and port that they can")
+    for address in bootstrap:
+        split_address(address)
+
+
+def _full(told: str, node_id: bytes) -> str:
+    return f"{told}/p2p/{peer_id_from_key(node_id)}"
+
+
+def join_node(
+    directory: Path,
+    ticket: Ticket,
+    listen: str,
+    capacity: int,
+    attributes: tuple[Attribute, ...],
+    announce: str = "",
+    lan: bool = False,
+) -> tuple[str, str]:
+    """Make a node's directory with a certificate by invitation, and ask a node of the hive whether it holds. Returns the
+    address that others dial, and that of the node that was asked ("" when the invitation names none).
+
+    Raises what make_node does, BadInvitation, Refused, PeerUnreachable; then there is no node in the directory.
+    """
+    _check_reachable(announce or listen, listen, ticket.addresses)
+    if (directory / CONFIG).exists():
+        raise NodeProblem(path=directory, reason="there is a node in it already")
+    seed = os.urandom(KEY_BYTES)
+    membership = accept(ticket, seed, Role.NODE, attributes, time.time_ns())
+    # First the directory: a node that was asked and forgets its key would have used up the invitation for nothing.
+    node_id = create_node(
+        directory,
+        listen=(listen,),
+        capacity=capacity,
+        membership=membership,
+        seed=seed,
+        bootstrap=ticket.addresses,
+        announce=(announce,) if announce else (),
+        lan=lan,
+    )
+    try:
+        asked = trio.run(ask_in, membership, seed, seed, ticket.addresses)
+    except BaseException:
+        forget_node(directory)
+        raise
+    return _full(announce or listen, node_id), asked
 
 
 def run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None] = lambda addresses: None) -> None:
