@@ -46,7 +46,7 @@ def command(
     """Make a storage node in DIRECTORY, in the hive that INVITATION is from.
 
     INVITATION is the line itself, the file that holds it, or - for standard input. Arguments can be seen by other users of
-    this machine: prefer a file or -. What you say of the node counts as claimed; what the invitation fixes you need not say.
+    this machine: prefer a file or -. What you say of the node counts as claimed; leave out what the owner fixed.
     """
     labels = Labels(country, operator, operator_country, parent, parent_country, hoster)
     size = byte_count(capacity)

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -129,7 +130,7 @@ async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]]
             nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
             nursery.start_soon(keep_maps_small)
             try:
-                serving = await nursery.start(run_node, directory, open_host)
+                serving = await nursery.start(partial(run_node, directory, open_host, lan=_lan))
             except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
                 failure = error
                 nursery.cancel_scope.cancel()
@@ -140,6 +141,12 @@ async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]]
                     await trio.sleep_forever()
     if failure is not None:
         raise failure
+
+
+async def _lan(hive_key: bytes, addresses: Sequence[str], found: Callable[[str], None]) -> None:
+    from hivefs.daemon.lan import announce  # loads zeroconf: only where it is wanted
+
+    await announce(hive_key, addresses, found)
 
 
 async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

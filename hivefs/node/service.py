@@ -22,7 +22,7 @@ from hivefs.node.answering import Answerer
 from hivefs.node.config import NodeConfig, load_node
 from hivefs.node.events import Events
 from hivefs.node.gossip import Gossip
-from hivefs.node.ports import Host, Serve
+from hivefs.node.ports import Host, Lan, Serve
 from hivefs.node.session import Bounds, Streams
 from hivefs.node.store import ShareStore
 from hivefs.node.upkeep import Upkeep, open_lease_clock
@@ -47,11 +47,13 @@ async def run_node(
     directory: Path,
     serve: Serve,
     *,
+    lan: Lan | None = None,
     clock: Callable[[], int] = time.time_ns,
     bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     task_status: Any = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the node in ``directory`` until cancelled; ``task_status`` is started with a Serving.
+    """Serve the node in ``directory`` until cancelled; ``task_status`` is started with a Serving. ``lan`` is used when the
+    node's settings say so.
 
     Raises NodeProblem (no node there, no valid certificate, already running), BadAddress, StoreDamaged, DiskFull.
     """
@@ -88,6 +90,10 @@ async def run_node(
                     await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(own)], clock())
                     gossip = _gossip(host, seed, config, answerer, own, events, clock)
                     nursery.start_soon(watched, gossip.run)
+                    if config.lan and lan is not None:
+                        # What it listens on, not what it tells the world: that may be a router's address.
+                        told = announced(host.addresses, ())
+                        nursery.start_soon(lan, membership.hive_key, told, gossip.hear)
                     nursery.start_soon(watched, Upkeep(store, lease_clock, clock, events).run)
                     said = Serving(NodeId(keys.public_key(seed)), own.address.addresses)
                     events.say("serving", f"{store.index.count} shares, at {', '.join(said.addresses)}")
