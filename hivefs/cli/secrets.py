@@ -103,7 +103,7 @@ def read_ticket(source: str) -> Ticket:
         return ticket_from_text(source)
     if source == "-":
         return ticket_from_text(secret_line("-", "invitation"))
-    if not source or len(source) > _LONGEST_NAME or not Path(source).exists():
+    if not source or "\0" in source or len(source) > _LONGEST_NAME or not Path(source).exists():
         # Not repeated: it may be an invitation whose beginning got lost.
         raise BadInvitation(reason=f"it does not begin with {PREFIX}, and there is no file of that name")
     return ticket_from_text(_read(source, "invitation"))

@@ -11,7 +11,7 @@ One thread changes at a time (the store's lock). ``on_revoked`` is called in tri
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 import trio
@@ -24,6 +24,9 @@ from hivefs.node.store import ShareStore
 from hivefs.protocol.failures import Code, Refusal
 
 MAX_MEMBERS = 100_000
+MOST_FRESH = 256
+"""Uses that are handed on with the next round of gossip; what is more, the comparison of all finds."""
+
 _LIST = "revoked"
 
 
@@ -36,7 +39,7 @@ class Members:
         self._uses: Counter[bytes] = Counter()
         self._digest = 0
         self._count = 0
-        self._fresh: list[bytes] = []
+        self._fresh: deque[bytes] = deque(maxlen=MOST_FRESH)
         self.on_revoked: Callable[[], None] = lambda: None
         self.news = trio.Event()
         kept = store.index.info(_LIST)
@@ -172,8 +175,9 @@ class Members:
 
     def fresh(self) -> list[bytes]:
         """Certificates that were news since this was asked last, to be passed on."""
-        with self._store.lock:
-            fresh, self._fresh = self._fresh[-100:], []
+        fresh: list[bytes] = []
+        while self._fresh:  # a thread may add to it meanwhile, so it is not exchanged for another
+            fresh.append(self._fresh.popleft())
         return fresh
 
     # ---- pages ------------------------------------------------------------------------------------------------------
