@@ -17,7 +17,8 @@ from hivefs.model.node import Attribute, Ticket
 @click.command("join")
 @click.argument("invitation")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--listen", required=True, help="Address to listen on: /ip4/ADDRESS/tcp/PORT.")
+@click.option("--again", is_flag=True, help="The node is there already: give it a new membership.")
+@click.option("--listen", default="", help="Address to listen on: /ip4/ADDRESS/tcp/PORT.")
 @click.option("--announce", default="", help="Address that others dial instead, when it differs (0.0.0.0, NAT).")
 @click.option("--capacity", default="10G", show_default=True, help="Most bytes of shares: 500M, 50G, 2T.")
 @click.option("--country", default="", help="Country where the machine stands (two letters).")
@@ -31,6 +32,7 @@ from hivefs.model.node import Attribute, Ticket
 def command(
     invitation: str,
     directory: Path,
+    again: bool,
     listen: str,
     announce: str,
     capacity: str,
@@ -51,6 +53,11 @@ def command(
     labels = Labels(country, operator, operator_country, parent, parent_country, hoster)
     size = byte_count(capacity)
     ticket = read_ticket(invitation)
+    if again:
+        _again(directory.absolute(), ticket, labels, as_json)
+        return
+    if not listen:
+        raise BadSetting(name="--listen", reason="say the address to listen on: /ip4/ADDRESS/tcp/PORT")
     claimed = claims(ticket, labels)
     from hivefs.daemon.node import join_node  # loads libp2p: slow
 
@@ -61,6 +68,17 @@ def command(
     click.echo(f"Node {address}")
     click.echo(f"Let in by {asked}" if asked else "The invitation names no node: it was not asked whether it holds.")
     click.echo(f"Run it: hivefs node run {directory}")
+
+
+def _again(directory: Path, ticket: Ticket, labels: Labels, as_json: bool) -> None:
+    from hivefs.daemon.node import rejoin_node  # loads libp2p: slow
+
+    said = labels.attributes()
+    asked = rejoin_node(directory, ticket, claims(ticket, labels) if said else ())
+    if as_json:
+        show_json({"directory": directory, "let_in_by": asked or None})
+    else:
+        click.echo(f"The node in {directory} has a new membership; start it again if it runs: hivefs node run {directory}")
 
 
 def claims(ticket: Ticket, labels: Labels) -> tuple[Attribute, ...]:

@@ -19,11 +19,11 @@ from hivefs.daemon.joining import ask_in
 from hivefs.daemon.launch import Report
 from hivefs.daemon.memory import keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
-from hivefs.errors import BadSetting, NodeProblem
+from hivefs.errors import BadInvitation, BadSetting, NodeProblem
 from hivefs.formats.member import accept
 from hivefs.model.ids import KEY_BYTES
 from hivefs.model.node import Attribute, Role, Ticket
-from hivefs.node.config import CONFIG, create_node, forget_node
+from hivefs.node.config import CONFIG, create_node, forget_node, load_node, set_membership
 from hivefs.node.service import run_node
 from hivefs.transport import open_host
 from hivefs.transport.addresses import peer_id_from_key, split_address, split_listen_address
@@ -108,6 +108,24 @@ def join_node(
         forget_node(directory)
         raise
     return _full(announce or listen, node_id), asked
+
+
+def rejoin_node(directory: Path, ticket: Ticket, attributes: tuple[Attribute, ...]) -> str:
+    """Give the node in ``directory``, whose membership was revoked or ends, a new certificate by invitation; key and shares
+    stay. Without ``attributes`` it claims what it claimed. Returns the address of the node that let it in. Raises what
+    join_node does; then nothing has changed.
+    """
+    config, seed = load_node(directory)
+    before = config.membership
+    if before is not None and before.hive_key != ticket.invitation.hive_key:
+        raise BadInvitation(reason="it is from another hive than this node")
+    fixed = {a.name for a in ticket.invitation.attributes}
+    if not attributes and before is not None:
+        attributes = tuple(a for a in before.attributes if a.name not in fixed)
+    membership = accept(ticket, seed, Role.NODE, attributes, time.time_ns())
+    asked = trio.run(ask_in, membership, seed, seed, ticket.addresses)
+    set_membership(directory, membership, ticket.addresses)
+    return asked
 
 
 def run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None] = lambda addresses: None) -> None:

@@ -24,6 +24,7 @@ FORMAT = "hivefs-node"
 VERSION = 1
 CONFIG, SEED = "node.json", "node.seed"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_BOOTSTRAP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +170,13 @@ def _check_membership(directory: Path, membership: Membership, node_id: bytes) -
         raise NodeProblem(path=directory, reason="the membership certificate is not signed by the hive's owner")
 
 
-def set_membership(directory: Path, membership: Membership) -> None:
-    """Give a node the certificate that the hive's owner signed for it. Raises NodeProblem."""
+def set_membership(directory: Path, membership: Membership, bootstrap: tuple[str, ...] = ()) -> None:
+    """Give a node the certificate that the hive's owner signed for it, and more addresses to ask. Raises NodeProblem."""
     config, seed = load_node(directory)
     _check_membership(directory, membership, keys.public_key(seed))
+    addresses = tuple(dict.fromkeys([*bootstrap, *config.bootstrap]))[:MAX_BOOTSTRAP]
     with _translated(directory):
-        _write(directory / CONFIG, _to_json(replace(config, membership=membership)))
+        _write(directory / CONFIG, _to_json(replace(config, membership=membership, bootstrap=addresses)))
 
 
 def load_node(directory: Path) -> tuple[NodeConfig, bytes]:

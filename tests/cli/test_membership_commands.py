@@ -117,7 +117,7 @@ def test_a_qr_code_holds_the_line(hivefs: Run, key: Path) -> None:
     [
         (("--expires", "soon"), "such as 30m"),
         (("--expires", "0d"), "more than nothing"),
-        (("--member-for", "9999999w"), "such as 30m"),
+        (("--member-for", "9999999w"), "a hundred years"),
         (("--country", "Germany"), "two letters"),
         (("--node", "example.org"), "not a node address"),
         (tuple(w for _ in range(17) for w in ("--node", NOBODY)), "at most 16"),
@@ -157,6 +157,24 @@ def test_the_first_node_joins_whatever_way_the_invitation_comes(hivefs: Run, key
     }
     again = hivefs("node", "join", source, tmp_path / "n", *LISTEN, "--operator", "us", stdin=stdin)
     assert again.code == 39 and "already" in again.err and load_node(tmp_path / "n")[1] == seed
+
+
+def test_a_node_gets_a_new_membership_and_keeps_its_key(hivefs: Run, key: Path, tmp_path: Path) -> None:
+    first = invite(hivefs, key, "--role", "node", "--country", "DE")
+    assert hivefs("node", "join", first, tmp_path / "n", *LISTEN, "--operator", "us").code == 0
+    before, seed = load_node(tmp_path / "n")
+    assert hivefs("node", "join", invite(hivefs, key, "--role", "node"), tmp_path / "n", "--again").code == 0
+    after, same = load_node(tmp_path / "n")
+    assert same == seed and after.listen == before.listen and after.membership is not None and before.membership is not None
+    assert after.membership.invitation != before.membership.invitation
+    assert {(a.name, a.value) for a in after.membership.attributes} == {
+        (a.name, a.value) for a in before.membership.attributes
+    }
+    hive.create(tmp_path / "other.key")
+    foreign = invite(hivefs, tmp_path / "other.key", "--role", "node")
+    said = hivefs("node", "join", foreign, tmp_path / "n", "--again")
+    assert said.code == 49 and "another hive" in said.err and load_node(tmp_path / "n")[0] == after
+    assert hivefs("node", "join", foreign, tmp_path / "none", "--again").code == 39
 
 
 def test_what_is_missing_or_contradicts_is_said(hivefs: Run, key: Path, tmp_path: Path) -> None:

@@ -112,6 +112,13 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
         until(lambda: hive.online() == 0, what="the revoked client cut off")
         until(lambda: "revoked" in str(_node(hive, members[-1]["id"])["last_problem"]), what="a reason")
         (hive.drive / "local").write_text("the drive itself goes on")
+        again = hive.json("invite", "--hive", key, "--node", address)["invitation"]
+        hive.run("umount", timeout=90)
+        hive.stop_engine()
+        hive.run("join", "-", "--again", stdin=again + "\n")
+        hive.run("mount", str(hive.drive))
+        until(lambda: hive.online() == 4, what="the client let in again")
+        assert (hive.drive / "file").read_bytes() == data
         listed = hive.json("hive", "members", "--hive", key, "--node", address)
         assert listed["revocations"]["sequence"] == 2
         assert sorted(m["roles"][0] for m in listed["members"] if m["revoked"]) == ["client", "node"]
