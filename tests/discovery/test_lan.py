@@ -5,13 +5,24 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 
 from hivefs.crypto.keys import public_key
 from hivefs.daemon import lan
+from hivefs.daemon.engine import Process
+from hivefs.daemon.engine_core import opened
+from hivefs.daemon.home import Home, Lock, Secrets, client_membership
+from hivefs.daemon.network import Conversations
 from hivefs.discovery import lan as discovery
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Attribute
+from hivefs.node.config import create_node
+from hivefs.node.service import run_node
+from hivefs.transport import open_host
 from hivefs.transport.addresses import join_address
 
 HIVE, OTHER = b"h" * 32, b"o" * 32
@@ -83,3 +94,62 @@ def test_a_network_that_does_not_allow_it_is_one_line_in_the_log(caplog: pytest.
 
     within(body)
     assert [r.getMessage() for r in caplog.records if "local network cannot be asked" in r.getMessage()]
+
+
+# ---- wired ------------------------------------------------------------------------------------------------------
+
+HIVE_SEED = bytes([7]) * 32
+
+
+def node_in(directory: Path) -> bytes:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return create_node(
+        directory,
+        listen=(f"/ip4/127.0.0.1/tcp/{port}",),
+        capacity=1 << 30,
+        attributes=(Attribute("country", "DE"),),
+        hive_seed=HIVE_SEED,
+        lan=True,
+        now_ns=1,
+    )
+
+
+def test_a_node_without_any_address_finds_the_other_by_itself(tmp_path: Path) -> None:
+    async def body(nursery: trio.Nursery) -> None:
+        ids = {node_in(tmp_path / name) for name in ("a", "b")}
+        serving = [
+            await nursery.start(partial(run_node, tmp_path / name, open_host, lan=lan.announce)) for name in ("a", "b")
+        ]
+        secrets = Secrets(bytes(32), bytes([9]) * 32)
+        membership = client_membership(HIVE_SEED, secrets.keys().owner_key, 1)
+        opened_as = Conversations.open(secrets.device_seed, secrets.keys(), public_key(HIVE_SEED), membership)
+        async with opened_as as conversations:
+            for one in serving:
+                found: set[bytes] = set()
+                while found != ids:
+                    await trio.sleep(0.05)
+                    async with conversations.with_address(one.addresses[0]) as client:
+                        found = {e.membership.subject for e in await client.get_roster()}
+
+    within(body)
+
+
+def test_a_vault_that_knows_no_address_finds_its_hive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lan, "search", partial(lan.search, interfaces=["127.0.0.1"]))
+
+    async def body(nursery: trio.Nursery) -> None:
+        node_id = NodeId(node_in(tmp_path / "a"))
+        await nursery.start(partial(run_node, tmp_path / "a", open_host, lan=lan.announce))
+        secrets = Secrets(bytes(32), bytes([9]) * 32)
+        home = Home.create(tmp_path / "home", secrets, Lock("none"), HIVE_SEED, (), 1, 1, {"lan": 1})
+        vault = home.vault
+        assert vault.setting("lan") == 1 and not vault.nodes
+        opened_as = Conversations.open(secrets.device_seed, secrets.keys(), vault.hive_key, vault.membership)
+        async with opened_as as conversations, opened(home, secrets, conversations.with_node) as engine:
+            nursery.start_soon(Process(engine, conversations, home).listen)
+            while engine.pool.client(node_id) is None:
+                await trio.sleep(0.05)
+
+    within(body)
