@@ -259,6 +259,12 @@ class VaultForked(HivefsError):
     exit_code = 48
 
 
+class BadInvitation(HivefsError):
+    """This invitation cannot be used: {reason}."""
+
+    exit_code = 49
+
+
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 

@@ -20,9 +20,9 @@ from hivefs.formats import head as head_format
 from hivefs.formats import member
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
-from hivefs.model.node import Role, RosterEntry
+from hivefs.model.node import Membership, Role, RosterEntry
 from hivefs.protocol import answers, failures, frames, requests
-from hivefs.protocol.answers import NodeStat
+from hivefs.protocol.answers import HiveState, NodeStat
 from hivefs.protocol.client_side import ClientHandshake, Credentials, Greeted, credentials
 from hivefs.protocol.frames import PROTOCOL, Frame, FrameDecoder, Kind, ProtocolViolation
 from hivefs.protocol.proofs import delete_message
@@ -32,6 +32,9 @@ LOGIN_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
 MAX_ROSTER = 20_000
 """Nodes in a hive; a roster that is longer is not believed."""
+
+MAX_MEMBERS = 200_000
+"""Members of a hive; a list that is longer is not believed."""
 
 __all__ = ["PROTOCOL", "Credentials", "NodeClient", "NodeStat", "converse", "credentials", "login"]
 
@@ -172,8 +175,48 @@ class NodeClient:
     async def put_roster(self, entries: Sequence[RosterEntry], *, timeout: float = DEFAULT_TIMEOUT) -> int:
         """Tell the node of other nodes; how many entries were news to it."""
         taken = 0
-        for blobs in _roster_batches(entries):
+        blobs_of = [member.entry_to_bytes(entry) for entry in entries]
+        for blobs in _blob_batches(blobs_of, frames.MAX_PAYLOAD[Kind.ROSTER_PUT]):
             taken += (await self._ask(requests.RosterPut(blobs), answers.Taken, timeout, "a roster")).count
+        return taken
+
+    async def hive_state(self, *, timeout: float = DEFAULT_TIMEOUT) -> HiveState:
+        """The number of the node's revocation list, and what its set of members by invitation comes to."""
+        return await self._ask(requests.HiveStateGet(), HiveState, timeout, "a question for who belongs")
+
+    async def get_revoked(self, *, timeout: float = DEFAULT_TIMEOUT) -> bytes | None:
+        """The node's revocation list (formats/revoked.py), not checked; None when it has none."""
+        page = await self._ask(requests.RevokedGet(), answers.Page, timeout, "a question for the revoked")
+        return page.blobs[0] if page.blobs else None
+
+    async def put_revoked(self, revoked: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> bool:
+        """Give the node a revocation list; whether it was news."""
+        return bool((await self._ask(requests.RevokedPut(revoked), answers.Taken, timeout, "a revocation list")).count)
+
+    async def get_members(self, *, everyone: bool = False, timeout: float = DEFAULT_TIMEOUT) -> list[Membership]:
+        """Certificates of members by invitation (for nodes), or of ``everyone`` (for the hive's owner). Check each with
+        member.member_valid before use. Raises Corrupt.
+        """
+        found: list[Membership] = []
+        more = True
+        while more:
+            after = found[-1].subject if found else b""
+            request = requests.MembersGet(after, everyone)
+            page = await self._ask(request, answers.Page, timeout, "a question for the members")
+            for blob in page.blobs:
+                made = member.member_from_bytes(blob)
+                if made.subject <= after or len(found) >= MAX_MEMBERS:
+                    raise Corrupt(what=f"the members of node {self.peer}", reason="they are out of order or have no end")
+                after = made.subject
+                found.append(made)
+            more = page.more
+        return found
+
+    async def put_members(self, certificates: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Tell the node of members by invitation; how many were news."""
+        taken = 0
+        for blobs in _blob_batches(certificates, frames.MAX_PAYLOAD[Kind.MEMBERS_PUT]):
+            taken += (await self._ask(requests.MembersPut(blobs), answers.Taken, timeout, "members")).count
         return taken
 
     async def stat(self, *, timeout: float = DEFAULT_TIMEOUT) -> NodeStat:
@@ -208,11 +251,11 @@ def _batches(share_ids: Sequence[ShareId]) -> list[tuple[ShareId, ...]]:
     return [tuple(share_ids[i : i + frames.MAX_IDS]) for i in range(0, len(share_ids), frames.MAX_IDS)]
 
 
-def _roster_batches(entries: Sequence[RosterEntry]) -> list[tuple[bytes, ...]]:
+def _blob_batches(blobs: Sequence[bytes], most: int) -> list[tuple[bytes, ...]]:
     batches: list[list[bytes]] = []
     size = 0
-    for blob in map(member.entry_to_bytes, entries):
-        if not batches or size + 4 + len(blob) > frames.MAX_PAYLOAD[Kind.ROSTER_PUT]:
+    for blob in blobs:
+        if not batches or size + 4 + len(blob) > most:
             batches.append([])
             size = 0
         batches[-1].append(blob)

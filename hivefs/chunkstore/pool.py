@@ -21,7 +21,7 @@ from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import NodeBook
 from hivefs.errors import HivefsError
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Candidate, RosterEntry
+from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.placement.attributes import authorities
 from hivefs.placement.health import NodeRow, NodeState
 
@@ -70,7 +70,9 @@ class Pool:
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
         self._changed = trio.Event()
+        self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.revoked: Callable[[Membership], bool] = lambda membership: False
 
     # ---- what others ask --------------------------------------------------------------------------------------------
 
@@ -147,6 +149,25 @@ class Pool:
             elif member.entry != entry:
                 member.entry = entry
                 member.authorities = authorities(entry.membership.attributes)
+                self._listed.set()  # one that was revoked may have a new certificate
+                self._listed = trio.Event()
+
+    def revocations_changed(self) -> None:
+        """``revoked`` says something else now: conversations with revoked nodes end, and their shares count as lost."""
+        self._listed.set()
+        self._listed = trio.Event()
+        for member in self.members.values():
+            if self.revoked(member.entry.membership):
+                if member.scope is not None:
+                    member.scope.cancel()
+                else:
+                    self._cut_off(member)
+
+    def _cut_off(self, member: Member) -> None:
+        if member.row.state != NodeState.GONE:
+            log.warning("node %s was revoked by the hive's owner: its shares count as lost", member.node_id.hex()[:12])
+            self._set(member, NodeState.GONE)
+        member.refused = "the hive's owner revoked its membership"
 
     def _give_up(self) -> None:
         now = self._clock()
@@ -176,16 +197,25 @@ class Pool:
     async def _keep(self, member: Member) -> None:
         pause = FIRST_PAUSE
         while True:
+            listed = self._listed
+            if self.revoked(member.entry.membership):
+                self._cut_off(member)
+                await listed.wait()
+                continue
+            member.scope = trio.CancelScope()
             try:
-                async with self._dial(member.entry) as client:
-                    pause = FIRST_PAUSE
-                    member.refused = ""
-                    await self._converse(member, client)
+                with member.scope:
+                    async with self._dial(member.entry) as client:
+                        pause = FIRST_PAUSE
+                        member.refused = ""
+                        if not self.revoked(client.greeted.node_membership):
+                            await self._converse(member, client)
             except HivefsError as error:
                 if not error.transient and member.refused != str(error):
                     member.refused = str(error)
                     log.warning("%s", error)
             finally:
+                member.scope = None
                 if member.client is not None:
                     member.client = None
                     log.info("node %s is offline", member.node_id.hex()[:12])

@@ -6,7 +6,11 @@ import click
 
 from hivefs.cli.lazy import LazyGroup
 
-SUMMARIES = {"create": "Make the owner's key of a new hive."}
+SUMMARIES = {
+    "create": "Make the owner's key of a new hive.",
+    "members": "Show who belongs to the hive, and who was revoked.",
+    "revoke": "Take back memberships and invitations.",
+}
 
 
 @click.command("hive", cls=LazyGroup, summaries=SUMMARIES, prefix="hive_")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,21 +14,24 @@ from hivefs.cli.secrets import lock_options, new_lock, write_phrase
 from hivefs.crypto.phrase import phrase_from_secret
 from hivefs.daemon import hive
 from hivefs.daemon.embedded import EmbeddedHive, default_hive
-from hivefs.daemon.home import Home, Lock, Secrets, default_home
+from hivefs.daemon.home import Home, Lock, Secrets, client_membership, default_home
 from hivefs.errors import BadSetting, HivefsError, VaultExists
 from hivefs.formats.vault import SETTINGS, check_setting
+from hivefs.model.node import Membership
 
 
 def make_vault(
     home: Path,
     lock: Lock,
-    hive_seed: bytes,
+    membership: Callable[[Secrets], Membership],
     nodes: tuple[str, ...],
     code: tuple[int, int],
     settings: dict[str, int],
     phrase_out: Path | None,
 ) -> tuple[Home, Secrets, str]:
-    """A new vault and its recovery phrase, which is in ``phrase_out`` before the vault exists."""
+    """A new vault and its recovery phrase, which is in ``phrase_out`` before the vault exists. ``membership`` gives the
+    certificate of the vault's owner key.
+    """
     if (home / "vault.json").exists():
         raise VaultExists(home=home)
     secrets = Secrets(os.urandom(32), os.urandom(32))
@@ -34,12 +39,28 @@ def make_vault(
     if phrase_out is not None:
         write_phrase(phrase_out, phrase)
     try:
-        made = Home.create(home, secrets, lock, hive_seed, nodes, *code, settings)
+        made = Home.create_as(home, secrets, lock, membership(secrets), nodes, *code, settings)
     except HivefsError:
         if phrase_out is not None:
             phrase_out.unlink()
         raise
     return made, secrets, phrase
+
+
+def let_in_by(hive_seed: bytes) -> Callable[[Secrets], Membership]:
+    """What the hive's owner signs for a vault of its own."""
+    return lambda secrets: client_membership(hive_seed, secrets.keys().owner_key, time.time_ns())
+
+
+def show_vault(made: Home, phrase: str, code: tuple[int, int], lock: Lock, phrase_out: Path | None, as_json: bool) -> None:
+    """The new vault and what comes next."""
+    if as_json:
+        value = {"home": made.path, "vault_id": made.vault.vault_id, "code": f"{code[0]}/{code[1]}", "lock": lock.method}
+        show_json({**value, "phrase_out": phrase_out} if phrase_out else {**value, "phrase": phrase})
+        return
+    click.echo(f"Vault {made.vault.vault_id.hex()} is in {made.path}")
+    show_phrase(phrase, phrase_out)
+    click.echo("Next: hivefs mount MOUNTPOINT")
 
 
 def show_phrase(phrase: str, phrase_out: Path | None) -> None:
@@ -119,11 +140,5 @@ def command(
     if code is not None:
         pair = parse_code(code)
     lock = new_lock(password_file, key_file, no_password)
-    made, _, phrase = make_vault(home, lock, seed, addresses, pair, chosen, phrase_out)
-    if as_json:
-        value = {"home": made.path, "vault_id": made.vault.vault_id, "code": f"{pair[0]}/{pair[1]}", "lock": lock.method}
-        show_json({**value, "phrase_out": phrase_out} if phrase_out else {**value, "phrase": phrase})
-        return
-    click.echo(f"Vault {made.vault.vault_id.hex()} is in {made.path}")
-    show_phrase(phrase, phrase_out)
-    click.echo("Next: hivefs mount MOUNTPOINT")
+    made, _, phrase = make_vault(home, lock, let_in_by(seed), addresses, pair, chosen, phrase_out)
+    show_vault(made, phrase, pair, lock, phrase_out, as_json)

@@ -20,6 +20,8 @@ from hivefs.errors import HivefsError, Interrupted
 
 COMMANDS = {
     "init": "Make a vault: recovery phrase, password, a place in a hive.",
+    "join": "Make a vault by an invitation to a hive.",
+    "invite": "Invite clients or nodes to a hive of yours.",
     "recover": "Bring a vault back on a machine that has nothing.",
     "mount": "Mount the drive.",
     "umount": "Unmount the drive.",

@@ -39,6 +39,7 @@ def byte_count(text: str, name: str = "--capacity") -> int:
 @click.option("--parent", default="", help="The operator's parent company, if it has one.")
 @click.option("--parent-country", default="", help="Country of the parent company.")
 @click.option("--hoster", default="", help="Whose data centre it is.")
+@click.option("--lan", is_flag=True, help="Tell and look for nodes of this hive on the local network (mDNS).")
 @click.option("--bootstrap", multiple=True, help="Address of another node of the hive; may be repeated.")
 @json_option
 def command(
@@ -53,6 +54,7 @@ def command(
     parent: str,
     parent_country: str,
     hoster: str,
+    lan: bool,
     bootstrap: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -62,7 +64,7 @@ def command(
     key = hive.load(hive_file)
     from hivefs.daemon.node import make_node  # loads libp2p: slow
 
-    address = make_node(directory.absolute(), key, listen, size, labels, bootstrap, announce)
+    address = make_node(directory.absolute(), key, listen, size, labels, bootstrap, announce, lan)
     if as_json:
         show_json({"address": address, "directory": directory.absolute(), "capacity": size})
     else:

@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 import click
 
 from hivefs.daemon.home import Home, Lock, Secrets, make_key_file, read_key_file, write_file
-from hivefs.errors import BadSetting, SecretNeeded
+from hivefs.errors import BadInvitation, BadSetting, SecretNeeded
+from hivefs.formats.invite import PREFIX, is_ticket, ticket_from_text
+from hivefs.model.node import Ticket
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LONGEST = 64 << 10
+_LONGEST_NAME = 255
 
 
 def unlock_options(function: F) -> F:
@@ -92,12 +95,31 @@ def read_phrase(phrase_file: str | None) -> str:
     return str(click.prompt("Recovery phrase (24 words)", err=True))
 
 
+def read_ticket(source: str) -> Ticket:
+    """An invitation: the text itself, "-" for the next line of standard input, or a file that holds it. As an argument all
+    users of the machine can see it while the command runs. Raises BadInvitation, BadSetting.
+    """
+    if is_ticket(source):
+        return ticket_from_text(source)
+    if source == "-":
+        return ticket_from_text(secret_line("-", "invitation"))
+    if not source or "\0" in source or len(source) > _LONGEST_NAME or not Path(source).exists():
+        # Not repeated: it may be an invitation whose beginning got lost.
+        raise BadInvitation(reason=f"it does not begin with {PREFIX}, and there is no file of that name")
+    return ticket_from_text(_read(source, "invitation"))
+
+
 def write_phrase(path: Path, phrase: str) -> None:
     """Into a new file, 0600."""
+    write_secret(path, phrase, "--phrase-out")
+
+
+def write_secret(path: Path, text: str, option: str) -> None:
+    """One line into a new file, 0600; raises BadSetting for the option."""
     try:
-        write_file(path, phrase.encode() + b"\n", new=True)
+        write_file(path, text.encode() + b"\n", new=True)
     except OSError as error:
-        raise BadSetting(name="--phrase-out", reason=f"{path} cannot be written: {error.strerror}") from error
+        raise BadSetting(name=option, reason=f"{path} cannot be written: {error.strerror}") from error
 
 
 def secret_line(source: str, what: str) -> str:

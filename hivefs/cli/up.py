@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hivefs.cli.init import make_vault, show_phrase
+from hivefs.cli.init import let_in_by, make_vault, show_phrase
 from hivefs.cli.output import json_option, show_json
 from hivefs.cli.secrets import lock_options, new_lock, open_vault
 from hivefs.daemon.embedded import DEFAULT_NODES, NODE_GONE_AFTER_S, EmbeddedHive, Member, default_hive
@@ -120,7 +120,8 @@ def _new_vault(
 ) -> tuple[Home, Secrets, str]:
     chosen = new_lock(*lock, default_none=True)
     settings = {"node_gone_after_s": NODE_GONE_AFTER_S}
-    return make_vault(path, chosen, hive.key().seed, hive.addresses, (hive.needed, hive.total), settings, phrase_out)
+    member, code = let_in_by(hive.key().seed), (hive.needed, hive.total)
+    return make_vault(path, chosen, member, hive.addresses, code, settings, phrase_out)
 
 
 def _mount(home: Home, secrets: Secrets, place: Path) -> int:

@@ -8,15 +8,18 @@ asked for anything for a while, it ends.
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
+from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, priority
 from hivefs.daemon.draining import opened_unmounted
@@ -34,13 +37,17 @@ from hivefs.maintenance.check import HiveCheck
 from hivefs.maintenance.check import Report as CheckReport
 from hivefs.maintenance.checkpoint import SnapshotSource
 from hivefs.metadata.snapshot import MetadataSnapshot
-from hivefs.model.ids import ChunkId
+from hivefs.model.ids import ChunkId, NodeId
+from hivefs.model.node import RosterEntry
 
 log = logging.getLogger("hivefs.daemon.engine")
 
 LINGER_SECONDS = 15.0
 BOOTSTRAP_EVERY = 30.0
+REVOKED_EVERY = 5.0
+MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
+T = TypeVar("T")
 
 
 class Process:
@@ -55,6 +62,8 @@ class Process:
         self._calls = 0
         self._idle_since = trio.current_time()
         self._metadata: MetadataSnapshot | None = None
+        self._heard: set[str] = set()
+        self._news = trio.Event()
         self.stop = trio.Event()
 
     # ---- control ----------------------------------------------------------------------------------------------------
@@ -248,12 +257,60 @@ class Process:
                     log.debug("bootstrap: %s", error)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
-            for member in self._engine.pool.online()[:1]:
-                try:
-                    if member.client is not None:
-                        self._engine.learn(await member.client.get_roster())
-                except HivefsError as error:
-                    log.debug("roster: %s", error)
+            await self._ask_one(lambda client: client.get_roster(), self._engine.learn)
+
+    def hear(self, address: str) -> None:
+        """The local network says that a node of this hive is there."""
+        if len(self._heard) < MOST_HEARD:
+            self._heard.add(address)
+            self._news.set()
+
+    async def listen(self) -> None:
+        """Look for nodes on the local network, and ask those found for the roster until they gave it."""
+        from hivefs.daemon.lan import search  # loads zeroconf: only where it is wanted
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(search, self._home.vault.hive_key, self.hear)
+            while True:
+                with trio.move_on_after(BOOTSTRAP_EVERY):
+                    await self._news.wait()
+                self._news = trio.Event()
+                for address in sorted(self._heard):
+                    try:
+                        async with self._conversations.with_address(address) as client:
+                            self._engine.learn(_told_by_itself(await client.get_roster(), client.node_id))
+                        self._heard.discard(address)
+                    except HivefsError as error:
+                        log.debug("local network: %s", error)
+                await trio.sleep(1.0)
+
+    async def watch_revoked(self) -> None:
+        """Ask now and then for a newer revocation list, each time another node: one alone could hide it."""
+        while True:
+            await trio.sleep(REVOKED_EVERY)
+            await self._ask_one(self._engine.compare_revoked, lambda _: None)
+
+    async def _ask_one(self, ask: Callable[[NodeClient], Awaitable[T]], take: Callable[[T], object]) -> None:
+        """Some node that is online, if there is one."""
+        clients = [client for _, client in self._engine.online()]
+        if clients:
+            try:
+                take(await ask(random.choice(clients)))
+            except HivefsError as error:
+                log.debug("a question for who belongs: %s", error)
+
+
+def _told_by_itself(entries: list[RosterEntry], node_id: NodeId) -> list[RosterEntry]:
+    """A roster without the node that gave it, when its invitation has ended: whoever found an old invitation may announce
+    itself on a network. That it joined in time is what other nodes know.
+    """
+    now = time.time_ns()
+
+    def late(entry: RosterEntry) -> bool:
+        invitation = entry.membership.invitation
+        return entry.membership.subject == node_id and invitation is not None and now > invitation.expires_ns
+
+    return [entry for entry in entries if not late(entry)]
 
 
 def _fresh(snapshot: MetadataSnapshot) -> SnapshotSource:
@@ -307,7 +364,11 @@ async def _serve(
     ):
         process = Process(engine, conversations, home)
         await nursery.start(control.serve, home.run, "engine", process.methods())
+        conversations.revoked = engine.covers
         nursery.start_soon(process.bootstrap)
+        nursery.start_soon(process.watch_revoked)
+        if vault.setting("lan"):
+            nursery.start_soon(process.listen)
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
         report.ready({})

@@ -29,6 +29,7 @@ from hivefs.errors import Corrupt, HivefsError
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
+from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
@@ -38,7 +39,7 @@ from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
-from hivefs.model.node import Candidate, RosterEntry
+from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
 from hivefs.placement.capacity import user_capacity
 from hivefs.placement.health import NodeRow, NodeState
@@ -103,6 +104,9 @@ class Engine:
         self.checkpoint.on_reap = self.garbage.reap
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
+        self.pool.revoked = self.covers
+        kept = self.store.info("revoked")
+        self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
         self._prefetching = 0
         self._levels = {"remote": 0, "guaranteed": 0}
@@ -133,11 +137,42 @@ class Engine:
 
     async def _greeted(self, client: NodeClient) -> None:
         """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
+        await self.compare_revoked(client)
         self.learn(await client.get_roster())
         self.checkpoint.compare(await client.get_heads())
         head = self.checkpoint.head()
         if head is not None and not (self.checkpoint.forked is not None and self.checkpoint.forked.data["own"]):
             await client.put_head(head_format.to_bytes(head))
+
+    # ---- who does not belong any more -------------------------------------------------------------------------------
+
+    def covers(self, membership: Membership) -> bool:
+        """Whether the hive's owner revoked this membership, as far as this vault has heard."""
+        return self.revoked is not None and self.revoked.covers(membership)
+
+    async def compare_revoked(self, client: NodeClient) -> None:
+        """Take the node's revocation list when it is newer than ours, give it ours when that is newer."""
+        theirs, ours = (await client.hive_state()).revoked, self.revoked
+        if ours is not None and theirs < ours.sequence:
+            await client.put_revoked(revocations_to_bytes(ours))
+        elif theirs and (ours is None or theirs > ours.sequence):
+            data = await client.get_revoked()
+            if data is not None:
+                self.take_revoked(data)
+
+    def take_revoked(self, data: bytes) -> bool:
+        """Keep a revocation list if the hive's owner signed it and it is newer than ours; whether it was. Raises Corrupt,
+        UnknownVersion.
+        """
+        made = revocations_from_bytes(data)
+        if not newer(made, self.revoked) or not revocations_valid(made, self.home.vault.hive_key):
+            return False
+        with self.store.writing():
+            self.store.save_info("revoked", data)
+        self.revoked = made
+        log.info("revocation list %d was taken", made.sequence)
+        self.pool.revocations_changed()
+        return True
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in roster entries whose signatures hold; returns how many were new."""
@@ -147,6 +182,8 @@ class Engine:
                 node_id = NodeId(entry.membership.subject)
                 # Two signatures to check, for every node of every roster: what is known already was checked.
                 if entry == self.store.roster_entry(node_id) or not entry_valid(entry, hive_key, now):
+                    continue
+                if self.covers(entry.membership):
                     continue
                 if self.store.save_node(entry):
                     new += 1
@@ -240,7 +277,9 @@ class Engine:
 
         Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
         """
-        candidates = [c for c in self.pool.candidates() if self.pool.members[c.node_id].row.capacity]
+        members = self.pool.members
+        known = [c for c in self.pool.candidates() if members[c.node_id].row.capacity]
+        candidates = [c for c in known if not self.covers(members[c.node_id].entry.membership)]
         if len(candidates) < self.policy.total:
             return None
         free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
@@ -334,6 +373,8 @@ class Engine:
             "problems": member.problems,
             "last_problem": member.last_problem or member.refused,
             "attributes": {a.name: a.value for a in member.entry.membership.attributes},
+            "evidence": {a.name: a.evidence.name.lower() for a in member.entry.membership.attributes},
+            "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.addresses),
         }
 

@@ -214,13 +214,25 @@ class Home:
         settings: Mapping[str, int] | None = None,
     ) -> Home:
         """A new vault whose first device is this one, a client of the hive whose owner seed is given."""
+        membership = client_membership(hive_seed, secrets.keys().owner_key, time.time_ns())
+        return Home.create_as(path, secrets, lock, membership, nodes, needed, total, settings)
+
+    @staticmethod
+    def create_as(
+        path: Path,
+        secrets: Secrets,
+        lock: Lock,
+        membership: Membership,
+        nodes: tuple[str, ...],
+        needed: int,
+        total: int,
+        settings: Mapping[str, int] | None = None,
+    ) -> Home:
+        """The same with a membership certificate that the vault's owner key has already."""
         home = Home.prepare(path, secrets, lock)
-        now = time.time_ns()
         device = DeviceId(public_key(secrets.device_seed))
-        certificate = sign_certificate(secrets.keys().owner_seed, device, 1, now)
-        home.finish(
-            certificate, client_membership(hive_seed, secrets.keys().owner_key, now), nodes, needed, total, settings
-        )
+        certificate = sign_certificate(secrets.keys().owner_seed, device, 1, time.time_ns())
+        home.finish(certificate, membership, nodes, needed, total, settings)
         return home
 
     def change(self, secrets: Secrets, **fields: Any) -> None:

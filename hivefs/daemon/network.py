@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse, credentials
@@ -16,11 +16,16 @@ DIAL_SECONDS = 8.0
 
 
 class Conversations:
-    """Opens conversations as the owner of one vault. ``hive_key`` and ``membership`` are None during a recovery."""
+    """Opens conversations as the owner of one vault. ``hive_key`` and ``membership`` are None during a recovery.
+    ``revoked`` may be set: a node whose certificate it covers is not spoken to.
+    """
 
     def __init__(self, host: Host, keys: VaultKeys, hive_key: bytes | None, membership: Membership | None) -> None:
         self._host = host
-        self._credentials = credentials(keys.owner_seed, host.peer_key, hive_key, membership)
+        self.revoked: Callable[[Membership], bool] = lambda membership: False
+        self._credentials = credentials(
+            keys.owner_seed, host.peer_key, hive_key, membership, lambda node: self.revoked(node)
+        )
 
     @staticmethod
     @asynccontextmanager

@@ -8,20 +8,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from hivefs.daemon.hive import HiveKey
+from hivefs.daemon.joining import ask_in
 from hivefs.daemon.launch import Report
 from hivefs.daemon.memory import keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
-from hivefs.errors import BadSetting, NodeProblem
-from hivefs.node.config import create_node
+from hivefs.errors import BadInvitation, BadSetting, NodeProblem
+from hivefs.formats.member import accept
+from hivefs.model.ids import KEY_BYTES
+from hivefs.model.node import Attribute, Role, Ticket
+from hivefs.node.config import CONFIG, create_node, forget_node, load_node, set_membership
 from hivefs.node.service import run_node
 from hivefs.transport import open_host
-from hivefs.transport.addresses import join_address, split_address, split_listen_address
+from hivefs.transport.addresses import peer_id_from_key, split_address, split_listen_address
 
 
 def make_node(
@@ -32,19 +37,14 @@ def make_node(
     labels: Labels,
     bootstrap: tuple[str, ...],
     announce: str = "",
+    lan: bool = False,
 ) -> str:
     """Make a node's directory with its certificate; returns the address that others dial.
 
     ``listen`` is an address without peer id, ``announce`` one that others use instead where it differs. Raises
     BadAddress, BadSetting, NodeProblem.
     """
-    told = announce or listen
-    kind, host, port = split_listen_address(told)
-    split_listen_address(listen)
-    if port == 0 or (kind != "dns4" and ipaddress.ip_address(host).is_unspecified):
-        raise BadSetting(name="--announce", reason=f"others cannot reach {told}; say the address and port that they can")
-    for address in bootstrap:
-        split_address(address)
+    _check_reachable(announce or listen, listen, bootstrap)
     node_id = create_node(
         directory,
         listen=(listen,),
@@ -53,10 +53,79 @@ def make_node(
         hive_seed=key.seed,
         bootstrap=bootstrap,
         announce=(announce,) if announce else (),
+        lan=lan,
         now_ns=time.time_ns(),
     )
-    peer = join_address("127.0.0.1", port, node_id).partition("/p2p/")[2]
-    return f"{told}/p2p/{peer}"
+    return _full(announce or listen, node_id)
+
+
+def _check_reachable(told: str, listen: str, bootstrap: tuple[str, ...]) -> None:
+    kind, host, port = split_listen_address(told)
+    split_listen_address(listen)
+    if port == 0 or (kind != "dns4" and ipaddress.ip_address(host).is_unspecified):
+        raise BadSetting(name="--announce", reason=f"others cannot reach {told}; say the address and port that they can")
+    for address in bootstrap:
+        split_address(address)
+
+
+def _full(told: str, node_id: bytes) -> str:
+    return f"{told}/p2p/{peer_id_from_key(node_id)}"
+
+
+def join_node(
+    directory: Path,
+    ticket: Ticket,
+    listen: str,
+    capacity: int,
+    attributes: tuple[Attribute, ...],
+    announce: str = "",
+    lan: bool = False,
+) -> tuple[str, str]:
+    """Make a node's directory with a certificate by invitation, and ask a node of the hive whether it holds. Returns the
+    address that others dial, and that of the node that was asked ("" when the invitation names none).
+
+    Raises what make_node does, BadInvitation, Refused, PeerUnreachable; then there is no node in the directory.
+    """
+    _check_reachable(announce or listen, listen, ticket.addresses)
+    if (directory / CONFIG).exists():
+        raise NodeProblem(path=directory, reason="there is a node in it already")
+    seed = os.urandom(KEY_BYTES)
+    membership = accept(ticket, seed, Role.NODE, attributes, time.time_ns())
+    # First the directory: a node that was asked and forgets its key would have used up the invitation for nothing.
+    node_id = create_node(
+        directory,
+        listen=(listen,),
+        capacity=capacity,
+        membership=membership,
+        seed=seed,
+        bootstrap=ticket.addresses,
+        announce=(announce,) if announce else (),
+        lan=lan,
+    )
+    try:
+        asked = trio.run(ask_in, membership, seed, seed, ticket.addresses)
+    except BaseException:
+        forget_node(directory)
+        raise
+    return _full(announce or listen, node_id), asked
+
+
+def rejoin_node(directory: Path, ticket: Ticket, attributes: tuple[Attribute, ...]) -> str:
+    """Give the node in ``directory``, whose membership was revoked or ends, a new certificate by invitation; key and shares
+    stay. Without ``attributes`` it claims what it claimed. Returns the address of the node that let it in. Raises what
+    join_node does; then nothing has changed.
+    """
+    config, seed = load_node(directory)
+    before = config.membership
+    if before is not None and before.hive_key != ticket.invitation.hive_key:
+        raise BadInvitation(reason="it is from another hive than this node")
+    fixed = {a.name for a in ticket.invitation.attributes}
+    if not attributes and before is not None:
+        attributes = tuple(a for a in before.attributes if a.name not in fixed)
+    membership = accept(ticket, seed, Role.NODE, attributes, time.time_ns())
+    asked = trio.run(ask_in, membership, seed, seed, ticket.addresses)
+    set_membership(directory, membership, ticket.addresses)
+    return asked
 
 
 def run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None] = lambda addresses: None) -> None:
@@ -79,7 +148,7 @@ async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]]
             nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
             nursery.start_soon(keep_maps_small)
             try:
-                serving = await nursery.start(run_node, directory, open_host)
+                serving = await nursery.start(partial(run_node, directory, open_host, lan=_lan))
             except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
                 failure = error
                 nursery.cancel_scope.cancel()
@@ -90,6 +159,12 @@ async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]]
                     await trio.sleep_forever()
     if failure is not None:
         raise failure
+
+
+async def _lan(hive_key: bytes, addresses: Sequence[str], found: Callable[[str], None]) -> None:
+    from hivefs.daemon.lan import announce  # loads zeroconf: only where it is wanted
+
+    await announce(hive_key, addresses, found)
 
 
 async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

@@ -21,11 +21,12 @@ from hivefs.daemon.network import Conversations
 from hivefs.errors import BadAddress, HeadForked, HivefsError, NoHeadFound, PeerIdentityMismatch
 from hivefs.formats import head as head_format
 from hivefs.formats.member import entry_valid
+from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.metadata.store import MetadataStore
 from hivefs.model.head import Head, Root
 from hivefs.model.ids import DeviceId, NodeId
-from hivefs.model.node import Membership, RosterEntry
+from hivefs.model.node import Membership, Revocations, RosterEntry
 from hivefs.placement.attributes import authorities
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
@@ -42,6 +43,7 @@ class _Found:
         self.answered: set[NodeId] = set()
         self.membership: Membership | None = None
         self.forked: Head | None = None
+        self.revoked: Revocations | None = None
 
     def take(self, head: Head, keys: VaultKeys) -> None:
         """Count a head, unless it is not this vault's. Two for one number of one device are a fork."""
@@ -94,6 +96,11 @@ async def _ask(client: NodeClient, keys: VaultKeys, found: _Found) -> None:
             found.roster[NodeId(entry.membership.subject)] = entry
     for head in await client.get_heads():
         found.take(head, keys)
+    if (await client.hive_state()).revoked:
+        data = await client.get_revoked()
+        made = None if data is None else revocations_from_bytes(data)
+        if made is not None and newer(made, found.revoked) and revocations_valid(made, client.greeted.hive_key):
+            found.revoked = made
     found.answered.add(client.node_id)
 
 
@@ -152,6 +159,8 @@ def _write(home: Home, keys: VaultKeys, found: _Found, root: Root, number: int, 
             store.save_info("root", head_format.root_to_bytes(root))
             store.save_info("hydrating", root.page is not None)
             store.save_info("head_out", False)
+            if found.revoked is not None:
+                store.save_info("revoked", revocations_to_bytes(found.revoked))
             for node_id, entry in found.roster.items():
                 store.save_node(entry)
                 store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))

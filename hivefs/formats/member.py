@@ -6,12 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from hivefs.crypto import keys
-from hivefs.formats import strict
+from hivefs.errors import BadInvitation, UnknownVersion
+from hivefs.formats import invite, strict
+from hivefs.formats.invite import SKEW_NS
 from hivefs.model.ids import KEY_BYTES, NodeId
-from hivefs.model.node import ATTRIBUTE_NAMES, AddressRecord, Attribute, Evidence, Membership, Role, RosterEntry
+from hivefs.model.node import AddressRecord, Attribute, Evidence, Invitation, Membership, Role, RosterEntry, Ticket
 
 VERSION = 1
+INVITED = 2
+"""The version of a certificate that an invitation's key signed."""
+
 MAX_BYTES = 16 << 10
+_WHAT = "a membership certificate"
 _MEMBER, _ADDRESS, _ENTRY = "HVmember", "HVaddress", "HVroster"
 
 
@@ -20,30 +26,30 @@ def _member_items(member: Membership) -> list[Any]:
         member.hive_key,
         member.subject,
         int(member.roles),
-        [[a.name, a.value, int(a.evidence)] for a in member.attributes],
+        invite.attributes_to_items(member.attributes),
         member.issued_ns,
         member.expires_ns,
         member.epoch,
     ]
 
 
-def _member_from_items(fields: list[Any], signature: Any) -> Membership:
+def _signed(member: Membership) -> bytes:
+    """What is signed: by the owner, or by the invitation's key and the subject."""
+    if member.invitation is None:
+        return strict.encode(_MEMBER, VERSION, _member_items(member))
+    return strict.encode(_MEMBER, INVITED, _member_items(member), invite.invitation_to_bytes(member.invitation))
+
+
+def _member_from_items(fields: list[Any]) -> Membership:
     hive_key, subject, roles, attributes, issued, expires, epoch = strict.items(fields, 7)
-    made = tuple(
-        Attribute(strict.text(name, 64), strict.text(value, 256), Evidence(strict.number(evidence)))
-        for name, value, evidence in (strict.items(a, 3) for a in strict.items(attributes, 64))
-    )
-    if any(a.name not in ATTRIBUTE_NAMES for a in made):
-        raise ValueError("unknown attribute")
     return Membership(
         strict.blob(hive_key, KEY_BYTES),
         strict.blob(subject, KEY_BYTES),
         Role(strict.number(roles, 1, 3)),
-        made,
+        invite.attributes_from_items(attributes),
         strict.number(issued),
         strict.number(expires),
         strict.number(epoch),
-        strict.blob(signature, 64),
     )
 
 
@@ -54,24 +60,115 @@ def sign_member(hive_seed: bytes, member: Membership) -> Membership:
     return replace(bare, signature=signature)
 
 
-def member_valid(member: Membership, hive_key: bytes, now_ns: int, skew_ns: int = 86_400_000_000_000) -> bool:
-    """Whether that hive's owner signed it and it has not expired (with a day of clock skew allowed)."""
+def accept(
+    ticket: Ticket, subject_seed: bytes, role: Role, claimed: tuple[Attribute, ...] = (), now_ns: int = 0
+) -> Membership:
+    """The certificate of a newcomer, signed with the ticket's seed and its own. ``claimed`` is what it says of itself, all
+    of it becomes CLAIMED. Raises BadInvitation when the invitation has ended, is for another role, or fixes an
+    attribute that is claimed otherwise.
+    """
+    invitation = ticket.invitation
+    if now_ns - SKEW_NS >= invitation.expires_ns:
+        raise BadInvitation(reason="it has expired; ask for a new one")
+    if not role & invitation.roles:
+        kind = "storage nodes" if invitation.roles == Role.NODE else "clients"
+        raise BadInvitation(reason=f"it is for {kind} only")
+    fixed = {a.name: a.value for a in invitation.attributes}
+    for attribute in claimed:
+        if fixed.get(attribute.name, attribute.value) != attribute.value:
+            raise BadInvitation(reason=f"the hive's owner fixed {attribute.name} as '{fixed[attribute.name]}' in it")
+    own = tuple(Attribute(a.name, a.value, Evidence.CLAIMED) for a in claimed if a.name not in fixed)
+    bare = Membership(
+        invitation.hive_key,
+        keys.public_key(subject_seed),
+        role,
+        invitation.attributes + own,
+        min(max(now_ns, invitation.issued_ns), invitation.expires_ns),
+        invitation.until_ns,
+        invitation=invitation,
+    )
+    message = _signed(bare)
+    return replace(bare, signature=keys.sign(ticket.seed, message), consent=keys.sign(subject_seed, message))
+
+
+def _fits(member: Membership, invitation: Invitation) -> bool:
+    """Whether a certificate says no more than its invitation allows."""
+    fixed = len(invitation.attributes)
+    names = {a.name for a in invitation.attributes}
     return (
-        member.hive_key == hive_key
-        and (not member.expires_ns or now_ns - skew_ns < member.expires_ns)
-        and keys.verify(hive_key, member.signature, strict.encode(_MEMBER, VERSION, _member_items(member)))
+        member.hive_key == invitation.hive_key
+        and not member.roles & ~invitation.roles
+        and member.epoch == 0
+        and member.expires_ns == invitation.until_ns
+        and invitation.issued_ns <= member.issued_ns <= invitation.expires_ns
+        and member.attributes[:fixed] == invitation.attributes
+        and all(a.evidence == Evidence.CLAIMED and a.name not in names for a in member.attributes[fixed:])
     )
 
 
+def member_valid(member: Membership, hive_key: bytes, now_ns: int, skew_ns: int = SKEW_NS) -> bool:
+    """Whether that hive's owner signed it, or it is an invitation of that owner that did and the subject agreed; and it
+    has not expired (with a day of clock skew allowed). Whether the invitation still lets newcomers in, or was revoked,
+    is not asked here.
+    """
+    if member.hive_key != hive_key or (member.expires_ns and now_ns - skew_ns >= member.expires_ns):
+        return False
+    message = _signed(member)
+    invitation = member.invitation
+    if invitation is None:
+        return keys.verify(hive_key, member.signature, message)
+    return (
+        _fits(member, invitation)
+        and keys.verify(invitation.key, member.signature, message)
+        and keys.verify(member.subject, member.consent, message)
+        and invite.invitation_valid(invitation, hive_key)
+    )
+
+
+def age(member: Membership) -> tuple[int, bool, int, bytes]:
+    """Of two certificates of one subject the greater by this counts. What the owner signed stands above what anybody with
+    an invitation did: else a node could change what the owner says of it by joining again.
+    """
+    return member.epoch, member.invitation is None, member.issued_ns, member.signature
+
+
 def member_to_bytes(member: Membership) -> bytes:
-    """Canonical CBOR, signature last."""
-    return strict.encode(_MEMBER, VERSION, _member_items(member), member.signature)
+    """Canonical CBOR, signatures last."""
+    if member.invitation is None:
+        return strict.encode(_MEMBER, VERSION, _member_items(member), member.signature)
+    invitation = invite.invitation_to_bytes(member.invitation)
+    return strict.encode(_MEMBER, INVITED, _member_items(member), invitation, member.signature, member.consent)
 
 
 def member_from_bytes(data: bytes) -> Membership:
-    """Raises Corrupt or UnknownVersion; the signature is not checked here."""
-    parts = strict.items_of("a membership certificate", _MEMBER, VERSION, data)
-    return strict.exactly("a membership certificate", data, lambda: _member_from_items(parts[0], parts[1]), member_to_bytes)
+    """Raises Corrupt or UnknownVersion; the signatures are not checked here."""
+    try:
+        parts = strict.items_of(_WHAT, _MEMBER, VERSION, data)
+    except UnknownVersion as error:
+        if error.version != INVITED:
+            raise
+        return _invited_from_bytes(data)
+
+    def build() -> Membership:
+        fields, signature = parts
+        return replace(_member_from_items(fields), signature=strict.blob(signature, 64))
+
+    return strict.exactly(_WHAT, data, build, member_to_bytes)
+
+
+def _invited_from_bytes(data: bytes) -> Membership:
+    parts = strict.items_of(_WHAT, _MEMBER, INVITED, data)
+
+    def build() -> Membership:
+        fields, invitation, signature, consent = parts
+        return replace(
+            _member_from_items(fields),
+            invitation=invite.invitation_from_bytes(strict.blob(invitation)),
+            signature=strict.blob(signature, 64),
+            consent=strict.blob(consent, 64),
+        )
+
+    return strict.exactly(_WHAT, data, build, member_to_bytes)
 
 
 def sign_address(node_seed: bytes, addresses: tuple[str, ...], sequence: int) -> AddressRecord:
@@ -125,4 +222,14 @@ def entry_valid(entry: RosterEntry, hive_key: bytes, now_ns: int) -> bool:
         and bool(entry.membership.roles & Role.NODE)
         and member_valid(entry.membership, hive_key, now_ns)
         and address_valid(entry.address)
+    )
+
+
+def newest(known: RosterEntry | None, other: RosterEntry) -> RosterEntry:
+    """The newer certificate with the newer addresses; both are signed by themselves, so they may be combined."""
+    if known is None:
+        return other
+    return RosterEntry(
+        max(known.membership, other.membership, key=age),
+        max(known.address, other.address, key=lambda a: (a.sequence, a.signature)),
     )

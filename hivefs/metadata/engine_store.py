@@ -37,7 +37,7 @@ from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse
 from hivefs.formats import records
 from hivefs.formats import stripe as stripe_format
-from hivefs.formats.member import entry_from_bytes, entry_to_bytes
+from hivefs.formats.member import entry_from_bytes, entry_to_bytes, newest
 from hivefs.metadata.ranges import Ranges
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.node import RosterEntry
@@ -418,14 +418,11 @@ class EngineStore(EngineReader):
     # ---- nodes ------------------------------------------------------------------------------------------------------
 
     def save_node(self, entry: RosterEntry) -> bool:
-        """Record certificate and addresses when they are new; whether they were."""
+        """Record certificate and addresses, each when it is newer; whether one was. (Nodes may tell different ones.)"""
         node_id = NodeId(entry.membership.subject)
         before = self.roster_entry(node_id)
-        if before is not None and (
-            before == entry
-            or before.address.sequence > entry.address.sequence
-            or before.membership.epoch > entry.membership.epoch
-        ):
+        entry = newest(before, entry)
+        if before == entry:
             return False
         self._save_tree(records.node_key(node_id), entry_to_bytes(entry))
         return True

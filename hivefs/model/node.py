@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from hivefs.model.ids import NodeId
@@ -40,10 +41,42 @@ class Role(enum.IntFlag):
 
 
 @dataclass(frozen=True, slots=True)
+class Invitation:
+    """A certificate: the hive's owner says that who holds the seed of ``key`` (Ed25519) may let ``uses`` newcomers in.
+
+    ``attributes`` are fixed: each newcomer has exactly these, and may only add what it claims itself. ``expires_ns`` is
+    when joining ends, ``until_ns`` when the memberships end (0: never). Times are nanoseconds since 1970.
+    """
+
+    hive_key: bytes
+    key: bytes
+    roles: Role
+    attributes: tuple[Attribute, ...] = ()
+    issued_ns: int = 0
+    expires_ns: int = 0
+    uses: int = 1
+    until_ns: int = 0
+    signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Ticket:
+    """What a newcomer is given: an invitation, the 32-byte seed that proves it, and addresses of nodes to ask first."""
+
+    invitation: Invitation
+    seed: bytes
+    addresses: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Ticket({self.invitation.key.hex()[:12]})"
+
+
+@dataclass(frozen=True, slots=True)
 class Membership:
-    """A certificate: the hive's owner says that ``subject`` (Ed25519 key) belongs, with these roles and attributes.
+    """A certificate: ``subject`` (Ed25519 key) belongs to the hive, with these roles and attributes.
 
     ``hive_key`` is the owner's public key; the hive id is that key. Times are nanoseconds since 1970; 0 is no end.
+    Without ``invitation`` the owner signed it. With one, the invitation's key did, and the subject itself (``consent``).
     """
 
     hive_key: bytes
@@ -54,6 +87,37 @@ class Membership:
     expires_ns: int = 0
     epoch: int = 0
     signature: bytes = b""
+    invitation: Invitation | None = None
+    consent: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """The hive's owner says who does not belong any more: all of them, in one list. The higher ``sequence`` wins.
+
+    ``members`` are subject keys, ``invitations`` keys of invitations (with all who joined by them); both sorted.
+    """
+
+    hive_key: bytes
+    sequence: int = 0
+    issued_ns: int = 0
+    members: tuple[bytes, ...] = ()
+    invitations: tuple[bytes, ...] = ()
+    signature: bytes = b""
+
+    def covers(self, membership: Membership) -> bool:
+        """Whether that member, or the invitation by which it joined, is revoked."""
+        invitation = membership.invitation
+        return self.covers_keys(membership.subject, b"" if invitation is None else invitation.key)
+
+    def covers_keys(self, subject: bytes, invitation: bytes) -> bool:
+        """The same for the keys; ``invitation`` is empty for who the owner let in itself."""
+        return _holds(self.members, subject) or _holds(self.invitations, invitation)
+
+
+def _holds(ordered: tuple[bytes, ...], key: bytes) -> bool:
+    at = bisect_left(ordered, key)
+    return at < len(ordered) and ordered[at] == key
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from hivefs.model.ids import ShareId, VaultId
 from hivefs.model.node import Membership
 from hivefs.node.batching import Batcher
 from hivefs.node.leases import SKEW_NS, LeaseClock, grant
+from hivefs.node.members import Members
 from hivefs.node.roster import Roster
 from hivefs.node.space import Space
 from hivefs.node.store import PutJob, ReadJob, ShareStore
@@ -55,7 +56,8 @@ class Answerer:
         self.store = store
         self.membership = membership
         self.space = Space(store.index, capacity, vault_quota)
-        self.roster = Roster(store, membership.hive_key)
+        self.members = Members(store, membership.hive_key)
+        self.roster = Roster(store, membership.hive_key, self.members)
         self.clock = clock
         self.lease_clock = lease_clock
         self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
@@ -79,8 +81,13 @@ class Answerer:
 
     async def welcome(self, session: Session) -> None:
         """Remember a client's certificate, so that its owner can come back with the recovery phrase alone. On a full disk
-        that has to wait; the client may come in to read and to delete.
+        that has to wait; the client may come in to read and to delete. The use of an invitation is remembered before
+        anything else. Raises Refusal.
         """
+        if session.membership.invitation is not None and await self._in_thread(
+            partial(self.members.admit, session.membership, self.clock())
+        ):
+            self.members.tell()
         data = member.member_to_bytes(session.membership)
         if session.vault_id is not None and self.store.index.certificate(session.subject) != data:
             with contextlib.suppress(Refusal):
@@ -104,9 +111,9 @@ class Answerer:
             case requests.Get(share_id, _, length):
                 size = self.store.index.size(share_id) or 0
                 return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
-            case requests.HeadsGet() | requests.RosterGet():
+            case requests.HeadsGet() | requests.RosterGet() | requests.MembersGet() | requests.RevokedGet():
                 return PAGE_BYTES
-            case requests.RosterPut() | requests.HeadPut():
+            case requests.RosterPut() | requests.HeadPut() | requests.MembersPut() | requests.RevokedPut():
                 return 1 << 18
         return 0
 
@@ -140,6 +147,40 @@ class Answerer:
                 return self._stat()
             case requests.Ping():
                 return answers.Done()
+            case _:
+                return await self._hive(request)
+
+    async def _hive(self, request: requests.Request) -> Answer:
+        """Requests about who belongs."""
+        members = self.members
+        match request:
+            case requests.HiveStateGet():
+                return answers.HiveState(members.sequence, members.digest)
+            case requests.MembersGet(after, everyone):
+                ask = members.everyone if everyone else members.page
+                more, blobs = await self._in_thread(partial(ask, after, PAGE_BYTES))
+                return answers.Page(more, tuple(blobs))
+            case requests.MembersPut(blobs):
+                return answers.Taken(await self.take_members(blobs))
+            case requests.RevokedGet():
+                return answers.Page(False, tuple(members.revoked_page()))
+            case requests.RevokedPut(blob):
+                return answers.Taken(int(await self.take_revoked(blob)))
+        raise AssertionError("all requests are answered")
+
+    async def take_members(self, blobs: Sequence[bytes]) -> int:
+        """Members that another node knows; how many were news. Raises Refusal when the disk is full."""
+        count = await self._in_thread(partial(self.members.take, blobs, self.clock()))
+        if count:
+            self.members.tell()
+        return count
+
+    async def take_revoked(self, blob: bytes) -> bool:
+        """A revocation list; whether it was newer. Conversations of the revoked end. Raises Refusal on a full disk."""
+        changed = await self._in_thread(partial(self.members.take_revoked, blob))
+        if changed:
+            self.members.tell(revoked_changed=True)
+        return changed
 
     # ---- shares -----------------------------------------------------------------------------------------------------
 

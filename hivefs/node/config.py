@@ -24,12 +24,14 @@ FORMAT = "hivefs-node"
 VERSION = 1
 CONFIG, SEED = "node.json", "node.seed"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_BOOTSTRAP = 64
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Settings. ``capacity`` and ``vault_quota`` (0: none) are bytes of shares. ``announce`` are the addresses that others
-    are told, when they differ from those listened on. ``membership`` is None until the hive's owner has signed.
+    are told, when they differ from those listened on. ``membership`` is None until the hive's owner has signed. ``lan``
+    is whether it tells and looks for nodes of its hive on the local network.
     """
 
     listen: tuple[str, ...]
@@ -38,6 +40,7 @@ class NodeConfig:
     bootstrap: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
     vault_quota: int = 0
+    lan: bool = False
 
 
 def _to_json(config: NodeConfig) -> bytes:
@@ -49,6 +52,7 @@ def _to_json(config: NodeConfig) -> bytes:
         "bootstrap": list(config.bootstrap),
         "capacity": config.capacity,
         "vault_quota": config.vault_quota,
+        "lan": config.lan,
         "membership": None if config.membership is None else member.member_to_bytes(config.membership).hex(),
     }
     return (json.dumps(value, indent=2) + "\n").encode()
@@ -69,6 +73,7 @@ def _from_json(path: Path, data: bytes) -> NodeConfig:
             _texts(value["bootstrap"]),
             _texts(value["announce"]),
             strict.number(value["vault_quota"]),
+            value.get("lan", False) is True,
         )
     except (ValueError, TypeError, KeyError):
         raise NodeProblem(path=path, reason=f"{CONFIG} is damaged or was edited wrongly") from None
@@ -116,6 +121,7 @@ def create_node(
     bootstrap: tuple[str, ...] = (),
     announce: tuple[str, ...] = (),
     vault_quota: int = 0,
+    lan: bool = False,
     now_ns: int = 0,
     random: Callable[[int], bytes] = os.urandom,
 ) -> NodeId:
@@ -145,9 +151,15 @@ def create_node(
         _write(directory / SEED, seed)
         _write(
             directory / CONFIG,
-            _to_json(NodeConfig(listen, capacity, membership, bootstrap, announce, vault_quota)),
+            _to_json(NodeConfig(listen, capacity, membership, bootstrap, announce, vault_quota, lan)),
         )
     return node_id
+
+
+def forget_node(directory: Path) -> None:
+    """Undo create_node for a node that never ran. The directory stays, it may have been there before."""
+    for name in (CONFIG, SEED):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _check_membership(directory: Path, membership: Membership, node_id: bytes) -> None:
@@ -158,12 +170,13 @@ def _check_membership(directory: Path, membership: Membership, node_id: bytes) -
         raise NodeProblem(path=directory, reason="the membership certificate is not signed by the hive's owner")
 
 
-def set_membership(directory: Path, membership: Membership) -> None:
-    """Give a node the certificate that the hive's owner signed for it. Raises NodeProblem."""
+def set_membership(directory: Path, membership: Membership, bootstrap: tuple[str, ...] = ()) -> None:
+    """Give a node the certificate that the hive's owner signed for it, and more addresses to ask. Raises NodeProblem."""
     config, seed = load_node(directory)
     _check_membership(directory, membership, keys.public_key(seed))
+    addresses = tuple(dict.fromkeys([*bootstrap, *config.bootstrap]))[:MAX_BOOTSTRAP]
     with _translated(directory):
-        _write(directory / CONFIG, _to_json(replace(config, membership=membership)))
+        _write(directory / CONFIG, _to_json(replace(config, membership=membership, bootstrap=addresses)))
 
 
 def load_node(directory: Path) -> tuple[NodeConfig, bytes]:

@@ -1,7 +1,11 @@
 """How nodes learn of each other: at the start and every minute each asks a few for their roster and gives its own entry.
 
 Entries are signed by the hive's owner and by the node they speak of, so they may be taken from anyone. Asking three
-nodes a minute spreads a new entry through a hive of n nodes within some log2(n) minutes.
+nodes a minute spreads a new entry through a hive of n nodes within some log2(n) minutes. A newer revocation list and the
+use of an invitation do not wait for the minute: who hears of one passes it on at once, so they take some log2(n) seconds.
+
+The roster is kept in the store, so after a restart others are asked too, not only the bootstrap addresses of node.json;
+and a node whose address changed tells it in its first round, and is found by all who ask those it told.
 """
 
 from __future__ import annotations
@@ -10,17 +14,24 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from hivefs.chunkstore.node_client import PROTOCOL, converse
+from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse
 from hivefs.errors import HivefsError
 from hivefs.formats import member
 from hivefs.model.node import RosterEntry
+from hivefs.node.answering import Answerer
 from hivefs.node.events import Events
 from hivefs.node.ports import Host
-from hivefs.node.roster import Roster
 from hivefs.protocol.client_side import Credentials
+from hivefs.protocol.failures import Refusal
 
 EVERY_SECONDS = 60.0
+LEAST_SECONDS = 1.0
+"""Between two rounds, whatever is news: what many hear at once must not make a storm."""
+
 PEERS = 3
+MOST_HEARD = 8
+"""Addresses found on the LAN that are asked beside the others."""
+
 ASK_SECONDS = 20.0
 
 
@@ -31,7 +42,7 @@ class Gossip:
         self,
         host: Host,
         credentials: Credentials,
-        roster: Roster,
+        answerer: Answerer,
         own: RosterEntry,
         bootstrap: Sequence[str],
         events: Events,
@@ -40,22 +51,40 @@ class Gossip:
     ) -> None:
         self._host = host
         self._credentials = credentials
-        self._roster = roster
+        self._answerer = answerer
+        self._roster = answerer.roster
+        self._members = answerer.members
         self._own = own
-        self._bootstrap = bootstrap
+        self._bootstrap = list(bootstrap)
+        self._heard: list[str] = []
         self._events = events
         self._clock = clock
         self._choose = choose
+        self._hurry = trio.Event()
+
+    def hear(self, address: str) -> None:
+        """An address at which a node of this hive seems to be (found on the LAN): it is asked soon."""
+        if address not in self._heard and address not in self._bootstrap:
+            self._heard = [address, *self._heard][:MOST_HEARD]
+            self._hurry.set()
 
     async def run(self) -> None:
-        """Exchange until cancelled: first with all bootstrap addresses, then with them and others in turn."""
+        """Exchange until cancelled: first with all bootstrap addresses and some others, then with others in turn."""
         targets = [[address] for address in self._bootstrap]
+        targets += [t for t in self._targets() if t not in targets]
         while True:
-            async with trio.open_nursery() as nursery:
-                for addresses in targets:
-                    nursery.start_soon(self._exchange, addresses)
-            await trio.sleep(EVERY_SECONDS)
+            news, self._hurry = self._members.news, trio.Event()
+            await self._round(targets)
+            await trio.sleep(min(LEAST_SECONDS, EVERY_SECONDS))
+            with trio.move_on_after(max(0.0, EVERY_SECONDS - LEAST_SECONDS)):
+                await _first_of(news, self._hurry)
             targets = self._targets()
+
+    async def _round(self, targets: list[list[str]]) -> None:
+        fresh = self._members.fresh()
+        async with trio.open_nursery() as nursery:
+            for addresses in targets:
+                nursery.start_soon(self._exchange, addresses, fresh)
 
     def _targets(self) -> list[list[str]]:
         me = self._own.address.node_id
@@ -64,24 +93,28 @@ class Gossip:
         chosen = [others[i] for i in self._choose(PEERS, len(others))]
         if len(others) < PEERS:
             chosen += [[address] for address in self._bootstrap]
-        return chosen
+        return chosen + [[address] for address in self._heard]
 
-    async def _exchange(self, addresses: list[str]) -> None:
+    async def _exchange(self, addresses: list[str], fresh: list[bytes]) -> None:
         with trio.move_on_after(ASK_SECONDS) as scope:
             for address in addresses:
                 try:
-                    await self._ask(address)
+                    await self._ask(address, fresh)
                     return
                 except HivefsError as error:
                     self._events.say("no roster", str(error))
+                except Refusal as refusal:
+                    self._events.say("no roster", refusal.text)
+                    return
         if scope.cancelled_caught:
             self._events.say("no roster", f"the node at {addresses[0]} was too slow")
 
-    async def _ask(self, address: str) -> None:
+    async def _ask(self, address: str, fresh: list[bytes]) -> None:
         connection = await self._host.dial(address, timeout=ASK_SECONDS)
         try:
             stream = await connection.open_stream(PROTOCOL)
             async with converse(stream, self._credentials, self._clock()) as client:
+                await self._compare(client, fresh)
                 await client.put_roster([self._own])
                 blobs = [member.entry_to_bytes(entry) for entry in await client.get_roster()]
             news = await trio.to_thread.run_sync(self._roster.take, blobs, self._clock())
@@ -90,3 +123,33 @@ class Gossip:
         finally:
             with trio.CancelScope(shield=True):
                 await connection.aclose()
+
+    async def _compare(self, client: NodeClient, fresh: list[bytes]) -> None:
+        """First who does not belong any more, then who joined: entries of the roster count by that."""
+        theirs = await client.hive_state()
+        if theirs.revoked > self._members.sequence:
+            revoked = await client.get_revoked()
+            if revoked is not None and await self._answerer.take_revoked(revoked):
+                self._events.say("revoked", f"revocation list {self._members.sequence} was taken")
+        elif theirs.revoked < self._members.sequence:
+            for blob in self._members.revoked_page():
+                await client.put_revoked(blob)
+        if theirs.members == self._members.digest:
+            return
+        if fresh:
+            await client.put_members(fresh)
+            theirs = await client.hive_state()
+        if theirs.members != self._members.digest:
+            blobs = [member.member_to_bytes(made) for made in await client.get_members()]
+            await self._answerer.take_members(blobs)
+
+
+async def _first_of(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)

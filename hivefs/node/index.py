@@ -7,6 +7,7 @@
     vaults   subject key                       -> membership certificate
     heads    vault id || device || 0 or 1      -> head: newest, previous
     roster   node key                          -> roster entry
+    members  subject key                       -> key of the invitation, certificate (of who joined by invitation)
     info     name                              -> value
 
 A share is kept as long as it has a lease, also an ended one (store.py says when those are collected). Every change is
@@ -30,7 +31,7 @@ from hivefs.model.ids import ID_BYTES, KEY_BYTES, DeviceId, NodeId, ShareId, Vau
 
 VERSION = 1
 MAP_BYTES = 64 << 30
-TABLES = ("shares", "leaves", "leases", "ends", "vaults", "heads", "roster", "info")
+TABLES = ("shares", "leaves", "leases", "ends", "vaults", "heads", "roster", "members", "info")
 _SHARE = struct.Struct(">IQ")
 _U64 = struct.Struct(">Q")
 NEWEST, PREVIOUS = b"\x00", b"\x01"
@@ -132,6 +133,10 @@ class Change:
     def save_entry(self, node_id: NodeId, entry: bytes) -> None:
         """Keep a roster entry."""
         self._txn.put(node_id, entry, db=self._db["roster"])
+
+    def save_member(self, subject: bytes, invitation: bytes, certificate: bytes) -> None:
+        """Keep the certificate of who joined by an invitation."""
+        self._txn.put(subject, invitation + certificate, db=self._db["members"])
 
     def save_info(self, name: str, value: bytes) -> None:
         """Keep a small value."""
@@ -298,6 +303,26 @@ class NodeIndex:
         """Entries in the roster."""
         with self._env.begin() as txn:
             return int(txn.stat(db=self._db["roster"])["entries"])
+
+    def member(self, subject: bytes) -> tuple[bytes, bytes] | None:
+        """What save_member kept: the invitation's key and the certificate."""
+        value = self._get("members", subject)
+        return None if value is None else (value[:KEY_BYTES], value[KEY_BYTES:])
+
+    def members(self, after: bytes = b"", limit: int = 1 << 62) -> list[tuple[bytes, bytes, bytes]]:
+        """Up to ``limit`` of (subject, invitation's key, certificate) behind ``after``."""
+        found: list[tuple[bytes, bytes, bytes]] = []
+        with self._env.begin() as txn:
+            for subject, value in _from(txn.cursor(db=self._db["members"]), after + b"\x00"):
+                if len(found) == limit:
+                    break
+                found.append((subject, value[:KEY_BYTES], value[KEY_BYTES:]))
+        return found
+
+    def clients(self) -> list[bytes]:
+        """The certificates of all clients that ever came."""
+        with self._env.begin() as txn:
+            return [bytes(value) for _, value in txn.cursor(db=self._db["vaults"])]
 
     def info(self, name: str) -> bytes | None:
         """What save_info kept."""

@@ -31,6 +31,12 @@ class Host(Protocol):
     async def dial(self, address: str, *, timeout: float = ...) -> Connection: ...
 
 
+class Lan(Protocol):
+    """Tells the local network where this node listens, and calls ``found`` for addresses of others, until cancelled."""
+
+    def __call__(self, hive_key: bytes, addresses: Sequence[str], found: Callable[[str], None]) -> Awaitable[None]: ...
+
+
 class Serve(Protocol):
     """Opens a host under the key of ``seed`` for as long as the block runs."""
 

@@ -1,4 +1,4 @@
-"""The node's picture of the hive: signed entries, taken from anyone, the newest of each kept."""
+"""The node's picture of the hive: signed entries, taken from any member, the newest of each kept."""
 
 from __future__ import annotations
 
@@ -6,31 +6,24 @@ from collections.abc import Sequence
 
 from hivefs.errors import Corrupt, UnknownVersion
 from hivefs.formats import member
+from hivefs.formats.member import newest
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
+from hivefs.node.members import Members
 from hivefs.node.store import ShareStore
 
 MAX_ENTRIES = 20_000
 
 
-def newest(known: RosterEntry | None, other: RosterEntry) -> RosterEntry:
-    """The newer certificate with the newer addresses; both are signed by themselves, so they may be combined."""
-    if known is None:
-        return other
-    memberships = (known.membership, other.membership)
-    addresses = (known.address, other.address)
-    return RosterEntry(
-        max(memberships, key=lambda m: (m.epoch, m.issued_ns, m.signature)),
-        max(addresses, key=lambda a: (a.sequence, a.signature)),
-    )
-
-
 class Roster:
-    """Entries of one hive, in the store's index."""
+    """Entries of one hive, in the store's index. Of who joined by invitation only those count that ``members`` knows, and
+    revoked ones are neither taken nor given.
+    """
 
-    def __init__(self, store: ShareStore, hive_key: bytes) -> None:
+    def __init__(self, store: ShareStore, hive_key: bytes, members: Members) -> None:
         self._store = store
         self._hive_key = hive_key
+        self._members = members
 
     def take(self, blobs: Sequence[bytes], now_ns: int) -> int:
         """Keep what is valid and news; how many were. Blocks: two signatures are checked for each."""
@@ -41,6 +34,8 @@ class Roster:
             except (Corrupt, UnknownVersion):
                 continue
             node_id = entry.address.node_id
+            if self._members.covers(entry.membership) or not self._members.knows(entry.membership):
+                continue
             if self._store.index.entry(node_id) != blob and member.entry_valid(entry, self._hive_key, now_ns):
                 fresh[node_id] = newest(fresh.get(node_id), entry)
         with self._store.lock:
@@ -64,8 +59,17 @@ class Roster:
 
     def page(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
         """(more, entries behind ``after``)."""
-        return self._store.index.entries(after, most_bytes)
+        more, blobs = self._store.index.entries(after, most_bytes)
+        revoked = self._members.revoked
+        if revoked is None or not blobs:
+            return more, blobs
+        made = [member.entry_from_bytes(blob) for blob in blobs]
+        good = [blob for blob, entry in zip(blobs, made, strict=True) if not revoked.covers(entry.membership)]
+        if more and not good:  # a page may not be empty while there is more
+            return self.page(made[-1].membership.subject, most_bytes)
+        return more, good
 
     def entries(self) -> list[RosterEntry]:
-        """All of them."""
-        return [member.entry_from_bytes(blob) for blob in self._store.index.entries(b"", 1 << 40)[1]]
+        """All of them that are not revoked."""
+        made = [member.entry_from_bytes(blob) for blob in self._store.index.entries(b"", 1 << 40)[1]]
+        return [entry for entry in made if not self._members.covers(entry.membership)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,11 +22,12 @@ from hivefs.node.answering import Answerer
 from hivefs.node.config import NodeConfig, load_node
 from hivefs.node.events import Events
 from hivefs.node.gossip import Gossip
-from hivefs.node.ports import Host, Serve
+from hivefs.node.ports import Host, Lan, Serve
 from hivefs.node.session import Bounds, Streams
 from hivefs.node.store import ShareStore
 from hivefs.node.upkeep import Upkeep, open_lease_clock
 from hivefs.protocol.client_side import credentials
+from hivefs.protocol.failures import Refusal
 from hivefs.protocol.frames import PROTOCOL
 
 
@@ -45,11 +47,13 @@ async def run_node(
     directory: Path,
     serve: Serve,
     *,
+    lan: Lan | None = None,
     clock: Callable[[], int] = time.time_ns,
     bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     task_status: Any = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the node in ``directory`` until cancelled; ``task_status`` is started with a Serving.
+    """Serve the node in ``directory`` until cancelled; ``task_status`` is started with a Serving. ``lan`` is used when the
+    node's settings say so.
 
     Raises NodeProblem (no node there, no valid certificate, already running), BadAddress, StoreDamaged, DiskFull.
     """
@@ -82,8 +86,14 @@ async def run_node(
             async def serving() -> None:
                 async with serve(seed, listen=config.listen, handlers={PROTOCOL: streams.serve}) as host:
                     own = await trio.to_thread.run_sync(_own_entry, store, config, seed, host.addresses, clock())
+                    await _own_membership(answerer, events)
                     await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(own)], clock())
-                    nursery.start_soon(watched, _gossip(host, seed, config, answerer, own, events, clock).run)
+                    gossip = _gossip(host, seed, config, answerer, own, events, clock)
+                    nursery.start_soon(watched, gossip.run)
+                    if config.lan and lan is not None:
+                        # What it listens on, not what it tells the world: that may be a router's address.
+                        told = announced(host.addresses, ())
+                        nursery.start_soon(lan, membership.hive_key, told, gossip.hear)
                     nursery.start_soon(watched, Upkeep(store, lease_clock, clock, events).run)
                     said = Serving(NodeId(keys.public_key(seed)), own.address.addresses)
                     events.say("serving", f"{store.index.count} shares, at {', '.join(said.addresses)}")
@@ -113,8 +123,22 @@ def _gossip(
     clock: Callable[[], int],
 ) -> Gossip:
     membership = answerer.membership
-    me = credentials(seed, host.peer_key, membership.hive_key, membership)
-    return Gossip(host, me, answerer.roster, own, config.bootstrap, events, clock, _some)
+    me = credentials(seed, host.peer_key, membership.hive_key, membership, answerer.members.covers)
+    return Gossip(host, me, answerer, own, config.bootstrap, events, clock, _some)
+
+
+async def _own_membership(answerer: Answerer, events: Events) -> None:
+    """Say when we are revoked, and count ourselves among those who joined by invitation. When our invitation is not good
+    any more the others know that we used it in time.
+    """
+    blob = member.member_to_bytes(answerer.membership)
+    if answerer.members.covers(answerer.membership):
+        events.say("revoked", "the hive's owner revoked this node's membership; nobody will use it", logging.ERROR)
+    else:
+        try:
+            await answerer.take_members([blob])
+        except Refusal as refusal:  # a full disk: the others tell us later
+            events.say("disk full", refusal.text, logging.ERROR)
 
 
 def _own_entry(store: ShareStore, config: NodeConfig, seed: bytes, listening: list[str], now_ns: int) -> RosterEntry:

@@ -71,6 +71,8 @@ class Streams:
         self._random = random
         self._greeting = 0
         self._peers: Counter[bytes] = Counter()
+        self._open: dict[trio.CancelScope, Session] = {}
+        answerer.members.on_revoked = self._end_revoked
 
     async def serve(self, stream: ByteStream) -> None:
         """Converse until the peer ends it, breaks a rule or is lost. Raises nothing but Cancelled."""
@@ -111,12 +113,27 @@ class Streams:
             await self._refuse(stream, Refusal(Code.BUSY, "there are too many conversations already"))
             return
         self._peers[peer] += 1
+        scope = trio.CancelScope()
+        self._open[scope] = session
         try:
-            await _Conversation(self, stream, session).run()
+            with scope:
+                if self.answerer.members.covers(session.membership):  # revoked since it was greeted
+                    scope.cancel()
+                await _Conversation(self, stream, session).run()
+            if scope.cancelled_caught:
+                self.events.say("revoked", "the conversation of a revoked member was ended", logging.WARNING)
+                await self._reset(stream)
         finally:
+            del self._open[scope]
             self._peers[peer] -= 1
             if not self._peers[peer]:
                 del self._peers[peer]
+
+    def _end_revoked(self) -> None:
+        """There is a newer revocation list: what it covers is cut off now."""
+        for scope, session in self._open.items():
+            if self.answerer.members.covers(session.membership):
+                scope.cancel()
 
     async def _greet(self, stream: ByteStream) -> Session | None:
         """The session, or None after a refusal."""
@@ -127,6 +144,7 @@ class Streams:
             self._random(NONCE_BYTES),
             answerer.certificate,
             self.bounds.requests_in_flight,
+            answerer.members.check,
         )
         decoder = FrameDecoder(handshake.accept)
         try:

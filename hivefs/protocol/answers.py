@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hivefs.errors import Corrupt
-from hivefs.formats import head, strict
+from hivefs.formats import head, revoked, strict
 from hivefs.model.ids import MAX_SHARE_BYTES
 from hivefs.protocol.frames import VERSION, Frame, Kind
 from hivefs.protocol.requests import MAX_ENTRY_BYTES, join_blobs, split_blobs
@@ -54,7 +54,7 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """HEADS_GET, ROSTER_GET: some blobs; ``more`` when there are others after the last one."""
+    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET: some blobs; ``more`` when there are others after the last one."""
 
     more: bool
     blobs: tuple[bytes, ...]
@@ -62,7 +62,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """ROSTER_PUT: how many entries were news."""
+    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT: how many entries were news."""
 
     count: int
 
@@ -82,7 +82,17 @@ class NodeStat:
     version: str
 
 
-Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat
+@dataclass(frozen=True, slots=True)
+class HiveState:
+    """HIVE_STATE: the number of the revocation list (0: none), and 32 bytes that are the same for the same set of members
+    by invitation.
+    """
+
+    revoked: int
+    members: bytes
+
+
+Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState
 
 
 def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
@@ -104,6 +114,8 @@ def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
         case NodeStat():
             s = answer
             return "stat", (s.capacity, s.used, s.free_bytes, s.shares, s.dropped, s.time_ns, s.version), b""
+        case HiveState(number, members):
+            return "hive state", (number, members), b""
 
 
 def to_frame(answer: Answer, number: int) -> Frame:
@@ -139,7 +151,7 @@ def _page(items: list[Any], payload: bytes) -> Page:
     (more,) = items
     if type(more) is not bool:
         raise TypeError("bool expected")
-    blobs = split_blobs(payload, max(head.MAX_BYTES, MAX_ENTRY_BYTES))
+    blobs = split_blobs(payload, max(head.MAX_BYTES, MAX_ENTRY_BYTES, revoked.MAX_BYTES))
     if more and not blobs:
         raise ValueError("an empty page that is not the last")
     return Page(more, blobs)
@@ -160,6 +172,7 @@ _READ: dict[type[Any], tuple[str, Callable[[list[Any], bytes], Any]]] = {
     Page: ("page", _page),
     Taken: ("taken", lambda items, payload: Taken(strict.number(items[0]))),
     NodeStat: ("stat", _stat),
+    HiveState: ("hive state", lambda items, payload: HiveState(strict.number(items[0]), strict.blob(items[1], 32))),
 }
 
 
@@ -173,6 +186,6 @@ def from_frame(expected: type[T], frame: Frame) -> T:
         return strict.encode(magic, VERSION, *_items(answer)[1])  # type: ignore[arg-type]
 
     answer: T = strict.exactly(what, frame.header, lambda: build(items, frame.payload), header_of)
-    if frame.payload and expected in (Done, Kept, Taken, NodeStat):
+    if frame.payload and expected in (Done, Kept, Taken, NodeStat, HiveState):
         raise Corrupt(what=what, reason="it has a payload")
     return answer

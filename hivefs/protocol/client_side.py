@@ -14,11 +14,16 @@ from hivefs.protocol.frames import VERSION, Frame, Kind
 from hivefs.protocol.proofs import login_message
 
 
+def _nobody(membership: Membership) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
     """Who asks. ``subject`` is the vault's owner key (or, for a node that asks another one, its own key) and ``sign`` signs
     with it. ``transport_key`` is the public key under which this process dials. ``hive_key`` and ``membership`` are None
-    when only the recovery phrase is known: then the node must already keep the certificate.
+    when only the recovery phrase is known: then the node must already keep the certificate. ``revoked`` says of a node's
+    certificate whether the hive's owner took it back.
     """
 
     subject: bytes
@@ -26,16 +31,25 @@ class Credentials:
     transport_key: bytes
     hive_key: bytes | None = None
     membership: Membership | None = None
+    revoked: Callable[[Membership], bool] = _nobody
 
     def __repr__(self) -> str:
         return f"Credentials(subject={self.subject.hex()[:12]})"
 
 
 def credentials(
-    seed: bytes, transport_key: bytes, hive_key: bytes | None = None, membership: Membership | None = None
+    seed: bytes,
+    transport_key: bytes,
+    hive_key: bytes | None = None,
+    membership: Membership | None = None,
+    revoked: Callable[[Membership], bool] = _nobody,
 ) -> Credentials:
     """Credentials that sign with a 32-byte Ed25519 seed."""
-    return Credentials(keys.public_key(seed), lambda message: keys.sign(seed, message), transport_key, hive_key, membership)
+
+    def sign(message: bytes) -> bytes:
+        return keys.sign(seed, message)
+
+    return Credentials(keys.public_key(seed), sign, transport_key, hive_key, membership, revoked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,9 @@ class ClientHandshake:
             raise self._not_member("its certificate is not that of a node of this hive")
         if node.subject != self._node_key:
             raise self._not_member("its certificate is another node's")
+        if self._me.revoked(node):
+            reason = "the hive's owner revoked its membership"
+            raise Refused(peer=self._peer, reason=reason, code=failures.Code.REVOKED)
         if not member.member_valid(mine, hive_key, now_ns) or mine.subject != self._me.subject:
             raise self._not_member("the certificate it gave back is not this vault's")
         self.accept = frozenset()

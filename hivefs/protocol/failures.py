@@ -26,6 +26,7 @@ class Code(enum.IntEnum):
     BUSY = 9
     STALE = 10
     FORKED = 11
+    REVOKED = 12
 
 
 TRANSIENT = frozenset({Code.FULL, Code.QUOTA, Code.BUSY})

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from hivefs.formats import head, member
+from hivefs.formats import head, member, revoked
 from hivefs.model.ids import MAX_SHARE_BYTES
 
 PROTOCOL: Final = "/hivefs/node/1"
@@ -54,6 +54,11 @@ class Kind(enum.IntEnum):
     ROSTER_PUT = 24
     STAT = 25
     PING = 26
+    HIVE_STATE = 27
+    MEMBERS_GET = 28
+    MEMBERS_PUT = 29
+    REVOKED_GET = 30
+    REVOKED_PUT = 31
 
 
 MAX_PAYLOAD: Final[dict[Kind, int]] = {
@@ -75,6 +80,11 @@ MAX_PAYLOAD: Final[dict[Kind, int]] = {
     Kind.ROSTER_PUT: 512 << 10,
     Kind.STAT: 0,
     Kind.PING: 0,
+    Kind.HIVE_STATE: 0,
+    Kind.MEMBERS_GET: 0,
+    Kind.MEMBERS_PUT: 512 << 10,
+    Kind.REVOKED_GET: 0,
+    Kind.REVOKED_PUT: revoked.MAX_BYTES,
 }
 """Payload bytes that a frame of each kind may have."""
 

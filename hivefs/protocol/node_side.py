@@ -14,7 +14,21 @@ from hivefs.protocol import greeting
 from hivefs.protocol.failures import Code, Refusal
 from hivefs.protocol.frames import VERSION, Frame, Kind
 from hivefs.protocol.proofs import delete_message, login_message
-from hivefs.protocol.requests import Delete, Ping, Request, RosterGet, RosterPut, Stat
+from hivefs.protocol.requests import (
+    Delete,
+    HiveStateGet,
+    MembersGet,
+    MembersPut,
+    Ping,
+    Request,
+    RevokedGet,
+    RevokedPut,
+    RosterGet,
+    RosterPut,
+    Stat,
+)
+
+_OF_NODES = RosterGet | RosterPut | Stat | Ping | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut
 
 
 @dataclass(slots=True)
@@ -31,8 +45,12 @@ class Session:
 
     def check(self, request: Request) -> None:
         """Raise Refusal unless this peer may ask this. To be called in the order in which requests came."""
-        if self.vault_id is None and not isinstance(request, RosterGet | RosterPut | Stat | Ping):
+        if self.vault_id is None and not isinstance(request, _OF_NODES):
             raise Refusal(Code.FORBIDDEN, "nodes may only exchange rosters with each other")
+        if isinstance(request, MembersGet | MembersPut):
+            owner_only = isinstance(request, MembersGet) and request.everyone
+            if not (self.by_owner or (self.vault_id is None and not owner_only)):
+                raise Refusal(Code.FORBIDDEN, "only nodes and the hive's owner exchange members")
         if isinstance(request, Delete):
             self._check_delete(request)
 
@@ -44,6 +62,11 @@ class Session:
             raise Refusal(Code.FORBIDDEN, "a deletion needs the owner's signature")
         self._last_serial = request.serial
 
+    @property
+    def by_owner(self) -> bool:
+        """Whether this is the hive's owner itself."""
+        return self.subject == self.membership.hive_key
+
     def owner(self) -> VaultId:
         """The vault; only for requests that passed ``check``."""
         if self.vault_id is None:
@@ -53,7 +76,8 @@ class Session:
 
 class NodeHandshake:
     """HELLO and LOGIN in, CHALLENGE and WELCOME out. ``nonce`` is 32 random bytes that were never used; ``known`` gives
-    the certificate that this node keeps for a subject. ``session`` is set after the second answer.
+    the certificate that this node keeps for a subject. ``admit`` raises Refusal for a valid certificate that does not let
+    in now (revoked, an invitation that is used up). ``session`` is set after the second answer.
     """
 
     def __init__(
@@ -63,7 +87,9 @@ class NodeHandshake:
         nonce: bytes,
         known: Callable[[bytes], Membership | None],
         in_flight: int,
+        admit: Callable[[Membership, int], None] = lambda membership, now_ns: None,
     ) -> None:
+        self._admit = admit
         self._membership = membership
         self._peer_key = peer_key
         self._nonce = nonce
@@ -132,7 +158,8 @@ class NodeHandshake:
             found.append(kept)
         if not found:
             raise Refusal(Code.NOT_MEMBER, "this node does not know you; a membership certificate is needed")
-        newest = max(found, key=lambda m: (m.epoch, m.issued_ns))
+        newest = max(found, key=member.age)
         if not member.member_valid(newest, self._membership.hive_key, now_ns):
             raise Refusal(Code.NOT_MEMBER, "the membership certificate is not valid in this hive, or has expired")
+        self._admit(newest, now_ns)
         return newest

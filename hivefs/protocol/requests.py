@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from hivefs.errors import Corrupt
 from hivefs.formats import member, strict
 from hivefs.model.ids import KEY_BYTES, MAX_SHARE_BYTES, ShareId
-from hivefs.protocol.frames import MAX_IDS, VERSION, Frame, Kind
+from hivefs.protocol.frames import MAX_IDS, MAX_PAYLOAD, VERSION, Frame, Kind
 
 ID_BYTES = 32
 MAX_ENTRY_BYTES = 2 * member.MAX_BYTES
@@ -98,7 +98,44 @@ class Ping:
     """Are you there?"""
 
 
-Request: TypeAlias = Put | Get | Have | Delete | Renew | HeadPut | HeadsGet | RosterGet | RosterPut | Stat | Ping
+@dataclass(frozen=True, slots=True)
+class HiveStateGet:
+    """Which revocation list do you have, and which members by invitation?"""
+
+
+@dataclass(frozen=True, slots=True)
+class MembersGet:
+    """Certificates of members whose key is after ``after`` (empty: from the first): of those by invitation, or, for the
+    hive's owner only, of ``everyone`` that you have heard of.
+    """
+
+    after: bytes = b""
+    everyone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MembersPut:
+    """Certificates of members by invitation that you may not know. Of nodes only."""
+
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedGet:
+    """The revocation list that you have, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedPut:
+    """A revocation list (formats/revoked.py) that may be newer than yours."""
+
+    revoked: bytes
+
+
+Request: TypeAlias = (
+    Put | Get | Have | Delete | Renew | HeadPut | HeadsGet | RosterGet | RosterPut | Stat | Ping
+    | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut
+)  # fmt: skip
 
 
 def join_blobs(blobs: Sequence[bytes]) -> bytes:
@@ -161,6 +198,19 @@ def _renew(items: list[Any], payload: bytes) -> Renew:
     return Renew(strict.number(lease), split_ids(payload))
 
 
+def _members_get(items: list[Any], payload: bytes) -> MembersGet:
+    after, everyone = items
+    if type(everyone) is not bool:
+        raise TypeError("bool expected")
+    return MembersGet(_after(after), everyone)
+
+
+def _revoked_put(items: list[Any], payload: bytes) -> RevokedPut:
+    if not payload:
+        raise ValueError("an empty list")
+    return RevokedPut(payload)
+
+
 def _head_put(items: list[Any], payload: bytes) -> HeadPut:
     if not payload:
         raise ValueError("an empty head")
@@ -179,6 +229,11 @@ _READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
     Kind.ROSTER_PUT: ("roster put", lambda items, payload: RosterPut(split_blobs(payload, MAX_ENTRY_BYTES))),
     Kind.STAT: ("stat", lambda items, payload: Stat()),
     Kind.PING: ("ping", lambda items, payload: Ping()),
+    Kind.HIVE_STATE: ("hive state get", lambda items, payload: HiveStateGet()),
+    Kind.MEMBERS_GET: ("members get", _members_get),
+    Kind.MEMBERS_PUT: ("members put", lambda items, payload: MembersPut(split_blobs(payload, member.MAX_BYTES))),
+    Kind.REVOKED_GET: ("revoked get", lambda items, payload: RevokedGet()),
+    Kind.REVOKED_PUT: ("revoked put", _revoked_put),
 }
 
 
@@ -206,6 +261,16 @@ def _written(request: Request) -> tuple[Kind, tuple[Any, ...], bytes]:
             return Kind.STAT, (), b""
         case Ping():
             return Kind.PING, (), b""
+        case HiveStateGet():
+            return Kind.HIVE_STATE, (), b""
+        case MembersGet(after, everyone):
+            return Kind.MEMBERS_GET, (after, everyone), b""
+        case MembersPut(certificates):
+            return Kind.MEMBERS_PUT, (), join_blobs(certificates)
+        case RevokedGet():
+            return Kind.REVOKED_GET, (), b""
+        case RevokedPut(data):
+            return Kind.REVOKED_PUT, (), data
 
 
 def to_frame(request: Request, number: int) -> Frame:
@@ -224,6 +289,6 @@ def from_frame(frame: Frame) -> Request:
         return strict.encode(magic, VERSION, *_written(request)[1])
 
     request = strict.exactly(what, frame.header, lambda: build(items, frame.payload), header_of)
-    if frame.payload and frame.kind in (Kind.GET, Kind.HEADS_GET, Kind.ROSTER_GET, Kind.STAT, Kind.PING):
+    if frame.payload and not MAX_PAYLOAD[frame.kind]:
         raise Corrupt(what=what, reason="it has a payload")
     return request

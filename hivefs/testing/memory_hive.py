@@ -18,10 +18,11 @@ from hivefs.crypto import keys
 from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerUnreachable, ShareMissing
 from hivefs.formats import head as head_format
 from hivefs.formats.member import sign_address, sign_member
+from hivefs.formats.revoked import revocations_from_bytes
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
-from hivefs.protocol.answers import NodeStat
+from hivefs.protocol.answers import HiveState, NodeStat
 
 HIVE_SEED = bytes([7]) * 32
 
@@ -86,6 +87,7 @@ class MemoryClient:
         self.node_id = node.node_id
         self.peer = node.node_id.hex()[:12]
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
+        self.greeted.node_membership = node.entry().membership
 
     async def _answer(self) -> None:
         await trio.sleep(self._hive.delay)
@@ -160,6 +162,23 @@ class MemoryClient:
         await self._answer()
         return 0
 
+    async def hive_state(self, *, timeout: float = 30) -> HiveState:
+        """Only revocations are known here."""
+        await self._answer()
+        data = self._hive.revoked
+        return HiveState(0 if data is None else revocations_from_bytes(data).sequence, bytes(32))
+
+    async def get_revoked(self, *, timeout: float = 30) -> bytes | None:
+        """The hive's list."""
+        await self._answer()
+        return self._hive.revoked
+
+    async def put_revoked(self, revoked: bytes, *, timeout: float = 30) -> bool:
+        """All nodes have it at once."""
+        await self._answer()
+        self._hive.revoked = revoked
+        return True
+
     async def stat(self, *, timeout: float = 30) -> NodeStat:
         """Room."""
         await self._answer()
@@ -183,6 +202,7 @@ class MemoryHive:
             for i, country in enumerate(c for c in countries for _ in range(per_country))
         ]
         self.delay = 0.0
+        self.revoked: bytes | None = None
 
     def by_id(self, node_id: NodeId) -> MemoryNode:
         """The node with that key."""

@@ -16,11 +16,12 @@ from hivefs.chunkstore.node_client import PROTOCOL, converse, credentials
 from hivefs.crypto import keys
 from hivefs.errors import Refused
 from hivefs.formats import member
-from hivefs.formats.member import sign_address, sign_member
+from hivefs.formats.member import newest, sign_address, sign_member
 from hivefs.model.node import Membership, Role, RosterEntry
 from hivefs.node import gossip
 from hivefs.node.config import load_node
-from hivefs.node.roster import Roster, newest
+from hivefs.node.members import Members
+from hivefs.node.roster import Roster
 from hivefs.node.store import ShareStore
 from hivefs.testing.memory_net import MemoryNetwork
 
@@ -93,7 +94,7 @@ def test_the_newest_address_and_the_newest_certificate_win_each_for_itself() -> 
 
 def test_entries_stay_sorted_paged_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ShareStore(tmp_path)
-    roster = Roster(store, keys.public_key(HIVE))
+    roster = Roster(store, keys.public_key(HIVE), Members(store, keys.public_key(HIVE)))
     made = [entry(f"node {i}") for i in range(12)]
     assert roster.take([blob(e) for e in made] + [b"garbage"], NOW) == 12
     subjects = []

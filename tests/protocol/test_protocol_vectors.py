@@ -51,6 +51,12 @@ REQUESTS: dict[str, requests.Request] = {
     "roster put": requests.RosterPut((b"an entry", b"another")),
     "stat": requests.Stat(),
     "ping": requests.Ping(),
+    "hive state get": requests.HiveStateGet(),
+    "members get": requests.MembersGet(NODE_KEY),
+    "members get everyone": requests.MembersGet(b"", True),
+    "members put": requests.MembersPut((b"a certificate", b"another")),
+    "revoked get": requests.RevokedGet(),
+    "revoked put": requests.RevokedPut(b"a list"),
 }
 ANSWERS: dict[str, answers.Answer] = {
     "done": answers.Done(),
@@ -61,6 +67,7 @@ ANSWERS: dict[str, answers.Answer] = {
     "page": answers.Page(True, (b"one", b"two")),
     "taken": answers.Taken(2),
     "node stat": answers.NodeStat(10, 3, 7, 1, 0, 1_800_000_000_000_000_000, "0.1.0"),
+    "hive state": answers.HiveState(7, bytes(range(32))),
 }
 GREETING: dict[str, Frame] = {
     "hello": greeting.hello_to_frame(greeting.Hello((1,), HIVE_KEY)),
@@ -68,6 +75,7 @@ GREETING: dict[str, Frame] = {
     "challenge": greeting.challenge_to_frame(greeting.Challenge(1, NONCE)),
     "login": greeting.login_to_frame(greeting.Login(OWNER_KEY, keys.sign(OWNER, LOGIN), CLIENT)),
     "welcome": greeting.welcome_to_frame(greeting.Welcome(1_800_000_000_000_000_000, 64, NODE_MEMBER, CLIENT)),
+    "failure revoked": Frame(Kind.FAILURE, 0, failures.to_header(Refusal(Code.REVOKED, "no more"))),
     "failure": Frame(Kind.FAILURE, 7, failures.to_header(Refusal(Code.MISSING, "not here"))),
     "cancel": Frame(Kind.CANCEL, 7),
 }
