@@ -82,6 +82,7 @@ async def run_node(
             async def serving() -> None:
                 async with serve(seed, listen=config.listen, handlers={PROTOCOL: streams.serve}) as host:
                     own = await trio.to_thread.run_sync(_own_entry, store, config, seed, host.addresses, clock())
+                    host.announce(own.address.addresses)
                     await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(own)], clock())
                     nursery.start_soon(watched, _gossip(host, seed, config, answerer, own, events, clock).run)
                     nursery.start_soon(watched, Upkeep(store, lease_clock, clock, events).run)
