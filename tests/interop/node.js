@@ -29,8 +29,9 @@ export class Node {
   handler () {
     return async (stream, connection) => {
       const wire = new Wire(stream)
+      let guest
       try {
-        const guest = await this.greet(wire, connection)
+        guest = await this.greet(wire, connection)
         this.guests.push(guest)
         for (;;) {
           const frame = await wire.receive()
@@ -42,6 +43,7 @@ export class Node {
         else if (error.name !== 'UnexpectedEOFError' && error.name !== 'StreamResetError') {
           console.error(`the conversation ended: ${error.stack}`)
         }
+        if (guest) guest.done = true
         await stream.close()
       }
     }
@@ -63,7 +65,7 @@ export class Node {
       throw new Refusal(3, 'the certificate is of somebody else')
     }
     await wire.send(KIND.WELCOME, 0, ['welcome', 1, now(), 16], toBlobs([this.cert, login.payload]))
-    return { node, subject, nonce, serial: 0n }
+    return { node, subject, nonce, serial: 0n, encryption: connection.encryption, done: false }
   }
 
   async answer (wire, frame, guest) {

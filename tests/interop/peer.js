@@ -1,6 +1,6 @@
 // A js-libp2p peer that a test steers: one JSON object a line on standard input, one answer a line on standard output.
 //
-//   node peer.js tls|noise HIVE_KEY_FILE
+//   node peer.js tls|noise|tls,noise|noise,tls HIVE_KEY_FILE
 
 import './withresolvers.js'
 import { createInterface } from 'node:readline'
@@ -19,17 +19,17 @@ import { certificate, keyFromSeed, loadHive, NODE, rosterEntry } from './member.
 import { Node } from './node.js'
 
 const DEADLINE = 30_000
-const [security, hiveFile] = process.argv.slice(2)
+const [securities, hiveFile] = process.argv.slice(2)
 const hive = await loadHive(hiveFile)
 const key = await keyFromSeed(new Uint8Array(randomBytes(32)))
 const host = await createLibp2p({
   privateKey: key,
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
   transports: [tcp()],
-  connectionEncrypters: [{ tls, noise }[security]()],
+  connectionEncrypters: securities.split(',').map((name) => ({ tls, noise })[name]()),
   streamMuxers: [yamux()],
   connectionGater: { denyDialMultiaddr: () => false },
-  services: { identify: identify(), ping: ping() }
+  services: { identify: identify({ maxOutboundStreams: 4 }), ping: ping() } // it identifies each new peer by itself, too
 })
 const own = key.publicKey.raw
 const address = host.getMultiaddrs()[0].toString()
@@ -54,21 +54,32 @@ async function connectionTo (to, inbound) {
   }
 }
 
+async function meet (connection) {
+  const identified = await host.services.identify.identify(connection, { signal: signal() })
+  return {
+    direction: connection.direction,
+    encryption: connection.encryption,
+    multiplexer: connection.multiplexer,
+    roundTrip: await host.services.ping.ping(connection.remotePeer, { signal: signal() }),
+    protocols: identified.protocols,
+    agent: identified.agentVersion,
+    listens: identified.listenAddrs.map(String),
+    observed: identified.observedAddr?.toString()
+  }
+}
+
 const commands = {
-  async exchange ({ to, inbound }) {
-    const connection = await connectionTo(to, inbound)
-    const identified = await host.services.identify.identify(connection, { signal: signal() })
-    const roundTrip = await host.services.ping.ping(connection.remotePeer, { signal: signal() })
+  // identify and ping; the connection stays.
+  async meet ({ to, inbound }) {
+    return meet(await connectionTo(to, inbound))
+  },
+
+  async exchange ({ to }) {
+    const connection = await connectionTo(to, false)
+    const met = await meet(connection)
     last = await exchange(connection, { own, hive })
     return {
-      direction: connection.direction,
-      encryption: connection.encryption,
-      multiplexer: connection.multiplexer,
-      roundTrip,
-      protocols: identified.protocols,
-      agent: identified.agentVersion,
-      listens: identified.listenAddrs.map(String),
-      observed: identified.observedAddr?.toString(),
+      ...met,
       cid: last.cid.toString(),
       share: Buffer.from(last.id).toString('hex'),
       size: last.share.length,
@@ -82,14 +93,18 @@ const commands = {
     return {}
   },
 
-  // What others did here.
-  async seen () {
+  // What others did here; waits until so many were greeted.
+  async seen ({ guests = 0 }) {
+    const until = Date.now() + DEADLINE
+    while (node.guests.filter((guest) => guest.done).length < guests && Date.now() < until) {
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
     return {
-      guests: node.guests.map((guest) => ({ node: guest.node, subject: Buffer.from(guest.subject).toString('hex') })),
+      guests: node.guests.map((guest) => ({ node: guest.node, encryption: guest.encryption, subject: Buffer.from(guest.subject).toString('hex') })),
       asked: node.asked,
       roster: node.roster.size,
       shares: node.shares.size,
-      inbound: host.getConnections().filter((c) => c.direction === 'inbound').map((c) => c.encryption)
+      connections: host.getConnections().length
     }
   },
 
