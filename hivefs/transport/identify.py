@@ -14,6 +14,7 @@ py-libp2p's own `identify` module imports a peer store, a resource manager and a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 import trio
 from libp2p.crypto.ed25519 import Ed25519PublicKey
@@ -45,7 +46,7 @@ def identify_message(
 
     Addresses that are not an IP address or name with a TCP port are not told.
     """
-    told = [binary for binary in map(_multiaddr, addresses) if binary is not None][:MOST_ADDRESSES]
+    told = islice((binary for binary in map(_multiaddr, addresses) if binary is not None), MOST_ADDRESSES)
     host, port = remote
     seen = _multiaddr(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}")
     fields: list[tuple[int, bytes]] = [

@@ -106,7 +106,10 @@ class Handshake:
 
     def make(self, payload: bytes) -> bytes:
         """Our next message."""
-        return bytes(self._noise.write_message(payload))
+        try:
+            return bytes(self._noise.write_message(payload))
+        except ValueError as error:  # no secret comes of the other end's key: it is of small order
+            raise HandshakeProblem("its key is no key") from error
 
     def take(self, message: bytes) -> bytes:
         """The payload of the other end's next message."""
