@@ -4,7 +4,7 @@
 
 import './withresolvers.js'
 import { createInterface } from 'node:readline'
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { identify } from '@libp2p/identify'
 import { noise } from '@libp2p/noise'
 import { ping } from '@libp2p/ping'
@@ -27,7 +27,11 @@ const host = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
   transports: [tcp()],
   connectionEncrypters: securities.split(',').map((name) => ({ tls, noise })[name]()),
-  streamMuxers: [yamux()],
+  // Left alone it lets the other end send 16 MiB at a time, and aborts a stream that is paused with more than 4 MiB unread.
+  streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: 4 << 20, maxReadBufferLength: 8 << 20 } })],
+  // More than a few connections a second from one address are refused otherwise, and a busy machine is taken for a dead peer.
+  connectionManager: { inboundConnectionThreshold: 1000 },
+  connectionMonitor: { pingInterval: 500, pingTimeout: { minTimeout: DEADLINE, maxTimeout: DEADLINE } },
   connectionGater: { denyDialMultiaddr: () => false },
   services: { identify: identify({ maxOutboundStreams: 4 }), ping: ping() } // it identifies each new peer by itself, too
 })
@@ -104,7 +108,7 @@ const commands = {
       asked: node.asked,
       roster: node.roster.size,
       shares: node.shares.size,
-      connections: host.getConnections().length
+      connections: host.getConnections().map((connection) => ({ peer: connection.remotePeer.toString(), rtt: connection.rtt }))
     }
   },
 
@@ -127,6 +131,26 @@ const commands = {
     await stream.close({ signal: signal() })
     await back
     return { position }
+  },
+
+  // Reads all that comes, and twice in between nothing for a while: the other end has to wait and must not lose anything.
+  async drain ({ to, protocol, pauses }) {
+    const connection = await connectionTo(to, false)
+    const stream = await connection.newStream(protocol)
+    let size = 0
+    const sum = createHash('sha256')
+    for await (const part of stream) {
+      sum.update(part.subarray())
+      size += part.byteLength
+      if (size > pauses[0]) {
+        pauses.shift()
+        stream.pause()
+        await new Promise((resolve) => setTimeout(resolve, 300))
+        stream.resume()
+      }
+    }
+    await stream.close({ signal: signal() })
+    return { size, sha256: sum.digest('hex') }
   }
 }
 

@@ -146,6 +146,24 @@ def test_much_in_both_directions_at_once(peer, security):
 
 
 @BOTH
+def test_a_js_reader_that_pauses_loses_nothing(peer, security):
+    data = os.urandom(1 << 20) * 24
+
+    async def flood(stream):
+        await stream.send_all(data)
+
+    async def body():
+        async with open_host(os.urandom(32), listen=["/ip4/127.0.0.1/tcp/0"], handlers={"/flood/1": flood}) as host:
+            js = await trio.to_thread.run_sync(peer, security)
+            pauses = [100_000, 12 << 20]
+            ask = lambda: js.ask("drain", to=host.addresses[0], protocol="/flood/1", pauses=pauses)  # noqa: E731
+            got = await trio.to_thread.run_sync(ask)
+            assert got == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    run(body)
+
+
+@BOTH
 def test_js_refuses_who_is_not_whom_it_dialled_and_so_do_we(peer, security):
     async def body():
         async with open_host(os.urandom(32), listen=["/ip4/127.0.0.1/tcp/0"]) as host:
@@ -163,18 +181,25 @@ def test_js_refuses_who_is_not_whom_it_dialled_and_so_do_we(peer, security):
 
 @BOTH
 def test_silence_is_not_death_and_goodbyes_are_understood(peer, security):
-    """js-libp2p answers our keepalive and we answer its; it takes a GO_AWAY of ours for the end, and so do we its."""
+    """js-libp2p answers our keepalive; its connection monitor, which ends a connection whose pings fail, is content with
+    our answers; it takes a GO_AWAY of ours for the end, and so do we its."""
     limits = Limits(keepalive_interval=0.2, keepalive_timeout=5)
 
     async def body():
         async with open_host(os.urandom(32), listen=["/ip4/127.0.0.1/tcp/0"], limits=limits) as host:
             js = await trio.to_thread.run_sync(peer, security)
             connection = await host.dial(js.address, timeout=30)
-            while connection._ping_number < 3:
+
+            async def seen():
+                """What js knows of its connections to us."""
+                everything = (await trio.to_thread.run_sync(js.ask, "seen"))["connections"]
+                return [one for one in everything if one["peer"] == peer_id_from_key(host.peer_key)]
+
+            while connection._ping_number < 3 or (await seen())[0].get("rtt") is None:
                 await trio.sleep(0.05)
             assert not connection.closed
             await connection.aclose()
-            while (await trio.to_thread.run_sync(js.ask, "seen"))["connections"]:
+            while await seen():
                 await trio.sleep(0.05)
             connection = await host.dial(js.address, timeout=30)
             await trio.to_thread.run_sync(js.stop)
