@@ -20,8 +20,8 @@ class Connection(Protocol):
 
 
 class Host(Protocol):
-    """Our end of the network. ``addresses`` are those listened on, with our peer id at their end; ``announce`` says what is
-    told to strangers instead."""
+    """Our end of the network. ``addresses`` are those listened on, with our peer id at their end; ``announce`` says what
+    strangers are told, which is nothing before it."""
 
     @property
     def peer_key(self) -> bytes: ...

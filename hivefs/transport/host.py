@@ -57,7 +57,7 @@ class Host:
         keypair = create_new_key_pair(seed)
         self.peer_key = bytes(keypair.public_key.to_bytes())
         self.addresses: list[str] = []
-        self._announced: list[str] | None = None
+        self._announced: list[str] = []
         self._handlers = {PING: answer_pings, IDENTIFY: self._introduce, **handlers}
         self._limits = limits
         self._budget = Budget(limits)
@@ -182,12 +182,12 @@ class Host:
         return None
 
     def announce(self, addresses: Sequence[str]) -> None:
-        """Where others shall dial us, told to whoever asks (identify). Until this is called that is `addresses`."""
+        """Where others shall dial us: told to whoever asks (identify). Until this is called they are told of no address,
+        since `addresses` may be of an inner network."""
         self._announced = list(addresses)
 
     async def _introduce(self, stream: Stream) -> None:
-        where = self.addresses if self._announced is None else self._announced
-        await stream.send_all(identify_message(self.peer_key, where, self._handlers, stream.remote))
+        await stream.send_all(identify_message(self.peer_key, self._announced, self._handlers, stream.remote))
 
     # ---- both -----------------------------------------------------------------------------------------------
 

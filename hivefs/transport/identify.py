@@ -8,18 +8,19 @@ identify is one message behind its length as a varint, and the end of the stream
     1 public key (protobuf)   2 listen address (multiaddr), repeated   3 protocol, repeated
     4 the asker's address as seen here (multiaddr)   5 protocol family   6 agent
 
-py-libp2p's own `identify` module imports a peer store, a resource manager and an HTTP server for it: 4 MB.
+py-libp2p's own `identify` module imports a peer store, a resource manager and an HTTP server for it (4 MB), and to parse
+one address `multiaddr` takes half a millisecond, which strangers could make us spend.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from itertools import islice
 
 import trio
 from libp2p.crypto.ed25519 import Ed25519PublicKey
 from libp2p.utils.varint import encode_uvarint
-from multiaddr import Multiaddr
 
 from hivefs.errors import BadAddress
 
@@ -62,12 +63,17 @@ def identify_message(
 
 
 def _multiaddr(address: str) -> bytes | None:
-    before = address.partition("/p2p/")[0]
+    """Binary form: code and value of each part. 4 ip4, 41 ip6, 54 dns4 (with its length), 6 tcp; None for others."""
     try:
-        split_listen_address(before)
+        kind, host, port = split_listen_address(address.partition("/p2p/")[0])
     except BadAddress:
         return None
-    return bytes(Multiaddr(before).to_bytes())
+    if kind == "dns4":
+        name = host.encode("ascii")
+        where = bytes((54,)) + encode_uvarint(len(name)) + name
+    else:
+        where = bytes((4 if kind == "ip4" else 41,)) + ipaddress.ip_address(host).packed
+    return bytes(where + b"\x06" + port.to_bytes(2, "big"))
 
 
 async def answer_pings(stream: Stream) -> None:
