@@ -23,15 +23,13 @@ export class Node {
     this.shares = new Map()
     this.roster = new Map([[hex(key.publicKey.raw), entry]])
     this.guests = []
-    this.asked = []
   }
 
   handler () {
     return async (stream, connection) => {
       const wire = new Wire(stream)
-      let guest
       try {
-        guest = await this.greet(wire, connection)
+        const guest = await this.greet(wire, connection)
         this.guests.push(guest)
         for (;;) {
           const frame = await wire.receive()
@@ -43,7 +41,6 @@ export class Node {
         else if (error.name !== 'UnexpectedEOFError' && error.name !== 'StreamResetError') {
           console.error(`the conversation ended: ${error.stack}`)
         }
-        if (guest) guest.done = true
         await stream.close()
       }
     }
@@ -65,11 +62,11 @@ export class Node {
       throw new Refusal(3, 'the certificate is of somebody else')
     }
     await wire.send(KIND.WELCOME, 0, ['welcome', 1, now(), 16], toBlobs([this.cert, login.payload]))
-    return { node, subject, nonce, serial: 0n, encryption: connection.encryption, done: false }
+    return { node, subject, nonce, serial: 0n, asked: [], connection }
   }
 
   async answer (wire, frame, guest) {
-    this.asked.push(frame.kind)
+    guest.asked.push(frame.kind)
     try {
       const [header, payload] = await this.work(frame, guest)
       await wire.send(KIND.ANSWER, frame.id, header, payload)

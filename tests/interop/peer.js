@@ -97,19 +97,23 @@ const commands = {
     return {}
   },
 
-  // What others did here; waits until so many were greeted.
-  async seen ({ guests = 0 }) {
+  // The connections to a peer.
+  async connections ({ to }) {
+    const found = host.getConnections().filter((connection) => to.endsWith(connection.remotePeer.toString()))
+    return { connections: found.map(({ direction, encryption, rtt }) => ({ direction, encryption, rtt })) }
+  },
+
+  // What somebody who logged in here asked for. Waits until it has come and gone again: a connection that is being closed
+  // must not be taken for the next thing to do.
+  async guest ({ subject }) {
     const until = Date.now() + DEADLINE
-    while (node.guests.filter((guest) => guest.done).length < guests && Date.now() < until) {
+    const gone = (guest) => Buffer.from(guest.subject).toString('hex') === subject && guest.connection.status !== 'open'
+    while (!node.guests.some(gone)) {
+      if (Date.now() > until) throw new Error('it did not come, or did not leave')
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
-    return {
-      guests: node.guests.map((guest) => ({ node: guest.node, encryption: guest.encryption, subject: Buffer.from(guest.subject).toString('hex') })),
-      asked: node.asked,
-      roster: node.roster.size,
-      shares: node.shares.size,
-      connections: host.getConnections().map((connection) => ({ peer: connection.remotePeer.toString(), rtt: connection.rtt }))
-    }
+    const guest = node.guests.find(gone)
+    return { node: guest.node, encryption: guest.connection.encryption, asked: guest.asked, roster: node.roster.size }
   },
 
   // Bulk both ways on one connection: the windows of both multiplexers have to be moved many times.

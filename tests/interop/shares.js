@@ -5,7 +5,7 @@ import { blake3 } from '@noble/hashes/blake3.js'
 import { CID } from 'multiformats/cid'
 import * as raw from 'multiformats/codecs/raw'
 import { sha256 } from 'multiformats/hashes/sha2'
-import { concat, same } from './cbor.js'
+import { concat } from './cbor.js'
 
 export const LEAF = 64 * 1024
 
@@ -80,5 +80,3 @@ export function rootFrom (leaves, firstLeaf, size, path) {
   if (rest.length) throw new Error('the path is too long')
   return under(ROOT_CONTEXT, concat(found, u64(size)))
 }
-
-export const isRoot = (a, b) => same(a, b)

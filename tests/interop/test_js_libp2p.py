@@ -47,11 +47,10 @@ def test_a_node_and_js_dial_each_other(peer, node, security):
     served = node(js.address)
 
     # The node logs in at the js node as one of the hive, gives its roster entry and takes what is there.
-    seen = js.ask("seen", guests=1)
     seed = (served.directory / "node.seed").read_bytes()
-    assert seen["guests"] == [{"node": True, "encryption": WIRE[security], "subject": public_key(seed).hex()}]
-    assert set(seen["asked"]) == {ROSTER_GET, ROSTER_PUT}
-    assert seen["roster"] == 2
+    guest = js.ask("guest", subject=public_key(seed).hex())
+    assert (guest["node"], guest["encryption"], guest["roster"]) == (True, WIRE[security], 2)
+    assert set(guest["asked"]) == {ROSTER_GET, ROSTER_PUT}
 
     got = js.ask("exchange", to=served.address)
     assert (got["direction"], got["encryption"], got["multiplexer"]) == ("outbound", WIRE[security], "/yamux/1.0.0")
@@ -192,8 +191,8 @@ def test_silence_is_not_death_and_goodbyes_are_understood(peer, security):
 
             async def seen():
                 """What js knows of its connections to us."""
-                everything = (await trio.to_thread.run_sync(js.ask, "seen"))["connections"]
-                return [one for one in everything if one["peer"] == peer_id_from_key(host.peer_key)]
+                ask = lambda: js.ask("connections", to=peer_id_from_key(host.peer_key))  # noqa: E731
+                return (await trio.to_thread.run_sync(ask))["connections"]
 
             while connection._ping_number < 3 or (await seen())[0].get("rtt") is None:
                 await trio.sleep(0.05)

@@ -8,7 +8,7 @@ import os
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1
@@ -188,6 +188,8 @@ def test_messages_that_are_no_handshake_are_refused(message, after):
 
 
 @settings(max_examples=60, deadline=None)
+@example(0, 31, 0x80)  # a bit of an ephemeral key that X25519 does not look at
+@example(1, 31, 0x80)
 @given(st.integers(0, 2), st.integers(0, 10_000), st.integers(1, 255))
 def test_no_changed_byte_of_a_handshake_goes_through(number, position, change):
     """Not even in the first message, which is in the clear: the second no longer opens."""
@@ -200,7 +202,6 @@ def test_no_changed_byte_of_a_handshake_goes_through(number, position, change):
                 message[position % len(message)] ^= change
             ends[1].take(bytes(message))
             ends.reverse()
-        # what the last message changes is found by whoever reads it; the first one's change by the second
     assert not (first._noise.handshake_finished and second._noise.handshake_finished)
 
 
