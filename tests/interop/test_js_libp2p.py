@@ -113,12 +113,15 @@ def test_a_client_keeps_its_shares_at_a_js_node(peer, hive: Path, security):
 @pytest.mark.parametrize("offered", ["tls,noise", "noise,tls"])
 def test_tls_is_what_we_propose_first_and_noise_what_we_accept(peer, offered):
     async def body():
-        async with open_host(os.urandom(32), listen=["/ip4/127.0.0.1/tcp/0"]) as host:
+        # two hosts, since js uses the connection again that it has with a peer
+        async with (
+            open_host(os.urandom(32)) as dialler,
+            open_host(os.urandom(32), listen=["/ip4/127.0.0.1/tcp/0"]) as listener,
+        ):
             js = await trio.to_thread.run_sync(peer, offered)
-            connection = await host.dial(js.address, timeout=30)
+            connection = await dialler.dial(js.address, timeout=30)
             assert connection.security == "/tls/1.0.0"
-            await connection.aclose()
-            met = await trio.to_thread.run_sync(lambda: js.ask("meet", to=host.addresses[0]))
+            met = await trio.to_thread.run_sync(lambda: js.ask("meet", to=listener.addresses[0]))
             assert met["encryption"] == WIRE[offered.split(",")[0]]
 
     run(body)
