@@ -25,13 +25,28 @@ RANK = {room: rank for rank, row in enumerate((CORE, FLOWS, EDGES, ("daemon", "t
 EVERYWHERE = {"errors", "hivefs"}
 
 NOT_IN_CORE = {
-    *("trio", "lmdb", "pyfuse3", "libp2p", "multiaddr", "os", "pathlib", "io", "socket", "select", "time", "datetime"),
+    *(
+        "trio",
+        "lmdb",
+        "pyfuse3",
+        "libp2p",
+        "multiaddr",
+        "noise",
+        "os",
+        "pathlib",
+        "io",
+        "socket",
+        "select",
+        "time",
+        "datetime",
+    ),
     *("random", "secrets", "threading", "subprocess", "asyncio", "logging", "tempfile", "shutil", "uuid", "click", "rich"),
 }
 DOORS = {
     "pyfuse3": ("fuse/", "testing/memory_drive.py", "testing/fake_disk/server.py"),
     "libp2p": ("transport/",),
     "multiaddr": ("transport/",),
+    "noise": ("transport/noise.py",),
     "lmdb": ("metadata/", "node/"),
     "zfec": ("content/coding.py",),
     "click": ("cli/",),

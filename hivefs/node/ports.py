@@ -20,13 +20,16 @@ class Connection(Protocol):
 
 
 class Host(Protocol):
-    """Our end of the network. ``addresses`` are those listened on, with our peer id at their end."""
+    """Our end of the network. ``addresses`` are those listened on, with our peer id at their end; ``announce`` says what
+    strangers are told, which is nothing before it."""
 
     @property
     def peer_key(self) -> bytes: ...
 
     @property
     def addresses(self) -> list[str]: ...
+
+    def announce(self, addresses: Sequence[str]) -> None: ...
 
     async def dial(self, address: str, *, timeout: float = ...) -> Connection: ...
 

@@ -87,6 +87,7 @@ async def run_node(
                 async with serve(seed, listen=config.listen, handlers={PROTOCOL: streams.serve}) as host:
                     own = await trio.to_thread.run_sync(_own_entry, store, config, seed, host.addresses, clock())
                     await _own_membership(answerer, events)
+                    host.announce(own.address.addresses)
                     await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(own)], clock())
                     gossip = _gossip(host, seed, config, answerer, own, events, clock)
                     nursery.start_soon(watched, gossip.run)

@@ -53,6 +53,9 @@ class MemoryHost:
         """A peer opened a stream."""
         self._nursery.start_soon(self._handle, self.handlers[protocol], stream)
 
+    def announce(self, addresses: Sequence[str]) -> None:
+        """Nobody asks for them here."""
+
     @staticmethod
     async def _handle(handler: Handler, stream: MemoryStream) -> None:
         try:

@@ -1,8 +1,8 @@
-"""One connection: the tasks around a TLS channel and a Yamux session.
+"""One connection: the tasks around a channel (TLS or Noise) and a Yamux session.
 
-Three tasks live as long as the connection. The *reader* moves bytes from the socket through TLS into the session. The
-*writer* gives the socket what senders left behind: they try themselves when they have much or when nothing was sent
-just before, and leave the rest to the writer's next turn, by which time many small messages share one TLS record and
+Three tasks live as long as the connection. The *reader* moves bytes from the socket through the channel into the session.
+The *writer* gives the socket what senders left behind: they try themselves when they have much or when nothing was sent
+just before, and leave the rest to the writer's next turn, by which time many small messages share one sealed record and
 one system call. The *keepalive* asks after a silence and gives the peer up when nothing comes.
 
 `_lose` is the only way a connection ends. It does not wait: it tells every stream the reason, closes the socket and
@@ -27,11 +27,11 @@ from hivefs.errors import ConnectionLost, HivefsError, PeerTimeout, Refused
 
 from .addresses import peer_id_from_key
 from .budget import Budget
+from .channel import READ_SIZE, SLICE, Channel
 from .frames import MAX_FRAME, ProtocolViolation
 from .limits import Limits
 from .mux_stream import MuxStream
 from .stream import HIGH_WATER, Stream
-from .tls import READ_SIZE, SLICE, TlsChannel
 from .yamux import Session
 
 log = logging.getLogger("hivefs.transport")
@@ -51,12 +51,12 @@ SELF_FROZEN = 1.0
 class Connection:
     """A proved and encrypted connection to one peer."""
 
-    def __init__(
-        self, channel: TlsChannel, *, address: str, limits: Limits, budget: Budget, negotiator: Multiselect
-    ) -> None:
+    def __init__(self, channel: Channel, *, address: str, limits: Limits, budget: Budget, negotiator: Multiselect) -> None:
         self.peer_key = channel.peer_key
         self.address = address
         self.peer_id = peer_id_from_key(channel.peer_key)
+        self.remote = (channel.raw.remote_host, channel.raw.remote_port)
+        self.security = channel.security
         self._channel = channel
         self._limits = limits
         self._negotiator = negotiator

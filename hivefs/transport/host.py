@@ -1,7 +1,7 @@
 """Listening and dialling: from a TCP connection to a `Connection`.
 
-The order on every connection is libp2p's: multistream-select for the security protocol (only ``/tls/1.0.0``), the
-handshake that proves the peer, multistream-select for the multiplexer (only ``/yamux/1.0.0``). py-libp2p does all of
+The order on every connection is libp2p's: multistream-select for the security protocol (``/tls/1.0.0``, else ``/noise``),
+the handshake that proves the peer, multistream-select for the multiplexer (only ``/yamux/1.0.0``). py-libp2p does all of
 it. The library's own host and swarm stay out: they offer plaintext by default, wait 250 ms before each connect
 (`libp2p/network/swarm.py:936`) and name their own Yamux (`libp2p/stream_muxer/muxer_multistream.py:143`).
 
@@ -30,15 +30,23 @@ from hivefs.errors import NodeProblem, PeerIdentityMismatch, PeerUnreachable
 
 from .addresses import join_address, peer_id_from_key, split_address, split_listen_address
 from .budget import Budget
+from .channel import Channel, HandshakeProblem, WrongPeer
 from .connection import Connection, Handler
+from .identify import IDENTIFY, PING, answer_pings, identify_message
 from .limits import Limits
+from .noise import PROTOCOL_ID as NOISE
+from .noise import NoiseTransport
 from .raw import RawSocket
+from .stream import Stream
 from .tls import PROTOCOL_ID as TLS
-from .tls import TlsChannel, TlsTransport, WrongPeer
+from .tls import TlsTransport
 
 log = logging.getLogger("hivefs.transport")
 
 YAMUX = "/yamux/1.0.0"
+SECURITY = {TLS: TlsTransport, NOISE: NoiseTransport}
+"""In the order in which a dialler proposes them. Both prove the same keys, so it does not matter that somebody on the way
+can make two ends take the second: the choice is made in the clear."""
 SHUTDOWN_SECONDS = 2.0
 
 
@@ -49,11 +57,12 @@ class Host:
         keypair = create_new_key_pair(seed)
         self.peer_key = bytes(keypair.public_key.to_bytes())
         self.addresses: list[str] = []
-        self._handlers = dict(handlers)
+        self._announced: list[str] = []
+        self._handlers = {PING: answer_pings, IDENTIFY: self._introduce, **handlers}
         self._limits = limits
         self._budget = Budget(limits)
         self._nursery = nursery
-        self._security = SecurityMultistream({TLS: TlsTransport(keypair)})
+        self._security = SecurityMultistream({name: make(keypair) for name, make in SECURITY.items()})
         self._muxers = GenericMultistreamSelector()
         self._muxers.add_handler(YAMUX, None)
         self._negotiator = Multiselect(dict(self._handlers))
@@ -89,10 +98,10 @@ class Host:
         await self._nursery.start(self._serve, connection)
         return connection
 
-    async def _reach(self, host: str, port: int, peer_id: ID) -> TlsChannel:
+    async def _reach(self, host: str, port: int, peer_id: ID) -> Channel:
         raw = RawSocket(await _connect(host, port), is_initiator=True)
         try:
-            channel: TlsChannel = await self._security.secure_outbound(raw, peer_id)
+            channel: Channel = await self._security.secure_outbound(raw, peer_id)
             await self._muxers.select(channel, True)
         except BaseException:
             raw.abort()
@@ -153,7 +162,7 @@ class Host:
             if not self._inbound_by_ip[ip]:
                 del self._inbound_by_ip[ip]
 
-    async def _admit(self, raw: RawSocket, ip: str) -> TlsChannel | None:
+    async def _admit(self, raw: RawSocket, ip: str) -> Channel | None:
         """The handshake of an inbound connection; None when it fails, is too slow or is pushed out by others."""
         if len(self._half_open) >= self._limits.max_half_open:
             crowd = Counter(self._half_open.values()).most_common(1)[0][0]
@@ -163,7 +172,7 @@ class Host:
         with trio.move_on_after(self._limits.handshake_timeout) as scope:
             self._half_open[scope] = ip
             try:
-                channel: TlsChannel = await self._security.secure_inbound(raw)
+                channel: Channel = await self._security.secure_inbound(raw)
                 await self._muxers.select(channel, False)
                 return channel
             except Exception as error:  # noqa: BLE001 - nothing a stranger sends may reach further than this
@@ -172,9 +181,17 @@ class Host:
                 self._half_open.pop(scope, None)
         return None
 
+    def announce(self, addresses: Sequence[str]) -> None:
+        """Where others shall dial us: told to whoever asks (identify). Until this is called they are told of no address,
+        since `addresses` may be of an inner network."""
+        self._announced = list(addresses)
+
+    async def _introduce(self, stream: Stream) -> None:
+        await stream.send_all(identify_message(self.peer_key, self._announced, self._handlers, stream.remote))
+
     # ---- both -----------------------------------------------------------------------------------------------
 
-    def _connection(self, channel: TlsChannel, address: str) -> Connection:
+    def _connection(self, channel: Channel, address: str) -> Connection:
         return Connection(channel, address=address, limits=self._limits, budget=self._budget, negotiator=self._negotiator)
 
     async def _serve(self, connection: Connection, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
@@ -213,7 +230,7 @@ async def _connect(host: str, port: int) -> trio.SocketStream:
 
 
 def _reason(error: BaseException) -> str:
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, HandshakeProblem):
         error = error.__cause__
     return str(error) or type(error).__name__
 

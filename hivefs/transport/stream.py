@@ -17,6 +17,7 @@ class Outlet(Protocol):
     """What a stream needs of its connection."""
 
     peer_key: bytes
+    remote: tuple[str, int]
 
     def push(self) -> None:
         """Something was put; see that it leaves."""
@@ -35,6 +36,7 @@ class Stream:
 
     def __init__(self, connection: Outlet, mux: MuxStream) -> None:
         self.peer_key = connection.peer_key
+        self.remote = connection.remote
         self._connection = connection
         self._mux = mux
         self._readable = trio.lowlevel.ParkingLot()

@@ -5,16 +5,9 @@ library's own ``TLSReadWriter`` reads 4 KiB at a time, stops after 100 attempts,
 can leave its handshake loop unfinished (``libp2p/security/tls/io.py:145,291,307``), so `TlsTransport` keeps the
 library's class as its base and returns a `TlsChannel` instead.
 
-A channel never waits. It takes plaintext, keeps ciphertext, and says what is pending; the connection's own tasks wait
-for the socket. That is why a cancelled sender cannot leave half a TLS record on the wire, and why a small message
-costs no task switch of its own.
-
-    sender --put()--> plain --seal--> sealed pieces --flush()--> socket
-    socket --fill()--> TLS --> scratch plaintext --> the caller's function
-
-Everything goes through OpenSSL in slices of 64 KiB: larger ones are no faster, and a memory BIO never gives back the
-largest size it ever had, which would be memory for each of several hundred idle peers. The two scratch buffers are
-shared by all channels of a process for the same reason; nobody keeps a view of them across a checkpoint.
+What is common to all channels is in `channel`. Everything goes through OpenSSL in slices of 64 KiB: larger ones are no
+faster, and a memory BIO never gives back the largest size it ever had, which would be memory for each of several hundred
+idle peers.
 """
 
 from __future__ import annotations
@@ -22,13 +15,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-import trio
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from libp2p.crypto.keys import KeyPair, KeyType
@@ -37,29 +26,12 @@ from libp2p.security.tls.certificate import ALPN_PROTOCOL, verify_certificate_ch
 from libp2p.security.tls.openssl_verify import install_skip_pkix_peer_verification
 from libp2p.security.tls.transport import PROTOCOL_ID, IdentityConfig, TLSTransport
 
+from .channel import SLICE, Channel, HandshakeProblem, WrongPeer, cipher_scratch
 from .raw import EndOfConnection, RawSocket
 
-__all__ = ["PROTOCOL_ID", "TlsChannel", "TlsTransport", "WrongPeer"]
+__all__ = ["PROTOCOL_ID", "TlsChannel", "TlsTransport"]
 
-SLICE = 64 * 1024
-READ_SIZE = 256 * 1024
-SMALL = 8 * 1024
-"""Bodies up to here are copied behind their header, so that many of them share one TLS record."""
-
-_cipher_scratch = memoryview(bytearray(READ_SIZE))
 _plain_scratch = memoryview(bytearray(SLICE))
-
-
-class WrongPeer(Exception):
-    """The handshake proved another key than the address names; ``found`` is that key."""
-
-    def __init__(self, found: bytes) -> None:
-        super().__init__(found.hex())
-        self.found = found
-
-
-class HandshakeProblem(Exception):
-    """The other end did not prove a usable identity."""
 
 
 def _certificate_template() -> x509.CertificateBuilder:
@@ -139,22 +111,17 @@ def _prove(channel: TlsChannel) -> bytes:
     return bytes(key.to_bytes())
 
 
-class TlsChannel:
-    """One TLS connection: seals and opens synchronously, keeps what the socket has not taken yet."""
+class TlsChannel(Channel):
+    """One TLS connection: seals and opens synchronously."""
 
-    peer_key: bytes
-    remote_public_key: Any
+    security = PROTOCOL_ID
+    slice_size = SLICE
 
     def __init__(self, raw: RawSocket, context: ssl.SSLContext, *, server_side: bool) -> None:
-        self.raw = raw
-        self.is_initiator = not server_side
-        self._socket: socket.socket = raw.socket
+        super().__init__(raw)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
-        self._plain = bytearray()
-        self._sealed: deque[bytes | memoryview] = deque()
-        self._sealed_bytes = 0
 
     # ---- handshake and negotiation: waits, under the caller's deadline --------------------------------------
 
@@ -201,39 +168,7 @@ class TlsChannel:
         self._tls.write(data)
         await self.raw.write(self._outgoing.read())
 
-    async def close(self) -> None:
-        """Drop the connection; py-libp2p calls this when it gives up on one."""
-        self.abort()
-        await trio.lowlevel.checkpoint()
-
     # ---- the hot path: never waits --------------------------------------------------------------------------
-
-    @property
-    def backlog(self) -> int:
-        """Bytes accepted and not yet taken by the kernel."""
-        return self._sealed_bytes + len(self._plain)
-
-    def put(self, head: bytes, body: bytes | memoryview = b"") -> None:
-        """Accept a frame. A large body is sealed from where it lies, without a copy."""
-        self._plain += head
-        size = len(body)
-        if size <= SMALL:
-            self._plain += body
-            if len(self._plain) >= SLICE:
-                self._seal_plain()
-            return
-        self._seal_plain()
-        if size <= SLICE:
-            self._seal(body)
-            return
-        view = memoryview(body)
-        for start in range(0, size, SLICE):
-            self._seal(view[start : start + SLICE])
-
-    def _seal_plain(self) -> None:
-        if self._plain:
-            self._seal(self._plain)
-            self._plain = bytearray()
 
     def _seal(self, data: bytes | bytearray | memoryview) -> None:
         # A memory BIO always has room, so OpenSSL takes the whole slice at once.
@@ -243,30 +178,9 @@ class TlsChannel:
     def _collect(self) -> None:
         sealed = self._outgoing.read()
         if sealed:
-            self._sealed.append(sealed)
-            self._sealed_bytes += len(sealed)
-
-    def flush(self) -> None:
-        """Give the kernel what it takes now; raises OSError when the connection is gone."""
-        self._seal_plain()
-        sealed = self._sealed
-        while sealed:
-            try:
-                # 16 pieces are 1 MiB, more than a flush usually finds
-                sent = self._socket.sendmsg([sealed[i] for i in range(min(len(sealed), 16))])
-            except (BlockingIOError, InterruptedError):
-                return
-            self._sealed_bytes -= sent
-            while sent:
-                first = sealed[0]
-                if sent < len(first):
-                    sealed[0] = memoryview(first)[sent:]
-                    return
-                sent -= len(first)
-                sealed.popleft()
+            self._keep(sealed)
 
     def open_buffered(self, consume: Callable[[memoryview], None]) -> bool:
-        """Hand all plaintext that is decrypted without the socket to ``consume``; False when the peer said goodbye."""
         read = self._tls.read
         while True:
             filled = 0
@@ -293,13 +207,12 @@ class TlsChannel:
                 return False
 
     def fill(self, consume: Callable[[memoryview], None]) -> int | None:
-        """One read from the socket through TLS into ``consume``. Bytes read, 0 at the end, None when there are none."""
         try:
-            got = self._socket.recv_into(_cipher_scratch)
+            got = self._socket.recv_into(cipher_scratch)
         except (BlockingIOError, InterruptedError):
             return None
         for start in range(0, got, SLICE):
-            self._incoming.write(_cipher_scratch[start : min(start + SLICE, got)])
+            self._incoming.write(cipher_scratch[start : min(start + SLICE, got)])
             if not self.open_buffered(consume):
                 return 0
         return got
@@ -310,10 +223,3 @@ class TlsChannel:
         with contextlib.suppress(ssl.SSLError):  # it wants the other end's answer, which nobody waits for
             self._tls.unwrap()
         self._collect()
-
-    def abort(self) -> None:
-        """Close the socket now and drop what was accepted."""
-        self._sealed.clear()
-        self._plain.clear()
-        self._sealed_bytes = 0
-        self.raw.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,8 @@ from hivefs.crypto.keys import public_key
 from hivefs.errors import HivefsError, PeerUnreachable
 from hivefs.model.ids import ShareId
 from hivefs.node.config import create_node
-from hivefs.transport import open_host
+from hivefs.node.service import run_node
+from hivefs.transport import open_host, peer_id_from_key
 
 RUN = """
 import sys, trio, functools
@@ -96,6 +98,40 @@ def test_a_node_over_libp2p_keeps_and_gives(tmp_path: Path) -> None:
         within(body)
     finally:
         process.kill()
+
+
+def test_strangers_are_told_the_announced_address_and_no_other(tmp_path: Path) -> None:
+    """identify, which libp2p peers ask before anything else, answers with what the roster says."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    announced = "/dns4/node.example/tcp/4001"
+    create_node(
+        tmp_path / "n",
+        listen=(f"/ip4/127.0.0.1/tcp/{port}",),
+        capacity=1 << 30,
+        hive_seed=HIVE,
+        seed=seed_of("node"),
+        announce=(announced,),
+        now_ns=1,
+    )
+
+    async def body() -> None:
+        async with trio.open_nursery() as nursery:
+            serving = await nursery.start(run_node, tmp_path / "n", open_host)
+            peer = peer_id_from_key(public_key(seed_of("node")))
+            assert serving.addresses == (f"{announced}/p2p/{peer}",)
+            async with open_host(seed_of("stranger")) as host:
+                connection = await host.dial(f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer}", timeout=20)
+                stream = await connection.open_stream("/ipfs/id/1.0.0")
+                told = b""
+                while more := await stream.receive_some():
+                    told += more
+            assert b"\x0cnode.example" in told and b"/hivefs/node/1" in told
+            assert bytes([127, 0, 0, 1]) + b"\x06" + port.to_bytes(2, "big") not in told
+            nursery.cancel_scope.cancel()
+
+    within(body)
 
 
 @pytest.mark.parametrize("rounds", [4])

@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+import hivefs.transport.host
 from hivefs.transport import Connection, Host, Limits, Stream, open_host
 
 LOCAL = "/ip4/127.0.0.1/tcp/0"
@@ -129,6 +130,25 @@ class Kit:
             assert more, f"the process ended after {text!r}"
             text += more
         return text.decode().strip()
+
+
+SLOW_AND_ABOVE = {"test_a_paused_reader_is_waited_for", "test_a_frozen_peer_is_noticed"}
+"""They wait for seconds for what Yamux and the keepalive do, above both."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "security" in metafunc.fixturenames:
+        names = list(hivefs.transport.host.SECURITY)
+        if metafunc.definition.name in SLOW_AND_ABOVE:
+            names = names[:1]
+        metafunc.parametrize("security", names, indirect=True, ids=[name.split("/")[1] for name in names])
+
+
+@pytest.fixture
+def security(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Hosts of this process offer and accept nothing but one of what SECURITY names."""
+    monkeypatch.setattr(hivefs.transport.host, "SECURITY", {request.param: hivefs.transport.host.SECURITY[request.param]})
+    return str(request.param)
 
 
 @pytest.fixture

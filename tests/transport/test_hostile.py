@@ -14,6 +14,8 @@ from libp2p.peer.id import ID
 from hivefs.errors import ConnectionLost
 from hivefs.transport import Limits, open_host, peer_id_from_key, split_address
 
+pytestmark = pytest.mark.usefixtures("security")  # over TLS and again over Noise
+
 FRAME = struct.Struct("!BBHII")
 DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -71,11 +73,13 @@ def test_garbage_after_the_handshake_ends_the_connection(kit, run, what):
     run(test)
 
 
-def test_garbage_in_the_place_of_tls_ends_the_connection(kit, run):
+def test_garbage_in_the_place_of_what_is_sealed_ends_the_connection(kit, run, security):
+    record = {"/tls/1.0.0": b"\x17\x03\x03\x00\x20", "/noise": b"\x00\x20"}
+
     async def test():
         async with kit.server() as host, open_host(os.urandom(32)) as client:
             villain = await Villain.reach(client, host.addresses[0])
-            await villain.channel.raw.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+            await villain.channel.raw.write(record[security] + bytes(32))
             await villain.closed()
             assert await kit.ask(await client.dial(host.addresses[0]), b"hello") == b"hello"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import trio
 
 from hivefs.transport import open_host, peer_id_from_key
@@ -13,12 +14,16 @@ STOCK = """
     from libp2p import new_host
     from libp2p.crypto.ed25519 import create_new_key_pair
     from libp2p.peer.peerinfo import info_from_p2p_addr
-    from libp2p.security.tls.transport import PROTOCOL_ID, TLSTransport
+    from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
+    from libp2p.security.noise.transport import PROTOCOL_ID as NOISE, Transport as NoiseTransport
+    from libp2p.security.tls.transport import PROTOCOL_ID as TLS, TLSTransport
     from libp2p.stream_muxer.yamux.yamux import Yamux
     from multiaddr import Multiaddr
 
     pair = create_new_key_pair(bytes(range(32)))
-    host = new_host(key_pair=pair, sec_opt={PROTOCOL_ID: TLSTransport(pair)}, muxer_opt={"/yamux/1.0.0": Yamux})
+    security = {TLS: lambda: TLSTransport(pair), NOISE: lambda: NoiseTransport(pair, create_noise_key().private_key)}
+    secure = sys.argv.pop(1)
+    host = new_host(key_pair=pair, sec_opt={secure: security[secure]()}, muxer_opt={"/yamux/1.0.0": Yamux})
 
     async def echo(stream):
         try:
@@ -53,12 +58,17 @@ STOCK = """
 """
 
 
-def test_we_dial_stock_libp2p(kit, run):
+SECURITY = pytest.mark.parametrize("secure", ["/tls/1.0.0", "/noise"], ids=["tls", "noise"])
+
+
+@SECURITY
+def test_we_dial_stock_libp2p(kit, run, secure):
     async def test():
-        async with kit.subprocess(STOCK) as process, open_host(os.urandom(32)) as client:
+        async with kit.subprocess(STOCK, secure) as process, open_host(os.urandom(32)) as client:
             address = await kit.line(process)
             connection = await client.dial(address)
             assert address.endswith(peer_id_from_key(connection.peer_key))
+            assert connection.security == secure
             stream = await connection.open_stream("/echo/1")
             message = os.urandom(1_000_000)
             async with trio.open_nursery() as nursery:
@@ -69,11 +79,12 @@ def test_we_dial_stock_libp2p(kit, run):
     run(test)
 
 
-def test_stock_libp2p_dials_us(kit, run):
+@SECURITY
+def test_stock_libp2p_dials_us(kit, run, secure):
     async def test():
-        async with kit.server() as host, kit.subprocess(STOCK, host.addresses[0]) as process:
+        async with kit.server() as host, kit.subprocess(STOCK, secure, host.addresses[0]) as process:
             assert await kit.line(process) == "same"
             (connection,) = host._connections
-            assert not connection.closed
+            assert not connection.closed and connection.security == secure
 
     run(test)

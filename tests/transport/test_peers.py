@@ -13,6 +13,8 @@ import trio
 from hivefs.errors import BadAddress, ConnectionLost, NodeProblem, PeerIdentityMismatch, PeerTimeout, PeerUnreachable
 from hivefs.transport import Limits, open_host, peer_id_from_key
 
+pytestmark = pytest.mark.usefixtures("security")  # over TLS and again over Noise
+
 SERVER = """
     import os, sys, trio
     from hivefs.transport import Limits, open_host
@@ -43,11 +45,12 @@ def test_wrong_peer_id_is_refused(kit, run):
     run(test)
 
 
-def test_plaintext_is_refused(kit, run):
+def test_plaintext_is_refused(kit, run, security):
     async def test():
         async with kit.server() as host:
             port = int(host.addresses[0].split("/")[4])
-            for protocol in (b"/plaintext/2.0.0", b"/noise", b"/secio/1.0.0", b"/yamux/1.0.0", b"/echo/1"):
+            not_spoken = {b"/tls/1.0.0", b"/noise"} - {security.encode()}
+            for protocol in (b"/plaintext/2.0.0", b"/secio/1.0.0", b"/yamux/1.0.0", b"/echo/1", *not_spoken):
                 stream = await trio.open_tcp_stream("127.0.0.1", port)
                 async with stream:
                     for line in (b"/multistream/1.0.0\n", protocol + b"\n"):
@@ -59,30 +62,6 @@ def test_plaintext_is_refused(kit, run):
                         assert more
                         answer += more
                     assert answer == expected
-
-    run(test)
-
-
-def test_bare_tls_without_libp2p_identity_is_refused(kit, run):
-    async def test():
-        import ssl
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["libp2p"])
-        async with kit.server() as host:
-            raw = await trio.open_tcp_stream("127.0.0.1", int(host.addresses[0].split("/")[4]))
-            for line in (b"/multistream/1.0.0\n", b"/tls/1.0.0\n"):
-                await raw.send_all(bytes([len(line)]) + line)
-            answer = b""
-            while len(answer) < 32:
-                answer += await raw.receive_some(32 - len(answer))
-            assert answer == b"\x13/multistream/1.0.0\n\x0b/tls/1.0.0\n"
-            stream = trio.SSLStream(raw, context)
-            with pytest.raises(trio.BrokenResourceError):
-                await stream.receive_some()
-            await trio.aclose_forcefully(stream)
 
     run(test)
 

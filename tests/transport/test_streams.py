@@ -13,6 +13,8 @@ import trio.testing
 from hivefs.errors import ConnectionLost, Refused
 from hivefs.transport import Limits
 
+pytestmark = pytest.mark.usefixtures("security")  # over TLS and again over Noise
+
 
 def test_echo_of_64_mib_in_varied_sizes(kit, run):
     async def test():

@@ -11,16 +11,21 @@ from importlib.metadata import version
 import pytest
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.protocol_muxer.exceptions import ProtocolNotSupportedError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise import io as stock_io
+from libp2p.security.noise import messages
+from libp2p.security.noise import transport as stock_noise
 from libp2p.security.tls.certificate import LIBP2P_EXTENSION_OID, verify_certificate_chain
 from libp2p.security.tls.transport import PROTOCOL_ID, TLSTransport
 from libp2p.stream_muxer.yamux import yamux as stock
+from noise.connection import Keypair, NoiseConnection
 
-from hivefs.transport import frames
+from hivefs.transport import frames, noise
 from hivefs.transport.host import YAMUX
 from hivefs.transport.tls import TlsTransport
 
@@ -85,6 +90,32 @@ def test_contexts_speak_tls_13_only_and_no_key_touches_the_disk(monkeypatch):
         context = transport.create_ssl_context(side)
         assert context.minimum_version == ssl.TLSVersion.TLSv1_3
         assert context is transport.create_ssl_context(side)
+
+
+def test_noiseprotocol_ends_with_two_keys_that_begin_at_nonce_0():
+    """noise.Handshake.ciphers takes the keys out of it, since its own encrypt wants and gives copies."""
+    assert version("noiseprotocol") == "0.3.1"
+    first, second = (NoiseConnection.from_name(noise.NAME) for _ in range(2))
+    for end, key in ((first, 1), (second, 2)):
+        end.set_keypair_from_private_bytes(Keypair.STATIC, bytes([key]) * 32)
+    first.set_as_initiator()
+    second.set_as_responder()
+    first.start_handshake()
+    second.start_handshake()
+    second.read_message(first.write_message())
+    first.read_message(second.write_message())
+    second.read_message(first.write_message())
+    for a, b in ((first, second), (second, first)):
+        sender, receiver = a.noise_protocol.cipher_state_encrypt, b.noise_protocol.cipher_state_decrypt
+        assert (sender.n, receiver.n) == (0, 0) and sender.k == receiver.k and len(sender.k) == 32
+        assert a.encrypt(b"hello") == ChaCha20Poly1305(sender.k).encrypt(bytes(12), b"hello", None)
+        assert a.encrypt(b"again") == ChaCha20Poly1305(sender.k).encrypt(noise._nonce(1), b"again", None)
+
+
+def test_noise_has_the_name_and_the_signed_text_of_the_specification():
+    assert noise.PROTOCOL_ID == stock_noise.PROTOCOL_ID == "/noise"
+    assert messages.SIGNED_DATA_PREFIX == "noise-libp2p-static-key:"
+    assert noise.MOST_PLAIN == stock_io.MAX_PLAINTEXT_LENGTH == 65519
 
 
 def test_negotiation_has_the_shape_we_call():

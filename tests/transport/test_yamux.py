@@ -8,7 +8,18 @@ import random
 import pytest
 
 from hivefs.errors import ConnectionLost
-from hivefs.transport.frames import HEADER, WINDOW_UPDATE, ProtocolViolation
+from hivefs.transport.frames import (
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    HEADER,
+    PING,
+    RST,
+    SYN,
+    WINDOW_UPDATE,
+    ProtocolViolation,
+)
 from hivefs.transport.limits import INITIAL_WINDOW, Limits
 from hivefs.transport.yamux import Session
 
@@ -205,6 +216,69 @@ def test_go_away_stops_new_streams_only():
     ours.send(b"x")
     link.settle()
     assert theirs.take(1) == b"x"
+
+
+def test_what_opens_a_stream_may_bring_a_larger_window():
+    """js-libp2p doubles the window of a stream in the frame that opens it, when its last round trip was long enough."""
+    link = Link()
+    link.right.session.receive(memoryview(HEADER.pack(0, WINDOW_UPDATE, SYN, 1, INITIAL_WINDOW)))
+    (stream,) = link.right.accepted
+    assert stream.send_window == 2 * INITIAL_WINDOW
+
+
+@pytest.mark.parametrize("kind", [DATA, WINDOW_UPDATE])
+def test_a_stream_may_be_opened_and_ended_in_one_frame(kind):
+    """As js-libp2p does when a stream is closed before it was used; the other direction stays open."""
+    link = Link()
+    link.right.session.receive(memoryview(HEADER.pack(0, kind, SYN | FIN, 1, 0)))
+    (stream,) = link.right.accepted
+    assert stream.got_fin and not stream.sent_fin
+    assert stream.send(b"answer") == 6
+    stream.finish()
+    stream.handled()
+    assert not link.right.session._streams and not link.right.session._inbound
+
+
+def test_a_stream_may_be_opened_and_reset_in_one_frame():
+    link = Link()
+    link.right.session.receive(memoryview(HEADER.pack(0, WINDOW_UPDATE, SYN | RST, 1, 0)))
+    (stream,) = link.right.accepted
+    with pytest.raises(ConnectionLost):
+        stream.send(b"answer")
+    stream.handled()
+    assert not link.right.session._streams and not link.right.session._inbound
+
+
+def test_one_frame_may_fill_a_window_that_has_grown():
+    """js-libp2p sends all that the window allows in one frame, 4 MiB if it grew so far; Go stops at its own size."""
+    link = Link()
+    ours, theirs = link.open()
+    while ours.send_window < 1 << 20:
+        ours.send(bytes(INITIAL_WINDOW))
+        link.settle()
+        take_all(theirs)
+        link.settle()
+    window = ours.send_window
+    link.right.session.receive(memoryview(HEADER.pack(0, DATA, 0, ours.number, window) + bytes(window)))
+    assert theirs.buffered == window
+
+
+@pytest.mark.parametrize("reason", [0, 1, 2, 0xFFFFFFFF])
+def test_every_reason_to_go_away_is_understood(reason):
+    link = Link()
+    ours, theirs = link.open()
+    link.left.session.receive(memoryview(HEADER.pack(0, GO_AWAY, 0, 0, reason)))
+    with pytest.raises(ConnectionLost):
+        link.left.session.open()
+    ours.send(b"still open")
+    link.settle()
+    assert take_all(theirs) == b"still open"
+
+
+def test_an_answer_to_no_ping_does_no_harm():
+    link = Link()
+    link.left.session.receive(memoryview(HEADER.pack(0, PING, ACK, 0, 12345)))
+    assert link.left.pongs == [12345] and not link.left.wire
 
 
 def test_more_than_the_window_is_a_violation():
