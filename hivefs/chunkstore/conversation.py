@@ -5,6 +5,8 @@ caller that is cancelled or too late never leaves half a frame on the wire: what
 what was sent is followed by a CANCEL that lets the node spare the work, and a late answer is dropped. Small requests go
 before bulk ones that wait. When the stream is lost every waiting and later call raises ConnectionLost.
 
+``moved`` and ``patience`` tell whoever waits for a share whether the node is at it (see patience.py).
+
 Atomic between two checkpoints of trio: all of ``ask`` up to its wait, ``_answered`` and ``_lose``.
 """
 
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from hivefs.chunkstore.patience import Patience
 from hivefs.errors import ConnectionLost, HivefsError, PeerTimeout
 from hivefs.protocol import answers, failures, frames, requests
 from hivefs.protocol.frames import Frame, FrameDecoder, Kind, ProtocolViolation
@@ -31,6 +34,8 @@ KEEPALIVE_TIMEOUT = 30.0
 READ_BYTES = 256 << 10
 _BULK_BYTES = 64 << 10
 _MAX_REQUEST = 0xFFFFFFFF
+_QUICK = frozenset({Kind.HAVE, Kind.STAT, Kind.PING})
+"""Questions whose answers wait for nothing but the line."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +44,8 @@ class _Waiting:
     done: trio.Event = field(default_factory=trio.Event)
     answer: Frame | None = None
     sent: bool = False
+    began: float = 0.0
+    silence: float = 0.0
 
 
 class Conversation:
@@ -46,6 +53,9 @@ class Conversation:
 
     def __init__(self, stream: ByteStream, peer: str) -> None:
         self.peer = peer
+        self.patience = Patience()
+        self.moved = 0.0
+        """When bytes of a share last came (trio's time). Small answers do not count: a node may give only those."""
         self._stream = stream
         self._waiting: dict[int, _Waiting] = {}
         self._small: deque[int] = deque()
@@ -107,7 +117,7 @@ class Conversation:
             raise self._fresh_loss()
         number = self._new_number()
         frame = requests.to_frame(request, number)
-        waiting = self._waiting[number] = _Waiting(frame)
+        waiting = self._waiting[number] = _Waiting(frame, began=trio.current_time())
         (self._bulk if len(frame.payload) > _BULK_BYTES else self._small).append(number)
         self._work.set()
         try:
@@ -166,12 +176,31 @@ class Conversation:
                 raise ConnectionLost(peer=self.peer, reason="the node ended the conversation")
             self._heard = trio.current_time()
             decoder.feed(data)
+            shares = self._is_share(decoder.request)
             while (frame := decoder.next_frame()) is not None:
+                shares = shares or self._is_share(frame.request)
                 self._answered(frame)
+            if shares or self._is_share(decoder.request):
+                self._share_moved()
+
+    def _is_share(self, request: int) -> bool:
+        waiting = self._waiting.get(request)
+        return waiting is not None and waiting.frame.kind == Kind.GET
+
+    def _share_moved(self) -> None:
+        now = self._heard
+        for waiting in self._waiting.values():
+            if waiting.sent and waiting.answer is None:
+                waiting.silence = max(waiting.silence, now - max(waiting.began, self.moved))
+        self.moved = now
 
     def _answered(self, frame: Frame) -> None:
         waiting = self._waiting.get(frame.request)
         if waiting is not None and waiting.sent and not waiting.done.is_set():
+            if waiting.frame.kind == Kind.GET:
+                self.patience.answered(max(waiting.silence, self._heard - max(waiting.began, self.moved)))
+            elif waiting.frame.kind in _QUICK:
+                self.patience.round_trip(self._heard - waiting.began)
             waiting.answer = frame
             waiting.done.set()
         elif not frame.request and frame.kind == Kind.FAILURE:

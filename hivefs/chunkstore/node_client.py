@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from hivefs.chunkstore.conversation import READ_BYTES, Conversation
+from hivefs.chunkstore.patience import Patience
 from hivefs.content import merkle
 from hivefs.crypto.keys import vault_id_of
 from hivefs.errors import ConnectionLost, Corrupt, PeerTimeout, Refused
@@ -185,6 +186,16 @@ class NodeClient:
         await self._ask(requests.Ping(), answers.Done, timeout, "a ping")
 
     # ---- the conversation -------------------------------------------------------------------------------------------
+
+    @property
+    def patience(self) -> Patience:
+        """How long this node's silence is borne."""
+        return self._conversation.patience
+
+    @property
+    def moved(self) -> float:
+        """When bytes of a share last came from the node, in trio's time; 0 when none did."""
+        return self._conversation.moved
 
     async def wait_closed(self) -> None:
         """Wait until the stream is lost, by whomever."""

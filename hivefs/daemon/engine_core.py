@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from hivefs.chunkstore.claims import Claims, Pair
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.pool import Dial, Pool
 from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon.home import Home, Secrets
@@ -52,6 +53,8 @@ KEPT_BYTES = 16 << 20
 MEASURE_EVERY = 5.0
 MEASURE_SLICE = 100
 PREFETCH = 8
+MOST_PART = 320 << 10
+"""Sealed bytes that are brought before the rest of their share; more is brought as the share that it mostly is."""
 MOST_PREFETCHING = 16
 """Shares brought ahead of being read, at most: each may need k others in memory when its node is away."""
 
@@ -104,7 +107,7 @@ class Engine:
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.vault: Vault | None = None
-        self._prefetching = 0
+        self._ahead: set[ChunkId] = set()
         self._levels = {"remote": 0, "guaranteed": 0}
         self._nursery: trio.Nursery | None = None
 
@@ -262,26 +265,41 @@ class Engine:
                 return place, stripe
         raise Corrupt(what="the engine's book", reason=f"chunk {chunk_id.hex()} is not in it")
 
-    async def fetch(self, chunk_id: ChunkId, following: list[ChunkId]) -> bytes | None:
-        """Bring the share that holds a chunk into the cache, and begin with those of ``following``. The sealed chunk is
-        given back when the cache cannot keep it.
+    async def fetch(
+        self, chunk_id: ChunkId, following: Sequence[ChunkId], span: tuple[int, int] | None = None
+    ) -> Piece | None:
+        """Bring the share that holds a chunk into the cache, and then those of ``following``. See chunkstore.source.Fetch
+        for ``span`` and for what is given back.
         """
         place, stripe = await self.locate(chunk_id)
-        for other in following[:PREFETCH]:
-            if self._nursery is not None and self._prefetching < MOST_PREFETCHING:
-                self._prefetching += 1
-                self._nursery.start_soon(self._prefetch, other)
-        share = await self.reader.bring(stripe, place.index, check=True)
-        return None if share is None else share[place.offset : place.offset + place.length]
+        silent = False
+        if span is not None and _short(span, place.length) and not self.reader.coming(stripe, place.index):
+            offset, length = span
+            part = await self.reader.part(stripe, place.index, place.offset + offset, length)
+            if part is not None:
+                # Only now, because the first bytes of all of them would stand before the ones that are waited for.
+                self.ahead([chunk_id, *following])
+                return Piece(offset, part)
+            silent = True
+        self.ahead(following)
+        share = await self.reader.bring(stripe, place.index, check=True, silent=silent)
+        return None if share is None else Piece(0, share[place.offset : place.offset + place.length])
+
+    def ahead(self, chunk_ids: Sequence[ChunkId]) -> None:
+        """Begin to bring what will be read soon."""
+        for chunk_id in chunk_ids[: PREFETCH + 1]:
+            if self._nursery is not None and chunk_id not in self._ahead and len(self._ahead) < MOST_PREFETCHING:
+                self._ahead.add(chunk_id)
+                self._nursery.start_soon(self._prefetch, chunk_id)
 
     async def _prefetch(self, chunk_id: ChunkId) -> None:
         try:
             place, stripe = await self.locate(chunk_id)
-            await self.reader.bring(stripe, place.index)
+            await self.reader.bring(stripe, place.index, ahead=True)
         except HivefsError:
             return  # whoever really reads it gets the error
         finally:
-            self._prefetching -= 1
+            self._ahead.discard(chunk_id)
 
     async def load_page(self, key: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]]]:
         """The page of the last checkpoint that holds ``key``, for a drive that was recovered."""
@@ -336,6 +354,11 @@ class Engine:
             "attributes": {a.name: a.value for a in member.entry.membership.attributes},
             "addresses": list(member.entry.address.addresses),
         }
+
+
+def _short(span: tuple[int, int], length: int) -> bool:
+    """Whether a span lies inside of a sealed chunk of ``length`` bytes and is short enough to be brought by itself."""
+    return 0 <= span[0] < span[0] + span[1] <= length and span[1] <= MOST_PART
 
 
 def _usable(candidate: Candidate, free: int | None = None) -> Candidate:

@@ -132,6 +132,11 @@ class FrameDecoder:
         return bool(self._buffer)
 
     @property
+    def request(self) -> int:
+        """The request id of the frame that has begun, 0 while its prefix is not complete."""
+        return self._request if self._total else 0
+
+    @property
     def wanted(self) -> int:
         """How many bytes complete the current frame (or its prefix)."""
         return (self._total or PREFIX_BYTES) - len(self._buffer)

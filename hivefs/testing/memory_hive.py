@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import trio
 
+from hivefs.chunkstore.patience import Patience
 from hivefs.crypto import keys
 from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerUnreachable, ShareMissing
 from hivefs.formats import head as head_format
@@ -85,6 +86,8 @@ class MemoryClient:
         self._node = node
         self.node_id = node.node_id
         self.peer = node.node_id.hex()[:12]
+        self.patience = Patience()
+        self.moved = 0.0
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
 
     async def _answer(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from hivefs.chunkstore.cache import Cache, CacheReader, share_path
-from hivefs.chunkstore.source import CachedChunks
+from hivefs.chunkstore.source import CachedChunks, Piece
 from hivefs.crypto.seal import seal_chunk
 from hivefs.errors import EngineUnavailable, HivefsError
 from hivefs.model.ids import CHUNK_BYTES, SEGMENT_BYTES, ChunkId, StripeId
@@ -19,6 +19,7 @@ from hivefs.model.stripe import ChunkPlace, Purpose
 
 VAULT = b"v" * 16
 STRIPE = StripeId(b"s" * 16)
+Span = tuple[int, int] | None
 
 
 class World:
@@ -31,19 +32,24 @@ class World:
         self.remote: dict[ChunkId, bytes] = {}
         self.asked: list[tuple[ChunkId, list[ChunkId]]] = []
         self.problem: HivefsError | None = None
+        self.in_pieces = False
         self.chunks = CachedChunks(VAULT, self, CacheReader(root), self.fetch)
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
         self.looked += 1
         return self.places.get(chunk_id)
 
-    async def fetch(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> None:
+    async def fetch(self, chunk_id: ChunkId, following: Sequence[ChunkId], span: Span = None) -> Piece | None:
         self.asked.append((chunk_id, list(following)))
         await trio.lowlevel.checkpoint()
         if self.problem is not None:
             raise self.problem
         place = self.places[chunk_id]
-        self.cache.put(place.stripe_id, place.index, self.remote[chunk_id])
+        share = self.remote[chunk_id]
+        if self.in_pieces and span is not None:
+            return Piece(span[0], share[place.offset :][span[0] : span[0] + span[1]])
+        self.cache.put(place.stripe_id, place.index, share)
+        return None
 
     def add(self, plain: bytes, *, number: int = 0, here: bool = True, before: int = 77) -> ChunkRef:
         """A chunk inside a share of its own, with other bytes before and after it."""
@@ -177,8 +183,8 @@ def test_a_full_disk_still_reads_what_the_cache_cannot_keep(tmp_path: Path) -> N
     sealed = path.read_bytes()[place.offset : place.offset + place.length]
     path.unlink()
 
-    async def given_back(chunk_id: ChunkId, following: Sequence[ChunkId]) -> bytes:
-        return sealed
+    async def given_back(chunk_id: ChunkId, following: Sequence[ChunkId], span: Span) -> Piece:
+        return Piece(0, sealed)
 
     world.chunks._fetch = given_back
     assert trio.run(world.chunks.fetch, ref, 0, 5, []) == b"z" * 5

@@ -107,7 +107,9 @@ def _veth(shape: Shape, near: int, far: int) -> bool:
     """A pair of devices with netem on both, or nothing and False where the kernel has none of it."""
     _enter(near)
     try:
-        _run("ip", "link", "add", _DEVICE, "type", "veth", "peer", "name", _DEVICE, "netns", f"/proc/{os.getpid()}/fd/{far}")
+        _run(
+            "ip", "link", "add", _DEVICE, "type", "veth", "peer", "name", _DEVICE, "netns", f"/proc/{os.getpid()}/fd/{far}"
+        )
     except NoLink:
         return False
     for namespace, address, peer in ((near, NEAR, FAR), (far, FAR, NEAR)):

@@ -39,7 +39,7 @@ class Lane:
         self._loss = shape.loss
         self._rate = shape.bytes_per_s
         self._queue_s = shape.queue_s
-        self._random = random.Random(seed)  # noqa: S311 - not a secret: the same losses in every run
+        self._random = random.Random(seed)
         self._free_at = 0.0
         self._packets: deque[tuple[float, bytes]] = deque()
         self.passed_bytes = 0
