@@ -33,6 +33,9 @@ KEEPALIVE = 60.0
 KEEPALIVE_TIMEOUT = 30.0
 READ_BYTES = 256 << 10
 _BULK_BYTES = 64 << 10
+_PIECE_BYTES = 256 << 10
+_PROLONGED = 10
+"""A share that moves may take so many times its time-out in all."""
 _MAX_REQUEST = 0xFFFFFFFF
 _QUICK = frozenset({Kind.HAVE, Kind.STAT, Kind.PING})
 """Questions whose answers wait for nothing but the line."""
@@ -64,6 +67,7 @@ class Conversation:
         self._last_request = 0
         self._work = trio.Event()
         self._heard = 0.0
+        self._sent_at = 0.0
         self._lost: str | None = None
         self._closed = trio.Event()
 
@@ -109,8 +113,10 @@ class Conversation:
                 waiting.done.set()
 
     async def ask(self, request: requests.Request, expected: type[T], timeout: float, what: str, **about: Any) -> T:
-        """Send a request and wait for the answer, at most ``timeout`` seconds for both. ``what`` and ``about`` are for
-        the text of errors. Raises ConnectionLost, PeerTimeout, Corrupt, and what the node's refusal maps to.
+        """Send a request and wait for the answer, at most ``timeout`` seconds for both. For shares, either way, they are
+        counted from when bytes of any share last moved, ten times as many in all: over a slow line, behind others, a
+        share may take long. ``what`` and ``about`` are for the text of errors. Raises ConnectionLost, PeerTimeout,
+        Corrupt, and what the node's refusal maps to.
         """
         if self._lost is not None:
             await trio.lowlevel.checkpoint()
@@ -121,8 +127,7 @@ class Conversation:
         (self._bulk if len(frame.payload) > _BULK_BYTES else self._small).append(number)
         self._work.set()
         try:
-            with trio.move_on_after(timeout):
-                await waiting.done.wait()
+            await self._wait(waiting, timeout)
         finally:
             del self._waiting[number]
             if waiting.sent and not waiting.done.is_set():
@@ -136,6 +141,23 @@ class Conversation:
         if answer.kind == Kind.FAILURE:
             raise failures.to_error(failures.from_header(answer.header), self.peer, **about)
         return answers.from_frame(expected, answer)
+
+    async def _wait(self, waiting: _Waiting, timeout: float) -> None:
+        """Until the answer is there or the time is over."""
+        deadline, last = waiting.began + timeout, waiting.began + _PROLONGED * timeout
+        while True:
+            with trio.move_on_at(deadline):
+                await waiting.done.wait()
+                return
+            if waiting.frame.kind == Kind.PUT:
+                later = min(self._sent_at + timeout, last)
+            elif waiting.frame.kind == Kind.GET:
+                later = min(self.moved + timeout, last)
+            else:
+                return
+            if later <= deadline:
+                return
+            deadline = later
 
     def _fresh_loss(self) -> ConnectionLost:
         """A new exception for every caller: a shared one would collect tracebacks."""
@@ -164,7 +186,10 @@ class Conversation:
                 continue
             if len(frame.payload) > _BULK_BYTES:
                 await self._stream.send_all(frames.head_of(frame))
-                await self._stream.send_all(frame.payload)
+                payload = memoryview(frame.payload)
+                for start in range(0, len(payload), _PIECE_BYTES):
+                    await self._stream.send_all(payload[start : start + _PIECE_BYTES])
+                    self._sent_at = trio.current_time()
             else:
                 await self._stream.send_all(frames.to_bytes(frame))
 

@@ -4,10 +4,11 @@ What counts is silence, not the whole time of an answer: a megabyte that comes o
 that were asked for at once, is on its way as long as bytes of shares come from that node. A fixed time for the whole
 answer would ask k other nodes for k times the bytes over the very line that is full already.
 
-The bound follows each node: twice the silence that nine of ten of its recent answers stayed below, between FLOOR and four
-round trips more, and CEILING. (A lost packet of a line that is full costs about so many: TCP sends it again after one
-round trip at best, and its timer is a fifth of a second above two.) A node that let a hedged request win without having sent a byte gets no more than FLOOR until it answers again:
-otherwise its own silence would teach us to wait longer for it. A node that drips is outwaited by IN_ALL.
+The bound follows each node: twice the silence that nine of ten of its recent shares stayed below, at most CEILING, and
+never less than FLOOR and four of its round trips. (So much does a lost packet cost on a line that is full: TCP sends it
+again after a round trip at best, and its timer is a fifth of a second above two.) A node that let a hedged request win
+without having sent a byte gets the least until it answers again: otherwise its own silence would teach us to wait longer
+for it. A node that drips is outwaited by IN_ALL.
 
 Pure: times are arguments, in seconds.
 """

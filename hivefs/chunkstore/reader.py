@@ -125,9 +125,7 @@ class Reader:
             )
         return result[0]
 
-    async def _attempt(
-        self, stripe: Stripe, index: int, result: list[bytes], silent: bool, wanted: trio.Event
-    ) -> None:
+    async def _attempt(self, stripe: Stripe, index: int, result: list[bytes], silent: bool, wanted: trio.Event) -> None:
         """One try of both ways; leaves the share in ``result``, or nothing."""
         async with trio.open_nursery() as nursery:
             failed = trio.Event()

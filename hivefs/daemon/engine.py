@@ -90,7 +90,7 @@ class Process:
         return piece.data if span is None else [piece.offset, piece.data]
 
     def _ahead(self, value: Any) -> None:
-        self._engine.ahead([ChunkId(c) for c in value])
+        self._engine.ahead.want([ChunkId(c) for c in value])
 
     async def _load_page(self, key: bytes) -> list[Any]:
         low, high, records = await self._engine.load_page(key)

@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from hivefs.chunkstore.ahead import Ahead
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.claims import Claims, Pair
 from hivefs.chunkstore.node_client import NodeClient
@@ -26,7 +27,7 @@ from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import Corrupt, HivefsError
+from hivefs.errors import Corrupt
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
@@ -52,11 +53,8 @@ EVICT_EVERY = 10.0
 KEPT_BYTES = 16 << 20
 MEASURE_EVERY = 5.0
 MEASURE_SLICE = 100
-PREFETCH = 8
 MOST_PART = 320 << 10
 """Sealed bytes that are brought before the rest of their share; more is brought as the share that it mostly is."""
-MOST_PREFETCHING = 16
-"""Shares brought ahead of being read, at most: each may need k others in memory when its node is away."""
 
 
 class Engine:
@@ -107,9 +105,8 @@ class Engine:
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.vault: Vault | None = None
-        self._ahead: set[ChunkId] = set()
+        self.ahead = Ahead(self._bring)
         self._levels = {"remote": 0, "guaranteed": 0}
-        self._nursery: trio.Nursery | None = None
 
     def close(self) -> None:
         """Close the stores."""
@@ -165,9 +162,9 @@ class Engine:
         """The duties that need no drive, until cancelled."""
         self.checkpoint.sweep()
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             await nursery.start(self.pool.run)
             nursery.start_soon(self._after_hydration)
+            nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
@@ -278,28 +275,18 @@ class Engine:
             part = await self.reader.part(stripe, place.index, place.offset + offset, length)
             if part is not None:
                 # Only now, because the first bytes of all of them would stand before the ones that are waited for.
-                self.ahead([chunk_id, *following])
+                self.ahead.want([chunk_id, *following])
                 return Piece(offset, part)
             silent = True
-        self.ahead(following)
+        self.ahead.want(following)
         share = await self.reader.bring(stripe, place.index, check=True, silent=silent)
         return None if share is None else Piece(0, share[place.offset : place.offset + place.length])
 
-    def ahead(self, chunk_ids: Sequence[ChunkId]) -> None:
-        """Begin to bring what will be read soon."""
-        for chunk_id in chunk_ids[: PREFETCH + 1]:
-            if self._nursery is not None and chunk_id not in self._ahead and len(self._ahead) < MOST_PREFETCHING:
-                self._ahead.add(chunk_id)
-                self._nursery.start_soon(self._prefetch, chunk_id)
-
-    async def _prefetch(self, chunk_id: ChunkId) -> None:
-        try:
-            place, stripe = await self.locate(chunk_id)
-            await self.reader.bring(stripe, place.index, ahead=True)
-        except HivefsError:
-            return  # whoever really reads it gets the error
-        finally:
-            self._ahead.discard(chunk_id)
+    async def _bring(self, chunk_id: ChunkId) -> bool:
+        place, stripe = await self.locate(chunk_id)
+        coming = self.reader.coming(stripe, place.index)
+        await self.reader.bring(stripe, place.index, ahead=True)
+        return not coming
 
     async def load_page(self, key: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]]]:
         """The page of the last checkpoint that holds ``key``, for a drive that was recovered."""
