@@ -206,9 +206,9 @@ class Data:
         the next chunks for one that goes on from the last, or begins at the start.
         """
         first, last = offset >> _SHIFT, offset + size - 1 >> _SHIFT
-        before = self._streams.get(ino, -1)
+        before = self._streams.get(ino)
         self._note_stream(ino, last)
-        if first and not 0 <= first - before <= AHEAD + 1:
+        if first and (before is None or not 0 <= first - before <= AHEAD + 1):
             return []
         following = self._ahead(ino, offset + size)
         self._mark(ino, last, following)

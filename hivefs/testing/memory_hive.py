@@ -116,6 +116,7 @@ class MemoryClient:
         timeout: float = 30,
     ) -> bytes:
         """A whole share, checked."""
+        self._hive.asked.append((self._node.number, share_id, offset, length))
         await self._answer()
         data = self._node.shares.get(share_id)
         if data is None:
@@ -186,6 +187,8 @@ class MemoryHive:
             for i, country in enumerate(c for c in countries for _ in range(per_country))
         ]
         self.delay = 0.0
+        self.asked: list[tuple[int, ShareId, int, int | None]] = []
+        """Every GET so far: node, share, offset, length."""
 
     def by_id(self, node_id: NodeId) -> MemoryNode:
         """The node with that key."""
