@@ -42,6 +42,17 @@ _QUICK = frozenset({Kind.HAVE, Kind.STAT, Kind.PING})
 
 
 @dataclass(eq=False, slots=True)
+class Early:
+    """For who waits only for the first ``need`` bytes of an answer's payload: they are in ``data`` when ``done`` is set.
+    Nothing of them is checked: the proof of an answer is in all of it.
+    """
+
+    need: int
+    data: bytes = b""
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(eq=False, slots=True)
 class _Waiting:
     frame: Frame
     done: trio.Event = field(default_factory=trio.Event)
@@ -49,6 +60,7 @@ class _Waiting:
     sent: bool = False
     began: float = 0.0
     silence: float = 0.0
+    early: Early | None = None
 
 
 class Conversation:
@@ -112,7 +124,16 @@ class Conversation:
             for waiting in self._waiting.values():
                 waiting.done.set()
 
-    async def ask(self, request: requests.Request, expected: type[T], timeout: float, what: str, **about: Any) -> T:
+    async def ask(
+        self,
+        request: requests.Request,
+        expected: type[T],
+        timeout: float,
+        what: str,
+        *,
+        early: Early | None = None,
+        **about: Any,
+    ) -> T:
         """Send a request and wait for the answer, at most ``timeout`` seconds for both. For shares, either way, they are
         counted from when bytes of any share last moved, ten times as many in all: over a slow line, behind others, a
         share may take long. ``what`` and ``about`` are for the text of errors. Raises ConnectionLost, PeerTimeout,
@@ -123,7 +144,7 @@ class Conversation:
             raise self._fresh_loss()
         number = self._new_number()
         frame = requests.to_frame(request, number)
-        waiting = self._waiting[number] = _Waiting(frame, began=trio.current_time())
+        waiting = self._waiting[number] = _Waiting(frame, began=trio.current_time(), early=early)
         (self._bulk if len(frame.payload) > _BULK_BYTES else self._small).append(number)
         self._work.set()
         try:
@@ -207,6 +228,17 @@ class Conversation:
                 self._answered(frame)
             if shares or self._is_share(decoder.request):
                 self._share_moved()
+            self._look_early(decoder)
+
+    def _look_early(self, decoder: FrameDecoder) -> None:
+        waiting = self._waiting.get(decoder.request)
+        if waiting is None or waiting.early is None or waiting.early.done.is_set():
+            return
+        data = decoder.start_of_payload(waiting.early.need)
+        if data is not None:
+            self.patience.answered(waiting.silence)
+            waiting.early.data = data
+            waiting.early.done.set()
 
     def _is_share(self, request: int) -> bool:
         waiting = self._waiting.get(request)

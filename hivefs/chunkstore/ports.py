@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import Patience
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Candidate, RosterEntry
@@ -29,6 +30,7 @@ class ShareClient(Protocol):
         *,
         merkle_root: bytes | None = ...,
         timeout: float = ...,
+        early: Early | None = ...,
     ) -> bytes: ...
 
 

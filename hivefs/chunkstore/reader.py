@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 import trio
 
 from hivefs.chunkstore.cache import Cache
+from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import CEILING, IN_ALL
 from hivefs.chunkstore.pool import Pool
 from hivefs.chunkstore.ports import ShareClient
 from hivefs.content import coding
+from hivefs.content.merkle import LEAF_BYTES
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares, ShareMissing
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Stripe
@@ -175,7 +177,9 @@ class Reader:
                 await done.wait()
                 return
 
-    async def one(self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None) -> bytes | None:
+    async def one(
+        self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
+    ) -> bytes | None:
         """One share (or a range of it) from the node that should hold it, or None (away, late, missing or wrong)."""
         share = stripe.shares[index]
         client = None if share.node is None else self._pool.client(share.node)
@@ -184,7 +188,7 @@ class Reader:
         root = share.merkle_root
         try:
             # Proved by the Merkle root (BLAKE3), which costs a fifth of hashing it all with SHA-256.
-            data = await client.get(share.share_id, offset, length, merkle_root=root, timeout=GET_TIMEOUT)
+            data = await client.get(share.share_id, offset, length, merkle_root=root, timeout=GET_TIMEOUT, early=early)
         except (Corrupt, ShareMissing) as error:
             self._pool.report(share.node, f"a share that it should hold is bad: {error}")
             self._on_bad(stripe, index, str(error))
@@ -201,19 +205,31 @@ class Reader:
     async def part(self, stripe: Stripe, index: int, offset: int, length: int) -> bytes | None:
         """A range of a data share from its node, long before the whole share could be here. None when the node is away,
         wrong, or silent for longer than is borne of it: others can only help with whole shares.
+
+        It is given back as soon as its last byte is here, which may be before the proof of its leaves: whoever cannot open
+        it asks for the whole share.
         """
         found: list[bytes] = []
         holder = stripe.shares[index].node
         client = None if holder is None else self._pool.client(holder)
+        skip = offset % LEAF_BYTES
+        early = Early(skip + length)
 
         async def ask() -> None:
-            data = await self.one(stripe, index, offset, length)
+            data = await self.one(stripe, index, offset, length, early)
             if data is not None:
                 found.append(data)
             nursery.cancel_scope.cancel()
 
+        async def take_early() -> None:
+            await early.done.wait()
+            found.append(early.data[skip:])
+            self.fetched_bytes += len(early.data)
+            nursery.cancel_scope.cancel()
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
+            nursery.start_soon(take_early)
             await self._late(client, trio.Event(), trio.current_time())
             nursery.cancel_scope.cancel()
         return found[0] if found else None

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import trio
 
+from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import Patience
 from hivefs.crypto import keys
 from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerUnreachable, ShareMissing
@@ -114,8 +115,9 @@ class MemoryClient:
         *,
         merkle_root: bytes | None = None,
         timeout: float = 30,
+        early: Early | None = None,
     ) -> bytes:
-        """A whole share, checked."""
+        """A share or a range of it, checked, and never early."""
         self._hive.asked.append((self._node.number, share_id, offset, length))
         await self._answer()
         data = self._node.shares.get(share_id)

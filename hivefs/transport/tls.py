@@ -43,6 +43,10 @@ __all__ = ["PROTOCOL_ID", "TlsChannel", "TlsTransport", "WrongPeer"]
 
 SLICE = 64 * 1024
 READ_SIZE = 256 * 1024
+RECORD = 8 * 1024
+MIDDLE = 128 * 1024
+"""Bodies up to MIDDLE go into TLS records of so many bytes. The other end can open a record only as a whole, and OpenSSL's
+16 KiB keep the first segment of a chunk waiting for another round trip on a line where TCP begins with 14 KiB."""
 SMALL = 8 * 1024
 """Bodies up to here are copied behind their header, so that many of them share one TLS record."""
 
@@ -223,12 +227,9 @@ class TlsChannel:
                 self._seal_plain()
             return
         self._seal_plain()
-        if size <= SLICE:
-            self._seal(body)
-            return
-        view = memoryview(body)
-        for start in range(0, size, SLICE):
-            self._seal(view[start : start + SLICE])
+        view, step = memoryview(body), SLICE if size > MIDDLE else RECORD
+        for start in range(0, size, step):
+            self._seal(view[start : start + step])
 
     def _seal_plain(self) -> None:
         if self._plain:

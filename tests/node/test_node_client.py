@@ -13,6 +13,7 @@ import trio
 import trio.testing
 from hive_tools import HIVE, HIVE_KEY, client_certificate, seed_of, share, within
 
+from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.node_client import NodeClient, converse, credentials, login
 from hivefs.content import merkle
 from hivefs.crypto import keys
@@ -475,5 +476,50 @@ def test_a_share_on_its_way_out_may_take_as_long_as_it_moves() -> None:
 
         with pytest.raises(PeerTimeout):
             await client.put(share_id, data, 1, timeout=3.0)  # nobody reads it
+
+    dripping(body)
+
+
+def test_the_first_bytes_of_a_range_are_here_before_its_proof() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(60_000)
+        early = Early(20_000)
+
+        async def get() -> None:
+            with pytest.raises(Corrupt):
+                await client.get(share_id, 0, 20_000, merkle_root=bytes(32), early=early)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            number, _ = await node.request()
+            whole = frames.to_bytes(answers.to_frame(answers.Part(len(data), 0, (), data), number))
+            head = len(whole) - len(data)
+            await node.stream.send_all(whole[: head + 19_999])
+            await trio.sleep(1)
+            assert not early.done.is_set()
+            await node.stream.send_all(whole[head + 19_999 : head + 20_000])
+            await trio.sleep(1)
+            assert early.done.is_set() and early.data == data[:20_000]
+            await node.stream.send_all(whole[head + 20_000 :])
+
+    dripping(body)
+
+
+def test_a_refusal_is_no_first_byte() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        early = Early(1)
+
+        async def get() -> None:
+            with pytest.raises(NodeBusy):
+                await client.get(share()[0], 0, 1, merkle_root=bytes(32), early=early)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            number, _ = await node.request()
+            whole = frames.to_bytes(Frame(Kind.FAILURE, number, failures.to_header(Refusal(Code.BUSY, "x" * 200))))
+            await node.stream.send_all(whole[:100])
+            await trio.sleep(1)
+            await node.stream.send_all(whole[100:])
+        assert not early.done.is_set()
 
     dripping(body)
