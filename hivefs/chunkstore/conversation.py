@@ -5,6 +5,8 @@ caller that is cancelled or too late never leaves half a frame on the wire: what
 what was sent is followed by a CANCEL that lets the node spare the work, and a late answer is dropped. Small requests go
 before bulk ones that wait. When the stream is lost every waiting and later call raises ConnectionLost.
 
+``moved`` and ``patience`` tell whoever waits for a share whether the node is at it (see patience.py).
+
 Atomic between two checkpoints of trio: all of ``ask`` up to its wait, ``_answered`` and ``_lose``.
 """
 
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from hivefs.chunkstore.patience import Patience
 from hivefs.errors import ConnectionLost, HivefsError, PeerTimeout
 from hivefs.protocol import answers, failures, frames, requests
 from hivefs.protocol.frames import Frame, FrameDecoder, Kind, ProtocolViolation
@@ -30,7 +33,23 @@ KEEPALIVE = 60.0
 KEEPALIVE_TIMEOUT = 30.0
 READ_BYTES = 256 << 10
 _BULK_BYTES = 64 << 10
+_PIECE_BYTES = 256 << 10
+_PROLONGED = 10
+"""A share that moves may take so many times its time-out in all."""
 _MAX_REQUEST = 0xFFFFFFFF
+_QUICK = frozenset({Kind.HAVE, Kind.STAT, Kind.PING})
+"""Questions whose answers wait for nothing but the line."""
+
+
+@dataclass(eq=False, slots=True)
+class Early:
+    """For who waits only for the first ``need`` bytes of an answer's payload: they are in ``data`` when ``done`` is set.
+    Nothing of them is checked: the proof of an answer is in all of it.
+    """
+
+    need: int
+    data: bytes = b""
+    done: trio.Event = field(default_factory=trio.Event)
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +58,9 @@ class _Waiting:
     done: trio.Event = field(default_factory=trio.Event)
     answer: Frame | None = None
     sent: bool = False
+    began: float = 0.0
+    silence: float = 0.0
+    early: Early | None = None
 
 
 class Conversation:
@@ -46,6 +68,9 @@ class Conversation:
 
     def __init__(self, stream: ByteStream, peer: str) -> None:
         self.peer = peer
+        self.patience = Patience()
+        self.moved = 0.0
+        """When bytes of a share last came (trio's time). Small answers do not count: a node may give only those."""
         self._stream = stream
         self._waiting: dict[int, _Waiting] = {}
         self._small: deque[int] = deque()
@@ -54,6 +79,7 @@ class Conversation:
         self._last_request = 0
         self._work = trio.Event()
         self._heard = 0.0
+        self._sent_at = 0.0
         self._lost: str | None = None
         self._closed = trio.Event()
 
@@ -98,21 +124,31 @@ class Conversation:
             for waiting in self._waiting.values():
                 waiting.done.set()
 
-    async def ask(self, request: requests.Request, expected: type[T], timeout: float, what: str, **about: Any) -> T:
-        """Send a request and wait for the answer, at most ``timeout`` seconds for both. ``what`` and ``about`` are for
-        the text of errors. Raises ConnectionLost, PeerTimeout, Corrupt, and what the node's refusal maps to.
+    async def ask(
+        self,
+        request: requests.Request,
+        expected: type[T],
+        timeout: float,
+        what: str,
+        *,
+        early: Early | None = None,
+        **about: Any,
+    ) -> T:
+        """Send a request and wait for the answer, at most ``timeout`` seconds for both. For shares, either way, they are
+        counted from when bytes of any share last moved, ten times as many in all: over a slow line, behind others, a
+        share may take long. ``what`` and ``about`` are for the text of errors. Raises ConnectionLost, PeerTimeout,
+        Corrupt, and what the node's refusal maps to.
         """
         if self._lost is not None:
             await trio.lowlevel.checkpoint()
             raise self._fresh_loss()
         number = self._new_number()
         frame = requests.to_frame(request, number)
-        waiting = self._waiting[number] = _Waiting(frame)
+        waiting = self._waiting[number] = _Waiting(frame, began=trio.current_time(), early=early)
         (self._bulk if len(frame.payload) > _BULK_BYTES else self._small).append(number)
         self._work.set()
         try:
-            with trio.move_on_after(timeout):
-                await waiting.done.wait()
+            await self._wait(waiting, timeout)
         finally:
             del self._waiting[number]
             if waiting.sent and not waiting.done.is_set():
@@ -126,6 +162,23 @@ class Conversation:
         if answer.kind == Kind.FAILURE:
             raise failures.to_error(failures.from_header(answer.header), self.peer, **about)
         return answers.from_frame(expected, answer)
+
+    async def _wait(self, waiting: _Waiting, timeout: float) -> None:
+        """Until the answer is there or the time is over."""
+        deadline, last = waiting.began + timeout, waiting.began + _PROLONGED * timeout
+        while True:
+            with trio.move_on_at(deadline):
+                await waiting.done.wait()
+                return
+            if waiting.frame.kind == Kind.PUT:
+                later = min(self._sent_at + timeout, last)
+            elif waiting.frame.kind == Kind.GET:
+                later = min(self.moved + timeout, last)
+            else:
+                return
+            if later <= deadline:
+                return
+            deadline = later
 
     def _fresh_loss(self) -> ConnectionLost:
         """A new exception for every caller: a shared one would collect tracebacks."""
@@ -154,7 +207,10 @@ class Conversation:
                 continue
             if len(frame.payload) > _BULK_BYTES:
                 await self._stream.send_all(frames.head_of(frame))
-                await self._stream.send_all(frame.payload)
+                payload = memoryview(frame.payload)
+                for start in range(0, len(payload), _PIECE_BYTES):
+                    await self._stream.send_all(payload[start : start + _PIECE_BYTES])
+                    self._sent_at = trio.current_time()
             else:
                 await self._stream.send_all(frames.to_bytes(frame))
 
@@ -166,12 +222,42 @@ class Conversation:
                 raise ConnectionLost(peer=self.peer, reason="the node ended the conversation")
             self._heard = trio.current_time()
             decoder.feed(data)
+            shares = self._is_share(decoder.request)
             while (frame := decoder.next_frame()) is not None:
+                shares = shares or self._is_share(frame.request)
                 self._answered(frame)
+            if shares or self._is_share(decoder.request):
+                self._share_moved()
+            self._look_early(decoder)
+
+    def _look_early(self, decoder: FrameDecoder) -> None:
+        waiting = self._waiting.get(decoder.request)
+        if waiting is None or waiting.early is None or waiting.early.done.is_set():
+            return
+        data = decoder.start_of_payload(waiting.early.need)
+        if data is not None:
+            self.patience.answered(waiting.silence)
+            waiting.early.data = data
+            waiting.early.done.set()
+
+    def _is_share(self, request: int) -> bool:
+        waiting = self._waiting.get(request)
+        return waiting is not None and waiting.frame.kind == Kind.GET
+
+    def _share_moved(self) -> None:
+        now = self._heard
+        for waiting in self._waiting.values():
+            if waiting.sent and waiting.answer is None:
+                waiting.silence = max(waiting.silence, now - max(waiting.began, self.moved))
+        self.moved = now
 
     def _answered(self, frame: Frame) -> None:
         waiting = self._waiting.get(frame.request)
         if waiting is not None and waiting.sent and not waiting.done.is_set():
+            if waiting.frame.kind == Kind.GET:
+                self.patience.answered(max(waiting.silence, self._heard - max(waiting.began, self.moved)))
+            elif waiting.frame.kind in _QUICK:
+                self.patience.round_trip(self._heard - waiting.began)
             waiting.answer = frame
             waiting.done.set()
         elif not frame.request and frame.kind == Kind.FAILURE:

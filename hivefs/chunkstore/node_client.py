@@ -12,7 +12,8 @@ from typing import Any
 
 import trio
 
-from hivefs.chunkstore.conversation import READ_BYTES, Conversation
+from hivefs.chunkstore.conversation import READ_BYTES, Conversation, Early
+from hivefs.chunkstore.patience import Patience
 from hivefs.content import merkle
 from hivefs.crypto.keys import vault_id_of
 from hivefs.errors import ConnectionLost, Corrupt, PeerTimeout, Refused
@@ -72,15 +73,18 @@ class NodeClient:
         *,
         merkle_root: bytes | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        early: Early | None = None,
     ) -> bytes:
         """A share or a range of it, proved by ``merkle_root`` if that is given (then only the range travels) and by the
-        share's id if not. ``length`` None means to the end. Raises Corrupt when the node's bytes are not the share's.
+        share's id if not. ``length`` None means to the end; ``early`` gets the first bytes of the range's first leaf,
+        without proof. Raises Corrupt when the node's bytes are not the share's.
         """
         if length == 0:
             raise ValueError("an empty range")
         ranged = merkle_root is not None
         asked = requests.Get(share_id, offset, length or 0) if ranged else requests.Get(share_id)
-        part = await self._ask(asked, answers.Part, timeout, "a request for a share", share=share_id.hex()[:12])
+        what, name = "a request for a share", share_id.hex()[:12]
+        part = await self._ask(asked, answers.Part, timeout, what, early=early, share=name)
         start = part.first * merkle.LEAF_BYTES
         end = part.size if length is None else offset + length
         if not start <= offset < end <= start + len(part.data):
@@ -228,6 +232,16 @@ class NodeClient:
         await self._ask(requests.Ping(), answers.Done, timeout, "a ping")
 
     # ---- the conversation -------------------------------------------------------------------------------------------
+
+    @property
+    def patience(self) -> Patience:
+        """How long this node's silence is borne."""
+        return self._conversation.patience
+
+    @property
+    def moved(self) -> float:
+        """When bytes of a share last came from the node, in trio's time; 0 when none did."""
+        return self._conversation.moved
 
     async def wait_closed(self) -> None:
         """Wait until the stream is lost, by whomever."""

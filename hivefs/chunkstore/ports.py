@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hivefs.chunkstore.conversation import Early
+from hivefs.chunkstore.patience import Patience
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Candidate, RosterEntry
 from hivefs.placement.health import NodeRow
@@ -12,6 +14,11 @@ from hivefs.placement.health import NodeRow
 
 class ShareClient(Protocol):
     """A live, authenticated conversation with one node (chunkstore/node_client.py over the transport)."""
+
+    @property
+    def patience(self) -> Patience: ...
+    @property
+    def moved(self) -> float: ...
 
     async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = ...) -> None: ...
 
@@ -23,6 +30,7 @@ class ShareClient(Protocol):
         *,
         merkle_root: bytes | None = ...,
         timeout: float = ...,
+        early: Early | None = ...,
     ) -> bytes: ...
 
 

@@ -1,8 +1,9 @@
 """The reader: a data share of a stripe, from the cache, from its node, or rebuilt from any k others.
 
 The code is systematic, so one chunk needs one request to one node. When that node is away, wrong or late, k others are
-asked at once (a hedged request, Dean and Barroso 2013) and whichever way ends first wins. Requests for the same share
-join (single flight). Every share is checked against its name before it is used: a wrong one is reported and counts as
+asked at once (a hedged request, Dean and Barroso 2013) and whichever way ends first wins. Late is a node that is silent
+for longer than it mostly is (patience.py), not one whose share takes long to come over a slow line. Requests for the same
+share join (single flight). Every share is checked against its name before it is used: a wrong one is reported and counts as
 missing.
 """
 
@@ -10,14 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import trio
 
 from hivefs.chunkstore.cache import Cache
+from hivefs.chunkstore.conversation import Early
+from hivefs.chunkstore.patience import CEILING, IN_ALL
 from hivefs.chunkstore.pool import Pool
+from hivefs.chunkstore.ports import ShareClient
 from hivefs.content import coding
+from hivefs.content.merkle import LEAF_BYTES
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares, ShareMissing
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Stripe
@@ -25,8 +30,15 @@ from hivefs.model.stripe import Stripe
 log = logging.getLogger(__name__)
 
 DEADLINE = 20.0
-HEDGE_AFTER = 0.4
 GET_TIMEOUT = 15.0
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A share on its way. ``wanted`` is set when somebody waits for it, and not only may read it soon."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    wanted: trio.Event = field(default_factory=trio.Event)
 
 
 class Reader:
@@ -38,43 +50,51 @@ class Reader:
         cache: Cache,
         on_bad: Callable[[Stripe, int, str], None],
         deadline: float = DEADLINE,
-        hedge_after: float = HEDGE_AFTER,
     ) -> None:
         self._pool = pool
         self._cache = cache
         self._on_bad = on_bad
         self.deadline = deadline
-        self._hedge_after = hedge_after
-        self._flights: dict[tuple[StripeId, int], trio.Event] = {}
+        self._flights: dict[tuple[StripeId, int], _Flight] = {}
         self.fetched_bytes = 0
 
-    async def data_share(self, stripe: Stripe, index: int) -> bytes:
-        """A whole data share (index < k), checked. Raises NotEnoughShares after the deadline."""
+    async def data_share(self, stripe: Stripe, index: int, *, silent: bool = False, ahead: bool = False) -> bytes:
+        """A whole data share (index < k), checked. With ``silent`` its node was waited for already: others are asked at
+        once. With ``ahead`` nobody waits for it yet: its node gets more time. Raises NotEnoughShares after the deadline.
+        """
         key = (stripe.stripe_id, index)
         while (flight := self._flights.get(key)) is not None:
-            await flight.wait()
+            if not ahead:
+                flight.wanted.set()
+            await flight.done.wait()
         cached = self._cached(stripe, index)
         if cached is not None:
             return cached
-        self._flights[key] = trio.Event()
+        flight = self._flights[key] = _Flight()
+        if not ahead:
+            flight.wanted.set()
         try:
-            data = await self._hedged(stripe, index)
+            data = await self._hedged(stripe, index, silent, flight.wanted)
             self._cache.put(stripe.stripe_id, index, data)
             return data
         finally:
-            self._flights.pop(key).set()
+            self._flights.pop(key).done.set()
 
-    async def bring(self, stripe: Stripe, index: int, *, check: bool = False) -> bytes | None:
+    async def bring(
+        self, stripe: Stripe, index: int, *, check: bool = False, silent: bool = False, ahead: bool = False
+    ) -> bytes | None:
         """Have a data share in the cache; returns it when the cache cannot keep it (the disk is full). What somebody else
         brings just now is waited for; what lies there already is read, and brought again if it is damaged, only with
-        ``check``. Raises as data_share does.
+        ``check``. ``silent``, ``ahead`` and errors: as data_share.
         """
         flight = self._flights.get((stripe.stripe_id, index))
         if flight is not None:
-            await flight.wait()
+            if not ahead:
+                flight.wanted.set()
+            await flight.done.wait()
             check = False
         if check or not self._cache.has(stripe.stripe_id, index):
-            data = await self.data_share(stripe, index)
+            data = await self.data_share(stripe, index, silent=silent, ahead=ahead)
             return None if self._cache.has(stripe.stripe_id, index) else data
         return None
 
@@ -87,12 +107,12 @@ class Reader:
         self._cache.remove(stripe.stripe_id, index)
         return None
 
-    async def _hedged(self, stripe: Stripe, index: int) -> bytes:
+    async def _hedged(self, stripe: Stripe, index: int, silent: bool, wanted: trio.Event) -> bytes:
         result: list[bytes] = []
         with trio.move_on_after(self.deadline):
             while not result:
                 changed = self._pool.change()
-                await self._attempt(stripe, index, result)
+                await self._attempt(stripe, index, result, silent, wanted)
                 if not result:
                     # Not enough nodes now: try again as soon as one comes back, or in a while.
                     with trio.move_on_after(1.0):
@@ -107,22 +127,30 @@ class Reader:
             )
         return result[0]
 
-    async def _attempt(self, stripe: Stripe, index: int, result: list[bytes]) -> None:
+    async def _attempt(self, stripe: Stripe, index: int, result: list[bytes], silent: bool, wanted: trio.Event) -> None:
         """One try of both ways; leaves the share in ``result``, or nothing."""
         async with trio.open_nursery() as nursery:
             failed = trio.Event()
+            holder = stripe.shares[index].node
+            client = None if holder is None else self._pool.client(holder)
+            asked = trio.current_time()
 
             async def direct() -> None:
                 data = await self.one(stripe, index)
                 if data is None:
                     failed.set()
+                    wanted.set()
                 else:
                     result.append(data)
                     nursery.cancel_scope.cancel()
 
             async def rebuilt() -> None:
-                with trio.move_on_after(self._hedge_after):
-                    await failed.wait()
+                if not silent:
+                    # A share that nobody waits for yet may take its time: asking k others for it slows down those that
+                    # somebody does wait for.
+                    with trio.move_on_after(CEILING):
+                        await wanted.wait()
+                    await self._late(client, failed, asked)
                 shares = await self.some(stripe, stripe.needed, without={index})
                 if len(shares) >= stripe.needed:
                     made = await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, [index])
@@ -130,21 +158,37 @@ class Reader:
                         log.error("stripe %s: its shares decode to something else", stripe.stripe_id.hex()[:12])
                         return
                     result.append(made[index])
+                    if client is not None and not failed.is_set() and client.moved < asked:
+                        client.patience.waited_in_vain()
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(direct)
             if stripe.total > 1:
                 nursery.start_soon(rebuilt)
 
-    async def one(self, stripe: Stripe, index: int) -> bytes | None:
-        """One share from the node that should hold it, or None (away, late, missing or wrong)."""
+    @staticmethod
+    async def _late(client: ShareClient | None, done: trio.Event, asked: float) -> None:
+        """Return when ``done`` is set, or the node of ``client``, asked at that time, is silent for too long."""
+        while client is not None:
+            due = min(max(asked, client.moved) + client.patience.limit, asked + IN_ALL)
+            if trio.current_time() >= due:
+                return
+            with trio.move_on_at(due):
+                await done.wait()
+                return
+
+    async def one(
+        self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
+    ) -> bytes | None:
+        """One share (or a range of it) from the node that should hold it, or None (away, late, missing or wrong)."""
         share = stripe.shares[index]
         client = None if share.node is None else self._pool.client(share.node)
         if share.node is None or client is None:
             return None
+        root = share.merkle_root
         try:
             # Proved by the Merkle root (BLAKE3), which costs a fifth of hashing it all with SHA-256.
-            data = await client.get(share.share_id, merkle_root=share.merkle_root, timeout=GET_TIMEOUT)
+            data = await client.get(share.share_id, offset, length, merkle_root=root, timeout=GET_TIMEOUT, early=early)
         except (Corrupt, ShareMissing) as error:
             self._pool.report(share.node, f"a share that it should hold is bad: {error}")
             self._on_bad(stripe, index, str(error))
@@ -153,6 +197,42 @@ class Reader:
             return None  # away, late or busy: others are asked
         self.fetched_bytes += len(data)
         return data
+
+    def coming(self, stripe: Stripe, index: int) -> bool:
+        """Whether a data share is in the cache, perhaps damaged, or on its way there."""
+        return (stripe.stripe_id, index) in self._flights or self._cache.has(stripe.stripe_id, index)
+
+    async def part(self, stripe: Stripe, index: int, offset: int, length: int) -> bytes | None:
+        """A range of a data share from its node, long before the whole share could be here. None when the node is away,
+        wrong, or silent for longer than is borne of it: others can only help with whole shares.
+
+        It is given back as soon as its last byte is here, which may be before the proof of its leaves: whoever cannot open
+        it asks for the whole share.
+        """
+        found: list[bytes] = []
+        holder = stripe.shares[index].node
+        client = None if holder is None else self._pool.client(holder)
+        skip = offset % LEAF_BYTES
+        early = Early(skip + length)
+
+        async def ask() -> None:
+            data = await self.one(stripe, index, offset, length, early)
+            if data is not None:
+                found.append(data)
+            nursery.cancel_scope.cancel()
+
+        async def take_early() -> None:
+            await early.done.wait()
+            found.append(early.data[skip:])
+            self.fetched_bytes += len(early.data)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            nursery.start_soon(take_early)
+            await self._late(client, trio.Event(), trio.current_time())
+            nursery.cancel_scope.cancel()
+        return found[0] if found else None
 
     async def some(self, stripe: Stripe, count: int, without: set[int]) -> dict[int, bytes]:
         """At least ``count`` shares by number if they can be had, those in ``without`` not; fewer if not."""
@@ -164,28 +244,32 @@ class Reader:
                 left.remove(i)
         left = [i for i in left if stripe.shares[i].node is not None]
         left.sort(key=lambda i: self._pool.client(stripe.shares[i].node or NodeId(b"")) is None)
-        running = 0
+        pending: set[int] = set()
+        late: set[int] = set()
         wake = trio.Event()
 
         async def get(index: int) -> None:
-            nonlocal running, wake
             data = await self.one(stripe, index)
             if data is not None:
                 found[index] = data
-            running -= 1
+            pending.discard(index)
+            wake.set()
+
+        async def watch(index: int) -> None:
+            """A node that is late counts no more, so that another one is asked."""
+            client = self._pool.client(stripe.shares[index].node or NodeId(b""))
+            await self._late(client, trio.Event(), trio.current_time())
+            late.add(index)
             wake.set()
 
         async with trio.open_nursery() as nursery:
-            while len(found) < count and (left or running):
-                while left and running + len(found) < count:
-                    running += 1
-                    nursery.start_soon(get, left.pop(0))
+            while len(found) < count and (left or pending):
+                while left and len(found) + len(pending - late) < count:
+                    index = left.pop(0)
+                    pending.add(index)
+                    nursery.start_soon(get, index)
+                    nursery.start_soon(watch, index)
                 wake = trio.Event()
-                late = math.inf if not left else self._hedge_after * 2
-                with trio.move_on_after(late) as waited:
-                    await wake.wait()
-                if waited.cancelled_caught and left:
-                    running += 1
-                    nursery.start_soon(get, left.pop(0))
+                await wake.wait()
             nursery.cancel_scope.cancel()
         return found

@@ -9,8 +9,9 @@ before it trusts its cache, brings it again.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 PLAIN_BYTES: Final = 16 << 20
 """Most plaintext of compressed chunks that is kept."""
 PLACES: Final = 1024
+HINTS: Final = 8
+"""Hints that wait to be given; older ones are forgotten."""
 
 
 class Book(Protocol):
@@ -47,22 +50,44 @@ class Shares(Protocol):
     def forget(self, stripe_id: StripeId, index: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a sealed chunk from ``offset`` on."""
+
+    offset: int
+    data: bytes
+
+
 class Fetch(Protocol):
-    """Brings the shares of chunks into the cache (the engine, by control call); gives back the sealed chunk when the
-    cache cannot keep it. Raises HivefsError.
+    """Brings the shares of chunks into the cache (the engine, by control call). ``span`` is (offset, length) of the sealed
+    bytes that are waited for: when those can be had sooner than the whole share, they are given back, and the share comes
+    behind them. The whole sealed chunk is given back when the cache cannot keep it. Raises HivefsError.
     """
 
-    async def __call__(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> bytes | None: ...
+    async def __call__(
+        self, chunk_id: ChunkId, following: Sequence[ChunkId], span: tuple[int, int] | None
+    ) -> Piece | None: ...
+
+
+Hint = Callable[[Sequence[ChunkId]], Awaitable[None]]
+"""Says which chunks are likely to be read next; raises HivefsError."""
+
+
+async def _no_hint(following: Sequence[ChunkId]) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 class CachedChunks:
     """A filesystem.ports.ChunkSource. For one thread."""
 
-    def __init__(self, vault_id: bytes, book: Book, shares: Shares, fetch: Fetch) -> None:
+    def __init__(self, vault_id: bytes, book: Book, shares: Shares, fetch: Fetch, hint: Hint = _no_hint) -> None:
         self._vault_id = vault_id
         self._book = book
         self._shares = shares
         self._fetch = fetch
+        self._hint = hint
+        self._hints: deque[list[ChunkId]] = deque(maxlen=HINTS)
+        self._hinted = trio.Event()
         self._places: OrderedDict[ChunkId, ChunkPlace] = OrderedDict()
         self._plain: OrderedDict[ChunkId, bytes] = OrderedDict()
         self._plain_bytes = 0
@@ -99,8 +124,10 @@ class CachedChunks:
             return plain[start:end]
         offset, length = span
         sealed = self._shares.read(place.stripe_id, place.index, place.offset + offset, length, wait)
-        if sealed is None:
-            return None
+        return None if sealed is None else self._open_segments(ref, place, start, end, sealed)
+
+    def _open_segments(self, ref: ChunkRef, place: ChunkPlace, start: int, end: int, sealed: bytes | memoryview) -> bytes:
+        """Bytes [start, end) out of the segments that hold them, which ``sealed`` is. Raises Corrupt."""
         first, stored = start // SEGMENT_BYTES, stored_length(place.length)
         if stored != ref.length:
             raise Corrupt(what="a chunk", reason=f"{stored} bytes instead of {ref.length}")
@@ -144,13 +171,43 @@ class CachedChunks:
                 continue
             self._flights[ref.chunk_id] = trio.Event()
             try:
-                sealed = await self._fetch(ref.chunk_id, [other.chunk_id for other in next_refs])
-                if sealed is not None:
-                    self._keep(ref.chunk_id, self._open(ref, sealed))
-                data = self.cached(ref, start, end)
+                data = await self._fetched(ref, start, end, next_refs)
             finally:
                 self._flights.pop(ref.chunk_id).set()
             if data is None:
                 raise HivefsError(detail="a chunk was fetched and is not in the cache (is the local disk full?)")
             return data
         return data
+
+    async def _fetched(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes | None:
+        place = self._place(ref.chunk_id)
+        span = None if place is None else segment_span(ref.codec, place.length, start, end) or (0, place.length)
+        following = [other.chunk_id for other in next_refs]
+        piece = await self._fetch(ref.chunk_id, following, span)
+        if piece is not None and place is not None and (piece.offset, len(piece.data)) != (0, place.length):
+            try:
+                if (piece.offset, len(piece.data)) == span:
+                    return self._open_segments(ref, place, start, end, piece.data)
+            except Corrupt:
+                pass  # a range may come before its proof; the whole share comes with one, or from others
+            piece = await self._fetch(ref.chunk_id, following, None)
+        if piece is not None:
+            self._keep(ref.chunk_id, self._open(ref, piece.data))
+        return self.cached(ref, start, end)
+
+    def ahead(self, next_refs: Sequence[ChunkRef]) -> None:
+        """These will be read next: have them brought, without waiting for it."""
+        if next_refs:
+            self._hints.append([ref.chunk_id for ref in next_refs])
+            self._hinted.set()
+
+    async def give_hints(self) -> None:
+        """Pass on what ``ahead`` was told, until cancelled."""
+        while True:
+            await self._hinted.wait()
+            self._hinted = trio.Event()
+            while self._hints:
+                try:
+                    await self._hint(self._hints.popleft())
+                except HivefsError as error:  # only a hint: whoever reads on asks himself, and gets the error
+                    log.debug("reading ahead: %s", error)

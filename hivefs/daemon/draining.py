@@ -35,6 +35,9 @@ class NoChunks:
         """Nothing."""
         raise HivefsError(detail="the drive is not mounted")
 
+    def ahead(self, next_refs: Sequence[ChunkRef]) -> None:
+        """Nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unmounted:

@@ -100,7 +100,8 @@ class Drive:
         self._book = LazyBook(home, keys)
         self._shares = CacheReader(home.cache)
         self.engine = EngineLink(home, float(setting("read_deadline_s")) + 5.0)
-        chunks = CachedChunks(keys.vault_id, self._book, self._shares, self.engine.fetch)
+        chunks = CachedChunks(keys.vault_id, self._book, self._shares, self.engine.fetch, self.engine.ahead)
+        self._give_hints = chunks.give_hints
         policy = home.policy()
         self.filesystem = Filesystem(
             store,
@@ -140,6 +141,7 @@ class Drive:
                 await working.start(self.filesystem.maintain)
                 working.start_soon(lambda: self.engine.supervise(secrets, start=self._options.engine))
                 working.start_soon(self.engine.hydrate, self._store, self._load)
+                working.start_soon(self._give_hints)
                 working.start_soon(keep_maps_small)
                 await working.start(self._session_until_end, working.cancel_scope)
                 ready()

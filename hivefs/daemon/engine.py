@@ -77,6 +77,7 @@ class Process:
                 "nodes": lambda _: engine.status()["nodes"],
                 "hurry": self._hurry,
                 "fetch": self._fetch,
+                "ahead": self._ahead,
                 "load_page": self._load_page,
                 "release_metadata": self._release_metadata,
                 "shutdown": lambda _: self.stop.set(),
@@ -89,8 +90,16 @@ class Process:
         self._engine.placing.poke()
         self._engine.checkpoint.poke()
 
-    async def _fetch(self, value: Any) -> bytes | None:
-        return await self._engine.fetch(ChunkId(value["chunk"]), [ChunkId(c) for c in value["next"]])
+    async def _fetch(self, value: Any) -> bytes | list[Any] | None:
+        span = value.get("span")
+        following = [ChunkId(c) for c in value["next"]]
+        piece = await self._engine.fetch(ChunkId(value["chunk"]), following, None if span is None else (span[0], span[1]))
+        if piece is None:
+            return None
+        return piece.data if span is None else [piece.offset, piece.data]
+
+    def _ahead(self, value: Any) -> None:
+        self._engine.ahead.want([ChunkId(c) for c in value])
 
     async def _load_page(self, key: bytes) -> list[Any]:
         low, high, records = await self._engine.load_page(key)

@@ -10,22 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import trio
 
+from hivefs.chunkstore.ahead import Ahead
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.claims import Claims, Pair
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.pool import Dial, Pool
 from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import Corrupt, HivefsError
+from hivefs.errors import Corrupt
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
@@ -52,9 +54,8 @@ EVICT_EVERY = 10.0
 KEPT_BYTES = 16 << 20
 MEASURE_EVERY = 5.0
 MEASURE_SLICE = 100
-PREFETCH = 8
-MOST_PREFETCHING = 16
-"""Shares brought ahead of being read, at most: each may need k others in memory when its node is away."""
+MOST_PART = 320 << 10
+"""Sealed bytes that are brought before the rest of their share; more is brought as the share that it mostly is."""
 
 
 class Engine:
@@ -108,9 +109,8 @@ class Engine:
         kept = self.store.info("revoked")
         self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
-        self._prefetching = 0
+        self.ahead = Ahead(self._bring)
         self._levels = {"remote": 0, "guaranteed": 0}
-        self._nursery: trio.Nursery | None = None
 
     def close(self) -> None:
         """Close the stores."""
@@ -199,9 +199,9 @@ class Engine:
         """The duties that need no drive, until cancelled."""
         self.checkpoint.sweep()
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             await nursery.start(self.pool.run)
             nursery.start_soon(self._after_hydration)
+            nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
@@ -301,26 +301,31 @@ class Engine:
                 return place, stripe
         raise Corrupt(what="the engine's book", reason=f"chunk {chunk_id.hex()} is not in it")
 
-    async def fetch(self, chunk_id: ChunkId, following: list[ChunkId]) -> bytes | None:
-        """Bring the share that holds a chunk into the cache, and begin with those of ``following``. The sealed chunk is
-        given back when the cache cannot keep it.
+    async def fetch(
+        self, chunk_id: ChunkId, following: Sequence[ChunkId], span: tuple[int, int] | None = None
+    ) -> Piece | None:
+        """Bring the share that holds a chunk into the cache, and then those of ``following``. See chunkstore.source.Fetch
+        for ``span`` and for what is given back.
         """
         place, stripe = await self.locate(chunk_id)
-        for other in following[:PREFETCH]:
-            if self._nursery is not None and self._prefetching < MOST_PREFETCHING:
-                self._prefetching += 1
-                self._nursery.start_soon(self._prefetch, other)
-        share = await self.reader.bring(stripe, place.index, check=True)
-        return None if share is None else share[place.offset : place.offset + place.length]
+        silent = False
+        if span is not None and _short(span, place.length) and not self.reader.coming(stripe, place.index):
+            offset, length = span
+            part = await self.reader.part(stripe, place.index, place.offset + offset, length)
+            if part is not None:
+                # Only now, because the first bytes of all of them would stand before the ones that are waited for.
+                self.ahead.want([chunk_id, *following])
+                return Piece(offset, part)
+            silent = True
+        self.ahead.want(following)
+        share = await self.reader.bring(stripe, place.index, check=True, silent=silent)
+        return None if share is None else Piece(0, share[place.offset : place.offset + place.length])
 
-    async def _prefetch(self, chunk_id: ChunkId) -> None:
-        try:
-            place, stripe = await self.locate(chunk_id)
-            await self.reader.bring(stripe, place.index)
-        except HivefsError:
-            return  # whoever really reads it gets the error
-        finally:
-            self._prefetching -= 1
+    async def _bring(self, chunk_id: ChunkId) -> bool:
+        place, stripe = await self.locate(chunk_id)
+        coming = self.reader.coming(stripe, place.index)
+        await self.reader.bring(stripe, place.index, ahead=True)
+        return not coming
 
     async def load_page(self, key: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]]]:
         """The page of the last checkpoint that holds ``key``, for a drive that was recovered."""
@@ -377,6 +382,11 @@ class Engine:
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.addresses),
         }
+
+
+def _short(span: tuple[int, int], length: int) -> bool:
+    """Whether a span lies inside of a sealed chunk of ``length`` bytes and is short enough to be brought by itself."""
+    return 0 <= span[0] < span[0] + span[1] <= length and span[1] <= MOST_PART
 
 
 def _usable(candidate: Candidate, free: int | None = None) -> Candidate:

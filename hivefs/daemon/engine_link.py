@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import trio
 import trio.lowlevel
 
+from hivefs.chunkstore.source import Piece
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, launch
 from hivefs.daemon.home import Home
@@ -106,12 +107,21 @@ class EngineLink:
             raise EngineUnavailable(reason="it is not running", log=self._home.engine_log)
         return await self._client.call(name, value, timeout=self._deadline)
 
-    async def fetch(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> bytes | None:
-        """Bring a chunk's share into the cache; begin with what will be read next. The sealed chunk itself when the cache
-        cannot keep it.
-        """
-        sealed = await self.call("fetch", {"chunk": chunk_id, "next": list(following)})
-        return sealed if isinstance(sealed, bytes) else None
+    async def fetch(
+        self, chunk_id: ChunkId, following: Sequence[ChunkId], span: tuple[int, int] | None = None
+    ) -> Piece | None:
+        """See chunkstore.source.Fetch."""
+        asked = {"chunk": chunk_id, "next": list(following), "span": None if span is None else list(span)}
+        match await self.call("fetch", asked):
+            case bytes(sealed):
+                return Piece(0, sealed)
+            case [int(offset), bytes(data)]:
+                return Piece(offset, data)
+        return None
+
+    async def ahead(self, following: Sequence[ChunkId]) -> None:
+        """These chunks are likely to be read next."""
+        await self.call("ahead", list(following))
 
     def loader(self, store: PageStore) -> Callable[[bytes], Coroutine[Any, Any, None]]:
         """A fuse Loader that asks the engine for pages of the metadata and puts them into ``store``."""

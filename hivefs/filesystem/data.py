@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hivefs.filesystem.filemap import FileMaps, slots_of
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.overlay import Overlay
 from hivefs.filesystem.ports import Capacity, ChunkSource, StagePort
-from hivefs.model.ids import CHUNK_BYTES
+from hivefs.model.ids import CHUNK_BYTES, ChunkId
 from hivefs.model.inode import ChunkRef, SlotKind
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ _THREADS = 12
 """Reads that wait for this disk at once."""
 
 FILES_AHEAD = 3
+_STREAMS = 64
+"""Files that are remembered as being read from nodes, one slot after the other."""
 
 
 class _Wanted:
@@ -89,6 +92,9 @@ class Data:
         self.on_much: Callable[[], None] = lambda: None
         self._written = 0
         self._windows = Windows()
+        self._marks: OrderedDict[ChunkId, tuple[int, int]] = OrderedDict()
+        self._streams: OrderedDict[int, int] = OrderedDict()
+        """The last slot that had to be brought, of the files read last."""
         self._threads = trio.CapacityLimiter(_THREADS)
         self.broken = False
         """The metadata cannot be committed any more: nothing new for good."""
@@ -161,6 +167,8 @@ class Data:
                 data = self._chunks.cached(ref, start, stop, wanted.wait)
             except Corrupt as error:
                 self._inodes.damage("a chunk", ino, error)
+            if data is not None and self._marks and (mark := self._marks.pop(ref.chunk_id, None)) is not None:
+                self._reached(*mark)
         if data is None:
             wanted.missing.append((ref, start, stop))
             return None
@@ -184,7 +192,7 @@ class Data:
             if data is not None:
                 return data
             tries += 1
-            following = self._ahead(ino, offset + size)
+            following = self._read_next(ino, offset, size)
             for ref, start, stop in wanted.missing:
                 try:
                     wanted.have[ref.chunk_id, start, stop] = await self._chunks.fetch(ref, start, stop, following)
@@ -192,6 +200,42 @@ class Data:
                     self._inodes.damage("a chunk", ino, error)
         log.error("inode %d changed all the time while it was read", ino)
         raise PosixError(errno.EIO)
+
+    def _read_next(self, ino: int, offset: int, size: int) -> list[ChunkRef]:
+        """What to bring behind a read that meets chunks which are not here: nothing for a read at some place in a file,
+        the next chunks for one that goes on from the last, or begins at the start.
+        """
+        first, last = offset >> _SHIFT, offset + size - 1 >> _SHIFT
+        before = self._streams.get(ino)
+        self._note_stream(ino, last)
+        if first and (before is None or not 0 <= first - before <= AHEAD + 1):
+            return []
+        following = self._ahead(ino, offset + size)
+        self._mark(ino, last, following)
+        return following
+
+    def _note_stream(self, ino: int, slot: int) -> None:
+        self._streams[ino] = slot
+        self._streams.move_to_end(ino)
+        if len(self._streams) > _STREAMS:
+            self._streams.popitem(last=False)
+
+    def _mark(self, ino: int, slot: int, following: list[ChunkRef]) -> None:
+        """Remember in the middle of what is brought ahead to go on with it there: its first half is read while the second
+        one comes. Asking at each chunk would cost a question to the engine for each.
+        """
+        if following:
+            middle = (len(following) - 1) // 2
+            self._marks[following[middle].chunk_id] = (ino, slot + middle + 1)
+            if len(self._marks) > _STREAMS:
+                self._marks.popitem(last=False)
+
+    def _reached(self, ino: int, slot: int) -> None:
+        """A reader came to a mark."""
+        self._note_stream(ino, slot)
+        following = self._ahead(ino, slot + 1 << _SHIFT)
+        self._chunks.ahead(following)
+        self._mark(ino, slot, following)
 
     def _files_ahead(self, ino: int, offset: int) -> list[Path]:
         """The files of this machine that hold what follows."""

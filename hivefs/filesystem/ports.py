@@ -152,6 +152,9 @@ class ChunkSource(Protocol):
     async def fetch(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes:
         """The same from the nodes; ``next_refs`` are what will be read next. Raises HivefsError after its deadline."""
 
+    def ahead(self, next_refs: Sequence[ChunkRef]) -> None:
+        """These will be read next: begin to bring them."""
+
 
 class Placements(Protocol):
     """The engine's book, read-only."""

@@ -142,6 +142,19 @@ class FrameDecoder:
         return bool(self._buffer)
 
     @property
+    def request(self) -> int:
+        """The request id of the frame that has begun, 0 while its prefix is not complete."""
+        return self._request if self._total else 0
+
+    def start_of_payload(self, count: int) -> bytes | None:
+        """The first bytes of the payload of the ANSWER that has begun, as soon as there are so many."""
+        start = PREFIX_BYTES + self._header
+        if not self._total or self._kind != Kind.ANSWER or min(len(self._buffer), self._total) < start + count:
+            return None
+        with memoryview(self._buffer) as view:
+            return bytes(view[start : start + count])
+
+    @property
     def wanted(self) -> int:
         """How many bytes complete the current frame (or its prefix)."""
         return (self._total or PREFIX_BYTES) - len(self._buffer)

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import trio
 
+from hivefs.chunkstore.conversation import Early
+from hivefs.chunkstore.patience import Patience
 from hivefs.crypto import keys
 from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerUnreachable, ShareMissing
 from hivefs.formats import head as head_format
@@ -86,6 +88,8 @@ class MemoryClient:
         self._node = node
         self.node_id = node.node_id
         self.peer = node.node_id.hex()[:12]
+        self.patience = Patience()
+        self.moved = 0.0
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
 
@@ -113,8 +117,10 @@ class MemoryClient:
         *,
         merkle_root: bytes | None = None,
         timeout: float = 30,
+        early: Early | None = None,
     ) -> bytes:
-        """A whole share, checked."""
+        """A share or a range of it, checked, and never early."""
+        self._hive.asked.append((self._node.number, share_id, offset, length))
         await self._answer()
         data = self._node.shares.get(share_id)
         if data is None:
@@ -203,6 +209,8 @@ class MemoryHive:
         ]
         self.delay = 0.0
         self.revoked: bytes | None = None
+        self.asked: list[tuple[int, ShareId, int, int | None]] = []
+        """Every GET so far: node, share, offset, length."""
 
     def by_id(self, node_id: NodeId) -> MemoryNode:
         """The node with that key."""

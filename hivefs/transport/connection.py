@@ -236,6 +236,8 @@ class Connection:
 
     async def _keep_alive(self) -> None:
         interval, patience = self._limits.keepalive_interval, self._limits.keepalive_timeout
+        # The first ping only measures the round trip: windows grow by it, and nothing is in its way yet.
+        self._ask()
         while True:
             await trio.sleep_until(self._heard + interval)
             now = trio.current_time()
@@ -243,10 +245,7 @@ class Connection:
             if self._heard + interval > now:
                 continue
             before, self._moved = self._reads, now
-            self._ping_number = (self._ping_number + 1) & 0xFFFFFFFF
-            self._pinged = now
-            self._session.ping(self._ping_number)
-            self.push()
+            self._ask()
             while self._reads == before:
                 # A kernel buffer that was full and drains is a sign of life too: on a slow line the ping may stand
                 # behind megabytes. (A frozen peer's buffer is full within seconds and then stays so.)
@@ -259,6 +258,12 @@ class Connection:
                         self._lose(self._too_slow("a keepalive", patience))
                         return
                     self._moved = now
+
+    def _ask(self) -> None:
+        self._ping_number = (self._ping_number + 1) & 0xFFFFFFFF
+        self._pinged = trio.current_time()
+        self._session.ping(self._ping_number)
+        self.push()
 
     async def _handle(self, mux: MuxStream) -> None:
         stream = Stream(self, mux)

@@ -210,7 +210,7 @@ class World:
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
         return self.places.get(chunk_id)
 
-    async def fetch(self, chunk_id: ChunkId, following: object) -> None:
+    async def fetch(self, chunk_id: ChunkId, following: object, span: object) -> None:
         place = self.places[chunk_id]
         self.cache.put(place.stripe_id, place.index, self.true[chunk_id])
 

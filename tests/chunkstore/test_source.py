@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from hivefs.chunkstore.cache import Cache, CacheReader, share_path
-from hivefs.chunkstore.source import CachedChunks
+from hivefs.chunkstore.source import CachedChunks, Piece
 from hivefs.crypto.seal import seal_chunk
 from hivefs.errors import EngineUnavailable, HivefsError
 from hivefs.model.ids import CHUNK_BYTES, SEGMENT_BYTES, ChunkId, StripeId
@@ -19,6 +20,7 @@ from hivefs.model.stripe import ChunkPlace, Purpose
 
 VAULT = b"v" * 16
 STRIPE = StripeId(b"s" * 16)
+Span = tuple[int, int] | None
 
 
 class World:
@@ -31,19 +33,24 @@ class World:
         self.remote: dict[ChunkId, bytes] = {}
         self.asked: list[tuple[ChunkId, list[ChunkId]]] = []
         self.problem: HivefsError | None = None
+        self.in_pieces = False
         self.chunks = CachedChunks(VAULT, self, CacheReader(root), self.fetch)
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
         self.looked += 1
         return self.places.get(chunk_id)
 
-    async def fetch(self, chunk_id: ChunkId, following: Sequence[ChunkId]) -> None:
+    async def fetch(self, chunk_id: ChunkId, following: Sequence[ChunkId], span: Span = None) -> Piece | None:
         self.asked.append((chunk_id, list(following)))
         await trio.lowlevel.checkpoint()
         if self.problem is not None:
             raise self.problem
         place = self.places[chunk_id]
-        self.cache.put(place.stripe_id, place.index, self.remote[chunk_id])
+        share = self.remote[chunk_id]
+        if self.in_pieces and span is not None:
+            return Piece(span[0], share[place.offset :][span[0] : span[0] + span[1]])
+        self.cache.put(place.stripe_id, place.index, share)
+        return None
 
     def add(self, plain: bytes, *, number: int = 0, here: bool = True, before: int = 77) -> ChunkRef:
         """A chunk inside a share of its own, with other bytes before and after it."""
@@ -177,8 +184,71 @@ def test_a_full_disk_still_reads_what_the_cache_cannot_keep(tmp_path: Path) -> N
     sealed = path.read_bytes()[place.offset : place.offset + place.length]
     path.unlink()
 
-    async def given_back(chunk_id: ChunkId, following: Sequence[ChunkId]) -> bytes:
-        return sealed
+    async def given_back(chunk_id: ChunkId, following: Sequence[ChunkId], span: Span) -> Piece:
+        return Piece(0, sealed)
 
     world.chunks._fetch = given_back
     assert trio.run(world.chunks.fetch, ref, 0, 5, []) == b"z" * 5
+
+
+@pytest.mark.parametrize("kind", ["random", "text"])
+def test_a_range_that_comes_before_its_share_is_enough(tmp_path: Path, kind: str) -> None:
+    world = World(tmp_path)
+    world.in_pieces = True
+    plain = os.urandom(CHUNK_BYTES) if kind == "random" else (b"all work and no play " * 5000)
+    ref = world.add(plain, here=False)
+    for start, end in [(0, 1), (0, 16 << 10), (SEGMENT_BYTES - 1, SEGMENT_BYTES + 1), (70_000, 100_000)]:
+        assert trio.run(world.chunks.fetch, ref, start, end, []) == plain[start:end]
+    if kind == "random":
+        assert len(world.asked) == 4 and world.chunks.cached(ref, 0, 1) is None, "a range is not the chunk"
+    else:
+        assert len(world.asked) == 1, "what is compressed comes and is kept whole"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: Piece(p.offset, p.data[:-1]),
+        lambda p: Piece(p.offset + 1, p.data),
+        lambda p: Piece(p.offset, p.data[:-1] + bytes([p.data[-1] ^ 1])),
+    ],
+)
+def test_a_range_that_does_not_open_is_asked_for_as_its_share(tmp_path: Path, change: Callable[[Piece], Piece]) -> None:
+    world = World(tmp_path)
+    world.in_pieces = True
+    plain = os.urandom(200_000)
+    ref = world.add(plain, here=False)
+    fetch = world.fetch
+
+    async def other(chunk_id: ChunkId, following: Sequence[ChunkId], span: Span) -> Piece | None:
+        piece = await fetch(chunk_id, following, span)
+        return None if piece is None else change(piece)
+
+    world.chunks._fetch = other
+    assert trio.run(world.chunks.fetch, ref, 0, 10, []) == plain[:10]
+    assert len(world.asked) == 2 and world.chunks.cached(ref, 0, 200_000) == plain
+
+
+def test_hints_are_passed_on_in_their_order_and_may_fail(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    refs = [world.add(b"x" * 50, number=n) for n in range(3)]
+    told: list[list[ChunkId]] = []
+
+    async def hint(following: Sequence[ChunkId]) -> None:
+        told.append(list(following))
+        await trio.lowlevel.checkpoint()
+        raise EngineUnavailable(reason="not running", log="x")
+
+    chunks = CachedChunks(VAULT, world, CacheReader(tmp_path), world.fetch, hint)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chunks.give_hints)
+            chunks.ahead(refs[:2])
+            chunks.ahead([])
+            chunks.ahead(refs[2:])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert told == [[refs[0].chunk_id, refs[1].chunk_id], [refs[2].chunk_id]]

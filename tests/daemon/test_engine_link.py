@@ -55,11 +55,12 @@ def test_fetching_tells_chunk_and_what_comes_next(home: Home) -> None:
     asked: list[Any] = []
 
     async def talk(link: EngineLink) -> None:
-        await link.fetch(ChunkId(b"c" * 16), [ChunkId(b"n" * 16)])
+        await link.fetch(ChunkId(b"c" * 16), [ChunkId(b"n" * 16)], (5, 9))
+        await link.ahead([ChunkId(b"a" * 16)])
         assert link.connected
 
-    with_engine(home, {"fetch": asked.append}, talk)
-    assert asked == [{"chunk": b"c" * 16, "next": [b"n" * 16]}]
+    with_engine(home, {"fetch": asked.append, "ahead": asked.append}, talk)
+    assert asked == [{"chunk": b"c" * 16, "next": [b"n" * 16], "span": [5, 9]}, [b"a" * 16]]
 
 
 def test_pages_go_into_the_store_and_one_key_is_asked_for_once(home: Home) -> None:

@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 import trio
+import trio.testing
 
 from hivefs.chunkstore.cache import share_path
-from hivefs.model.ids import CHUNK_BYTES
+from hivefs.chunkstore.source import Piece
+from hivefs.model.ids import CHUNK_BYTES, NodeId
 from hivefs.testing.memory_hive import MemoryHive
 
 from .memory_vault import MemoryVault
-from .test_engine import make_home, run, running, settle
+from .test_engine import drop_cache, make_home, run, running, settle, until
 
 
 def test_each_share_is_brought_once_and_damage_is_found(tmp_path: Path) -> None:
@@ -44,5 +46,60 @@ def test_each_share_is_brought_once_and_damage_is_found(tmp_path: Path) -> None:
                 for check in (True, False) * 4:
                     nursery.start_soon(lambda check=check: reader.bring(stripe, place.index, check=check))
             assert (reader.fetched_bytes, file.read_bytes()) == (before + len(whole), whole)
+
+    run(test)
+
+
+def test_the_first_bytes_are_one_question_and_the_share_comes_behind_them(tmp_path: Path) -> None:
+    """What somebody waits for is asked for alone; nothing else is before it on the line, and nothing comes twice."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for slot in range(6):
+                vault.write(1, slot, os.urandom(CHUNK_BYTES))
+            await settle(engine, vault)
+            refs = [vault.map[(1, slot)] for slot in range(6)]
+            place, stripe = await engine.locate(refs[0].chunk_id)
+            whole = engine.cache.get(stripe.stripe_id, place.index) or b""
+            sealed = whole[place.offset : place.offset + place.length]
+            drop_cache(engine)
+            hive.asked.clear()
+            hive.delay = 0.05
+            span = (65_568, 32_784)
+            piece = await engine.fetch(refs[0].chunk_id, [ref.chunk_id for ref in refs[1:]], span)
+            assert piece == Piece(span[0], sealed[span[0] : span[0] + span[1]])
+            share_id = stripe.shares[place.index].share_id
+            assert [(s, o, n) for _, s, o, n in hive.asked] == [(share_id, place.offset + span[0], span[1])]
+
+            # the next read of it joins what is coming
+            await trio.testing.wait_all_tasks_blocked()
+            assert await engine.fetch(refs[0].chunk_id, [], (0, 100)) is None
+            assert engine.cache.get(stripe.stripe_id, place.index) == whole
+            await until(lambda: len(hive.asked) == 7)
+            places = [await engine.locate(ref.chunk_id) for ref in refs]
+            await until(lambda: all(engine.cache.has(s.stripe_id, p.index) for p, s in places))
+            assert len(hive.asked) == 7 and len({s for _, s, _, _ in hive.asked}) == 6
+
+    run(test)
+
+
+def test_first_bytes_of_a_node_that_is_away_or_spans_that_are_none_bring_the_share(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(CHUNK_BYTES))
+            await settle(engine, vault)
+            chunk_id = vault.map[(1, 0)].chunk_id
+            place, stripe = await engine.locate(chunk_id)
+            for span in [(0, 0), (-1, 10), (place.length - 5, 6), (0, 900_000)]:
+                drop_cache(engine)
+                assert await engine.fetch(chunk_id, [], span) is None
+                assert engine.cache.has(stripe.stripe_id, place.index)
+            drop_cache(engine)
+            hive.by_id(stripe.shares[place.index].node or NodeId(b"")).stop()
+            await until(lambda: len(engine.pool.online()) == 7)
+            assert await engine.fetch(chunk_id, [], (0, 100)) is None
+            assert engine.cache.has(stripe.stripe_id, place.index)
 
     run(test)

@@ -81,6 +81,9 @@ class MemoryChunks:
         self.hints.append(list(next_refs))
         return self.plain[ref.chunk_id][start:end]
 
+    def ahead(self, next_refs: Sequence[ChunkRef]) -> None:
+        self.hints.append(list(next_refs))
+
 
 class Drive:
     """Mount, use, unmount or kill, mount again."""

@@ -67,6 +67,36 @@ def test_chunks_that_are_not_here_are_fetched_with_what_comes_next(drive: Drive)
     refuses(errno.EIO, run, drive.fs.read, f, 0, 10)
 
 
+def test_reading_on_asks_for_more_in_the_middle_of_what_was_asked_for(drive: Drive) -> None:
+    f = drive.file("f", pattern(30 * MIB))
+    drive.place()
+    drive.chunks.remote = True
+    run(drive.fs.read, f, 0, 1000)
+    drive.chunks.remote = False
+    extents = [extent_from_bytes(0, value or b"") for _, value in drive.store.scan(map_prefix(f))]
+    chunks = [extent.chunk for extent in extents]
+    assert drive.chunks.hints == [chunks[1 : 1 + AHEAD]]
+    for slot in range(1, 30):
+        drive.read(f, slot * MIB + 5, 100)
+        drive.read(f, slot * MIB + 500, 100)
+    middle = (AHEAD + 1) // 2
+    starts = [chunks.index(hint[0]) for hint in drive.chunks.hints[1:] if hint]
+    assert starts[:4] == [middle + 1, 2 * middle + 1, 3 * middle + 1, 4 * middle + 1]
+    assert len(drive.chunks.fetched) == 1 and max(len(hint) for hint in drive.chunks.hints) == AHEAD
+    assert sum(chunks[-1] in hint for hint in drive.chunks.hints) >= 1
+
+
+def test_a_read_somewhere_brings_nothing_ahead_until_it_goes_on(drive: Drive) -> None:
+    f = drive.file("f", pattern(12 * MIB))
+    drive.place()
+    drive.chunks.remote = True
+    for slot in (11, 8, 1):
+        run(drive.fs.read, f, slot * MIB, 10)
+    assert drive.chunks.hints == [[], [], []]
+    run(drive.fs.read, f, 2 * MIB, 10)
+    assert len(drive.chunks.hints[-1]) == AHEAD
+
+
 def test_bytes_behind_a_short_chunk_are_zeros(drive: Drive) -> None:
     f = drive.file("f", b"short")
     drive.place()

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 from hive_tools import HIVE, HIVE_KEY, client_certificate, seed_of, share, within
 
+from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.node_client import NodeClient, converse, credentials, login
 from hivefs.content import merkle
 from hivefs.crypto import keys
@@ -372,3 +373,153 @@ def test_silence_is_broken_by_a_sign_of_life_and_a_dead_node_is_noticed() -> Non
         await body()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def dripping(body) -> None:  # type: ignore[no-untyped-def]
+    """Run with a pair whose window is so small that frames come in pieces, under a clock that jumps."""
+
+    async def main() -> None:
+        async with pair(window=64 << 10) as (client, node):
+            await body(client, node)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def drip(node: PlayedNode, number: int, data: bytes, pause: float) -> None:
+    """An answer in five pieces, with a pause before each."""
+    root = answers.Part(len(data), 0, (), data)
+    whole = frames.to_bytes(answers.to_frame(root, number))
+    fifth = -(-len(whole) // 5)
+    for start in range(0, len(whole), fifth):
+        await trio.sleep(pause)
+        await node.stream.send_all(whole[start : start + fifth])
+
+
+def test_bytes_of_shares_are_seen_and_teach_patience() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(50_000)
+        before, limit = client.moved, client.patience.limit
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.stat)
+            number, _ = await node.request()
+            await node.answer(number, answers.NodeStat(1, 1, 1, 1, 1, 1, ""))
+        assert client.moved == before, "a small answer is no share"
+        got: list[bytes] = []
+
+        async def get() -> None:
+            got.append(await client.get(share_id, merkle_root=merkle.merkle_root(data)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            number, _ = await node.request()
+            await drip(node, number, data, 0.7)
+        assert got == [data] and client.moved == trio.current_time()
+        assert client.patience.limit == pytest.approx(2 * 0.7) and client.patience.limit > limit
+
+    dripping(body)
+
+
+def test_a_share_that_moves_may_take_longer_than_its_time_out_and_a_still_one_not() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(50_000)
+        got: list[bytes] = []
+
+        async def get(timeout: float) -> None:
+            got.append(await client.get(share_id, timeout=timeout))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get, 3.0)
+            number, _ = await node.request()
+            await drip(node, number, data, 2.0)
+        assert got == [data]
+        with pytest.raises(PeerTimeout):
+            await client.get(share_id, timeout=3.0)
+        assert (await node.request())[1] == requests.Get(share_id)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def too_slow() -> None:
+                with pytest.raises(PeerTimeout):
+                    await client.get(share_id, timeout=1.0)
+                assert trio.current_time() - began <= 10.0, "not for ever, however it drips"
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(too_slow)
+            while True:
+                frame = await node.frame()
+                if frame.kind == Kind.GET:
+                    break
+            whole = frames.to_bytes(answers.to_frame(answers.Part(len(data), 0, (), data), frame.request))
+            for byte in whole:
+                await trio.sleep(0.9)
+                await node.stream.send_all(bytes([byte]))
+
+    dripping(body)
+
+
+def test_a_share_on_its_way_out_may_take_as_long_as_it_moves() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(1 << 20)
+        done: list[bool] = []
+
+        async def put() -> None:
+            await client.put(share_id, data, 1, timeout=3.0)
+            done.append(True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put)
+            while (frame := node.decoder.next_frame()) is None:
+                await trio.sleep(0.5)  # 17 pieces: more than eight seconds
+                node.decoder.feed(await node.stream.receive_some(64 << 10))
+            await node.answer(frame.request, answers.Kept(1))
+        assert done and trio.current_time() > 6
+
+        with pytest.raises(PeerTimeout):
+            await client.put(share_id, data, 1, timeout=3.0)  # nobody reads it
+
+    dripping(body)
+
+
+def test_the_first_bytes_of_a_range_are_here_before_its_proof() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(60_000)
+        early = Early(20_000)
+
+        async def get() -> None:
+            with pytest.raises(Corrupt):
+                await client.get(share_id, 0, 20_000, merkle_root=bytes(32), early=early)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            number, _ = await node.request()
+            whole = frames.to_bytes(answers.to_frame(answers.Part(len(data), 0, (), data), number))
+            head = len(whole) - len(data)
+            await node.stream.send_all(whole[: head + 19_999])
+            await trio.sleep(1)
+            assert not early.done.is_set()
+            await node.stream.send_all(whole[head + 19_999 : head + 20_000])
+            await trio.sleep(1)
+            assert early.done.is_set() and early.data == data[:20_000]
+            await node.stream.send_all(whole[head + 20_000 :])
+
+    dripping(body)
+
+
+def test_a_refusal_is_no_first_byte() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        early = Early(1)
+
+        async def get() -> None:
+            with pytest.raises(NodeBusy):
+                await client.get(share()[0], 0, 1, merkle_root=bytes(32), early=early)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            number, _ = await node.request()
+            whole = frames.to_bytes(Frame(Kind.FAILURE, number, failures.to_header(Refusal(Code.BUSY, "x" * 200))))
+            await node.stream.send_all(whole[:100])
+            await trio.sleep(1)
+            await node.stream.send_all(whole[100:])
+        assert not early.done.is_set()
+
+    dripping(body)

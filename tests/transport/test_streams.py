@@ -12,6 +12,7 @@ import trio.testing
 
 from hivefs.errors import ConnectionLost, Refused
 from hivefs.transport import Limits
+from hivefs.transport.raw import congestion_control
 
 pytestmark = pytest.mark.usefixtures("security")  # over TLS and again over Noise
 
@@ -251,3 +252,32 @@ def test_an_error_of_the_block_leaves_open_host_as_it_is(kit, run):
                 raise ZeroDivisionError
 
     run(test)
+
+
+def test_the_round_trip_is_known_from_the_start(kit, run):
+    """Windows grow by it; the pings of the keepalive come only after a silence."""
+
+    async def test():
+        limits = Limits(keepalive_interval=3600.0, keepalive_timeout=3600.0)
+        async with kit.pair(limits=limits, client_limits=limits) as (host, connection):
+            (theirs,) = host._connections
+            while not (connection._session.round_trip and theirs._session.round_trip):
+                await trio.sleep(0.001)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "chosen"),
+    [
+        ("192.0.2.7", "reno cubic bbr\n", b"bbr"),
+        ("2001:db8::1", "reno bbr\n", b"bbr"),
+        ("192.0.2.7", "reno cubic\n", None),
+        ("192.0.2.7", "", None),
+        ("127.0.0.1", "reno cubic bbr\n", None),
+        ("::1", "reno cubic bbr\n", None),
+        ("a name", "reno cubic bbr\n", None),
+    ],
+)
+def test_bbr_only_where_the_administrator_allows_it_and_not_on_this_machine(host, allowed, chosen):
+    assert congestion_control(host, allowed) == chosen

@@ -337,3 +337,19 @@ def test_random_frames_and_calls_keep_the_books():
         lent = sum(stream._target - INITIAL_WINDOW for stream in session._streams.values())
         assert session._fund + lent == (1 << 20) // 2
     assert violations > 0
+
+
+@pytest.mark.parametrize(("round_trip", "grows"), [(0.1, True), (0.0, False)])
+def test_windows_grow_over_a_long_line_when_its_round_trip_is_known(round_trip, grows):
+    """A reader who takes everything at once, 0.2 s after it was sent: fast for a line of 100 ms, slow for one of none."""
+    link = Link()
+    ours, theirs = link.open()
+    link.right.session.round_trip = round_trip
+    for _ in range(40):
+        while ours.send(bytes(100_000)):
+            pass
+        link.settle()
+        link.clock[0] += 0.2
+        take_all(theirs)
+        link.settle()
+    assert (ours.send_window > 4 * INITIAL_WINDOW) == grows

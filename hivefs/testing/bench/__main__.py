@@ -19,6 +19,8 @@ from hivefs.testing.bench import all_peers, hive_figures, sources, table
 from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.rounds import Record, Rounds, say
 from hivefs.testing.bench.targets import CannotStart, Ceiling, Disk, Target
+from hivefs.testing.bench.wan import figures as wan_figures
+from hivefs.testing.bench.wan.link import NoLink
 from hivefs.testing.bench.workloads import WORKLOADS
 
 OWN: dict[str, Callable[[Path], Target]] = {
@@ -51,6 +53,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", type=_words, default=[], help=f"of {', '.join(names)}")
     parser.add_argument("--skip", type=_words, default=[], help="the same names")
     parser.add_argument("--files", type=_numbers, default=[], help="numbers of files for the figure of memory (10000)")
+    parser.add_argument("--wan", action="store_true", help="instead: a hive behind links of 20 and 100 ms (needs root)")
+    parser.add_argument(
+        "--congestion", type=_words, default=[""], metavar="NAMES", help="TCP's controls for --wan (the machine's)"
+    )
     parser.add_argument("--no-settle", action="store_true", help="do not wait for background work between steps")
     parser.add_argument("--budget", type=float, default=7200, metavar="S", help="begin nothing after S seconds (7200)")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where to work; on a disk (/var/tmp)")  # noqa: S108
@@ -74,7 +80,8 @@ def main(arguments: Sequence[str]) -> int:
         say(f"note: {chosen.directory} is in memory, so stores cost less there than on a disk; see --directory")
     root = Path(tempfile.mkdtemp(prefix="hivefs-bench-", dir=chosen.directory))
     try:
-        result = measure(chosen, root, shlex.join(["scripts/bench", *arguments]))
+        command = shlex.join(["scripts/bench", *arguments])
+        result = measure_wan(chosen, root, command) if chosen.wan else measure(chosen, root, command)
     finally:
         if not chosen.keep:
             shutil.rmtree(root, ignore_errors=True)
@@ -121,9 +128,21 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
     return table.report(record, hive, context)
 
 
+def measure_wan(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, Any]:
+    """The rows of wan/figures.py; where this machine can make no link, the reason and nothing else."""
+    record, found = Record(1), wan_figures.Figures()
+    context: dict[str, Any] = {"command": command, "quick": chosen.quick, "targets": ["wan"]}
+    try:
+        found = wan_figures.measure(root, chosen.congestion, chosen.quick, record, time.monotonic() + chosen.budget)
+    except NoLink as reason:
+        context["skipped"] = str(reason)
+        say(f"skipped: {reason}")
+    return table.report(record, found, context)
+
+
 def _ours_failed(result: dict[str, Any]) -> bool:
     """Whether something of ours did not work."""
-    return any(name in OWN for name in result["failed"])
+    return any(name in OWN or name == "wan" for name in result["failed"])
 
 
 def _chosen(chosen: argparse.Namespace, name: str) -> bool:

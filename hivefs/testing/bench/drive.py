@@ -33,6 +33,8 @@ class Drive(Target):
         super().__init__(name, root)
         self.home = root / "home"
         self.code = (0, 0)
+        self.before: tuple[str, ...] = ()
+        """Words before every command of ours: how it is started elsewhere (wan/hive.py)."""
         self._seen: dict[int, int] = {}
         self._nodes: list[int] = []
 
@@ -53,6 +55,9 @@ class Drive(Target):
         needed, _, total = said["code"].partition("/")
         self.code = (int(needed), int(total))
         self._nodes = [node["pid"] for node in said["nodes"]]
+        self._until_online()
+
+    def _until_online(self) -> None:
         self.device = self.directory.stat().st_dev
         deadline = time.monotonic() + COMMAND_SECONDS
         while self._online() < NODES:
@@ -86,7 +91,7 @@ class Drive(Target):
         environment = {**os.environ, "HIVEFS_HOME": str(self.home), "HIVEFS_HIVE": str(self.root / "hive")}
         try:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "hivefs", *words],
+                [*self.before, sys.executable, "-P", "-m", "hivefs", *words],
                 env=with_package(environment),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -44,7 +44,8 @@ def seconds_for(size: int) -> float:
     return float(json.loads(done.stdout)["seconds"])
 
 
-def _certificate(path: Path) -> None:
+def certificate(path: Path) -> None:
+    """A new key and a certificate signed by it, in one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench")])
     now = datetime.now(UTC)
@@ -98,7 +99,7 @@ def main(arguments: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         pem = Path(folder) / "pem"
-        _certificate(pem)
+        certificate(pem)
         receiver = subprocess.Popen([sys.executable, "-P", "-m", _MODULE, "--receive", str(pem)], stdout=subprocess.PIPE)
         try:
             assert receiver.stdout is not None  # noqa: S101 - a pipe was asked for

@@ -88,6 +88,8 @@ def text(result: dict[str, Any]) -> str:
     if result["hive"]:
         lines = [[f["title"], _figure(f["value"]), f["unit"], f["against"]] for f in result["hive"].values()]
         parts.append(_markdown(["HiveFS only", "median", "unit", "against"], lines))
+    if "skipped" in result:
+        parts.append(f"skipped: {result['skipped']}")
     parts += [f"problem: {problem}" for problem in result["errors"]]
     return "\n\n".join(parts)
 

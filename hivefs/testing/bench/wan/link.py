@@ -1,0 +1,102 @@
+"""A link between two network namespaces, for as long as a block runs (emulator.py does the work)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Final
+
+from hivefs.testing.bench.targets import with_package
+from hivefs.testing.bench.wan.emulator import NoLink
+from hivefs.testing.bench.wan.lane import Shape
+
+__all__ = ["Link", "NoLink", "Shape", "opened"]
+
+_MODULE: Final = "hivefs.testing.bench.wan.emulator"
+_READY_SECONDS: Final = 30.0
+_END_SECONDS: Final = 10.0
+
+
+class Link:
+    """``kind`` is "netem" or "TUN". ``near`` and ``far`` are words before a command that is to run on that side: only its
+    network is another one, files and mounts are those of everybody.
+    """
+
+    def __init__(self, shape: Shape, kind: str, pid: int, near: int, far: int) -> None:
+        self.shape = shape
+        self.kind = kind
+        self.near = _inside(pid, near)
+        self.far = _inside(pid, far)
+
+
+def _inside(pid: int, descriptor: int) -> tuple[str, ...]:
+    return ("nsenter", f"--net=/proc/{pid}/fd/{descriptor}", "--")
+
+
+def _line(process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+    ready, _, _ = select.select([process.stdout], [], [], seconds)
+    words = process.stdout.readline() if ready else b""
+    if not words:
+        raise NoLink("the process that carries the link ended or hangs")
+    value = json.loads(words)
+    if "problem" in value:
+        raise NoLink(value["problem"])
+    return dict(value)
+
+
+@contextmanager
+def opened(shape: Shape, *, congestion: str = "", seed: int = 1, netem: bool = True) -> Iterator[Link]:
+    """A new link with two new namespaces. ``congestion`` names the congestion control that sockets there begin with, ""
+    for the machine's; ``netem`` False uses the TUN devices although the kernel may have netem. Raises NoLink.
+    """
+    missing = [name for name in ("nsenter", "ip") if shutil.which(name) is None]
+    if os.geteuid():
+        raise NoLink("network namespaces and TUN devices need root")
+    if missing:
+        raise NoLink(f"'{missing[0]}' is not installed (packages util-linux and iproute2)")
+    asked = {"shape": asdict(shape), "congestion": congestion, "seed": seed, "netem": netem}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", _MODULE, json.dumps(asked)],
+        env=with_package(dict(os.environ)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        said = _line(process, _READY_SECONDS)
+        yield Link(shape, said["kind"], process.pid, said["near"], said["far"])
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close its input, and kill it when that does not end it."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def run(side: Sequence[str], words: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """A command on one side of a link; its output and how it ended. Raises subprocess.TimeoutExpired."""
+    return subprocess.run(
+        [*side, *words],
+        env=with_package(dict(os.environ)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
