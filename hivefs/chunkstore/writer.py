@@ -19,7 +19,7 @@ from hivefs.chunkstore.ports import Nodes, Random
 from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.content.packing import Packed
-from hivefs.errors import HivefsError, HiveFull, NotEnoughShares, PolicyInfeasible, TooFewNodes
+from hivefs.errors import HivefsError, HiveFull, NodeBusy, NotEnoughShares, PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
@@ -182,9 +182,12 @@ class Writer:
             try:
                 await client.put(share.share_id, share.data, self._clock() + LEASE_NS, timeout=PUT_TIMEOUT)
                 holders[index] = node_id
+                self._nodes.answered_put(node_id, busy=False)
             except HivefsError as error:
                 failed.add(node_id)
                 problems.append(error)
+                if isinstance(error, NodeBusy):
+                    self._nodes.answered_put(node_id, busy=True)
 
         async with trio.open_nursery() as nursery:
             for index, node_id in jobs:

@@ -240,7 +240,10 @@ class Engine:
 
         Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
         """
-        candidates = [c for c in self.pool.candidates() if self.pool.members[c.node_id].row.capacity]
+        members = self.pool.members
+        candidates = [
+            c for c in self.pool.candidates() if members[c.node_id].row.capacity and not members[c.node_id].leaving
+        ]
         if len(candidates) < self.policy.total:
             return None
         free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
@@ -334,7 +337,8 @@ class Engine:
             "problems": member.problems,
             "last_problem": member.last_problem or member.refused,
             "attributes": {a.name: a.value for a in member.entry.membership.attributes},
-            "addresses": list(member.entry.address.addresses),
+            "addresses": list(member.entry.address.reachable),
+            "leaving_s": member.entry.address.leaving_s,
         }
 
 

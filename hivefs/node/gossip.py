@@ -32,7 +32,7 @@ class Gossip:
         host: Host,
         credentials: Credentials,
         roster: Roster,
-        own: RosterEntry,
+        own: Callable[[], RosterEntry],
         bootstrap: Sequence[str],
         events: Events,
         clock: Callable[[], int],
@@ -46,6 +46,11 @@ class Gossip:
         self._events = events
         self._clock = clock
         self._choose = choose
+        self._news = trio.Event()
+
+    def tell(self) -> None:
+        """Our entry has changed: exchange with some nodes now, and not when it is time."""
+        self._news.set()
 
     async def run(self) -> None:
         """Exchange until cancelled: first with all bootstrap addresses, then with them and others in turn."""
@@ -54,12 +59,14 @@ class Gossip:
             async with trio.open_nursery() as nursery:
                 for addresses in targets:
                     nursery.start_soon(self._exchange, addresses)
-            await trio.sleep(EVERY_SECONDS)
+            self._news = trio.Event()
+            with trio.move_on_after(EVERY_SECONDS):
+                await self._news.wait()
             targets = self._targets()
 
     def _targets(self) -> list[list[str]]:
-        me = self._own.address.node_id
-        others = [list(e.address.addresses) for e in self._roster.entries() if e.address.node_id != me]
+        me = self._own().address.node_id
+        others = [list(e.address.reachable) for e in self._roster.entries() if e.address.node_id != me]
         others = [addresses for addresses in others if addresses]
         chosen = [others[i] for i in self._choose(PEERS, len(others))]
         if len(others) < PEERS:
@@ -82,7 +89,7 @@ class Gossip:
         try:
             stream = await connection.open_stream(PROTOCOL)
             async with converse(stream, self._credentials, self._clock()) as client:
-                await client.put_roster([self._own])
+                await client.put_roster([self._own()])
                 blobs = [member.entry_to_bytes(entry) for entry in await client.get_roster()]
             news = await trio.to_thread.run_sync(self._roster.take, blobs, self._clock())
             if news:

@@ -20,7 +20,7 @@ from hivefs.formats import head as head_format
 from hivefs.formats.member import sign_address, sign_member
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
-from hivefs.model.node import Attribute, Membership, Role, RosterEntry
+from hivefs.model.node import LEAVING_MARK, Attribute, Membership, Role, RosterEntry
 from hivefs.protocol.answers import NodeStat
 
 HIVE_SEED = bytes([7]) * 32
@@ -39,6 +39,7 @@ class MemoryNode:
     heads: dict[bytes, Head] = field(default_factory=dict)
     rotten: set[ShareId] = field(default_factory=set)
     puts: int = 0
+    leaving_s: int = 0
     stopped: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -64,7 +65,10 @@ class MemoryNode:
             Attribute("operator_country", self.country),
         )
         member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, 1))
-        return RosterEntry(member, sign_address(self.seed, (f"/ip4/127.0.0.1/tcp/{self.number}",), 1))
+        told = (f"/ip4/127.0.0.1/tcp/{self.number}",)
+        if self.leaving_s:
+            told = (*told, LEAVING_MARK + str(self.leaving_s))
+        return RosterEntry(member, sign_address(self.seed, told, max(1, self.leaving_s)))
 
     def stop(self) -> None:
         """It does not answer any more; conversations break."""
@@ -97,7 +101,7 @@ class MemoryClient:
         await self._answer()
         if hashlib.sha256(data).digest() != share_id:
             raise Corrupt(what="a share", reason="its hash is wrong")
-        if self._node.used + len(data) > self._node.capacity:
+        if self._node.leaving_s or self._node.used + len(data) > self._node.capacity:
             raise NodeFull(peer=str(self._node.number), reason="full")
         self._node.shares[share_id] = data
         self._node.rotten.discard(share_id)
@@ -190,7 +194,7 @@ class MemoryHive:
 
     def stat(self, node: MemoryNode) -> NodeStat:
         """What a node says of its room."""
-        free = max(0, node.capacity - node.used)
+        free = 0 if node.leaving_s else max(0, node.capacity - node.used)
         return NodeStat(
             capacity=node.capacity,
             used=node.used,
