@@ -37,6 +37,7 @@ DOORS = {
     "click": ("cli/",),
     "rich": ("cli/",),
     "mnemonic": ("crypto/",),
+    "prometheus_client": ("daemon/metrics.py",),
 }
 LONGEST = 600
 NO_ROOM = {"utils", "util", "helpers", "helper", "common", "misc", "shared", "lib"}

@@ -122,8 +122,8 @@ class Running:
         await trio.to_thread.run_sync(self._note_leaving)
         index = answerer.store.index
         entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._clock())
-        if entry != self.entry or index.entry(self.node_id) is None:
-            self.entry = entry
+        self.entry = entry
+        if index.entry(self.node_id) != member.entry_to_bytes(entry):
             await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
             if self.gossip is not None:
                 self.gossip.tell()
@@ -161,6 +161,7 @@ class Running:
             "free": stat.free_bytes,
             "dropped": stat.dropped,
             "up_seconds": round(trio.current_time() - self._started_s),
+            "since_start": day_value(self.meter.since_start),
             "conversations": self.streams.conversations,
             "quiet": self.streams.line.quiet,
             "upload_now": None if up == NO_CAP else up,

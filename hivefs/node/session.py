@@ -7,7 +7,7 @@ has a deadline, and the deadline ends the conversation.
 
 What the node gives of its line is capped (pacing.py). A GET waits for its turn, and for memory, in its own task, so that
 questions behind it are answered meanwhile. A PUT has come already: its answer waits; what is over the cap is refused as
-busy, and then nothing is read from that peer for REFUSED_PAUSE seconds, so that one who does not listen cannot use the line.
+busy, and then nothing is read from that peer for REFUSED_PAUSE seconds: one who does not listen cannot use the line.
 
 Every wait for the peer has an end: GREETING_SECONDS for all of the greeting, FRAME_SECONDS for a frame once it has
 begun, IDLE_SECONDS between frames, SEND_SECONDS for an answer once its turn has come (Bounds has the numbers).

@@ -113,7 +113,7 @@ class ShareStore:
 
     def sweep_some(self, number: int) -> Sweep:
         """The same for one of the FANOUT directories. May run while the node serves: what seems wrong is looked at again
-        under the lock, and shares come and go under it, so no file between its rename and its commit is taken for an orphan.
+        under the lock, and shares come and go under it: no file between its rename and its commit is taken for an orphan.
         """
         missing: list[ShareId] = []
         prefix = bytes([number])

@@ -65,7 +65,7 @@ class MemoryNode:
             Attribute("operator_country", self.country),
         )
         member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, 1))
-        told = (f"/ip4/127.0.0.1/tcp/{self.number}",)
+        told: tuple[str, ...] = (f"/ip4/127.0.0.1/tcp/{self.number}",)
         if self.leaving_s:
             told = (*told, LEAVING_MARK + str(self.leaving_s))
         return RosterEntry(member, sign_address(self.seed, told, max(1, self.leaving_s)))
