@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivefs.errors import BadSetting, NodeBusy
+from hivefs.node import session as session_module
 from hivefs.node.caps import NO_CAP, SAME, Caps, Hours, hours_from_text
 from hivefs.node.pacing import BURST, MOST_WAIT, Bucket, Line, minute_of_day
 from hivefs.testing.memory_net import MemoryNetwork
@@ -233,5 +234,34 @@ def test_a_read_that_is_cancelled_gives_its_turn_back(tmp_path: Path) -> None:
             bucket = node.streams.line._up
             wait = bucket.take(0, trio.current_time())
             assert wait is not None and wait <= 1.5, "one share is owed and not two"
+
+    within(body)
+
+
+def test_a_peer_that_does_not_listen_to_busy_is_read_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends shares without end; what is read of it is a share for each pause, not all that it sends."""
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n", caps=Caps(download=16 << 10))
+        monkeypatch.setattr(session_module, "REFUSED_PAUSE", 0.2)
+        async with running(network, tmp_path / "n") as node, talking(network, node_id) as client:
+            refused = 0
+
+            async def pushing() -> None:
+                nonlocal refused
+                while True:
+                    try:
+                        await client.put(*share(1 << 20), lease())
+                    except NodeBusy:
+                        refused += 1
+
+            with trio.move_on_after(2.0):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(8):
+                        nursery.start_soon(pushing)
+            assert 1 <= refused <= 12
+            assert node.meter.days(1)[0][1][1].bytes_in < 16 << 20
+            assert node.streams.memory.free == node.streams.memory.total
 
     within(body)
