@@ -7,6 +7,7 @@ connections, bytes of a request, time. There is no authentication: it belongs on
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
@@ -17,6 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from hivefs.errors import BadSetting
+
+log = logging.getLogger("hivefs.node")
 
 MAX_CONNECTIONS: Final = 16
 MAX_REQUEST: Final = 8 << 10
@@ -154,7 +157,11 @@ def _response(line: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
         return _http("405 Method Not Allowed", b"")
     if words[1].partition(b"?")[0] != b"/metrics":
         return _http("404 Not Found", b"see /metrics\n")
-    page = text_of(status())
+    try:
+        page = text_of(status())
+    except Exception as error:  # what fails for one page (a disk, a mistake) must not end the node
+        log.error("the metrics could not be made", exc_info=error)
+        return _http("500 Internal Server Error", b"")
     return (
         _http("200 OK", page, len(page), CONTENT_TYPE_PLAIN_0_0_4)
         if words[0] == b"GET"

@@ -58,23 +58,24 @@ class Meter:
         """Save now and then, until cancelled."""
         while True:
             await trio.sleep(SAVE_SECONDS)
-            await trio.to_thread.run_sync(self.save)
+            await self.save()
 
-    def save(self) -> None:
-        """Add what is new to the day. Blocks."""
+    async def save(self) -> None:
+        """Add what is new to the day; what cannot be written now is kept for the next time."""
         fresh, self._fresh = self._fresh, {}
-        if not fresh:
-            return
-        try:
-            day = day_of(self._clock())
-            with self._store.lock, self._store.index.writing() as change:
-                kept = _read(change.meter_day(day))
-                meter_format.add(kept, fresh)
-                change.save_meter_day(day, meter_format.to_bytes(kept), KEPT_DAYS)
-        except (DiskFull, StoreDamaged) as error:
-            meter_format.add(fresh, self._fresh)
-            self._fresh = fresh
-            self._events.say("meter", str(error), logging.ERROR)
+        if fresh:
+            try:
+                await trio.to_thread.run_sync(self._write, day_of(self._clock()), fresh)
+            except (DiskFull, StoreDamaged) as error:
+                meter_format.add(self._fresh, fresh)
+                self._events.say("meter", str(error), logging.ERROR)
+
+    def _write(self, day: str, fresh: Day) -> None:
+        """In a worker thread: nobody else has ``fresh`` now."""
+        with self._store.lock, self._store.index.writing() as change:
+            kept = _read(change.meter_day(day))
+            meter_format.add(kept, fresh)
+            change.save_meter_day(day, meter_format.to_bytes(kept), KEPT_DAYS)
 
     def days(self, count: int) -> list[tuple[str, Day]]:
         """The last ``count`` days on which something was measured, the newest first, with what is not saved yet."""

@@ -98,7 +98,7 @@ async def run_node(
         problems.append(error)
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(meter.save)
+            await meter.save()
         store.close()
     if problems:
         first = problems[0]

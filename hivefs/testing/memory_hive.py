@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import trio
 
 from hivefs.crypto import keys
-from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerUnreachable, ShareMissing
+from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeBusy, NodeFull, PeerUnreachable, ShareMissing
 from hivefs.formats import head as head_format
 from hivefs.formats.member import sign_address, sign_member
 from hivefs.model.head import Head
@@ -28,7 +28,8 @@ HIVE_SEED = bytes([7]) * 32
 
 @dataclass
 class MemoryNode:
-    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged."""
+    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while
+    ``busy`` it refuses shares, and counts how many it ``refused``."""
 
     number: int
     country: str
@@ -40,6 +41,8 @@ class MemoryNode:
     rotten: set[ShareId] = field(default_factory=set)
     puts: int = 0
     leaving_s: int = 0
+    busy: bool = False
+    refused: int = 0
     stopped: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -101,6 +104,9 @@ class MemoryClient:
         await self._answer()
         if hashlib.sha256(data).digest() != share_id:
             raise Corrupt(what="a share", reason="its hash is wrong")
+        if self._node.busy:
+            self._node.refused += 1
+            raise NodeBusy(peer=str(self._node.number), reason="its line is full")
         if self._node.leaving_s or self._node.used + len(data) > self._node.capacity:
             raise NodeFull(peer=str(self._node.number), reason="full")
         self._node.shares[share_id] = data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hivefs.chunkstore.pool import BUSY_LONGEST
 from hivefs.daemon.engine_core import Engine
 from hivefs.maintenance.repair import plan
 from hivefs.model.ids import CHUNK_BYTES
@@ -99,5 +100,39 @@ def test_a_node_that_leaves_and_dies_is_repaired_from_the_others(tmp_path: Path)
             leave(engine, one)
             await until(lambda: held(engine, one) == 0)
             assert all(engine.store.health(stripe).level == Level.GUARANTEED for stripe in engine.store.stripes())
+
+    run(test)
+
+
+def test_a_busy_node_is_given_nothing_for_a_while_and_is_no_loss(tmp_path: Path) -> None:
+    """A capped node says BUSY at the price of a share: it must not be asked again and again."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            one = hive.nodes[0]
+            one.busy = True
+            for slot in range(40):
+                vault.write(3, slot, os.urandom(CHUNK_BYTES))
+            await settle(engine, vault)
+            assert 1 <= one.refused <= 6, "those that were on their way together, and no more"
+            assert held(engine, one) == 0 and not one.shares
+            assert all(engine.store.health(stripe).level == Level.GUARANTEED for stripe in engine.store.stripes())
+            member = engine.pool.members[one.node_id]
+            usable = {c.node_id: c.usable for c in engine.pool.candidates()}
+            assert not usable[one.node_id] and sum(usable.values()) == 7
+            # The hive is not smaller for it: this passes, and the drive must not say that it is full.
+            assert engine.capacity() is not None and engine.capacity()[1] > 0  # type: ignore[index]
+            first = member.busy_for
+            for _ in range(20):
+                member.busy_until = 0.0
+                engine.pool.answered_put(one.node_id, busy=True)
+                engine.pool.answered_put(one.node_id, busy=True)
+            assert first < member.busy_for == BUSY_LONGEST
+            one.busy = False
+            member.busy_until = 0.0
+            engine.pool.answered_put(one.node_id, busy=False)
+            assert member.busy_for == 0
+            assert next(c for c in engine.pool.candidates() if c.node_id == one.node_id).usable
 
     run(test)

@@ -117,9 +117,9 @@ def _make(directory: Path) -> tuple[str, hive.HiveKey]:
 
 def _start(directory: Path) -> tuple[subprocess.Popen[str], float]:
     began = time.perf_counter()
-    log = directory.with_name("node.log").open("a")
     words = [sys.executable, "-m", "hivefs", "node", "run", str(directory)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+    with directory.with_name("node.log").open("a") as log:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
     if process.stdout is None or "Serving" not in process.stdout.readline():
         raise RuntimeError("the node does not start")
     return process, time.perf_counter() - began
