@@ -28,8 +28,9 @@ HIVE_SEED = bytes([7]) * 32
 
 @dataclass
 class MemoryNode:
-    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while
-    ``busy`` it refuses shares, and counts how many it ``refused``."""
+    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while ``busy`` it refuses shares, and
+    counts how many it ``refused``; ``leaving_s`` is since when it leaves.
+    """
 
     number: int
     country: str
