@@ -136,6 +136,12 @@ class Writer:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
 
+    def look_for_place(
+        self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int
+    ) -> None:
+        """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
+        self._choose(dict(kept), list(missing), set(avoid), size)
+
     def _choose(self, holders: dict[int, NodeId], missing: list[int], failed: set[NodeId], size: int) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         candidates = self._nodes.candidates()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import trio
@@ -210,6 +210,8 @@ class Repair:
         wanted = decision.wanted
         if not wanted:
             return True
+        # What has no other place is looked at again and again: that must not read shares each time.
+        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes)
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
             made = await self._remade(stripe, decision)
@@ -217,13 +219,13 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        avoid = {
-            node_id
-            for node_id in self._nodes()
-            if any(self._state.has_trash(node_id, stripe.shares[i].share_id) for i in wanted)
-        }
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoid)
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted))
         return self._record(stripe, holders)
+
+    def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
+        """Nodes at which one of these shares waits to be deleted."""
+        ids = [stripe.shares[i].share_id for i in wanted]
+        return {n for n in self._nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
 
     async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
         """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""

@@ -75,7 +75,12 @@ def test_without_another_node_the_shares_stay_and_are_read(tmp_path: Path) -> No
             assert held(engine, one)
             leave(engine, one)
             await until(lambda: engine.repair.waiting_for)
+            assert "6 nodes" in engine.repair.waiting_for
             assert held(engine, one) and one.shares
+            before = engine.reader.fetched_bytes
+            engine.repair.add(next(s.stripe_id for s in engine.store.stripes()))
+            await until(lambda: not engine.repair.busy)
+            assert engine.reader.fetched_bytes == before, "a share that cannot go anywhere is not read in vain"
             assert all(engine.store.health(stripe).level == Level.GUARANTEED for stripe in engine.store.stripes())
             drop_cache(engine)
             assert await content(engine, vault, 5, 0) == b"x" * 100_000
