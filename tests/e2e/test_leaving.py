@@ -13,7 +13,7 @@ import pytest
 from .live import Live, diff, kill, live, until
 from .trees import photos
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 
 def shares(directory: Path) -> int:
@@ -39,8 +39,7 @@ def test_a_node_leaves_and_is_switched_off(tmp_path: Path) -> None:
         # One that holds something; it is switched off in the end.
         number = max(range(8), key=lambda n: shares(hive.node_directories()[n]))
         directory = hive.node_directories()[number]
-        before = shares(directory)
-        assert before
+        assert shares(directory)
         words = [sys.executable, "-m", "hivefs", "node", "leave", str(directory), "--wait", "--json"]
         with subprocess.Popen(
             words, env=hive.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -55,7 +54,7 @@ def test_a_node_leaves_and_is_switched_off(tmp_path: Path) -> None:
                 process.kill()
         assert process.returncode == 0, err
         report = json.loads(said)["leaving"]
-        assert report["done"] and report["leases"] == 0 and report["leases_at_start"] >= before
+        assert report["done"] and report["leases"] == 0 and report["leases_at_start"] > 0
         assert "leases are left" in err
         hive.wait(hive.drive)
         assert shares(directory) == 0
@@ -70,7 +69,6 @@ def test_a_node_leaves_and_is_switched_off(tmp_path: Path) -> None:
         assert hive.json("check", "--data", timeout=300)["problems"] == 0
 
 
-@pytest.mark.slow
 def test_a_node_that_leaves_goes_on_after_a_kill_and_can_stay_after_all(tmp_path: Path) -> None:
     with live(tmp_path, nodes=6, settings={"node_gone_after_s": 86_400}) as hive:
         (hive.drive / "file").write_bytes(b"x" * 2_000_000)

@@ -198,9 +198,11 @@ def directory(tmp_path: Path) -> Iterator[Path]:
         shutil.rmtree(made)
 
 
-def test_a_kill_at_any_point_loses_nothing_that_was_promised_and_leaves_nothing_behind(directory: Path) -> None:
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_point_loses_nothing_that_was_promised_and_leaves_nothing_behind(directory: Path, step: int) -> None:
+    """At every fourth point; ``--slow`` takes them all."""
     points = 0
-    for at in range(1, MOST_STEPS):
+    for at in range(1, MOST_STEPS, step):
         empty(directory)
         said, ended = play(directory, at)
         store = ShareStore(directory)
