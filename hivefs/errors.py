@@ -196,7 +196,7 @@ class HiveMissing(HivefsError):
 
 
 class NodeProblem(HivefsError):
-    """The node in {path} cannot run: {reason}."""
+    """The node in {path} cannot be run or asked: {reason}."""
 
     exit_code = 39
 

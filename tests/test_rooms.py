@@ -54,6 +54,7 @@ DOORS = {
     "mnemonic": ("crypto/",),
     "segno": ("cli/",),
     "zeroconf": ("discovery/",),
+    "prometheus_client": ("daemon/metrics.py",),
 }
 LONGEST = 600
 NO_ROOM = {"utils", "util", "helpers", "helper", "common", "misc", "shared", "lib"}

@@ -34,6 +34,9 @@ FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 8.0
 STAT_EVERY = 15.0
 PROBLEMS_BEFORE_SUSPECT = 3
+BUSY_SECONDS = 5.0
+BUSY_LONGEST = 300.0
+"""For so long at first, and at most, a node that said BUSY is given no shares."""
 
 
 @dataclass
@@ -49,7 +52,14 @@ class Member:
     problems: int = 0
     last_problem: str = ""
     refused: str = ""
+    busy_until: float = 0.0
+    busy_for: float = 0.0
     scope: trio.CancelScope | None = field(default=None, repr=False)
+
+    @property
+    def leaving(self) -> bool:
+        """It says that it leaves: its shares are read, and moved elsewhere; it takes none."""
+        return bool(self.entry.address.leaving_s)
 
 
 class Pool:
@@ -92,10 +102,27 @@ class Pool:
                 m.node_id,
                 m.authorities,
                 max(0, m.row.free_bytes - m.reserved),
-                m.client is not None and m.problems < PROBLEMS_BEFORE_SUSPECT,
+                m.client is not None and m.problems < PROBLEMS_BEFORE_SUSPECT and not m.leaving and not self._busy(m),
             )
             for m in self.members.values()
         ]
+
+    @staticmethod
+    def _busy(member: Member) -> bool:
+        return member.busy_until > trio.current_time()
+
+    def answered_put(self, node_id: NodeId, busy: bool) -> None:
+        """A node took a share, or said that it is busy (at the cap of its line, in its quiet hours): then it is given
+        none for a while, twice as long each time, since every try costs it the bytes of a share.
+        """
+        member = self.members.get(node_id)
+        if member is None:
+            return
+        if not busy:
+            member.busy_for = 0.0
+        elif not self._busy(member):  # shares that were on their way together are one refusal
+            member.busy_for = min(BUSY_LONGEST, 2 * member.busy_for or BUSY_SECONDS)
+            member.busy_until = trio.current_time() + member.busy_for
 
     def reserve(self, node_id: NodeId, size: int) -> None:
         """Count bytes on their way to a node against its free space until its next report."""
@@ -147,10 +174,14 @@ class Pool:
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep, member)
             elif member.entry != entry:
+                before = member.leaving
                 member.entry = entry
                 member.authorities = authorities(entry.membership.attributes)
                 self._listed.set()  # one that was revoked may have a new certificate
                 self._listed = trio.Event()
+                if member.leaving != before:
+                    log.info("node %s %s", node_id.hex()[:12], "stays after all" if before else "leaves: its shares move")
+                    self._notify()
 
     def revocations_changed(self) -> None:
         """``revoked`` says something else now: conversations with revoked nodes end, and their shares count as lost."""
@@ -228,12 +259,14 @@ class Pool:
         while True:
             stat = await client.stat()
             member.reserved = 0
+            # Room that goes or comes back all at once may be a node that leaves or stays after all: its own entry says so.
+            news = not first and (stat.free_bytes == 0) != (member.row.free_bytes == 0)
             if first:
                 member.client = client
                 member.problems = 0  # a new conversation, perhaps a mended node: it may prove itself
                 log.info("node %s is online", member.node_id.hex()[:12])
             self._set(member, NodeState.ONLINE, stat.free_bytes, stat.capacity)
-            if first:
+            if first or news:
                 await self._on_connect(client)
                 first = False
             with trio.move_on_after(STAT_EVERY):

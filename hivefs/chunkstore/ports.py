@@ -45,6 +45,8 @@ class Nodes(Protocol):
 
     def report(self, node_id: NodeId, problem: str) -> None: ...
 
+    def answered_put(self, node_id: NodeId, busy: bool) -> None: ...
+
 
 class NodeBook(Protocol):
     """Where the engine keeps what it knows of nodes (metadata/engine_store.py)."""

@@ -19,7 +19,7 @@ from hivefs.chunkstore.ports import Nodes, Random
 from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.content.packing import Packed
-from hivefs.errors import HivefsError, HiveFull, NotEnoughShares, PolicyInfeasible, TooFewNodes
+from hivefs.errors import HivefsError, HiveFull, NodeBusy, NotEnoughShares, PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
@@ -136,6 +136,12 @@ class Writer:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
 
+    def look_for_place(
+        self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int
+    ) -> None:
+        """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
+        self._choose(dict(kept), list(missing), set(avoid), size)
+
     def _choose(self, holders: dict[int, NodeId], missing: list[int], failed: set[NodeId], size: int) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         candidates = self._nodes.candidates()
@@ -182,9 +188,12 @@ class Writer:
             try:
                 await client.put(share.share_id, share.data, self._clock() + LEASE_NS, timeout=PUT_TIMEOUT)
                 holders[index] = node_id
+                self._nodes.answered_put(node_id, busy=False)
             except HivefsError as error:
                 failed.add(node_id)
                 problems.append(error)
+                if isinstance(error, NodeBusy):
+                    self._nodes.answered_put(node_id, busy=True)
 
         async with trio.open_nursery() as nursery:
             for index, node_id in jobs:

@@ -10,9 +10,13 @@ SUMMARIES = {
     "init": "Make a storage node with the hive owner's key.",
     "join": "Make a storage node by an invitation.",
     "run": "Run a storage node in the foreground.",
+    "set": "Change what a node gives: capacity, caps, quiet hours.",
+    "status": "Show what a node keeps and what went over its line.",
+    "leave": "Leave the hive in good order.",
+    "unit": "Print a systemd unit for a node.",
 }
 
 
 @click.command("node", cls=LazyGroup, summaries=SUMMARIES, prefix="node_")
 def command() -> None:
-    """Make and run a storage node."""
+    """Make, run and look after a storage node."""

@@ -6,25 +6,12 @@ from pathlib import Path
 
 import click
 
+from hivefs.cli.node_caps import cap_options, changed_caps
 from hivefs.cli.output import json_option, show_json
+from hivefs.cli.sizes import byte_count
 from hivefs.daemon import hive
 from hivefs.daemon.node_process import Labels
-from hivefs.errors import BadSetting
-
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def byte_count(text: str, name: str = "--capacity") -> int:
-    """'50G' -> bytes; raises BadSetting."""
-    cleaned = text.strip().upper().removesuffix("IB").removesuffix("B")
-    number, unit = (cleaned[:-1], cleaned[-1]) if cleaned[-1:] in UNITS and cleaned[-1:] else (cleaned, "")
-    try:
-        count = int(float(number) * UNITS[unit])
-    except (ValueError, OverflowError):
-        raise BadSetting(name=name, reason=f"'{text}' is not a size such as 500M, 50G or 2T") from None
-    if count < 64 << 20:
-        raise BadSetting(name=name, reason="a node has at least 64M")
-    return count
+from hivefs.node.caps import Caps
 
 
 @click.command("init")
@@ -41,6 +28,7 @@ def byte_count(text: str, name: str = "--capacity") -> int:
 @click.option("--hoster", default="", help="Whose data centre it is.")
 @click.option("--lan", is_flag=True, help="Tell and look for nodes of this hive on the local network (mDNS).")
 @click.option("--bootstrap", multiple=True, help="Address of another node of the hive; may be repeated.")
+@cap_options
 @json_option
 def command(
     directory: Path,
@@ -56,15 +44,21 @@ def command(
     hoster: str,
     lan: bool,
     bootstrap: tuple[str, ...],
+    max_upload: str | None,
+    max_download: str | None,
+    quiet_hours: str | None,
+    quiet_upload: str | None,
+    quiet_download: str | None,
     as_json: bool,
 ) -> None:
     """Make a storage node in DIRECTORY: identity, membership certificate, empty share store."""
     labels = Labels(country, operator, operator_country or country, parent, parent_country, hoster)
     size = byte_count(capacity)
+    caps = changed_caps(Caps(), max_upload, max_download, quiet_hours, quiet_upload, quiet_download)
     key = hive.load(hive_file)
     from hivefs.daemon.node import make_node  # loads libp2p: slow
 
-    address = make_node(directory.absolute(), key, listen, size, labels, bootstrap, announce, lan)
+    address = make_node(directory.absolute(), key, listen, size, labels, bootstrap, announce, lan, caps)
     if as_json:
         show_json({"address": address, "directory": directory.absolute(), "capacity": size})
     else:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from hivefs.cli.node_init import byte_count
 from hivefs.cli.output import json_option, show_json
 from hivefs.cli.secrets import read_ticket
+from hivefs.cli.sizes import byte_count
 from hivefs.daemon.node_process import Labels
 from hivefs.errors import BadSetting
 from hivefs.model.node import Attribute, Ticket

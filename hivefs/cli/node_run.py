@@ -13,8 +13,11 @@ from hivefs.errors import HivefsError
 
 @click.command("run")
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--metrics", default="", metavar="ADDRESS:PORT", help="Serve Prometheus metrics there (127.0.0.1 by default)."
+)
 @click.option("--started", is_flag=True, hidden=True, help="Another HiveFS process started this one and listens.")
-def command(directory: Path, started: bool) -> None:
+def command(directory: Path, metrics: str, started: bool) -> None:
     """Run the storage node in DIRECTORY until it is interrupted."""
     frame, report = take_frame() if started else ({}, Report(None))
     if frame.get("background"):
@@ -27,7 +30,7 @@ def command(directory: Path, started: bool) -> None:
     try:
         from hivefs.daemon.node import run  # loads libp2p: slow
 
-        run(directory.absolute(), report, told)
+        run(directory.absolute(), report, told, metrics)
     except HivefsError as error:
         report.failed(error)
         raise

@@ -121,7 +121,7 @@ def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
         said = node["attributes"]
         table.add_row(
             node["id"][:12],
-            Text(node["state"], style=styles.get(node["state"], "")),
+            Text(node["state"] + (", leaves" if node.get("leaving_s") else ""), style=styles.get(node["state"], "")),
             said.get("country", "?"),
             said.get("operator", "?"),
             size(node["free"]),

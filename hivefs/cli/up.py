@@ -71,7 +71,7 @@ def _hive(path: Path, nodes: int | None, capacity: str | None) -> EmbeddedHive:
     try:
         hive = EmbeddedHive.load(path)
     except HiveMissing:
-        from hivefs.cli.node_init import byte_count
+        from hivefs.cli.sizes import byte_count
 
         room = None if capacity is None else byte_count(capacity)
         return EmbeddedHive.create(path, DEFAULT_NODES if nodes is None else nodes, room)

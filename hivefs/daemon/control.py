@@ -35,7 +35,15 @@ from hivefs.daemon.control_values import (
     extent_to_value,
 )
 from hivefs.daemon.launch import error_from_frame, error_to_frame
-from hivefs.errors import ControlProtocolMismatch, EngineUnavailable, HivefsError, NotLoaded, NotMounted, PosixError
+from hivefs.errors import (
+    ControlProtocolMismatch,
+    EngineUnavailable,
+    HivefsError,
+    NodeProblem,
+    NotLoaded,
+    NotMounted,
+    PosixError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -311,6 +319,8 @@ def _prolonging(progress: Callable[[Any], None], scope: trio.CancelScope, timeou
 
 def unreachable(run: Path, process: str, reason: str, *, late: bool = False) -> HivefsError:
     """The error for a process that is not there, or (``late``) does not answer in time."""
+    if process == "node":
+        return NodeProblem(path=run, reason=f"it does not answer ({reason})")
     if process == "engine":
         return EngineUnavailable(reason=reason, log=run / "engine.log")
     if late:

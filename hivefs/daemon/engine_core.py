@@ -279,7 +279,8 @@ class Engine:
         """
         members = self.pool.members
         known = [c for c in self.pool.candidates() if members[c.node_id].row.capacity]
-        candidates = [c for c in known if not self.covers(members[c.node_id].entry.membership)]
+        staying = [c for c in known if not members[c.node_id].leaving]
+        candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
         if len(candidates) < self.policy.total:
             return None
         free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
@@ -380,7 +381,8 @@ class Engine:
             "attributes": {a.name: a.value for a in member.entry.membership.attributes},
             "evidence": {a.name: a.evidence.name.lower() for a in member.entry.membership.attributes},
             "revoked": self.covers(member.entry.membership),
-            "addresses": list(member.entry.address.addresses),
+            "addresses": list(member.entry.address.reachable),
+            "leaving_s": member.entry.address.leaving_s,
         }
 
 

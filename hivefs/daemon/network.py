@@ -51,7 +51,7 @@ class Conversations:
     async def with_node(self, entry: RosterEntry) -> AsyncIterator[NodeClient]:
         """The same at the first address of the node that answers."""
         problem: HivefsError = PeerUnreachable(address=entry.membership.subject.hex()[:12], reason="it has told no address")
-        for address in entry.address.addresses:
+        for address in entry.address.reachable:
             try:
                 connection = await self._host.dial(address, timeout=DIAL_SECONDS)
             except HivefsError as error:

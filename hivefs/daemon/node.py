@@ -14,19 +14,25 @@ from pathlib import Path
 
 import trio
 
+from hivefs.daemon import control, node_control
 from hivefs.daemon.hive import HiveKey
 from hivefs.daemon.joining import ask_in
 from hivefs.daemon.launch import Report
 from hivefs.daemon.memory import keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
-from hivefs.errors import BadInvitation, BadSetting, NodeProblem
+from hivefs.daemon.service_manager import notify
+from hivefs.errors import BadInvitation, BadSetting, HivefsError, NodeProblem
 from hivefs.formats.member import accept
 from hivefs.model.ids import KEY_BYTES
 from hivefs.model.node import Attribute, Role, Ticket
+from hivefs.node.caps import Caps
 from hivefs.node.config import CONFIG, create_node, forget_node, load_node, set_membership
+from hivefs.node.running import Running
 from hivefs.node.service import run_node
 from hivefs.transport import open_host
 from hivefs.transport.addresses import peer_id_from_key, split_address, split_listen_address
+
+log = logging.getLogger("hivefs.node")
 
 
 def make_node(
@@ -38,6 +44,7 @@ def make_node(
     bootstrap: tuple[str, ...],
     announce: str = "",
     lan: bool = False,
+    caps: Caps = Caps(),  # noqa: B008 - frozen
 ) -> str:
     """Make a node's directory with its certificate; returns the address that others dial.
 
@@ -54,6 +61,7 @@ def make_node(
         bootstrap=bootstrap,
         announce=(announce,) if announce else (),
         lan=lan,
+        caps=caps,
         now_ns=time.time_ns(),
     )
     return _full(announce or listen, node_id)
@@ -128,34 +136,53 @@ def rejoin_node(directory: Path, ticket: Ticket, attributes: tuple[Attribute, ..
     return asked
 
 
-def run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None] = lambda addresses: None) -> None:
-    """Run the node in ``directory`` until SIGTERM or SIGINT. ``report`` and ``told`` hear when it serves.
+def run(
+    directory: Path,
+    report: Report,
+    told: Callable[[tuple[str, ...]], None] = lambda addresses: None,
+    metrics: str = "",
+) -> None:
+    """Run the node in ``directory`` until SIGTERM or SIGINT; SIGHUP makes it read its settings again. ``report`` and
+    ``told`` hear when it serves. ``metrics`` is where it tells its counts, [ADDRESS:]PORT, or empty.
 
-    Raises NodeProblem, BadAddress, StoreDamaged, DiskFull.
+    Raises NodeProblem, BadAddress, BadSetting, StoreDamaged, DiskFull.
     """
+    at = None
+    if metrics:
+        from hivefs.daemon.metrics import listen_address
+
+        at = listen_address(metrics)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     other = running_node(directory)
     if other is not None:
         raise NodeProblem(path=directory, reason=f"it runs already (pid {other.pid})")
-    trio.run(_run, directory, report, told)
+    trio.run(_run, directory, report, told, at)
 
 
-async def _run(directory: Path, report: Report, told: Callable[[tuple[str, ...]], None]) -> None:
+async def _run(
+    directory: Path, report: Report, told: Callable[[tuple[str, ...]], None], metrics: tuple[str, int] | None
+) -> None:
     failure: Exception | None = None
     # The receiver is the outermost: a second signal while the node ends must not kill it half-way.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
+            handler = _Signals(signals, nursery.cancel_scope)
+            nursery.start_soon(handler.run)
             nursery.start_soon(keep_maps_small)
             try:
-                serving = await nursery.start(partial(run_node, directory, open_host, lan=_lan))
+                running: Running = await nursery.start(partial(run_node, directory, open_host, lan=_lan))
+                handler.running = running
+                await nursery.start(control.serve, directory, node_control.SOCKET, node_control.methods(running))
+                if metrics is not None:
+                    await _serve_metrics(nursery, metrics, running)
             except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
                 failure = error
                 nursery.cancel_scope.cancel()
             else:
                 with recorded(directory):
-                    report.ready({"addresses": list(serving.addresses), "pid": os.getpid()})
-                    told(serving.addresses)
+                    report.ready({"addresses": list(running.addresses), "pid": os.getpid()})
+                    notify("READY=1", f"STATUS=serving at {', '.join(running.addresses)}")
+                    told(running.addresses)
                     await trio.sleep_forever()
     if failure is not None:
         raise failure
@@ -167,7 +194,29 @@ async def _lan(hive_key: bytes, addresses: Sequence[str], found: Callable[[str],
     await announce(hive_key, addresses, found)
 
 
-async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for _ in signals:
-        scope.cancel()
-        return
+async def _serve_metrics(nursery: trio.Nursery, at: tuple[str, int], running: Running) -> None:
+    from hivefs.daemon.metrics import serve  # prometheus_client: only who wants it loads it
+
+    port = await nursery.start(serve, *at, running.status)
+    log.info("metrics at http://%s:%d/metrics", at[0], port)
+
+
+class _Signals:
+    """SIGHUP: read the settings again; the others: end."""
+
+    def __init__(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        self._signals = signals
+        self._scope = scope
+        self.running: Running | None = None
+
+    async def run(self) -> None:
+        async for number in self._signals:
+            if number != signal.SIGHUP:
+                notify("STOPPING=1")
+                self._scope.cancel()
+                return
+            if self.running is not None:
+                try:
+                    await self.running.reload()
+                except HivefsError as error:
+                    log.error("the settings stay as they were: %s", error)

@@ -175,7 +175,7 @@ def _write(home: Home, keys: VaultKeys, found: _Found, root: Root, number: int, 
         hydrating=root.page is not None,
     )
     metadata.close()
-    addresses = tuple(dict.fromkeys([address, *(a for e in found.roster.values() for a in e.address.addresses)]))
+    addresses = tuple(dict.fromkeys([address, *(a for e in found.roster.values() for a in e.address.reachable)]))
     home.finish(certificate, found.membership, addresses[:64], needed, total)
 
 

@@ -1,7 +1,7 @@
-"""Repair: stripes that miss shares get them back, most endangered first.
+"""Repair: stripes that miss shares get them back, most endangered first; shares on nodes that leave move elsewhere.
 
-The queue is derived, not stored: a scan of all stripes at the start, then what changes (a node given up, a share found
-damaged, a stripe placed with less than all its shares) adds to it. What to do with one stripe is a pure decision
+The queue is derived, not stored: a scan of all stripes at the start, then what changes (a node given up or leaving, a share
+found damaged, a stripe placed with less than all its shares) adds to it. What to do with one stripe is a pure decision
 (``plan``); doing it is reading any k shares, making the missing ones again, checking them against their names, and
 putting them on nodes that keep the rules together with those that stay.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import trio
@@ -28,16 +29,25 @@ log = logging.getLogger(__name__)
 
 WORKERS = 2
 RETRY = 5.0
+LEAVING_AGAIN = 30.0
 SCAN_SLICE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Share numbers to make again, and the holders that stay. ``urgency`` is how many more shares may be lost."""
+    """Share numbers to make again, and the holders that stay. ``moving`` are shares that are there, on nodes that leave.
+    ``urgency`` is how many more shares may be lost.
+    """
 
     missing: tuple[int, ...]
     kept: dict[int, NodeId]
     urgency: int
+    moving: tuple[int, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Shares that need a node."""
+        return tuple(sorted(self.missing + self.moving))
 
 
 def plan(stripe: Stripe, look: Callable[[NodeId], NodeView | None]) -> Plan:
@@ -45,13 +55,15 @@ def plan(stripe: Stripe, look: Callable[[NodeId], NodeView | None]) -> Plan:
     same node the second is missing.
     """
     kept: dict[int, NodeId] = {}
+    moving: dict[int, NodeId] = {}
     for index, share in enumerate(stripe.shares):
         view = None if share.node is None else look(share.node)
-        alive = view is not None and view.state != NodeState.GONE
-        if share.node is not None and alive and share.node not in kept.values():
-            kept[index] = share.node
-    missing = tuple(i for i in range(stripe.total) if i not in kept)
-    return Plan(missing, kept, len(kept) - stripe.needed)
+        if share.node is None or view is None or view.state == NodeState.GONE:
+            continue
+        if share.node not in kept.values() and share.node not in moving.values():
+            (moving if view.leaving else kept)[index] = share.node
+    missing = tuple(i for i in range(stripe.total) if i not in kept and i not in moving)
+    return Plan(missing, kept, len(kept) + len(moving) - stripe.needed, tuple(moving))
 
 
 class Repair:
@@ -74,7 +86,7 @@ class Repair:
         self._queued: set[StripeId] = set()
         self._parked: set[StripeId] = set()
         self._wake = trio.Event()
-        self._gone: set[NodeId] = set()
+        self._away: set[tuple[NodeId, bool]] = set()
         self.repaired = 0
         self.waiting_for = ""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
@@ -95,7 +107,7 @@ class Repair:
         if stripe is None or stripe_id in self._queued:
             return
         decision = plan(stripe, self._look)
-        if decision.missing:
+        if decision.wanted:
             self._queued.add(stripe_id)
             heapq.heappush(self._heap, (decision.urgency, stripe_id))
             self._wake.set()
@@ -129,14 +141,27 @@ class Repair:
                 await trio.sleep(0.01)
         while True:
             changed = self._changed()
-            now = {n for n in self._nodes() if (v := self._look(n)) is None or v.state == NodeState.GONE}
-            for node_id in now - self._gone:
+            now = self._nodes_away()
+            for node_id, _ in now - self._away:
                 for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
                     self.add(stripe_id)
                     if number % SCAN_SLICE == SCAN_SLICE - 1:
                         await trio.sleep(0.01)
-            self._gone = now
-            await changed.wait()
+            # A stripe that was on its way while its node announced that it leaves is found by looking again.
+            leaving = {entry for entry in now if not entry[1]}
+            self._away = now - leaving
+            with trio.move_on_after(LEAVING_AGAIN if leaving else math.inf):
+                await changed.wait()
+
+    def _nodes_away(self) -> set[tuple[NodeId, bool]]:
+        """Nodes whose shares need another home: those given up (True) and those that leave (False)."""
+        away = set()
+        for node_id in self._nodes():
+            view = self._look(node_id)
+            gone = view is None or view.state == NodeState.GONE
+            if gone or (view is not None and view.leaving):
+                away.add((node_id, gone))
+        return away
 
     def _nodes(self) -> list[NodeId]:
         return [node_id for node_id, _, _ in self._state.nodes()]
@@ -175,28 +200,48 @@ class Repair:
                     await trio.sleep(0.01)
 
     async def repair(self, stripe_id: StripeId) -> bool:
-        """Make the missing shares of one stripe; True when none is missing any more. HivefsError when it must wait."""
+        """Make the missing shares of one stripe and move those on nodes that leave; True when nothing is left to do.
+        HivefsError when it must wait.
+        """
         stripe = self._state.stripe(stripe_id)
         if stripe is None:
             return True
         decision = plan(stripe, self._look)
-        if not decision.missing:
+        wanted = decision.wanted
+        if not wanted:
             return True
+        # What has no other place is looked at again and again: that must not read shares each time.
+        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes)
+        made = {} if decision.missing else await self._copies(stripe, decision.moving)
+        if len(made) < len(wanted):
+            made = await self._remade(stripe, decision)
+        coded = {index: name_share(share) for index, share in made.items()}
+        for index in wanted:
+            if coded[index].share_id != stripe.shares[index].share_id:
+                raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted))
+        return self._record(stripe, holders)
+
+    def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
+        """Nodes at which one of these shares waits to be deleted."""
+        ids = [stripe.shares[i].share_id for i in wanted]
+        return {n for n in self._nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+
+    async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
+        """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""
+        found: dict[int, bytes] = {}
+        for index in moving:
+            data = await self._reader.one(stripe, index)
+            if data is not None:
+                found[index] = data
+        return found
+
+    async def _remade(self, stripe: Stripe, decision: Plan) -> dict[int, bytes]:
+        """Shares made again from any k that are there. Raises NotEnoughShares."""
         shares = await self._reader.some(stripe, stripe.needed, without=set(decision.missing))
         if len(shares) < stripe.needed:
             shares |= await self._reader.some(stripe, stripe.needed - len(shares), without=set(shares))
-        made = await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, list(decision.missing))
-        coded = {index: name_share(share) for index, share in made.items()}
-        for index in decision.missing:
-            if coded[index].share_id != stripe.shares[index].share_id:
-                raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        avoid = {
-            node_id
-            for node_id in self._nodes()
-            if any(self._state.has_trash(node_id, stripe.shares[i].share_id) for i in decision.missing)
-        }
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoid)
-        return self._record(stripe, holders)
+        return await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, list(decision.wanted))
 
     def _record(self, before: Stripe, holders: dict[int, NodeId]) -> bool:
         with self._state.writing():
@@ -219,4 +264,4 @@ class Repair:
             self._state.save_stripe(stripe)
         self.repaired += 1
         self.on_repaired(stripe)
-        return not plan(stripe, self._look).missing
+        return not plan(stripe, self._look).wanted

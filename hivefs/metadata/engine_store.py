@@ -139,7 +139,7 @@ class EngineReader:
         node_row, roster = self.node_row(node_id), self.roster_entry(node_id)
         if node_row is None or roster is None:
             return None
-        view = NodeView(node_row.state, authorities(roster.membership.attributes))
+        view = NodeView(node_row.state, authorities(roster.membership.attributes), bool(roster.address.leaving_s))
         self._views[node_id] = (view, row, entry)
         return view
 

@@ -120,14 +120,39 @@ def _holds(ordered: tuple[bytes, ...], key: bytes) -> bool:
     return at < len(ordered) and ordered[at] == key
 
 
+MARK = "/hivefs-"
+"""What no transport address begins with. Such an item of an address record is no address but says something of the node;
+who does not know it cannot dial it and goes on to the next (formats/member.md).
+"""
+
+LEAVING_MARK = "/hivefs-leaving/"
+"""And the time since when, in seconds since 1970."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressRecord:
-    """Where a node says it listens, signed by the node itself; the higher sequence wins."""
+    """Where a node says it listens, signed by the node itself; the higher sequence wins. ``addresses`` are the items as
+    they are signed, marks among them.
+    """
 
     node_id: NodeId
     addresses: tuple[str, ...]
     sequence: int
     signature: bytes = b""
+
+    @property
+    def reachable(self) -> tuple[str, ...]:
+        """The addresses to dial: all that are no marks."""
+        return tuple(address for address in self.addresses if not address.startswith(MARK))
+
+    @property
+    def leaving_s(self) -> int:
+        """Since when (seconds since 1970) the node says that it leaves; 0 when it does not."""
+        for address in self.addresses:
+            said = address.removeprefix(LEAVING_MARK)
+            if said != address and said.isascii() and said.isdigit() and len(said) <= 12:
+                return int(said)
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

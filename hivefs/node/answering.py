@@ -37,6 +37,7 @@ MAX_DEVICES = 64
 """Devices of one vault whose heads a node keeps."""
 
 PAGE_BYTES = 1 << 20
+_FEW = 64
 _SPARE_DISK = 16 << 20
 """Bytes of the file system that are not reported as free: the index grows too."""
 
@@ -62,6 +63,9 @@ class Answerer:
         self.lease_clock = lease_clock
         self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
         self._reads: Batcher[ReadJob, bytes] = Batcher(store.read_many, lanes=2, most=16)
+        self.leaving = False
+        """Take no new shares, and say that there is no room."""
+
         self._collecting = trio.Lock()
         self._threads = trio.CapacityLimiter(2)
 
@@ -125,7 +129,10 @@ class Answerer:
             case requests.Get():
                 return await self._get(request)
             case requests.Have(share_ids):
-                return answers.Sizes(tuple(self.store.index.sizes(share_ids)))
+                if len(share_ids) <= _FEW:
+                    return answers.Sizes(tuple(self.store.index.sizes(share_ids)))
+                # A thousand lookups in an index larger than the memory may each wait for the disk.
+                return answers.Sizes(tuple(await self._in_thread(partial(self.store.index.sizes, share_ids))))
             case requests.Delete(_, _, share_ids):
                 owner = session.owner()
                 leases = [(share_id, owner) for share_id in share_ids]
@@ -144,7 +151,7 @@ class Answerer:
             case requests.RosterPut(blobs):
                 return answers.Taken(await self._in_thread(partial(self.roster.take, blobs, self.clock())))
             case requests.Stat():
-                return self._stat()
+                return self.stat()
             case requests.Ping():
                 return answers.Done()
             case _:
@@ -189,6 +196,8 @@ class Answerer:
 
     async def _put(self, vault: VaultId, request: requests.Put) -> answers.Kept:
         size = len(request.data)
+        if self.leaving:
+            raise Refusal(Code.FULL, "this node leaves and takes no new shares")
         if self.space.missing(size):
             await self._collect(size)
         with self.space.reserve(vault, size):
@@ -249,7 +258,8 @@ class Answerer:
         if head.sequence == kept.sequence:
             raise Refusal(Code.FORKED, f"another head {head.sequence} of this device is kept here")
 
-    def _stat(self) -> NodeStat:
-        free = min(self.space.free, max(0, self.store.free_on_disk() - _SPARE_DISK))
+    def stat(self) -> NodeStat:
+        """Room and state."""
+        free = 0 if self.leaving else min(self.space.free, max(0, self.store.free_on_disk() - _SPARE_DISK))
         index = self.store.index
         return NodeStat(self.space.capacity, index.used, free, index.count, self.store.dropped, self.clock(), __version__)

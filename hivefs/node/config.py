@@ -6,11 +6,12 @@ See docs/formats/node.md.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hivefs.errors import BadSetting, HivefsError, NodeProblem
 from hivefs.formats import member, strict
 from hivefs.model.ids import KEY_BYTES, NodeId
 from hivefs.model.node import Attribute, Membership, Role
+from hivefs.node.caps import NO_CAP, SAME, Caps, hours_from_text
 
 FORMAT = "hivefs-node"
 VERSION = 1
@@ -32,6 +34,7 @@ class NodeConfig:
     """Settings. ``capacity`` and ``vault_quota`` (0: none) are bytes of shares. ``announce`` are the addresses that others
     are told, when they differ from those listened on. ``membership`` is None until the hive's owner has signed. ``lan``
     is whether it tells and looks for nodes of its hive on the local network.
+    ``leaving_ns`` is since when the node leaves (0: it stays).
     """
 
     listen: tuple[str, ...]
@@ -41,6 +44,8 @@ class NodeConfig:
     announce: tuple[str, ...] = ()
     vault_quota: int = 0
     lan: bool = False
+    caps: Caps = field(default_factory=Caps)
+    leaving_ns: int = 0
 
 
 def _to_json(config: NodeConfig) -> bytes:
@@ -53,6 +58,12 @@ def _to_json(config: NodeConfig) -> bytes:
         "capacity": config.capacity,
         "vault_quota": config.vault_quota,
         "lan": config.lan,
+        "upload": config.caps.upload,
+        "download": config.caps.download,
+        "quiet_hours": ",".join(map(str, config.caps.quiet_hours)),
+        "quiet_upload": config.caps.quiet_upload,
+        "quiet_download": config.caps.quiet_download,
+        "leaving_ns": config.leaving_ns,
         "membership": None if config.membership is None else member.member_to_bytes(config.membership).hex(),
     }
     return (json.dumps(value, indent=2) + "\n").encode()
@@ -74,6 +85,15 @@ def _from_json(path: Path, data: bytes) -> NodeConfig:
             _texts(value["announce"]),
             strict.number(value["vault_quota"]),
             value.get("lan", False) is True,
+            # Added later: a file without them is one that says nothing of them.
+            Caps(
+                strict.number(value.get("upload", NO_CAP), NO_CAP),
+                strict.number(value.get("download", NO_CAP), NO_CAP),
+                hours_from_text(strict.text(value.get("quiet_hours", ""))),
+                strict.number(value.get("quiet_upload", SAME), SAME),
+                strict.number(value.get("quiet_download", SAME), SAME),
+            ),
+            strict.number(value.get("leaving_ns", 0)),
         )
     except (ValueError, TypeError, KeyError):
         raise NodeProblem(path=path, reason=f"{CONFIG} is damaged or was edited wrongly") from None
@@ -84,11 +104,16 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, on disk when this returns; only its owner may read it."""
+    """Replace a file as a whole, on disk when this returns; only its owner may read it. The owner is that of the directory
+    (root may change the settings of a node that another user runs).
+    """
     temporary = path.with_name(path.name + ".tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(handle, 0o600)
+        owner = path.parent.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.fchown(handle, owner.st_uid, owner.st_gid)
         os.write(handle, data)
         os.fsync(handle)
     finally:
@@ -122,6 +147,7 @@ def create_node(
     announce: tuple[str, ...] = (),
     vault_quota: int = 0,
     lan: bool = False,
+    caps: Caps = Caps(),  # noqa: B008 - frozen
     now_ns: int = 0,
     random: Callable[[int], bytes] = os.urandom,
 ) -> NodeId:
@@ -151,7 +177,7 @@ def create_node(
         _write(directory / SEED, seed)
         _write(
             directory / CONFIG,
-            _to_json(NodeConfig(listen, capacity, membership, bootstrap, announce, vault_quota, lan)),
+            _to_json(NodeConfig(listen, capacity, membership, bootstrap, announce, vault_quota, lan, caps)),
         )
     return node_id
 
@@ -177,6 +203,26 @@ def set_membership(directory: Path, membership: Membership, bootstrap: tuple[str
     addresses = tuple(dict.fromkeys([*bootstrap, *config.bootstrap]))[:MAX_BOOTSTRAP]
     with _translated(directory):
         _write(directory / CONFIG, _to_json(replace(config, membership=membership, bootstrap=addresses)))
+
+
+def change_settings(directory: Path, change: Callable[[NodeConfig], NodeConfig]) -> NodeConfig:
+    """Change the settings of a node, running or not; a running one takes them when it is told (service.Running.reload). One
+    change at a time. Raises NodeProblem.
+    """
+    with _translated(directory):
+        try:
+            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NodeProblem(path=directory, reason="there is no node in it; make one with 'hivefs node init'") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            before, _ = load_node(directory)
+            after = change(before)
+            if after != before:
+                _write(directory / CONFIG, _to_json(after))
+        finally:
+            os.close(handle)
+    return after
 
 
 def load_node(directory: Path) -> tuple[NodeConfig, bytes]:

@@ -43,7 +43,7 @@ class Gossip:
         host: Host,
         credentials: Credentials,
         answerer: Answerer,
-        own: RosterEntry,
+        own: Callable[[], RosterEntry],
         bootstrap: Sequence[str],
         events: Events,
         clock: Callable[[], int],
@@ -68,6 +68,10 @@ class Gossip:
             self._heard = [address, *self._heard][:MOST_HEARD]
             self._hurry.set()
 
+    def tell(self) -> None:
+        """Our entry has changed: exchange with some nodes now, and not when it is time."""
+        self._hurry.set()
+
     async def run(self) -> None:
         """Exchange until cancelled: first with all bootstrap addresses and some others, then with others in turn."""
         targets = [[address] for address in self._bootstrap]
@@ -87,8 +91,8 @@ class Gossip:
                 nursery.start_soon(self._exchange, addresses, fresh)
 
     def _targets(self) -> list[list[str]]:
-        me = self._own.address.node_id
-        others = [list(e.address.addresses) for e in self._roster.entries() if e.address.node_id != me]
+        me = self._own().address.node_id
+        others = [list(e.address.reachable) for e in self._roster.entries() if e.address.node_id != me]
         others = [addresses for addresses in others if addresses]
         chosen = [others[i] for i in self._choose(PEERS, len(others))]
         if len(others) < PEERS:
@@ -115,7 +119,7 @@ class Gossip:
             stream = await connection.open_stream(PROTOCOL)
             async with converse(stream, self._credentials, self._clock()) as client:
                 await self._compare(client, fresh)
-                await client.put_roster([self._own])
+                await client.put_roster([self._own()])
                 blobs = [member.entry_to_bytes(entry) for entry in await client.get_roster()]
             news = await trio.to_thread.run_sync(self._roster.take, blobs, self._clock())
             if news:

@@ -8,11 +8,16 @@
     heads    vault id || device || 0 or 1      -> head: newest, previous
     roster   node key                          -> roster entry
     members  subject key                       -> key of the invitation, certificate (of who joined by invitation)
+    totals   vault id, or nothing for the node -> u64 bytes, u64 shares (of a vault: leases)
+    meter    local date                        -> what was measured that day (formats/meter.py)
     info     name                              -> value
 
 A share is kept as long as it has a lease, also an ended one (store.py says when those are collected). Every change is
-one synced write transaction; ``used``, ``count`` and the bytes of each vault are kept in memory beside it and follow
-each commit. One thread writes at a time (store.py holds the lock); reads may come from any thread.
+one synced write transaction, and the totals change in it; ``used``, ``count`` and the bytes of each vault are kept in
+memory too and follow each commit. So opening does not read what is there, however much that is. One thread writes at a
+time (store.py holds the lock); reads may come from any thread.
+
+Version 1 had no totals: they are counted once, when it is opened. (An older HiveFS would leave them behind.)
 """
 
 from __future__ import annotations
@@ -29,9 +34,13 @@ import lmdb
 from hivefs.errors import DiskFull, StoreDamaged, UnknownVersion
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, DeviceId, NodeId, ShareId, VaultId
 
-VERSION = 1
+VERSION = 2
 MAP_BYTES = 64 << 30
-TABLES = ("shares", "leaves", "leases", "ends", "vaults", "heads", "roster", "members", "info")
+TABLES = ("shares", "leaves", "leases", "ends", "vaults", "heads", "roster", "members", "totals", "meter", "info")
+_TOTAL = struct.Struct(">QQ")
+_NODE = b"\x00"
+"""The key of the node's own totals; those of vaults are longer."""
+
 _SHARE = struct.Struct(">IQ")
 _U64 = struct.Struct(">Q")
 NEWEST, PREVIOUS = b"\x00", b"\x01"
@@ -46,6 +55,7 @@ class Change:
         self.bytes = 0
         self.shares = 0
         self.by_vault: Counter[bytes] = Counter()
+        self.leases: Counter[bytes] = Counter()
 
     def keep(self, share_id: ShareId, size: int, leaves: bytes, vault: VaultId, until: int, now_ns: int) -> int:
         """Record a share whose file is in place, and a lease on it; returns its end, never earlier than before."""
@@ -56,6 +66,7 @@ class Change:
             self.shares += 1
         if not self._holds(share_id, vault):
             self.by_vault[vault] += size
+            self.leases[vault] += 1
         return self._lease(share_id, vault, until)
 
     def _holds(self, share_id: ShareId, vault: VaultId) -> bool:
@@ -84,6 +95,7 @@ class Change:
         if old is None:
             return False, False
         self._txn.delete(old + share_id + vault, db=self._db["ends"])
+        self.leases[vault] -= 1
         row = self._txn.get(share_id, db=self._db["shares"])
         if row is not None:
             self.by_vault[vault] -= _SHARE.unpack(row)[0]
@@ -100,6 +112,7 @@ class Change:
             self._txn.delete(share_id + vault, db=self._db["leases"])
             self._txn.delete(end + share_id + vault, db=self._db["ends"])
             self.by_vault[vault] -= size
+            self.leases[vault] -= 1
         self._forget(share_id)
 
     def _forget(self, share_id: ShareId) -> None:
@@ -142,6 +155,41 @@ class Change:
         """Keep a small value."""
         self._txn.put(name.encode(), value, db=self._db["info"])
 
+    def meter_day(self, day: str) -> bytes | None:
+        """What save_meter_day kept."""
+        return _bytes(self._txn.get(day.encode(), db=self._db["meter"]))
+
+    def save_meter_day(self, day: str, value: bytes, kept: int) -> None:
+        """Keep what was measured on a day, and of the days the last ``kept``."""
+        table = self._db["meter"]
+        self._txn.put(day.encode(), value, db=table)
+        cursor = self._txn.cursor(db=table)
+        while self._txn.stat(table)["entries"] > kept and cursor.first():
+            cursor.delete()
+
+    def save_totals(self) -> None:
+        """The last step of every transaction: what it changed goes into the totals."""
+        self._add(_NODE, self.bytes, self.shares)
+        for vault in self.by_vault.keys() | self.leases.keys():
+            self._add(vault, self.by_vault[vault], self.leases[vault])
+
+    def _add(self, key: bytes, size: int, count: int) -> None:
+        if not size and not count:
+            return
+        row = self._txn.get(key, db=self._db["totals"])
+        before = (0, 0) if row is None else _TOTAL.unpack(row)
+        now = (max(0, before[0] + size), max(0, before[1] + count))
+        if any(now) or key == _NODE:
+            self._txn.put(key, _TOTAL.pack(*now), db=self._db["totals"])
+        else:
+            self._txn.delete(key, db=self._db["totals"])
+
+    def replace_totals(self, totals: dict[bytes, list[int]]) -> None:
+        """Write totals that were counted."""
+        self._txn.drop(self._db["totals"], delete=False)
+        for key, (size, count) in totals.items():
+            self._txn.put(key, _TOTAL.pack(size, count), db=self._db["totals"])
+
 
 def _from(cursor: lmdb.Cursor, key: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Rows from ``key`` on. (A cursor that found nothing would begin again at the first row.)"""
@@ -155,40 +203,78 @@ def _bytes(value: bytes | memoryview | None) -> bytes | None:
 
 
 class NodeIndex:
-    """See the head of the file. Raises StoreDamaged, UnknownVersion and DiskFull."""
+    """See the head of the file. ``shares_read`` is how many rows opening had to read. Raises StoreDamaged, UnknownVersion
+    and DiskFull.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, readonly: bool = False) -> None:
         self.path = path
+        self.shares_read = 0
         try:
+            if readonly:
+                self._open_to_read()
+                return
             self._env = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
             self._env.sync(
                 True
             )  # what a killed process had written may be in the page cache only, and is shown from now on
             self._db = {name: self._env.open_db(name.encode()) for name in TABLES}
+            version = self.info("version") or b"\x00"
+            if version[0] > VERSION:
+                raise UnknownVersion(what=f"the index {path}", version=version[0])
             self.used, self.count, self.by_vault = self._totals()
+            if version[0] < VERSION or self.count != self._rows("shares"):
+                self._count_anew()
         except lmdb.Error as error:
             raise self._translated(error) from None
-        version = self.info("version")
-        if not version:
-            with self.writing() as change:
-                change.save_info("version", bytes([VERSION]))
-        elif version[0] != VERSION:
-            raise UnknownVersion(what=f"the index {path}", version=version[0])
+
+    def _open_to_read(self) -> None:
+        """For a look at a node that does not run. One that an older HiveFS made has not all tables: it is to run once."""
+        self._env = lmdb.open(str(self.path), max_dbs=len(TABLES), readonly=True, create=False)
+        try:
+            self._db = {name: self._env.open_db(name.encode(), create=False) for name in TABLES}
+        except (lmdb.NotFoundError, lmdb.ReadonlyError):
+            self._env.close()
+            raise StoreDamaged(path=self.path, reason="it is of an older HiveFS; run the node once") from None
+        version = self.info("version") or b"\x00"
+        if version[0] != VERSION:
+            raise UnknownVersion(what=f"the index {self.path}", version=version[0])
+        self.used, self.count, self.by_vault = self._totals()
+
+    def _rows(self, table: str) -> int:
+        with self._env.begin() as txn:
+            return int(txn.stat(db=self._db[table])["entries"])
 
     def _totals(self) -> tuple[int, int, Counter[bytes]]:
         used = count = 0
         vaults: Counter[bytes] = Counter()
+        with self._env.begin() as txn:
+            for key, row in txn.cursor(db=self._db["totals"]):
+                if key == _NODE:
+                    used, count = _TOTAL.unpack(row)
+                else:
+                    vaults[bytes(key)] = _TOTAL.unpack(row)[0]
+        return used, count, vaults
+
+    def _count_anew(self) -> None:
+        """For an index of version 1, and for one whose totals do not fit its rows."""
+        totals: dict[bytes, list[int]] = {_NODE: [0, 0]}
         row: bytes | memoryview | None
         with self._env.begin() as txn:
-            sizes = txn.cursor(db=self._db["shares"])
-            for _, row in sizes:
-                used += _SHARE.unpack(row)[0]
-                count += 1
+            for _, row in txn.cursor(db=self._db["shares"]):
+                totals[_NODE][0] += _SHARE.unpack(row)[0]
+                totals[_NODE][1] += 1
+            self.shares_read = totals[_NODE][1]
             for key, _ in txn.cursor(db=self._db["leases"]):
                 row = txn.get(key[:KEY_BYTES], db=self._db["shares"])
                 if row is not None:
-                    vaults[bytes(key[KEY_BYTES:])] += _SHARE.unpack(row)[0]
-        return used, count, vaults
+                    mine = totals.setdefault(bytes(key[KEY_BYTES:]), [0, 0])
+                    mine[0] += _SHARE.unpack(row)[0]
+                    mine[1] += 1
+        with self.writing() as change:
+            change.replace_totals(totals)
+            change.save_info("version", bytes([VERSION]))
+        self.used, self.count, self.by_vault = self._totals()
 
     def _translated(self, error: lmdb.Error) -> DiskFull | StoreDamaged:
         if isinstance(error, lmdb.MapFullError) or "No space left" in str(error) or "quota" in str(error):
@@ -206,6 +292,7 @@ class NodeIndex:
             with self._env.begin(write=True) as txn:
                 change = Change(self, txn)
                 yield change
+                change.save_totals()
         except lmdb.Error as error:
             raise self._translated(error) from None
         self.used += change.bytes
@@ -251,6 +338,36 @@ class NodeIndex:
                     break
                 rest = bytes(key[8:])
                 found.append((ShareId(rest[:KEY_BYTES]), VaultId(rest[KEY_BYTES:])))
+        return found
+
+    def ending(self, before_ns: int, limit: int) -> int:
+        """How many leases end before a time; counted up to ``limit``."""
+        count = 0
+        with self._env.begin() as txn:
+            for key in txn.cursor(db=self._db["ends"]).iternext(keys=True, values=False):
+                if count == limit or _U64.unpack_from(key)[0] >= before_ns:
+                    break
+                count += 1
+        return count
+
+    def last_end(self) -> int:
+        """When the last lease ends (ns); 0 when there is none."""
+        with self._env.begin() as txn:
+            cursor = txn.cursor(db=self._db["ends"])
+            return int(_U64.unpack_from(cursor.key())[0]) if cursor.last() else 0
+
+    def leases(self) -> int:
+        """Leases of all vaults on all shares."""
+        return self._rows("leases")
+
+    def meter_days(self, limit: int) -> list[tuple[str, bytes]]:
+        """The last ``limit`` days with what was measured on them, the newest first."""
+        found: list[tuple[str, bytes]] = []
+        with self._env.begin() as txn:
+            for key, value in txn.cursor(db=self._db["meter"]).iterprev():
+                if len(found) == limit:
+                    break
+                found.append((bytes(key).decode(errors="replace"), bytes(value)))
         return found
 
     def certificate(self, subject: bytes) -> bytes | None:
@@ -301,8 +418,7 @@ class NodeIndex:
 
     def roster_size(self) -> int:
         """Entries in the roster."""
-        with self._env.begin() as txn:
-            return int(txn.stat(db=self._db["roster"])["entries"])
+        return self._rows("roster")
 
     def member(self, subject: bytes) -> tuple[bytes, bytes] | None:
         """What save_member kept: the invitation's key and the certificate."""

@@ -5,6 +5,10 @@ requests and bytes allow it, and starts a task for each request; answers leave i
 a peer that asks for much and reads nothing only stops its own reader: its answers wait for their turn to be sent, which
 has a deadline, and the deadline ends the conversation.
 
+What the node gives of its line is capped (pacing.py). A GET waits for its turn, and for memory, in its own task, so that
+questions behind it are answered meanwhile. A PUT has come already: its answer waits; what is over the cap is refused as
+busy, and then nothing is read from that peer for REFUSED_PAUSE seconds: one who does not listen cannot use the line.
+
 Every wait for the peer has an end: GREETING_SECONDS for all of the greeting, FRAME_SECONDS for a frame once it has
 begun, IDLE_SECONDS between frames, SEND_SECONDS for an answer once its turn has come (Bounds has the numbers).
 """
@@ -20,9 +24,12 @@ from dataclasses import dataclass
 import trio
 
 from hivefs.errors import Corrupt, HivefsError, StoreDamaged, UnknownVersion
+from hivefs.formats.meter import NODE, UNKNOWN, VAULT
 from hivefs.node.answering import Answerer
 from hivefs.node.batching import Budget
 from hivefs.node.events import Events
+from hivefs.node.meter import Meter
+from hivefs.node.pacing import Line
 from hivefs.protocol import answers, failures, frames, requests
 from hivefs.protocol.failures import Code, Refusal
 from hivefs.protocol.frames import Frame, FrameDecoder, Kind, ProtocolViolation
@@ -32,6 +39,7 @@ from hivefs.protocol.stream import ByteStream
 
 READ_BYTES = 256 << 10
 _WHOLE_BYTES = 64 << 10
+REFUSED_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +69,13 @@ class Streams:
         self,
         answerer: Answerer,
         events: Events,
+        line: Line,
+        meter: Meter,
         bounds: Bounds = Bounds(),
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        self.line = line
+        self.meter = meter
         self.answerer = answerer
         self.events = events
         self.bounds = bounds
@@ -73,6 +85,12 @@ class Streams:
         self._peers: Counter[bytes] = Counter()
         self._open: dict[trio.CancelScope, Session] = {}
         answerer.members.on_revoked = self._end_revoked
+        self._greeters = meter.of(UNKNOWN)
+
+    @property
+    def conversations(self) -> int:
+        """How many there are now."""
+        return sum(self._peers.values())
 
     async def serve(self, stream: ByteStream) -> None:
         """Converse until the peer ends it, breaks a rule or is lost. Raises nothing but Cancelled."""
@@ -106,10 +124,7 @@ class Streams:
         if session is None:
             return
         peer = session.peer_key
-        if (
-            sum(self._peers.values()) >= self.bounds.conversations
-            or self._peers[peer] >= self.bounds.conversations_per_peer
-        ):
+        if self.conversations >= self.bounds.conversations or self._peers[peer] >= self.bounds.conversations_per_peer:
             await self._refuse(stream, Refusal(Code.BUSY, "there are too many conversations already"))
             return
         self._peers[peer] += 1
@@ -156,12 +171,15 @@ class Streams:
                         if not data:
                             await stream.aclose()
                             return None
+                        self._greeters.came(len(data))
                         decoder.feed(data)
                     answer = handshake.receive(frame, answerer.clock())
                     session = handshake.session
                     if session is not None:
                         await answerer.welcome(session)
-                    await stream.send_all(frames.to_bytes(answer))
+                    data = frames.to_bytes(answer)
+                    self._greeters.went(len(data))
+                    await stream.send_all(data)
                     if session is not None:
                         return session
         except (ProtocolViolation, Corrupt, UnknownVersion) as error:
@@ -174,9 +192,30 @@ class Streams:
     async def _refuse(self, stream: ByteStream, refusal: Refusal) -> None:
         """Say why and end the conversation."""
         self.events.say("refused a peer", refusal.text)
+        self._greeters.refused(refusal.code)
         with trio.fail_after(self.bounds.greeting_seconds):
             await stream.send_all(frames.to_bytes(Frame(Kind.FAILURE, 0, failures.to_header(refusal))))
         await stream.aclose()
+
+
+class _Held:
+    """Bytes that one request holds, of its conversation's budget and of that of all."""
+
+    def __init__(self, own: Budget, everyones: Budget) -> None:
+        self._budgets = (own, everyones)
+        self._taken: list[tuple[Budget, int]] = []
+
+    async def take(self, count: int) -> None:
+        """Wait for them."""
+        for budget in self._budgets:
+            await budget.take(count)
+            self._taken.append((budget, count))
+
+    def give(self) -> None:
+        """Give back what was taken; a second time nothing."""
+        while self._taken:
+            budget, count = self._taken.pop()
+            budget.give(count)
 
 
 class _Conversation:
@@ -186,6 +225,8 @@ class _Conversation:
         self._answerer = streams.answerer
         self._events = streams.events
         self._bounds = streams.bounds
+        self._line = streams.line
+        self._count = streams.meter.of(NODE if session.vault_id is None else VAULT)
         self._all_memory = streams.memory
         self._memory = Budget(streams.bounds.bytes_per_conversation)
         self._slots = trio.Semaphore(streams.bounds.requests_in_flight)
@@ -223,6 +264,7 @@ class _Conversation:
                 return
             if not decoder.inside:
                 began = trio.current_time()
+            self._count.came(len(data))
             decoder.feed(data)
             del data
             while (frame := decoder.next_frame()) is not None:
@@ -240,31 +282,51 @@ class _Conversation:
             return
         if not number or number in self._running:
             raise ProtocolViolation("a request under a number that is taken")
+        self._count.asked(frame.kind)
+        turn = 0.0
         try:
             request = requests.from_frame(frame)
             self._session.check(request)
+            if isinstance(request, requests.Put):
+                turn = self._line.received(len(request.data))
         except (Corrupt, UnknownVersion) as error:
             await self._fail(number, Refusal(Code.BAD_REQUEST, str(error)))
             return
         except Refusal as refusal:
             self._events.say("refused a request", refusal.text)
             await self._fail(number, refusal)
+            if frame.kind == Kind.PUT:
+                await trio.sleep(REFUSED_PAUSE)
             return
-        weight = self._answerer.weight(request)
         scope = self._running[number] = trio.CancelScope()
         await self._slots.acquire()
-        await self._memory.take(weight)
-        await self._all_memory.take(weight)
-        nursery.start_soon(self._work, number, request, weight, scope, nursery)
+        held = _Held(self._memory, self._all_memory)
+        if not isinstance(request, requests.Get):
+            await held.take(self._answerer.weight(request))
+        nursery.start_soon(self._work, number, request, held, turn, scope, nursery)
 
     async def _work(
-        self, number: int, request: requests.Request, weight: int, scope: trio.CancelScope, nursery: trio.Nursery
+        self,
+        number: int,
+        request: requests.Request,
+        held: _Held,
+        turn: float,
+        scope: trio.CancelScope,
+        nursery: trio.Nursery,
     ) -> None:
         try:
             answer: Frame | None = None
             try:
                 with scope, trio.fail_after(self._bounds.work_seconds):
+                    if isinstance(request, requests.Get):
+                        weight = self._answerer.weight(request)
+                        await self._line.send(weight)
+                        await held.take(weight)
                     answer = answers.to_frame(await self._answerer.answer(self._session, request), number)
+                    if turn > trio.current_time():
+                        request = requests.Ping()
+                        held.give()
+                        await trio.sleep_until(turn)
             except Refusal as refusal:
                 answer = Frame(Kind.FAILURE, number, failures.to_header(refusal))
             except (trio.TooSlowError, StoreDamaged) as error:
@@ -274,13 +336,12 @@ class _Conversation:
                 answer = Frame(Kind.FAILURE, number, failures.to_header(busy))
             # Only now may the number be used again; a CANCEL that comes later must not stop the sending half-way.
             del self._running[number]
-            del request
+            request = requests.Ping()  # its bytes are not needed any more
             if answer is not None:
                 await self._send_or_end(answer, nursery)
         finally:
             self._running.pop(number, None)
-            self._all_memory.give(weight)
-            self._memory.give(weight)
+            held.give()
             self._slots.release()
 
     async def _send_or_end(self, frame: Frame, nursery: trio.Nursery) -> None:
@@ -295,7 +356,10 @@ class _Conversation:
         await self._send(Frame(Kind.FAILURE, number, failures.to_header(refusal)))
 
     async def _send(self, frame: Frame) -> None:
+        if frame.kind == Kind.FAILURE:
+            self._count.refused(failures.from_header(frame.header).code)
         async with self._sending:
+            self._count.went(frames.PREFIX_BYTES + len(frame.header) + len(frame.payload))
             with trio.fail_after(self._bounds.send_seconds):
                 if len(frame.payload) > _WHOLE_BYTES:
                     await self._stream.send_all(frames.head_of(frame))

@@ -100,28 +100,53 @@ class ShareStore:
 
     # ---- at the start -----------------------------------------------------------------------------------------------
 
-    def sweep(self) -> Sweep:
-        """Bring files and index together. Takes about 4 s for a million shares."""
+    def clear_tmp(self) -> None:
+        """Remove what a dead process had half written. Only before anything is put."""
         for entry in os.scandir(self._tmp):
             os.unlink(entry.path)
-        orphans = lost = 0
-        for number in range(FANOUT):
-            prefix = bytes([number])
-            with os.scandir(self._shares / f"{number:02x}") as found:
-                files = {entry.name: entry.stat().st_size for entry in found}
-            after = bytes([number - 1]) + b"\xff" * 31 if number else b""
-            while page := self.index.shares(after, _SWEEP_PAGE):
-                mine = [row for row in page if row[0].startswith(prefix)]
-                missing = [share_id for share_id, size in mine if files.pop(share_id.hex(), None) != size]
-                self._drop(missing)
-                lost += len(missing)
-                if len(mine) < len(page):
-                    break
-                after = page[-1][0]
-            for name in files:
-                (self._shares / f"{number:02x}" / name).unlink()
-            orphans += len(files)
-        return Sweep(orphans, lost)
+
+    def sweep(self) -> Sweep:
+        """Bring files and index together, all at once. Takes about 4 s for a million shares in the page cache."""
+        self.clear_tmp()
+        found = [self.sweep_some(number) for number in range(FANOUT)]
+        return Sweep(sum(s.orphans for s in found), sum(s.lost for s in found))
+
+    def sweep_some(self, number: int) -> Sweep:
+        """The same for one of the FANOUT directories. May run while the node serves: what seems wrong is looked at again
+        under the lock, and shares come and go under it: no file between its rename and its commit is taken for an orphan.
+        """
+        missing: list[ShareId] = []
+        prefix = bytes([number])
+        with os.scandir(self._shares / f"{number:02x}") as found:
+            files = {entry.name: entry.stat().st_size for entry in found}
+        after = bytes([number - 1]) + b"\xff" * 31 if number else b""
+        while page := self.index.shares(after, _SWEEP_PAGE):
+            mine = [row for row in page if row[0].startswith(prefix)]
+            missing += [share_id for share_id, size in mine if files.pop(share_id.hex(), None) != size]
+            if len(mine) < len(page):
+                break
+            after = page[-1][0]
+        if not files and not missing:
+            return Sweep(0, 0)
+        with self.lock:
+            lost = [share_id for share_id in missing if self._size_on_disk(share_id) != self.index.size(share_id)]
+            self._drop(lost)
+            orphans = [name for name in files if not self._has_entry(name)]
+            for name in orphans:
+                (self._shares / f"{number:02x}" / name).unlink(missing_ok=True)
+        return Sweep(len(orphans), len(lost))
+
+    def _size_on_disk(self, share_id: ShareId) -> int | None:
+        try:
+            return self._path(share_id).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def _has_entry(self, name: str) -> bool:
+        try:
+            return self.index.size(ShareId(bytes.fromhex(name))) is not None
+        except ValueError:
+            return False
 
     def _drop(self, share_ids: Sequence[ShareId]) -> None:
         """Forget damaged shares. The caller holds the lock, or is alone."""

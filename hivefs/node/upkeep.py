@@ -10,11 +10,14 @@ import trio
 from hivefs.errors import DiskFull
 from hivefs.model.ids import ShareId
 from hivefs.node.events import Events
-from hivefs.node.leases import GRACE_NS, LeaseClock
-from hivefs.node.store import ShareStore
+from hivefs.node.leases import GRACE_NS, SKEW_NS, LeaseClock
+from hivefs.node.store import FANOUT, ShareStore
 
 SCRUB_BYTES_PER_SECOND = 1 << 20
 """Slow enough to be unnoticed; a terabyte takes twelve days."""
+
+SCRUB_SHARES_PER_SECOND = 20.0
+"""However small they are: each costs a seek and a thread. A million take fourteen hours."""
 
 SCRUB_PAGE = 64
 COLLECT_SECONDS = 600.0
@@ -27,7 +30,9 @@ def _running_ns() -> int:
 
 
 class Upkeep:
-    """Three loops over one store. ``clock`` gives ns since 1970."""
+    """Loops over one store. ``clock`` gives ns since 1970; while ``leaving`` is true, shares whose leases ended go after a
+    day, not after a month.
+    """
 
     def __init__(
         self,
@@ -42,13 +47,31 @@ class Upkeep:
         self._clock = clock
         self._events = events
         self._rate = scrub_rate
+        self.leaving = False
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._scrub)
+            nursery.start_soon(self._sweep_and_scrub)
             nursery.start_soon(self._collect)
             nursery.start_soon(self._keep_time)
+
+    async def _sweep_and_scrub(self) -> None:
+        """What a killed process left behind goes first; it harms nobody meanwhile, so the node serves already."""
+        orphans = lost = 0
+        for number in range(FANOUT):
+            began = trio.current_time()
+            try:
+                swept = await trio.to_thread.run_sync(self._store.sweep_some, number)
+            except (DiskFull, OSError) as error:
+                self._events.say("sweep", str(error), logging.ERROR)
+                continue
+            orphans += swept.orphans
+            lost += swept.lost
+            await trio.sleep(trio.current_time() - began)  # at most half of the disk's time
+        if orphans or lost:
+            self._events.say("sweep", f"{orphans} files without entry removed, {lost} shares without file dropped")
+        await self._scrub()
 
     async def _scrub(self) -> None:
         after = (await trio.to_thread.run_sync(self._store.index.info, "scrubbed")) or b""
@@ -62,7 +85,7 @@ class Upkeep:
                     intact = True
                 if not intact:
                     self._events.say("damaged share", "a share was damaged on disk and dropped", logging.ERROR)
-                await trio.sleep(size / self._rate)
+                await trio.sleep(max(size / self._rate, 1 / SCRUB_SHARES_PER_SECOND))
             after = page[-1][0] if page else b""
             await self._save("scrubbed", after)
             if len(page) < SCRUB_PAGE:
@@ -81,14 +104,14 @@ class Upkeep:
 
     async def _collect(self) -> None:
         while True:
-            before = self._lease_clock.now_ns - GRACE_NS
+            before = self._lease_clock.now_ns - (SKEW_NS if self.leaving else GRACE_NS)
             try:
                 freed = await trio.to_thread.run_sync(self._store.collect, before, 1 << 60)
             except DiskFull as error:
                 self._events.say("disk full", str(error), logging.ERROR)
                 freed = 0
             if freed:
-                self._events.say("leases", f"{freed} bytes are free again, their leases ended a month ago")
+                self._events.say("leases", f"{freed} bytes are free again, their leases ended long ago")
             await trio.sleep(COLLECT_SECONDS)
 
     async def _keep_time(self) -> None:

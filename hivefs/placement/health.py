@@ -31,10 +31,11 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What judging a stripe needs of a node."""
+    """What judging a stripe needs of a node. A ``leaving`` one still gives its shares, but they need a new home."""
 
     state: NodeState
     authorities: Mapping[str, frozenset[str]]
+    leaving: bool = False
 
 
 class State(enum.Enum):

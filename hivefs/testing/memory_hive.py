@@ -17,13 +17,13 @@ import trio
 from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import Patience
 from hivefs.crypto import keys
-from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerUnreachable, ShareMissing
+from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeBusy, NodeFull, PeerUnreachable, ShareMissing
 from hivefs.formats import head as head_format
 from hivefs.formats.member import sign_address, sign_member
 from hivefs.formats.revoked import revocations_from_bytes
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
-from hivefs.model.node import Attribute, Membership, Role, RosterEntry
+from hivefs.model.node import LEAVING_MARK, Attribute, Membership, Role, RosterEntry
 from hivefs.protocol.answers import HiveState, NodeStat
 
 HIVE_SEED = bytes([7]) * 32
@@ -31,7 +31,9 @@ HIVE_SEED = bytes([7]) * 32
 
 @dataclass
 class MemoryNode:
-    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged."""
+    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while ``busy`` it refuses shares, and
+    counts how many it ``refused``; ``leaving_s`` is since when it leaves.
+    """
 
     number: int
     country: str
@@ -42,6 +44,9 @@ class MemoryNode:
     heads: dict[bytes, Head] = field(default_factory=dict)
     rotten: set[ShareId] = field(default_factory=set)
     puts: int = 0
+    leaving_s: int = 0
+    busy: bool = False
+    refused: int = 0
     stopped: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -67,7 +72,10 @@ class MemoryNode:
             Attribute("operator_country", self.country),
         )
         member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, 1))
-        return RosterEntry(member, sign_address(self.seed, (f"/ip4/127.0.0.1/tcp/{self.number}",), 1))
+        told: tuple[str, ...] = (f"/ip4/127.0.0.1/tcp/{self.number}",)
+        if self.leaving_s:
+            told = (*told, LEAVING_MARK + str(self.leaving_s))
+        return RosterEntry(member, sign_address(self.seed, told, max(1, self.leaving_s)))
 
     def stop(self) -> None:
         """It does not answer any more; conversations break."""
@@ -103,7 +111,10 @@ class MemoryClient:
         await self._answer()
         if hashlib.sha256(data).digest() != share_id:
             raise Corrupt(what="a share", reason="its hash is wrong")
-        if self._node.used + len(data) > self._node.capacity:
+        if self._node.busy:
+            self._node.refused += 1
+            raise NodeBusy(peer=str(self._node.number), reason="its line is full")
+        if self._node.leaving_s or self._node.used + len(data) > self._node.capacity:
             raise NodeFull(peer=str(self._node.number), reason="full")
         self._node.shares[share_id] = data
         self._node.rotten.discard(share_id)
@@ -218,7 +229,7 @@ class MemoryHive:
 
     def stat(self, node: MemoryNode) -> NodeStat:
         """What a node says of its room."""
-        free = max(0, node.capacity - node.used)
+        free = 0 if node.leaving_s else max(0, node.capacity - node.used)
         return NodeStat(
             capacity=node.capacity,
             used=node.used,

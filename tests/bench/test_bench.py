@@ -119,3 +119,13 @@ def test_a_wrong_command_line(words: list[str]) -> None:
         [sys.executable, "-m", "hivefs.testing.bench", *words], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_a_node_that_fills_is_measured_and_survives_its_kill(tmp_path: Path) -> None:
+    done, result = bench(tmp_path, "--only", "node", "--shares", "300,600")
+    assert result["errors"] == [] and result["targets"] == [] and result["rows"] == {}
+    figures = result["hive"]
+    assert {key.split("_")[1] for key in figures} == {"put", "get", "have", "stat", "resident", "anonymous", "start"}
+    assert all(figure["value"] > 0 for figure in figures.values())
+    assert figures["node_put_300"]["against"] == "1.00 of the first" and "600 shares" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"], "the benchmark left something behind"

@@ -17,7 +17,7 @@ import pytest
 
 from hivefs.cli import main as cli
 from hivefs.cli.init import parse_code, parse_settings
-from hivefs.cli.node_init import byte_count
+from hivefs.cli.sizes import byte_count
 from hivefs.cli.status import eta
 from hivefs.crypto.phrase import secret_from_phrase
 from hivefs.daemon import hive

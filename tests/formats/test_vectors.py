@@ -59,6 +59,8 @@ MEMBER = member.sign_member(
     ),
 )
 ENTRY = RosterEntry(MEMBER, member.sign_address(NODE, ("/ip4/127.0.0.1/tcp/4001",), 8))
+MARKED = ("/ip4/127.0.0.1/tcp/4001", "/hivefs-leaving/1700000000")
+LEAVING = RosterEntry(MEMBER, member.sign_address(NODE, MARKED, 9))
 
 
 def sealed_chunk(size: int) -> bytes:
@@ -87,7 +89,11 @@ def made() -> dict[str, dict[str, str]]:
             "owner_key": KEYS.owner_key.hex(),
             "head_key": KEYS.head_key.hex(),
         },
-        "member": {"certificate": member.member_to_bytes(MEMBER).hex(), "entry": member.entry_to_bytes(ENTRY).hex()},
+        "member": {
+            "certificate": member.member_to_bytes(MEMBER).hex(),
+            "entry": member.entry_to_bytes(ENTRY).hex(),
+            "leaving": member.entry_to_bytes(LEAVING).hex(),
+        },
         "chunk": {
             "small": sealed_chunk(100).hex(),
             "segments_sha256": hashlib.sha256(sealed_chunk(100_000)).hexdigest(),
@@ -121,6 +127,10 @@ def test_vectors_are_read() -> None:
     assert member.member_from_bytes(kept("member", "certificate")) == MEMBER
     assert member.entry_from_bytes(kept("member", "entry")) == ENTRY
     assert member.entry_valid(ENTRY, keys.public_key(HIVE), 1)
+    assert member.entry_from_bytes(kept("member", "leaving")) == LEAVING
+    assert member.entry_valid(LEAVING, keys.public_key(HIVE), 1)
+    assert LEAVING.address.leaving_s == 1_700_000_000 and LEAVING.address.reachable == ENTRY.address.addresses
+    assert ENTRY.address.leaving_s == 0
     opened = seal.open_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, 100, 0, kept("chunk", "small"))
     assert opened == hashlib.shake_128(b"noise").digest(100)
 

@@ -18,7 +18,8 @@ from hivefs.formats.member import sign_member
 from hivefs.model.ids import ShareId
 from hivefs.model.node import Attribute, Membership, Role
 from hivefs.node.config import create_node
-from hivefs.node.service import Serving, run_node
+from hivefs.node.running import Running
+from hivefs.node.service import run_node
 from hivefs.node.session import Bounds
 from hivefs.testing.memory_net import MemoryNetwork
 
@@ -68,10 +69,10 @@ def make(directory: Path, name: str = "node", capacity: int = 1 << 30, **more: o
 
 
 @asynccontextmanager
-async def running(network: MemoryNetwork, directory: Path, bounds: Bounds = DEFAULTS) -> AsyncIterator[Serving]:
+async def running(network: MemoryNetwork, directory: Path, bounds: Bounds = DEFAULTS) -> AsyncIterator[Running]:
     """The node in ``directory``, serving."""
     async with trio.open_nursery() as nursery:
-        serving: Serving = await nursery.start(partial(run_node, directory, network.open_host, bounds=bounds))
+        serving: Running = await nursery.start(partial(run_node, directory, network.open_host, bounds=bounds))
         yield serving
         nursery.cancel_scope.cancel()
 

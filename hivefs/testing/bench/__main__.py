@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hivefs.testing.bench import all_peers, hive_figures, sources, table
+from hivefs.testing.bench import all_peers, hive_figures, node_figures, sources, table
 from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.rounds import Record, Rounds, say
 from hivefs.testing.bench.targets import CannotStart, Ceiling, Disk, Target
@@ -29,6 +29,7 @@ OWN: dict[str, Callable[[Path], Target]] = {
     "fast-ceiling": lambda root: Ceiling("fast-ceiling", root, "--fast"),
     "disk": lambda root: Disk("disk", root),
 }
+NODE = "node"
 _MEMORY_BACKED = {"tmpfs", "ramfs"}
 
 
@@ -42,7 +43,7 @@ def _numbers(text: str) -> list[int]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    names = [workload.name for workload in WORKLOADS] + list(hive_figures.FIGURES)
+    names = [*(workload.name for workload in WORKLOADS), *hive_figures.FIGURES, NODE]
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the drive. See docs/performance.md.")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of everything; medians are printed (3)")
     parser.add_argument("--quick", action="store_true", help="tiny amounts: shows that it works, measures nothing")
@@ -57,6 +58,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--congestion", type=_words, default=[""], metavar="NAMES", help="TCP's controls for --wan (the machine's)"
     )
+    parser.add_argument(
+        "--shares", type=_numbers, default=[], help="numbers of shares for --only node (10000,100000,1000000)"
+    )
     parser.add_argument("--no-settle", action="store_true", help="do not wait for background work between steps")
     parser.add_argument("--budget", type=float, default=7200, metavar="S", help="begin nothing after S seconds (7200)")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where to work; on a disk (/var/tmp)")  # noqa: S108
@@ -67,6 +71,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"there is no workload {wrong[0]}; there are {', '.join(names)}")
     if wrong := [name for name in chosen.targets if name not in OWN]:
         parser.error(f"there is no target {wrong[0]}; there are {', '.join(OWN)}")
+    if chosen.only == [NODE]:
+        chosen.targets = []
     if chosen.rounds < 1:
         parser.error("at least one round")
     return chosen
@@ -96,6 +102,8 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
     sizes = sources.QUICK if chosen.quick else sources.FULL
     record = Record(chosen.rounds)
     deadline = time.monotonic() + chosen.budget
+    if chosen.only == [NODE]:
+        return table.report(record, _node(chosen, root, record), {"command": command, "quick": chosen.quick, "targets": []})
     say("making the inputs")
     inputs = sources.make(root / "inputs", sizes)
     targets = [OWN[name](root / name) for name in chosen.targets]
@@ -120,6 +128,8 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
                 figures = [name for name in hive_figures.FIGURES if _chosen(chosen, name)]
                 files = chosen.files or [200 if chosen.quick else 10_000]
                 hive = hive_figures.measure(target, figures, root, sizes, files, record, deadline)
+        if NODE in chosen.only:
+            hive |= _node(chosen, root, record)
     finally:
         for target in reversed(running):
             say(f"stopping {target.name}")
@@ -140,9 +150,15 @@ def measure_wan(chosen: argparse.Namespace, root: Path, command: str) -> dict[st
     return table.report(record, found, context)
 
 
+def _node(chosen: argparse.Namespace, root: Path, record: Record) -> dict[str, Any]:
+    """One node that fills; only when it is asked for, since it takes long."""
+    say("filling a node")
+    return node_figures.measure(root, chosen.shares or ([200, 1000] if chosen.quick else table.MANY_SHARES), record)
+
+
 def _ours_failed(result: dict[str, Any]) -> bool:
     """Whether something of ours did not work."""
-    return any(name in OWN or name == "wan" for name in result["failed"])
+    return any(name in OWN or name in ("wan", NODE) for name in result["failed"])
 
 
 def _chosen(chosen: argparse.Namespace, name: str) -> bool:

@@ -16,6 +16,7 @@ from hivefs.testing.bench.workloads import WORKLOADS, Row
 VERSION = 1
 CEILING = "ceiling"
 DRIVE = "hivefs"
+MANY_SHARES = (10_000, 100_000, 1_000_000)
 
 
 def median(values: Sequence[float | None]) -> float | None:

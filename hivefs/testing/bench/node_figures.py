@@ -1,0 +1,205 @@
+"""One real node process that fills with small shares over a real conversation: does anything slow down or grow?
+
+Told at each number of shares: the rate of puts just before it, of reads of any of them, the time of a question for 1024
+and of STAT, and memory; each also as a ratio to the first number. At the end the node is killed and started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse, credentials
+from hivefs.crypto import keys
+from hivefs.daemon import hive
+from hivefs.daemon.node_process import Labels
+from hivefs.formats.member import sign_member
+from hivefs.model.ids import ShareId
+from hivefs.model.node import Membership, Role
+from hivefs.testing.bench.bounded import Failed, Overrun, run_bounded
+from hivefs.testing.bench.processes import memory
+from hivefs.testing.bench.rounds import Record, say
+
+SHARE_BYTES: Final = 1024
+IN_FLIGHT: Final = 64
+LAST: Final = 5000
+"""Puts before each number that are timed."""
+
+READS: Final = 2000
+ASKED: Final = 1024
+TIMES: Final = 20
+SLOWEST: Final = 50
+"""Shares a second; what is slower counts as hanging."""
+
+READY_S: Final = 120.0
+Talking = Callable[[], AbstractAsyncContextManager[NodeClient]]
+LEASE_NS: Final = 100 * 86_400 * 10**9
+_SEED, _DEVICE = bytes([21]) * 32, bytes([22]) * 32
+_ROWS: Final = (
+    ("put", "puts", "1/s"),
+    ("get", "reads", "1/s"),
+    ("have", f"question for {ASKED} shares", "ms"),
+    ("stat", "STAT", "ms"),
+    ("resident", "memory", "MiB"),
+    ("anonymous", "memory, not mapped from files", "MiB"),
+)
+
+
+def measure(root: Path, counts: Sequence[int], record: Record) -> dict[str, dict[str, Any]]:
+    """The figures; what does not work is recorded."""
+    counts = sorted(counts)
+    try:
+        found = run_bounded(partial(_run, root / "node", counts), 60 + READY_S * 2 + counts[-1] / SLOWEST)
+    except (Overrun, Failed, OSError) as problem:
+        record.problem("node", str(problem))
+        return {}
+    figures: dict[str, dict[str, Any]] = {}
+    for key, title, unit in _ROWS:
+        first = found["steps"][0][key]
+        for count, step in zip(counts, found["steps"], strict=True):
+            value = step[key]
+            figures[f"node_{key}_{count}"] = {
+                "title": f"a node with {count} shares of 1 KiB: {title}",
+                "unit": unit,
+                "value": value,
+                "values": [value],
+                "against": f"{value / first:.2f} of the first" if first else "",
+            }
+    figures["node_start"] = {
+        "title": f"start of a node with {counts[-1]} shares after SIGKILL",
+        "unit": "s",
+        "value": found["start_s"],
+        "values": [found["start_s"]],
+        "against": f"{found['start_s'] / found['first_start_s']:.2f} of an empty one",
+    }
+    return figures
+
+
+def _run(directory: Path, counts: Sequence[int]) -> dict[str, Any]:
+    """In a child of its own."""
+    address, key = _make(directory)
+    talking = partial(_talking, address, key)
+    process, first_start = _start(directory)
+    try:
+        steps = trio.run(_fill_and_look, talking, process.pid, counts)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        process, start = _start(directory)
+        held = trio.run(_count, talking)
+        if held != counts[-1]:
+            raise RuntimeError(f"{held} of {counts[-1]} shares are there after SIGKILL")
+        return {"steps": steps, "first_start_s": first_start, "start_s": start}
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def _make(directory: Path) -> tuple[str, hive.HiveKey]:
+    from hivefs.daemon.embedded import _free_ports
+    from hivefs.daemon.node import make_node
+
+    key = hive.create(directory.with_name("hive.key"))
+    port = _free_ports(1)[0]
+    address = make_node(directory, key, f"/ip4/127.0.0.1/tcp/{port}", 1 << 40, Labels("DE", "bench"), ())
+    return address, key
+
+
+def _start(directory: Path) -> tuple[subprocess.Popen[str], float]:
+    began = time.perf_counter()
+    words = [sys.executable, "-m", "hivefs", "node", "run", str(directory)]
+    with directory.with_name("node.log").open("a") as log:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+    if process.stdout is None or "Serving" not in process.stdout.readline():
+        raise RuntimeError("the node does not start")
+    return process, time.perf_counter() - began
+
+
+@asynccontextmanager
+async def _talking(address: str, key: hive.HiveKey) -> AsyncIterator[NodeClient]:
+    from hivefs.transport import open_host
+
+    async with open_host(_DEVICE) as host:
+        connection = await host.dial(address, timeout=20)
+        stream = await connection.open_stream(PROTOCOL)
+        bare = Membership(b"", keys.public_key(_SEED), Role.CLIENT, (), issued_ns=1)
+        me = credentials(_SEED, host.peer_key, keys.public_key(key.seed), sign_member(key.seed, bare))
+        async with converse(stream, me, time.time_ns()) as client:
+            yield client
+
+
+def _share(number: int) -> tuple[ShareId, bytes]:
+    data = hashlib.shake_128(number.to_bytes(8, "big")).digest(SHARE_BYTES)
+    return ShareId(hashlib.sha256(data).digest()), data
+
+
+async def _each(numbers: Iterator[int], do: Callable[[int], Any]) -> None:
+    """``do`` for every number, IN_FLIGHT at a time."""
+
+    async def worker() -> None:
+        for number in numbers:
+            await do(number)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(IN_FLIGHT):
+            nursery.start_soon(worker)
+
+
+async def _fill_and_look(talking: Talking, pid: int, counts: Sequence[int]) -> list[dict[str, float]]:
+    steps: list[dict[str, float]] = []
+    done = 0
+    async with talking() as client:
+
+        async def put(number: int) -> None:
+            share_id, data = _share(number)
+            await client.put(share_id, data, time.time_ns() + LEASE_NS, timeout=120)
+
+        async def get(number: int) -> None:
+            share_id, data = _share(number)
+            if await client.get(share_id, timeout=120) != data:
+                raise RuntimeError("a share is not what was put")
+
+        for count in counts:
+            timed = max(done, count - LAST)
+            await _each(iter(range(done, timed)), put)
+            began = time.perf_counter()
+            await _each(iter(range(timed, count)), put)
+            step = {"put": (count - timed) / (time.perf_counter() - began)}
+            done = count
+            chance = random.Random(count)
+            wanted = [chance.randrange(count) for _ in range(READS)]
+            began = time.perf_counter()
+            await _each(iter(wanted), get)
+            step["get"] = READS / (time.perf_counter() - began)
+            some = [_share(chance.randrange(count))[0] for _ in range(ASKED)]
+            step["have"] = await _milliseconds(partial(client.have, some))
+            step["stat"] = await _milliseconds(client.stat)
+            await trio.sleep(1)  # mapped pages are let go
+            step |= memory(pid)
+            steps.append(step)
+            say(f"  {count} shares: " + ", ".join(f"{name} {value:.4g}" for name, value in step.items()))
+    return steps
+
+
+async def _milliseconds(ask: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        await ask()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[TIMES // 2] * 1000
+
+
+async def _count(talking: Talking) -> int:
+    async with talking() as client:
+        return (await client.stat()).shares
