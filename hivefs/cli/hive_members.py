@@ -77,7 +77,7 @@ def _row(member: Membership, known: Known, revoked: bool) -> dict[str, Any]:
         "expires_ns": member.expires_ns,
         "revoked": revoked,
         "attributes": [{"name": a.name, "value": a.value, "evidence": a.evidence.name.lower()} for a in member.attributes],
-        "addresses": [] if entry is None else list(entry.address.addresses),
+        "addresses": [] if entry is None else list(entry.address.reachable),
     }
 
 

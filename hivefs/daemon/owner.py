@@ -100,7 +100,7 @@ async def tell(key: HiveKey, addresses: Sequence[str], made: Revocations, known:
         await client.put_revoked(blob, timeout=ASK_SECONDS)
         told.add(client.node_id)
 
-    others = [e.address.addresses for e in known.entries.values() if not made.covers(e.membership) and e.address.addresses]
+    others = [e.address.reachable for e in known.entries.values() if not made.covers(e.membership) and e.address.reachable]
     said = {address for addresses_of in others for address in addresses_of}
     await _each(key, [*others, *((a,) for a in addresses if a not in said)], one, known)
     return len(told)

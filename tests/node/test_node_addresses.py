@@ -17,7 +17,8 @@ from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse, creden
 from hivefs.errors import NodeProblem, PeerIdentityMismatch
 from hivefs.node import gossip
 from hivefs.node.config import CONFIG, SEED, create_node, load_node
-from hivefs.node.service import Serving, run_node
+from hivefs.node.running import Running
+from hivefs.node.service import run_node
 from hivefs.transport import open_host
 
 
@@ -48,9 +49,9 @@ def edit(directory: Path, old: str, new: str) -> None:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Serving]:
+async def running(directory: Path) -> AsyncIterator[Running]:
     async with trio.open_nursery() as nursery:
-        serving: Serving = await nursery.start(partial(run_node, directory, open_host))
+        serving: Running = await nursery.start(partial(run_node, directory, open_host))
         yield serving
         nursery.cancel_scope.cancel()
 
