@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from hivefs.cli.node_caps import cap_options, changed_caps
 from hivefs.cli.output import json_option, show_json
 from hivefs.cli.secrets import read_ticket
 from hivefs.cli.sizes import byte_count
 from hivefs.daemon.node_process import Labels
 from hivefs.errors import BadSetting
 from hivefs.model.node import Attribute, Ticket
+from hivefs.node.caps import Caps
 
 
 @click.command("join")
@@ -28,6 +30,7 @@ from hivefs.model.node import Attribute, Ticket
 @click.option("--parent-country", default="", help="Country of the parent company.")
 @click.option("--hoster", default="", help="Whose data centre it is.")
 @click.option("--lan", is_flag=True, help="Tell and look for nodes of this hive on the local network (mDNS).")
+@cap_options
 @json_option
 def command(
     invitation: str,
@@ -43,6 +46,11 @@ def command(
     parent_country: str,
     hoster: str,
     lan: bool,
+    max_upload: str | None,
+    max_download: str | None,
+    quiet_hours: str | None,
+    quiet_upload: str | None,
+    quiet_download: str | None,
     as_json: bool,
 ) -> None:
     """Make a storage node in DIRECTORY, in the hive that INVITATION is from.
@@ -52,6 +60,7 @@ def command(
     """
     labels = Labels(country, operator, operator_country, parent, parent_country, hoster)
     size = byte_count(capacity)
+    caps = changed_caps(Caps(), max_upload, max_download, quiet_hours, quiet_upload, quiet_download)
     ticket = read_ticket(invitation)
     if again:
         _again(directory.absolute(), ticket, labels, as_json)
@@ -61,7 +70,7 @@ def command(
     claimed = claims(ticket, labels)
     from hivefs.daemon.node import join_node  # loads libp2p: slow
 
-    address, asked = join_node(directory.absolute(), ticket, listen, size, claimed, announce, lan)
+    address, asked = join_node(directory.absolute(), ticket, listen, size, claimed, announce, lan, caps)
     if as_json:
         show_json({"address": address, "directory": directory.absolute(), "capacity": size, "let_in_by": asked or None})
         return

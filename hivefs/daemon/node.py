@@ -88,6 +88,7 @@ def join_node(
     attributes: tuple[Attribute, ...],
     announce: str = "",
     lan: bool = False,
+    caps: Caps = Caps(),  # noqa: B008 - frozen
 ) -> tuple[str, str]:
     """Make a node's directory with a certificate by invitation, and ask a node of the hive whether it holds. Returns the
     address that others dial, and that of the node that was asked ("" when the invitation names none).
@@ -109,6 +110,7 @@ def join_node(
         bootstrap=ticket.addresses,
         announce=(announce,) if announce else (),
         lan=lan,
+        caps=caps,
     )
     try:
         asked = trio.run(ask_in, membership, seed, seed, ticket.addresses)
