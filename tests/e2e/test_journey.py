@@ -90,7 +90,8 @@ def test_a_killed_node_is_replaced_without_being_asked(tmp_path: Path) -> None:
         hive.kill_node(victim)
         until(lambda: any(n["state"] == "gone" for n in hive.json("status")["engine"]["nodes"]), what="a node given up")
         hive.wait(hive.drive, timeout=90)
-        assert hive.level(photo) == "guaranteed"
+        # Not at once: on a busy machine another node may be silent for three seconds, and given up for a moment too.
+        until(lambda: hive.level(photo) == "guaranteed", what="the photo guaranteed again")
         status = hive.json("status")["engine"]
         assert status["repair"]["repaired"] > 0
         hive.drop_caches()

@@ -49,7 +49,7 @@ async def running(home: Home, hive: MemoryHive, vault: MemoryVault | None) -> As
             yield engine
 
 
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
     with trio.fail_after(seconds):
         while not condition():
             await trio.sleep(0.01)
@@ -57,7 +57,7 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 async def settle(engine: Engine, vault: MemoryVault) -> None:
     """Everything written is placed and published."""
-    with trio.fail_after(30):
+    with trio.fail_after(90):
         while True:
             engine.placing.poke()
             engine.checkpoint.poke()
@@ -69,7 +69,7 @@ async def settle(engine: Engine, vault: MemoryVault) -> None:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        with trio.fail_after(90):
+        with trio.fail_after(200):
             await test()
 
     trio.run(bounded)
