@@ -95,6 +95,12 @@ class Live:
     def level(self, path: Path) -> str:
         return os.getxattr(path, "user.hivefs.durability").decode()
 
+    def becomes(self, path: Path, level: str) -> None:
+        """Wait for a level. Not at once: on a busy machine few nodes may have taken the newest head at first, and what a
+        checkpoint holds is as safe as its head.
+        """
+        until(lambda: self.level(path) == level, what=f"{path.name} {level}")
+
     def drop_caches(self) -> None:
         """Every placed byte must come from the nodes again: our cache and the kernel's."""
         for file in (self.home / "cache").glob("*/*"):

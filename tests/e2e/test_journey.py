@@ -30,7 +30,7 @@ def test_a_real_tree_survives_any_two_nodes_and_then_the_whole_client(tmp_path: 
         copy_in(tree, hive.drive)
         copy_in(library, hive.drive)
         hive.wait(hive.drive, timeout=240)
-        assert hive.level(hive.drive / "photos" / "2024-01" / "IMG_0000.CR2") == "guaranteed"
+        hive.becomes(hive.drive / "photos" / "2024-01" / "IMG_0000.CR2", "guaranteed")
         placement = os.getxattr(hive.drive / "photos" / "2024-01" / "IMG_0000.CR2", "user.hivefs.placement").decode()
         assert placement
         hive.kill_node(1)
@@ -90,8 +90,7 @@ def test_a_killed_node_is_replaced_without_being_asked(tmp_path: Path) -> None:
         hive.kill_node(victim)
         until(lambda: any(n["state"] == "gone" for n in hive.json("status")["engine"]["nodes"]), what="a node given up")
         hive.wait(hive.drive, timeout=90)
-        # Not at once: on a busy machine another node may be silent for three seconds, and given up for a moment too.
-        until(lambda: hive.level(photo) == "guaranteed", what="the photo guaranteed again")
+        hive.becomes(photo, "guaranteed")
         status = hive.json("status")["engine"]
         assert status["repair"]["repaired"] > 0
         hive.drop_caches()
@@ -116,7 +115,7 @@ def test_with_every_node_down_the_drive_works_with_what_is_here(tmp_path: Path) 
         assert hive.level(hive.drive / "offline.txt") == "local"
         hive.run("up", timeout=200)
         hive.wait(hive.drive, timeout=120)
-        assert hive.level(hive.drive / "offline.txt") == "guaranteed"
+        hive.becomes(hive.drive / "offline.txt", "guaranteed")
 
 
 def test_unplaced_reads_fail_with_eio_and_the_rest_stays_usable(tmp_path: Path) -> None:
@@ -164,7 +163,7 @@ def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path) -> None:
         until(drained, 90, what="the engine finishing after the unmount")
         hive.run("mount", str(hive.drive))
         assert (folder / (name + ".txt")).read_text() == text
-        assert hive.level(folder / (name + ".txt")) == "guaranteed"
+        hive.becomes(folder / (name + ".txt"), "guaranteed")
 
 
 def test_killed_processes_come_back(tmp_path: Path) -> None:

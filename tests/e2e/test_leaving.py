@@ -65,7 +65,7 @@ def test_a_node_leaves_and_is_switched_off(tmp_path: Path) -> None:
         assert traffic["requests"]["delete"] and traffic["out"] > 0
         hive.drop_caches()
         diff(tree, hive.drive / "photos")
-        assert hive.level(hive.drive / "new") == "guaranteed"
+        hive.becomes(hive.drive / "new", "guaranteed")
         assert hive.json("check", "--data", timeout=300)["problems"] == 0
 
 
