@@ -89,6 +89,7 @@ class Engine:
         )
         self.placing.on_degraded = self.repair.add
         self.pages = Pages(self.keys, self.store, self.reader, self.writer, os.urandom)
+        self.pages.on_degraded = self.repair.add
         self.checkpoint = Checkpoint(
             self.keys,
             home.vault.certificate,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
@@ -87,6 +87,7 @@ class Pages:
         self.needed = writer.policy.needed
         self.new_id = writer.new_id
         self.made: list[StripeId] = []
+        self.on_degraded: Callable[[StripeId], None] = lambda stripe_id: None
 
     async def fetch(self, ref: PageRef, stripe: Stripe) -> bytes:
         """The plaintext of a page. The stripe as the engine knows it now wins over the one in the parent page."""
@@ -110,6 +111,8 @@ class Pages:
         with self._state.writing():
             self._state.save_stripe(stripe)
             self._state.add_live(stripe.stripe_id, len(filling.packer))
+        if any(share.node is None for share in stripe.shares):
+            self.on_degraded(stripe.stripe_id)
         return stripe
 
 
@@ -250,6 +253,7 @@ class Checkpoint:
                 if not error.transient:
                     log.warning("no checkpoint: %s", error)
                 self.waiting_for = str(error)
+            await self.spread_head()
             await self.measure()
             with trio.move_on_after(EVERY):
                 await self.wanted.wait()
@@ -332,6 +336,33 @@ class Checkpoint:
         head = self.head()
         if head is None:
             return
+        holders = await self._put_head(head, ())
+        lose = self._policy.rules[0].lose
+        under = {name for node_id in holders for name in self._authorities(node_id)}
+        if len(holders) < 2 or len(under) < lose + 1:
+            raise NotEnoughShares(
+                have=len(holders), needed=2, stripe="(the head)", reason=f"nodes under {lose + 1} authorities must keep it"
+            )
+        self.published_ns = self._clock()
+        with self._state.writing():
+            self._state.save_info("head_out", True)
+            self._state.save_info("head_holders", [bytes(n) for n in holders])
+
+    async def spread_head(self) -> None:
+        """Put the published head to nodes that have come since, while too few have it."""
+        head = self.head()
+        if head is None or self._state.info("head_out") is not True:
+            return
+        holders = self._holders()
+        if self._enough(holders):
+            return
+        more = await self._put_head(head, holders)
+        if more and self.head() == head:
+            with self._state.writing():
+                self._state.save_info("head_holders", [bytes(n) for n in (*holders, *more)])
+
+    async def _put_head(self, head: Head, but: Collection[NodeId]) -> list[NodeId]:
+        """Those of the nodes that answer, ``but`` some, that have taken it."""
         data = head_format.to_bytes(head)
         holders: list[NodeId] = []
 
@@ -344,26 +375,25 @@ class Checkpoint:
 
         async with trio.open_nursery() as nursery:
             for node_id, client in self._online():
-                nursery.start_soon(put, node_id, client)
-        lose = self._policy.rules[0].lose
+                if node_id not in but:
+                    nursery.start_soon(put, node_id, client)
+        return holders
+
+    def _holders(self) -> list[NodeId]:
+        """The nodes that took the published head."""
+        return [NodeId(n) for n in self._state.info("head_holders") or []]
+
+    def _enough(self, holders: list[NodeId]) -> bool:
+        """Whether these nodes give a head the level ``guaranteed``."""
         under = {name for node_id in holders for name in self._authorities(node_id)}
-        if len(holders) < 2 or len(under) < lose + 1:
-            raise NotEnoughShares(
-                have=len(holders), needed=2, stripe="(the head)", reason=f"nodes under {lose + 1} authorities must keep it"
-            )
-        self.published_ns = self._clock()
-        with self._state.writing():
-            self._state.save_info("head_out", True)
-            self._state.save_info("head_holders", [bytes(n) for n in holders])
+        return len(under) >= 2 * self._policy.rules[0].lose + 1
 
     async def measure(self) -> Level:
         """The level of the metadata: its stripes, and the head under more authorities than 2f+1."""
         level = Level.LOCAL
         if self._state.info("head_out") is True:
             level = Level.GUARANTEED
-            holders = [NodeId(n) for n in self._state.info("head_holders") or []]
-            under = {name for node_id in holders for name in self._authorities(node_id)}
-            if len(under) < 2 * self._policy.rules[0].lose + 1:
+            if not self._enough(self._holders()):
                 level = Level.REMOTE
             for number, stripe in enumerate(self._state.metadata_stripes()):
                 level = min(level, self._state.health(stripe).level)

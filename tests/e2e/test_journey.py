@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -268,3 +270,23 @@ def test_a_damaged_store_is_named_and_recovery_brings_everything_back(tmp_path: 
         hive.run("recover", "--node", address, "--phrase-file", str(hive.phrase), "--no-password")
         hive.run("mount", str(hive.drive))
         assert (hive.drive / "photo").read_bytes() == b"p" * 3_000_000
+
+
+def test_what_was_placed_with_few_nodes_is_guaranteed_when_the_others_come(tmp_path: Path) -> None:
+    """Five of eight nodes are back first: what is written goes to them, and to a sixth one as soon as there is one."""
+    with live(tmp_path) as hive:
+        (hive.drive / "before.txt").write_text("before")
+        hive.wait(hive.drive)
+        hive.kill_all_nodes()
+        until(lambda: not hive.online(), what="every node offline")
+        (hive.drive / "few.txt").write_text("few")
+        with contextlib.ExitStack() as stack:
+            for directory in hive.node_directories()[:5]:
+                command = [sys.executable, "-m", "hivefs", "node", "run", str(directory)]
+                node = stack.enter_context(subprocess.Popen(command, env=hive.environment, stdout=subprocess.DEVNULL))
+                stack.callback(node.terminate)
+            until(lambda: hive.online() == 5, what="five nodes online")
+            hive.wait(hive.drive / "few.txt", level="remote")
+            hive.becomes(hive.drive / "few.txt", "remote")
+            hive.run("up", timeout=200)
+            hive.wait(hive.drive, timeout=120)
