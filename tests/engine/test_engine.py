@@ -239,6 +239,8 @@ def test_with_some_nodes_away_data_is_remote_and_guaranteed_later(tmp_path: Path
             for node in hive.nodes:
                 node.start()
             await until(lambda: engine.store.stripe_level(place.stripe_id) == Level.GUARANTEED)
+            # The metadata too: its stripes get their shares, and the head goes to more nodes.
+            await until(lambda: engine.store.metadata_level() == Level.GUARANTEED)
 
     run(test)
 

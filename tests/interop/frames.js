@@ -6,7 +6,8 @@ import { concat, decode, encode } from './cbor.js'
 export const PROTOCOL = '/hivefs/node/1'
 export const KIND = {
   HELLO: 1, CHALLENGE: 2, LOGIN: 3, WELCOME: 4, ANSWER: 5, FAILURE: 6, CANCEL: 7,
-  PUT: 16, GET: 17, HAVE: 18, DELETE: 19, RENEW: 20, HEAD_PUT: 21, HEADS_GET: 22, ROSTER_GET: 23, ROSTER_PUT: 24, STAT: 25, PING: 26
+  PUT: 16, GET: 17, HAVE: 18, DELETE: 19, RENEW: 20, HEAD_PUT: 21, HEADS_GET: 22, ROSTER_GET: 23, ROSTER_PUT: 24, STAT: 25, PING: 26,
+  HIVE_STATE: 27, MEMBERS_GET: 28, MEMBERS_PUT: 29, REVOKED_GET: 30, REVOKED_PUT: 31
 }
 const MOST = 2 * 1024 * 1024 + 4096
 const NONE = new Uint8Array(0)

@@ -97,6 +97,10 @@ export class Node {
       }
       return [['taken', 1, news]]
     }
+    // Nobody was invited into this hive, and nobody revoked.
+    if (kind === KIND.HIVE_STATE) return [['hive state', 1, 0, new Uint8Array(32)]]
+    if (kind === KIND.MEMBERS_GET || kind === KIND.REVOKED_GET) return [['page', 1, false]]
+    if (kind === KIND.MEMBERS_PUT || kind === KIND.REVOKED_PUT) return [['taken', 1, 0]]
     if (guest.node) throw new Refusal(4, 'this is for clients')
     return this.workOnShares(frame, guest)
   }
