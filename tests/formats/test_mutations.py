@@ -299,6 +299,12 @@ def test_nesting_without_end_is_refused(name: str, deep: bytes) -> None:
         assert case.decode(deep) is not None
 
 
+def test_a_day_of_the_meter_without_rows_is_refused() -> None:
+    for wrong in ("826748566d6574657201", "846748566d657465720180f6"):
+        with pytest.raises(Corrupt):
+            meter.from_bytes(bytes.fromhex(wrong))
+
+
 def test_a_journal_frame_has_one_form() -> None:
     """Rows behind pieces, and a piece that says that it was deleted, are not what we write."""
     numbers, row = journal.Numbers(1, 2, 3, 4), journal.row_to_bytes(1, b"key", b"value")
