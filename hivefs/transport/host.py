@@ -61,8 +61,8 @@ class Host:
         self._announced: list[str] = []
         self._handlers = {PING: answer_pings, IDENTIFY: self._introduce, **handlers}
         self._limits = limits
-        self._budget = Budget(limits)
         self._lines = Lines(trio.current_time)
+        self._budget = Budget(limits, self._say_crowded)
         self._nursery = nursery
         self._security = SecurityMultistream({name: make(keypair) for name, make in SECURITY.items()})
         self._muxers = GenericMultistreamSelector()
@@ -185,6 +185,9 @@ class Host:
         if scope.cancelled_caught and there is not None:  # not pushed out
             self._lines.say("slow handshake", f"a connection from {ip} was closed", logging.INFO)
         return None
+
+    def _say_crowded(self) -> None:
+        self._lines.say("too many streams", "the oldest of the connection that has most was reset", logging.INFO)
 
     def announce(self, addresses: Sequence[str]) -> None:
         """Where others shall dial us: told to whoever asks (identify). Until this is called they are told of no address,

@@ -35,4 +35,4 @@ class Lines:
         if unsaid:
             text += f" ({unsaid} more like this since the last line)"
         self._last[kind] = now
-        log.log(level, "%s: %s", kind, text, exc_info=traceback)
+        log.log(level, "%s: %s", kind, text, exc_info=traceback or None)

@@ -195,6 +195,32 @@ class Attack:
 
             await self.crowd(one, 8)
 
+    async def hold_streams(self) -> None:
+        """More streams than a node has room for, held open without a word."""
+        async with open_host(os.urandom(32)) as host:
+
+            async def one(_: int) -> None:
+                channel = await self.channel(host)
+                number = 1
+                try:
+                    for _ in range(120):
+                        await channel.write(YAMUX.pack(0, UPDATE, SYN, number, 0))
+                        number += 2
+                    self.did(120, 4400)
+                    while True:  # who was reset comes again
+                        await trio.sleep(0.5)
+                        with trio.move_on_after(0.01):
+                            while True:
+                                await channel.read(65536)
+                        for _ in range(5):
+                            await channel.write(YAMUX.pack(0, UPDATE, SYN, number, 0))
+                            number += 2
+                        self.did(5, 4400)
+                finally:
+                    channel.abort()
+
+            await self.crowd(one)
+
     # ---- logins --------------------------------------------------------------------------------------------------------
 
     async def greet(self, stream: Any, login: Callable[[bytes], bytes]) -> Frame | None:
@@ -312,7 +338,7 @@ class Attack:
 
 KINDS = (
     "half_open", "drip_tls", "drip_greeting", "garbage", "four_gib", "open_and_reset", "stolen_certificate",
-    "replayed_login", "replayed_delete", "unread_answers",
+    "replayed_login", "replayed_delete", "unread_answers", "hold_streams",
 )  # fmt: skip
 
 
