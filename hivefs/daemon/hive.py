@@ -57,7 +57,7 @@ def from_bytes(data: bytes) -> HiveKey:
         if value["version"] != VERSION:
             raise UnknownVersion(what=_WHAT, version=value["version"])
         seed, public = bytes.fromhex(value["seed"]), bytes.fromhex(value["hive"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise Corrupt(what=_WHAT, reason="its form is wrong") from None
     if len(seed) != KEY_BYTES or HiveKey(seed).public != public:
         raise Corrupt(what=_WHAT, reason="the key does not fit the hive")

@@ -68,7 +68,7 @@ class Secrets:
         try:
             value = cbor2.loads(data)
             master, seed = value["master"], value["device_seed"]
-        except (cbor2.CBORDecodeError, TypeError, KeyError):
+        except (cbor2.CBORDecodeError, TypeError, KeyError, RecursionError):
             raise Corrupt(what="the wrapped secret", reason="its form is wrong") from None
         if not (type(master) is bytes and type(seed) is bytes and len(master) == len(seed) == KEY_BYTES):
             raise Corrupt(what="the wrapped secret", reason="its form is wrong")

@@ -93,8 +93,12 @@ def body_from_bytes(body: bytes) -> Frame:
                     raise ValueError
                 numbers = Numbers(*_NUMBERS.unpack(value))
             elif table == PIECE:
+                if length == _GONE:
+                    raise ValueError
                 segment, position = _PIECE.unpack(key)
                 pieces.append(SegmentPiece(segment, position, value))
+            elif pieces:  # rows come before the pieces
+                raise ValueError
             else:
                 rows.append((TABLES[table - 1], key, None if length == _GONE else value))
         if numbers is None:

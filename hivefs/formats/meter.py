@@ -55,11 +55,12 @@ def _pairs(counts: Counter[int]) -> list[list[int]]:
 def from_bytes(data: bytes) -> Day:
     """Raises Corrupt or UnknownVersion."""
     what = "a day of the meter"
-    (rows,) = strict.items_of(what, _MAGIC, VERSION, data)
-    return strict.exactly(what, data, lambda: _day(rows), to_bytes)
+    items = strict.items_of(what, _MAGIC, VERSION, data)
+    return strict.exactly(what, data, lambda: _day(items), to_bytes)
 
 
-def _day(rows: Any) -> Day:
+def _day(items: list[Any]) -> Day:
+    (rows,) = items
     day: Day = {}
     for peer, bytes_in, bytes_out, asked, refused in (strict.items(row, 5) for row in strict.items(rows, len(PEERS))):
         day[strict.number(peer, 0, 255)] = Traffic(

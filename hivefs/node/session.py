@@ -52,7 +52,7 @@ class Bounds:
     send_seconds: float = 60.0
     work_seconds: float = 60.0
     greetings: int = 64
-    """Streams whose greeting is not done; one more is reset."""
+    """Streams whose greeting is not done; one more ends the oldest of the peer that has most of them."""
     conversations: int = 512
     conversations_per_peer: int = 16
     requests_in_flight: int = 64
@@ -81,7 +81,7 @@ class Streams:
         self.bounds = bounds
         self.memory = Budget(bounds.bytes_in_all)
         self._random = random
-        self._greeting = 0
+        self._greeting: dict[trio.CancelScope, bytes] = {}
         self._peers: Counter[bytes] = Counter()
         self._open: dict[trio.CancelScope, Session] = {}
         answerer.members.on_revoked = self._end_revoked
@@ -112,15 +112,19 @@ class Streams:
             await stream.reset()
 
     async def _serve(self, stream: ByteStream) -> None:
-        if self._greeting >= self.bounds.greetings:
-            self.events.say("too many greetings", "a stream was reset")
-            await stream.reset()
-            return
-        self._greeting += 1
+        if len(self._greeting) >= self.bounds.greetings:
+            self._make_room()
+        scope = trio.CancelScope()
+        self._greeting[scope] = stream.peer_key
+        session = None
         try:
-            session = await self._greet(stream)
+            with scope:
+                session = await self._greet(stream)
         finally:
-            self._greeting -= 1
+            self._greeting.pop(scope, None)
+        if scope.cancelled_caught:
+            await self._reset(stream)
+            return
         if session is None:
             return
         peer = session.peer_key
@@ -143,6 +147,16 @@ class Streams:
             self._peers[peer] -= 1
             if not self._peers[peer]:
                 del self._peers[peer]
+
+    def _make_room(self) -> None:
+        """End the oldest greeting of the peer that has most of them. Keys cost nothing, so whoever opens many and says
+        nothing must push out his own, and not keep out who greets in a moment.
+        """
+        crowd = Counter(self._greeting.values()).most_common(1)[0][0]
+        oldest = next(scope for scope, peer in self._greeting.items() if peer == crowd)
+        del self._greeting[oldest]
+        oldest.cancel()
+        self.events.say("too many greetings", "the oldest of the peer that has most of them was ended")
 
     def _end_revoked(self) -> None:
         """There is a newer revocation list: what it covers is cut off now."""

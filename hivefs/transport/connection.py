@@ -30,6 +30,7 @@ from .budget import Budget
 from .channel import READ_SIZE, SLICE, Channel
 from .frames import MAX_FRAME, ProtocolViolation
 from .limits import Limits
+from .lines import Lines
 from .mux_stream import MuxStream
 from .stream import HIGH_WATER, Stream
 from .yamux import Session
@@ -51,7 +52,16 @@ SELF_FROZEN = 1.0
 class Connection:
     """A proved and encrypted connection to one peer."""
 
-    def __init__(self, channel: Channel, *, address: str, limits: Limits, budget: Budget, negotiator: Multiselect) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        address: str,
+        limits: Limits,
+        budget: Budget,
+        negotiator: Multiselect,
+        lines: Lines,
+    ) -> None:
         self.peer_key = channel.peer_key
         self.address = address
         self.peer_id = peer_id_from_key(channel.peer_key)
@@ -60,6 +70,7 @@ class Connection:
         self._channel = channel
         self._limits = limits
         self._negotiator = negotiator
+        self._lines = lines
         self._session = Session(
             initiator=channel.is_initiator,
             peer=self.peer_id,
@@ -193,12 +204,13 @@ class Connection:
         try:
             await task()
         except ProtocolViolation as error:
-            log.warning("closing the connection to %s: %s", self.peer_id, error)
+            self._lines.say("protocol violation", f"closing the connection to {self.peer_id}: {error}")
             self._lose(ConnectionLost(peer=self.peer_id, reason=str(error)))
         except (OSError, trio.ClosedResourceError) as error:
             self._lose(self._broken(error))
-        except Exception as error:  # a mistake of ours must cost this connection, not the host
-            log.exception("closing the connection to %s", self.peer_id)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must cost this connection, not the host
+            text = f"closing the connection to {self.peer_id}: {type(error).__name__}"
+            self._lines.say("internal error", text, logging.ERROR, traceback=True)
             self._lose(ConnectionLost(peer=self.peer_id, reason=f"of an internal error ({type(error).__name__})"))
 
     async def _read(self) -> None:
@@ -283,7 +295,8 @@ class Connection:
             log.debug("the handler of %s stopped: %s", protocol, error)
             await self._give_up(stream)
         except Exception as error:  # noqa: BLE001 - whatever a handler does wrong stays inside its stream
-            log.warning("the handler of %s failed for %s: %s: %s", protocol, self.peer_id, type(error).__name__, error)
+            text = f"the handler of {protocol} failed for {self.peer_id}: {type(error).__name__}: {error}"
+            self._lines.say("handler failed", text)
             await self._give_up(stream)
         except BaseException:
             await self._give_up(stream)

@@ -34,6 +34,7 @@ from .channel import Channel, HandshakeProblem, WrongPeer
 from .connection import Connection, Handler
 from .identify import IDENTIFY, PING, answer_pings, identify_message
 from .limits import Limits
+from .lines import Lines
 from .noise import PROTOCOL_ID as NOISE
 from .noise import NoiseTransport
 from .raw import RawSocket
@@ -60,7 +61,8 @@ class Host:
         self._announced: list[str] = []
         self._handlers = {PING: answer_pings, IDENTIFY: self._introduce, **handlers}
         self._limits = limits
-        self._budget = Budget(limits)
+        self._lines = Lines(trio.current_time)
+        self._budget = Budget(limits, self._say_crowded)
         self._nursery = nursery
         self._security = SecurityMultistream({name: make(keypair) for name, make in SECURITY.items()})
         self._muxers = GenericMultistreamSelector()
@@ -151,7 +153,7 @@ class Host:
             sum(self._inbound_by_ip.values()) >= self._limits.max_connections
             or self._inbound_by_ip[ip] >= self._limits.max_connections_per_ip
         ):
-            log.debug("too many connections, refusing one from %s", ip)
+            self._lines.say("too many connections", f"one from {ip} was refused", logging.INFO)
             channel.abort()
             return
         self._inbound_by_ip[ip] += 1
@@ -169,6 +171,7 @@ class Host:
             oldest = next(scope for scope, other in self._half_open.items() if other == crowd)
             del self._half_open[oldest]
             oldest.cancel()
+            self._lines.say("too many half-open connections", f"the oldest from {crowd} was closed", logging.INFO)
         with trio.move_on_after(self._limits.handshake_timeout) as scope:
             self._half_open[scope] = ip
             try:
@@ -178,8 +181,13 @@ class Host:
             except Exception as error:  # noqa: BLE001 - nothing a stranger sends may reach further than this
                 log.debug("the handshake with %s failed: %s", ip, _reason(error))
             finally:
-                self._half_open.pop(scope, None)
+                there = self._half_open.pop(scope, None)
+        if scope.cancelled_caught and there is not None:  # not pushed out
+            self._lines.say("slow handshake", f"a connection from {ip} was closed", logging.INFO)
         return None
+
+    def _say_crowded(self) -> None:
+        self._lines.say("too many streams", "the oldest of the connection that has most was reset", logging.INFO)
 
     def announce(self, addresses: Sequence[str]) -> None:
         """Where others shall dial us: told to whoever asks (identify). Until this is called they are told of no address,
@@ -192,7 +200,14 @@ class Host:
     # ---- both -----------------------------------------------------------------------------------------------
 
     def _connection(self, channel: Channel, address: str) -> Connection:
-        return Connection(channel, address=address, limits=self._limits, budget=self._budget, negotiator=self._negotiator)
+        return Connection(
+            channel,
+            address=address,
+            limits=self._limits,
+            budget=self._budget,
+            negotiator=self._negotiator,
+            lines=self._lines,
+        )
 
     async def _serve(self, connection: Connection, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         self._connections.add(connection)

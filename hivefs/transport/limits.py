@@ -33,7 +33,7 @@ class Limits:
     """Streams that the other end may have open on one connection, unfinished handlers included; one more is reset."""
 
     max_streams_in_total: int = 4096
-    """The same over all connections: each costs a task."""
+    """The same over all connections: each costs a task. One more resets the oldest of the connection that has most."""
 
     max_buffered_bytes: int = 16 * 1024 * 1024
     """Received and unread bytes on one connection, over all streams; the stream that passes it is reset. Half of it

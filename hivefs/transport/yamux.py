@@ -62,7 +62,7 @@ class Session:
         self._budget = budget or Budget(limits)
         self._draining: dict[int, float] = {}
         self._streams: dict[int, MuxStream] = {}
-        self._inbound: set[MuxStream] = set()
+        self._inbound: dict[MuxStream, None] = {}  # in the order in which they came
         self._settled = False
         self._next = 1 if initiator else 2
         self._fund = limits.max_buffered_bytes // 2
@@ -111,6 +111,19 @@ class Session:
             if stream.buffered:
                 stream.reset("more unread bytes than one peer may leave with us")
 
+    @property
+    def inbound(self) -> int:
+        """Streams that the other end opened, with those whose handler is not done yet."""
+        return len(self._inbound)
+
+    def drop_oldest(self) -> bool:
+        """The host is out of room for streams and this session has most of them: reset its oldest."""
+        for stream in self._inbound:
+            if stream.number in self._streams:
+                stream.reset("more streams than there is room for")
+                return True
+        return False
+
     def sweep(self, now: float) -> None:
         """Reset streams that we closed long ago and the other end never did."""
         for number, since in list(self._draining.items()):
@@ -150,7 +163,7 @@ class Session:
 
     def free_slot(self, stream: MuxStream) -> None:
         """An inbound stream is over, its handler too."""
-        self._inbound.discard(stream)
+        self._inbound.pop(stream, None)
         self._budget.streams -= 1
 
     # ---- incoming bytes -------------------------------------------------------------------------------------
@@ -215,12 +228,11 @@ class Session:
     def _syn(self, number: int) -> MuxStream | None:
         if number == 0 or number % 2 == self._next % 2 or number in self._streams:
             raise ProtocolViolation(f"it opened a stream with the number {number}")
-        if len(self._inbound) >= self.limits.max_streams or self._budget.streams >= self.limits.max_streams_in_total:
+        if len(self._inbound) >= self.limits.max_streams or not self._budget.admit(self):
             self.put(HEADER.pack(0, WINDOW_UPDATE, RST, number, 0))
             return None
-        self._budget.streams += 1
         stream = self._streams[number] = MuxStream(self, number, inbound=True)
-        self._inbound.add(stream)
+        self._inbound[stream] = None
         self.put(HEADER.pack(0, WINDOW_UPDATE, ACK, number, 0))
         self._accept(stream)
         return stream

@@ -338,6 +338,33 @@ def test_half_open_greetings_do_not_keep_members_out(tmp_path: Path) -> None:
     within(body)
 
 
+def test_who_holds_many_greetings_pushes_out_his_own(tmp_path: Path) -> None:
+    """A member's greeting is done while a stranger fills every place again and again."""
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        bounds = replace(PATIENT, greetings=4, greeting_seconds=50.0)
+        async with (
+            running(network, tmp_path / "n", bounds),
+            network.open_host(seed_of("flood")) as host,
+            raw(network, node_id, "slow member") as member,
+        ):
+            connection = await host.dial(network.address(node_id))
+            held = [await connection.open_stream(PROTOCOL) for _ in range(50)]
+            await member.login()  # its stream is older than all of them
+            await member.send(requests.to_frame(requests.Ping(), 1))
+            answer = await member.receive()
+            assert answer is not None and answers.from_frame(answers.Done, answer) == answers.Done()
+            for stream in held[:46]:
+                with pytest.raises(ConnectionLost):
+                    await stream.receive_some()
+            async with talking(network, node_id, "another") as client:
+                await client.ping()
+
+    within(body)
+
+
 def test_one_number_cannot_be_used_twice_at_a_time(tmp_path: Path) -> None:
     async def body() -> None:
         async with node_and_peer(tmp_path, PATIENT) as (peer, _):

@@ -129,6 +129,32 @@ def test_unread_bytes_of_one_peer_are_bounded(kit, run):
     run(test)
 
 
+def test_who_holds_all_streams_makes_room_for_others(kit, run):
+    """A peer that opens more streams than all may have loses its own; one that has few keeps them and gets new ones."""
+
+    async def test():
+        limits = Limits(max_streams=64, max_streams_in_total=100)
+        async with kit.server(limits=limits) as host, open_host(os.urandom(32)) as client:
+            honest = await client.dial(host.addresses[0])
+            lasting = await honest.open_stream("/echo/1")
+            villains = []
+            for _ in range(2):
+                villain = await Villain.reach(client, host.addresses[0])
+                await villain.send(*(FRAME.pack(0, UPDATE, SYN, number, 0) for number in range(1, 129, 2)))
+                villains.append(villain)
+            while host._budget.streams < 100:
+                await trio.sleep(0.01)
+            for _ in range(5):
+                assert await kit.ask(honest, b"hello") == b"hello"
+                assert host._budget.streams <= 112
+            await lasting.send_all(b"still")
+            assert await kit.receive_exactly(lasting, 5) == b"still"
+            for villain in villains:
+                villain.channel.abort()
+
+    run(test)
+
+
 def test_unread_bytes_of_all_peers_are_bounded(kit, run):
     async def test():
         wait = trio.Event()

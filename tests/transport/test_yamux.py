@@ -151,7 +151,7 @@ def test_half_close_and_forgetting():
     assert take_all(ours) == b"late answer"
     assert not link.left.session._streams
     assert not link.right.session._streams
-    assert link.right.session._inbound == {theirs}  # until its handler is done
+    assert link.right.session._inbound == {theirs: None}  # until its handler is done
     theirs.handled()
     assert not link.right.session._inbound
 
