@@ -129,7 +129,7 @@ class Attack:
                 finally:
                     await stream.reset()
 
-            await self.crowd(one, 100, 0.2)
+            await self.crowd(one, 100, 1.0)
 
     async def garbage(self) -> None:
         """A good handshake, then what is no frame."""
@@ -322,6 +322,8 @@ class Attack:
             async def one(member: int) -> None:
                 stream = await self.conversation(host, f"thief {member}")
                 number = 0
+                for number in range(1, 101):  # more answers than the node may send ahead
+                    await stream.send_all(frames.to_bytes(requests.to_frame(requests.Have(ids), number)))
                 while True:
                     batch = []
                     for _ in range(20):
@@ -331,7 +333,7 @@ class Attack:
                     batch.append(frames.to_bytes(requests.to_frame(requests.Have(ids), number)))
                     await stream.send_all(b"".join(batch))
                     self.did(21)
-                    await trio.sleep(0.1)
+                    await trio.sleep(0.5)
 
             await self.crowd(one, 8)
 
@@ -342,15 +344,19 @@ class Attack:
 
             async def one(member: int) -> None:
                 stream = await self.conversation(host, f"thief {member}")
-                await stream.send_all(frames.to_bytes(requests.to_frame(requests.Put(share_id, lease(), data), 1)))
-                if await self.next(stream, FrameDecoder(frozenset(Kind))) is None:
-                    raise OSError("ended")
-                for number in range(2, 12):
-                    await stream.send_all(frames.to_bytes(requests.to_frame(requests.Get(share_id), number)))
-                    self.did(1, 60)
-                await trio.sleep_forever()
+                try:
+                    await stream.send_all(frames.to_bytes(requests.to_frame(requests.Put(share_id, lease(), data), 1)))
+                    answer = await self.next(stream, FrameDecoder(frozenset(Kind)))
+                    if answer is None or answer.kind != Kind.ANSWER:
+                        raise OSError("ended")
+                    for number in range(2, 12):
+                        await stream.send_all(frames.to_bytes(requests.to_frame(requests.Get(share_id), number)))
+                        self.did(1, 60)
+                    await stream._connection.wait_closed()
+                finally:
+                    await stream._connection.aclose()
 
-            await self.crowd(one, 8)
+            await self.crowd(one, 8, 1.0)
 
 
 KINDS = (
