@@ -31,8 +31,9 @@ from hivefs.transport import open_host
 ATTACKERS = Path(__file__).parent / "attackers.py"
 MOST_MORE_RSS = 32 << 20
 """Bytes that an attack may cost the node, at its worst moment."""
-BY_KIND = {"hold_streams": 96 << 20, "unread_shares": 112 << 20}
-"""4096 streams, each with its task; and the 16 MiB for answers, which are sealed once more, beside shares that come in."""
+BY_KIND = {"hold_streams": 96 << 20, "unread_shares": 112 << 20, "unread_answers": 112 << 20}
+"""4096 streams, each with its task; the 16 MiB for answers, which are sealed once more, beside shares that come in;
+requests that the node does not read, up to 16 MiB of each connection and 128 MiB in all (transport/limits.py)."""
 MOST_OF_A_KIND = 2
 """Lines of one kind in a log while an attack lasts (a few seconds; Events writes one in 30 s)."""
 SAID = {
@@ -227,8 +228,12 @@ def test_under_attack_data_memory_and_log_are_as_always(node: Node, tmp_path: Pa
     under(node, kind, SHORT, tmp_path / "recorded")
 
 
+HALF = [kind for kind in KINDS if kind != "unread_shares"]
+"""Members together that take no shares are let go two at a time, 2 s each: see "Not covered" in docs/security.md."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HALF)
 def test_under_attack_half_of_the_throughput_stays(node: Node, tmp_path: Path, kind: str) -> None:
     before, during = under(node, kind, LONG, tmp_path / "recorded")
     assert during >= before / 2
