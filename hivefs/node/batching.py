@@ -75,12 +75,18 @@ class Batcher(Generic[J, R]):
 
 
 class Budget:
-    """So many bytes, and no more, are held at a time; who asks first gets first."""
+    """So many bytes, and no more, are held at a time; who asks first gets first. ``on_short`` is called when one waits."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, on_short: Callable[[], None] = lambda: None) -> None:
+        self._on_short = on_short
         self.total = total
         self.free = total
         self._queue: deque[tuple[int, trio.Event]] = deque()
+
+    @property
+    def short(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._queue)
 
     async def take(self, count: int) -> None:
         """Wait until ``count`` (at most the total) are free, and take them."""
@@ -92,6 +98,7 @@ class Budget:
             return
         mine = (count, trio.Event())
         self._queue.append(mine)
+        self._on_short()
         try:
             await mine[1].wait()
         except trio.Cancelled:

@@ -10,7 +10,8 @@ questions behind it are answered meanwhile. A PUT has come already: its answer w
 busy, and then nothing is read from that peer for REFUSED_PAUSE seconds: one who does not listen cannot use the line.
 
 Every wait for the peer has an end: GREETING_SECONDS for all of the greeting, FRAME_SECONDS for a frame once it has
-begun, IDLE_SECONDS between frames, SEND_SECONDS for an answer once its turn has come (Bounds has the numbers).
+begun, IDLE_SECONDS between frames, SEND_SECONDS for an answer once its turn has come (Bounds has the numbers). While some
+wait for memory, who takes nothing of an answer for STILL_SECONDS is let go, and refused for AWAY_SECONDS.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from hivefs.protocol.stream import ByteStream
 
 READ_BYTES = 256 << 10
 _WHOLE_BYTES = 64 << 10
+_PIECE_BYTES = 256 << 10
+"""Of an answer on its way; a peer that takes one of them has moved."""
 REFUSED_PAUSE = 1.0
 
 
@@ -60,6 +63,10 @@ class Bounds:
     bytes_per_conversation: int = 8 << 20
     bytes_in_all: int = 16 << 20
     """Held by requests and answers of all peers together."""
+    still_seconds: float = 2.0
+    """While others wait for memory, a peer that takes nothing of its answer for so long is let go: it holds theirs up."""
+    away_seconds: float = 30.0
+    """For so long it is refused as busy then."""
 
 
 class Streams:
@@ -79,7 +86,9 @@ class Streams:
         self.answerer = answerer
         self.events = events
         self.bounds = bounds
-        self.memory = Budget(bounds.bytes_in_all)
+        self.memory = Budget(bounds.bytes_in_all, self._memory_is_short)
+        self._sending: set[trio.CancelScope] = set()
+        self._held_up: dict[bytes, float] = {}
         self._random = random
         self._greeting: dict[trio.CancelScope, bytes] = {}
         self._peers: Counter[bytes] = Counter()
@@ -131,6 +140,9 @@ class Streams:
         if self.conversations >= self.bounds.conversations or self._peers[peer] >= self.bounds.conversations_per_peer:
             await self._refuse(stream, Refusal(Code.BUSY, "there are too many conversations already"))
             return
+        if self._held_up.get(session.subject, 0.0) > trio.current_time():
+            await self._refuse(stream, Refusal(Code.BUSY, "this peer took no answers and held up others a moment ago"))
+            return
         self._peers[peer] += 1
         scope = trio.CancelScope()
         self._open[scope] = session
@@ -147,6 +159,30 @@ class Streams:
             self._peers[peer] -= 1
             if not self._peers[peer]:
                 del self._peers[peer]
+
+    def _memory_is_short(self) -> None:
+        """Somebody waits for memory: whoever does not take its answer has a short deadline from now on."""
+        deadline = trio.current_time() + self.bounds.still_seconds
+        for scope in self._sending:
+            scope.deadline = min(scope.deadline, deadline)
+
+    async def send_piece(self, stream: ByteStream, piece: memoryview, subject: bytes) -> None:
+        """Raises TooSlowError when the peer does not take it and holds up others."""
+        scope = trio.CancelScope()
+        if self.memory.short:
+            scope.deadline = trio.current_time() + self.bounds.still_seconds
+        self._sending.add(scope)
+        try:
+            with scope:
+                await stream.send_all(piece)
+        finally:
+            self._sending.discard(scope)
+        if scope.cancelled_caught:
+            now = trio.current_time()
+            self._held_up = {who: until for who, until in self._held_up.items() if until > now}
+            self._held_up[subject] = now + self.bounds.away_seconds
+            self.events.say("held up", "a peer that took no answers while others waited for memory was let go")
+            raise trio.TooSlowError
 
     def _make_room(self) -> None:
         """End the oldest greeting of the peer that has most of them. Keys cost nothing, so whoever opens many and says
@@ -241,6 +277,7 @@ class _Conversation:
         self._bounds = streams.bounds
         self._line = streams.line
         self._count = streams.meter.of(NODE if session.vault_id is None else VAULT)
+        self._streams = streams
         self._all_memory = streams.memory
         self._memory = Budget(streams.bounds.bytes_per_conversation)
         self._slots = trio.Semaphore(streams.bounds.requests_in_flight)
@@ -376,7 +413,12 @@ class _Conversation:
             self._count.went(frames.PREFIX_BYTES + len(frame.header) + len(frame.payload))
             with trio.fail_after(self._bounds.send_seconds):
                 if len(frame.payload) > _WHOLE_BYTES:
-                    await self._stream.send_all(frames.head_of(frame))
-                    await self._stream.send_all(frame.payload)
+                    await self._piece(memoryview(frames.head_of(frame)))
+                    payload = memoryview(frame.payload)
+                    for start in range(0, len(payload), _PIECE_BYTES):
+                        await self._piece(payload[start : start + _PIECE_BYTES])
                 else:
-                    await self._stream.send_all(frames.to_bytes(frame))
+                    await self._piece(memoryview(frames.to_bytes(frame)))
+
+    async def _piece(self, piece: memoryview) -> None:
+        await self._streams.send_piece(self._stream, piece, self._session.subject)

@@ -23,7 +23,7 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 
 sys.path += [str(Path(__file__).parents[1] / "node")]
-from hive_tools import HIVE_KEY, client_certificate, seed_of
+from hive_tools import HIVE_KEY, client_certificate, lease, seed_of, share
 
 from hivefs.chunkstore.node_client import PROTOCOL, credentials
 from hivefs.errors import HivefsError
@@ -129,7 +129,7 @@ class Attack:
                 finally:
                     await stream.reset()
 
-            await self.crowd(one, 100, 0.2)
+            await self.crowd(one, 100, 1.0)
 
     async def garbage(self) -> None:
         """A good handshake, then what is no frame."""
@@ -322,6 +322,8 @@ class Attack:
             async def one(member: int) -> None:
                 stream = await self.conversation(host, f"thief {member}")
                 number = 0
+                for number in range(1, 101):  # more answers than the node may send ahead
+                    await stream.send_all(frames.to_bytes(requests.to_frame(requests.Have(ids), number)))
                 while True:
                     batch = []
                     for _ in range(20):
@@ -331,14 +333,35 @@ class Attack:
                     batch.append(frames.to_bytes(requests.to_frame(requests.Have(ids), number)))
                     await stream.send_all(b"".join(batch))
                     self.did(21)
-                    await trio.sleep(0.1)
+                    await trio.sleep(0.5)
 
             await self.crowd(one, 8)
+
+    async def unread_shares(self) -> None:
+        """Shares of 2 MiB asked for again and again, and nothing is read: each answer holds memory of the node."""
+        share_id, data = share(2 << 20)
+        async with open_host(os.urandom(32)) as host:
+
+            async def one(member: int) -> None:
+                stream = await self.conversation(host, f"thief {member}")
+                try:
+                    await stream.send_all(frames.to_bytes(requests.to_frame(requests.Put(share_id, lease(), data), 1)))
+                    answer = await self.next(stream, FrameDecoder(frozenset(Kind)))
+                    if answer is None or answer.kind != Kind.ANSWER:
+                        raise OSError("ended")
+                    for number in range(2, 12):
+                        await stream.send_all(frames.to_bytes(requests.to_frame(requests.Get(share_id), number)))
+                        self.did(1, 60)
+                    await stream._connection.wait_closed()
+                finally:
+                    await stream._connection.aclose()
+
+            await self.crowd(one, 8, 1.0)
 
 
 KINDS = (
     "half_open", "drip_tls", "drip_greeting", "garbage", "four_gib", "open_and_reset", "stolen_certificate",
-    "replayed_login", "replayed_delete", "unread_answers", "hold_streams",
+    "replayed_login", "replayed_delete", "unread_answers", "hold_streams", "unread_shares",
 )  # fmt: skip
 
 

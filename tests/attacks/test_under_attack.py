@@ -29,8 +29,11 @@ from hivefs.protocol.frames import Kind
 from hivefs.transport import open_host
 
 ATTACKERS = Path(__file__).parent / "attackers.py"
-MOST_MORE_RSS, MOST_FOR_STREAMS = 32 << 20, 96 << 20
-"""Bytes that an attack may cost the node, at its worst moment; and one that holds all 4096 streams, each with its task."""
+MOST_MORE_RSS = 32 << 20
+"""Bytes that an attack may cost the node, at its worst moment."""
+BY_KIND = {"hold_streams": 96 << 20, "unread_shares": 112 << 20, "unread_answers": 112 << 20}
+"""4096 streams, each with its task; the 16 MiB for answers, which are sealed once more, beside shares that come in;
+requests that the node does not read, up to 16 MiB of each connection and 128 MiB in all (transport/limits.py)."""
 MOST_OF_A_KIND = 2
 """Lines of one kind in a log while an attack lasts (a few seconds; Events writes one in 30 s)."""
 SAID = {
@@ -43,9 +46,10 @@ SAID = {
     "replayed_login": "refused a peer",
     "replayed_delete": "refused a request",
     "hold_streams": "too many streams",
+    "unread_shares": "held up",
 }
 """The line that tells of an attack. (What the others do is within what any peer may do, and costs them only their turn.)"""
-SHORT, LONG = 0.4, 4.0
+SHORT, LONG = 0.4, 7.0
 STAMP = re.compile(r"^\S+ \S+ (?P<level>[A-Z]+) (?P<kind>[\w.]+: [^:]*)")
 
 
@@ -183,7 +187,8 @@ async def recordings(address: str, kept: list[bytes]) -> list[bytes]:
             await client.put(share_id, data, lease())
             assert await client.delete([share_id]) == [True]
             await client.put(share_id, data, lease())
-    found = [data for data in recorded if data[4] in (Kind.LOGIN, Kind.DELETE)]
+    whole = (data for data in recorded if 4 < len(data) < 4096)  # not the pieces of a share's bytes
+    found = [data for data in whole if data[4] in (Kind.LOGIN, Kind.DELETE)]
     assert [data[4] for data in found] == [Kind.LOGIN] + [Kind.DELETE] * len(kept)
     return found
 
@@ -210,7 +215,7 @@ def under(node: Node, kind: str, seconds: float, file: Path) -> tuple[float, flo
     lines = node.log.read_bytes()[log:].decode().splitlines()
     print(f"{kind}: {before:.0f} -> {during:.0f} rounds/s, RSS +{(peak - memory) >> 10} KiB, {len(lines)} lines")
     assert node.alive()
-    assert peak - memory < (MOST_FOR_STREAMS if kind == "hold_streams" else MOST_MORE_RSS)
+    assert peak - memory < BY_KIND.get(kind, MOST_MORE_RSS)
     kinds = Counter(found["kind"] if (found := STAMP.match(line)) else line for line in lines)
     assert not kinds or max(kinds.values()) <= MOST_OF_A_KIND, kinds
     assert len(lines) <= 6, lines
@@ -223,8 +228,12 @@ def test_under_attack_data_memory_and_log_are_as_always(node: Node, tmp_path: Pa
     under(node, kind, SHORT, tmp_path / "recorded")
 
 
+HALF = [kind for kind in KINDS if kind != "unread_shares"]
+"""Members together that take no shares are let go two at a time, 2 s each: see "Not covered" in docs/security.md."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HALF)
 def test_under_attack_half_of_the_throughput_stays(node: Node, tmp_path: Path, kind: str) -> None:
     before, during = under(node, kind, LONG, tmp_path / "recorded")
     assert during >= before / 2

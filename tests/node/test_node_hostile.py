@@ -298,6 +298,37 @@ def test_a_peer_that_asks_for_much_and_reads_nothing_holds_little_and_is_let_go(
     within(body)
 
 
+def test_who_reads_nothing_while_others_wait_for_memory_is_let_go_and_stays_away(tmp_path: Path) -> None:
+    """Without that it would hold all memory for answers until SEND_SECONDS are over, here an hour."""
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        bounds = Bounds(
+            send_seconds=3600, still_seconds=0.3, away_seconds=3600, bytes_per_conversation=4 << 20, bytes_in_all=4 << 20
+        )
+        share_id, data = share(2 << 20)
+        async with running(network, tmp_path / "n", bounds) as serving, talking(network, node_id, "honest") as honest:
+            await honest.put(share_id, data, lease())
+            async with raw(network, node_id) as peer:
+                await peer.login("thief")
+                for number in range(1, 4):
+                    await peer.send(requests.to_frame(requests.Get(share_id), number))
+                while serving.streams.memory.free:
+                    await trio.sleep(0.01)
+                assert await honest.get(share_id) == data
+                with pytest.raises(ConnectionLost):
+                    while await peer.stream.receive_some():
+                        pass
+            async with raw(network, node_id, "another key") as peer:
+                await peer.login("thief")
+                assert (await peer.refusal()).code == Code.BUSY
+            async with talking(network, node_id) as other:
+                assert await other.get(share_id) == data
+
+    within(body)
+
+
 def test_there_are_only_so_many_conversations_for_one_peer(tmp_path: Path) -> None:
     async def body() -> None:
         network = MemoryNetwork()
