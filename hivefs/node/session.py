@@ -40,7 +40,7 @@ from hivefs.protocol.stream import ByteStream
 
 READ_BYTES = 256 << 10
 _WHOLE_BYTES = 64 << 10
-_PIECE_BYTES = 256 << 10
+_PIECE_BYTES = 64 << 10
 """Of an answer on its way; a peer that takes one of them has moved."""
 REFUSED_PAUSE = 1.0
 
@@ -63,8 +63,10 @@ class Bounds:
     bytes_per_conversation: int = 8 << 20
     bytes_in_all: int = 16 << 20
     """Held by requests and answers of all peers together."""
-    still_seconds: float = 2.0
-    """While others wait for memory, a peer that takes nothing of its answer for so long is let go: it holds theirs up."""
+    still_seconds: float = 3.0
+    """While others wait for memory, a peer that does not take 64 KiB of its answer in so long is let go: it holds theirs
+    up. An honest one behind a slow line must not be taken for that: 175 kbit/s are enough, from each node.
+    """
     away_seconds: float = 30.0
     """For so long it is refused as busy then."""
 
