@@ -37,7 +37,7 @@ def no_fuse() -> str:
 def no_netns() -> str:
     """Why no network namespace can be made here; empty when it can."""
     if shutil.which("unshare") is None:
-        return "unshare is missing"
+        return "the program unshare is missing (package util-linux)"
     tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=20, check=False)
     return "" if tried.returncode == 0 else tried.stderr.strip() or "unshare --net failed"
 

@@ -114,7 +114,7 @@ def join_node(
     )
     try:
         asked = trio.run(ask_in, membership, seed, seed, ticket.addresses)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: a node that nobody let in must not stay; raised again
         forget_node(directory)
         raise
     return _full(announce or listen, node_id), asked

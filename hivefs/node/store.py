@@ -85,7 +85,7 @@ class ShareStore:
             raise NodeProblem(path=directory, reason="it is running already") from None
         try:
             self.index = NodeIndex(directory / "index")
-        except BaseException:
+        except BaseException:  # whatever it is, the lock must be let go; raised again
             os.close(self._flock)
             raise
 
@@ -204,7 +204,7 @@ class ShareStore:
             view = memoryview(data)
             while view:
                 view = view[os.write(handle, view) :]
-        except BaseException:
+        except BaseException:  # whatever it is, half a share must not stay; raised again
             os.close(handle)
             path.unlink(missing_ok=True)
             raise
@@ -228,7 +228,7 @@ class ShareStore:
                 for number, _, leaves in synced:
                     job = jobs[number]
                     granted[number] = change.keep(job.share_id, len(job.data), leaves, job.vault, job.lease_ns, now_ns)
-        except BaseException:
+        except BaseException:  # whatever it is, files that the index does not name must not stay; raised again
             for _, path, _ in synced:
                 path.unlink(missing_ok=True)
             for share_id in fresh:

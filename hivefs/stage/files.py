@@ -129,7 +129,7 @@ class SegmentFiles:
             return None
         try:
             segment = OpenSegment(fd, self._read_key(fd, number))
-        except BaseException:
+        except BaseException:  # whatever it is, the descriptor must not leak; raised again
             os.close(fd)
             raise
         while len(self._open) >= self._limit:

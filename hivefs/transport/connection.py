@@ -114,7 +114,7 @@ class Connection:
                 client, wire = MultiselectClient(), MultiselectCommunicator(stream)
                 await client.handshake(wire)
                 await client.try_select(wire, protocol)
-        except BaseException as error:
+        except BaseException as error:  # cancellation too: the other end must not wait for us; raised again, translated
             await self._give_up(stream)
             if isinstance(error, trio.TooSlowError):
                 raise self._too_slow("to a new stream", self._limits.handshake_timeout) from None
@@ -298,7 +298,7 @@ class Connection:
             text = f"the handler of {protocol} failed for {self.peer_id}: {type(error).__name__}: {error}"
             self._lines.say("handler failed", text)
             await self._give_up(stream)
-        except BaseException:
+        except BaseException:  # cancellation: the other end must not wait for us; raised again
             await self._give_up(stream)
             raise
         finally:

@@ -105,7 +105,7 @@ class Host:
         try:
             channel: Channel = await self._security.secure_outbound(raw, peer_id)
             await self._muxers.select(channel, True)
-        except BaseException:
+        except BaseException:  # cancellation too: the socket must not leak; raised again
             raw.abort()
             raise
         return channel

@@ -101,7 +101,9 @@ def test_for_programs_and_into_a_file_that_only_its_owner_reads(hivefs: Run, key
     assert ticket_from_text(hivefs("invite", "--hive", key, "--json").json["invitation"])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("segno") is None, reason="the package segno is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("segno") is None, reason="the Python package segno is missing (constraints.txt)"
+)
 def test_a_qr_code_holds_the_line(hivefs: Run, key: Path) -> None:
     said = hivefs("invite", "--hive", key, "--qr", "--node", NOBODY, "--node", NOBODY)
     lines = said.out.splitlines()

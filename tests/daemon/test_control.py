@@ -372,7 +372,7 @@ def test_garbage_ends_only_its_own_connection(tmp_path: Path, data: bytes) -> No
 
 def test_another_user_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root to become another user")
+        pytest.skip("root (uid 0) is missing: the test becomes another user")
     asked: list[Any] = []
     program = f"""
 import os, socket

@@ -246,7 +246,7 @@ def test_an_idle_drive_uses_no_processor(drive: Mounted) -> None:
 
 def test_setuid_goes_when_another_user_writes(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root to become another user")
+        pytest.skip("root (uid 0) is missing: the test becomes another user")
     with mounted(tmp_path, allow_other=True) as drive:
         drive.path.chmod(0o777)
         for directory in drive.path.parents:
@@ -273,7 +273,7 @@ def test_setuid_goes_when_another_user_writes(tmp_path: Path) -> None:
 
 def test_other_users_are_kept_out_unless_asked_for(drive: Mounted) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root to become another user")
+        pytest.skip("root (uid 0) is missing: the test becomes another user")
     for directory in drive.path.parents:
         if directory == Path("/tmp"):
             break

@@ -28,9 +28,9 @@ def pair() -> Iterator[tuple[Mounted, Path]]:
     Not below pytest's own directory: each pytest that starts on this machine closes that one to other users again.
     """
     if os.geteuid() != 0:
-        pytest.skip("needs root to become other users")
+        pytest.skip("root (uid 0) is missing: the test becomes other users")
     if shutil.which("setfacl") is None:
-        pytest.skip("needs setfacl and getfacl (package acl)")
+        pytest.skip("the program setfacl is missing (package acl)")
     with tempfile.TemporaryDirectory(prefix="hivefs-trial-") as name:
         yield from _pair(Path(name))
 

@@ -390,7 +390,7 @@ def test_whatever_is_done_ends_as_on_a_plain_directory(
     tmp_path_factory: pytest.TempPathFactory, does: list[tuple[int, tuple[Any, ...]]]
 ) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root (uid 0): files whose owner may do nothing are looked at")
+        pytest.skip("root (uid 0) is missing: files whose owner may do nothing are looked at")
     with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as root:
         pair = Pair(Path(root))
         try:

@@ -34,9 +34,9 @@ def js_directory(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
     """Where peer.js stands beside what it imports. Skips where that cannot be, and says why."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None:
-        pytest.skip("node is missing, so there is no js-libp2p to speak with")
+        pytest.skip("the program node is missing (package nodejs): there is no js-libp2p to speak with")
     if npm is None:
-        pytest.skip("npm is missing, so js-libp2p cannot be installed")
+        pytest.skip("the program npm is missing (package npm): js-libp2p cannot be installed")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout.strip()
     if tuple(int(part) for part in version.removeprefix("v").split(".")[:2]) < OLDEST_NODE:
         pytest.skip(f"node is {version} and js-libp2p needs {'.'.join(map(str, OLDEST_NODE))}")

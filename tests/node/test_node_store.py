@@ -156,7 +156,7 @@ def test_whatever_was_acknowledged_is_there_after_a_kill_at_any_step(
     store.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="root (uid 0) is missing: a small file system is mounted")
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -164,7 +164,7 @@ def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
         ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
-        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
+        pytest.skip(f"the kernel mounts no tmpfs here (CAP_SYS_ADMIN is missing?): {mounted.stderr.strip()}")
     try:
         store = ShareStore(disk)
         kept, refused = [], 0

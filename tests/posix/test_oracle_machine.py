@@ -29,7 +29,7 @@ IS_ROOT = os.geteuid() == 0
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(not IS_ROOT, reason="needs root to become other users"),
+    pytest.mark.skipif(not IS_ROOT, reason="root (uid 0) is missing: the test becomes other users"),
 ]
 
 MIB = 1 << 20

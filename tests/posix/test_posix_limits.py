@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.fuse,
     pytest.mark.timeout(120),
     pytest.mark.skipif(
-        os.geteuid() != 0, reason="needs root (uid 0): the calls must not be refused for want of permission"
+        os.geteuid() != 0, reason="root (uid 0) is missing: the calls must not be refused for want of permission"
     ),
 ]
 

@@ -19,7 +19,7 @@ from oracle import Oracle, coarse_ns
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="root (uid 0) is missing: the test becomes other users"),
 ]
 
 KINDS = ["nothing", "file", "link of it", "empty", "full", "symlink", "loop", "fifo", "socket"]

@@ -95,7 +95,7 @@ def test_a_file_that_is_written_within_the_tick_of_its_birth_keeps_that_time(mou
 def test_an_attribute_that_is_set_after_writing_outlives_the_write_back(here: Path) -> None:
     """tar and rsync write, set security.capability, and close: the bytes come to the drive last."""
     if os.geteuid():
-        pytest.skip("needs root (uid 0): trusted and security attributes are set")
+        pytest.skip("root (uid 0) is missing: trusted and security attributes are set")
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
     file = os.open(here / "f", os.O_CREAT | os.O_RDWR)
     os.write(file, b"program")
@@ -199,7 +199,7 @@ def test_a_birth_time_is_not_shown(here: Path) -> None:
 
 def test_an_access_time_that_would_need_the_owner(here: Path) -> None:
     if os.geteuid():
-        pytest.skip("needs root to become another user")
+        pytest.skip("root (uid 0) is missing: the test becomes another user")
     path = here / "f"
     path.touch()
     path.chmod(0o666)

@@ -19,7 +19,7 @@ def judge(program: str) -> str:
     """The path of an outside judge; the test is skipped where it is missing."""
     found = shutil.which(program)
     if found is None:
-        pytest.skip(f"{program} is missing; ./scripts/test --slow installs it")
+        pytest.skip(f"the program {program} is missing (./scripts/test --slow installs its package)")
     return found
 
 

@@ -147,6 +147,8 @@ def measure_wan(chosen: argparse.Namespace, root: Path, command: str) -> dict[st
     except NoLink as reason:
         context["skipped"] = str(reason)
         say(f"skipped: {reason}")
+    except RuntimeError as problem:
+        record.problem("wan", str(problem))
     return table.report(record, found, context)
 
 

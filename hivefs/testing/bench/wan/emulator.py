@@ -64,7 +64,7 @@ def _run(*words: str) -> None:
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
     except FileNotFoundError:
-        raise NoLink(f"'{words[0]}' is not installed (package iproute2)") from None
+        raise NoLink(f"the program {words[0]} is missing (package iproute2)") from None
     if done.returncode:
         raise NoLink(f"'{' '.join(words)}' failed: {done.stderr.strip()}")
 

@@ -45,7 +45,7 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
     ready, _, _ = select.select([process.stdout], [], [], seconds)
     words = process.stdout.readline() if ready else b""
     if not words:
-        raise NoLink("the process that carries the link ended or hangs")
+        raise RuntimeError("the process that carries the link ended or hangs")  # our mistake, and nothing that is missing
     value = json.loads(words)
     if "problem" in value:
         raise NoLink(value["problem"])
@@ -55,13 +55,14 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
 @contextmanager
 def opened(shape: Shape, *, congestion: str = "", seed: int = 1, netem: bool = True) -> Iterator[Link]:
     """A new link with two new namespaces. ``congestion`` names the congestion control that sockets there begin with, ""
-    for the machine's; ``netem`` False uses the TUN devices although the kernel may have netem. Raises NoLink.
+    for the machine's; ``netem`` False uses the TUN devices although the kernel may have netem. Raises NoLink, and
+    RuntimeError when our own process fails.
     """
     missing = [name for name in ("nsenter", "ip") if shutil.which(name) is None]
     if os.geteuid():
-        raise NoLink("network namespaces and TUN devices need root")
+        raise NoLink("root (uid 0) is missing: network namespaces and TUN devices are made")
     if missing:
-        raise NoLink(f"'{missing[0]}' is not installed (packages util-linux and iproute2)")
+        raise NoLink(f"the program {missing[0]} is missing (packages util-linux and iproute2)")
     asked = {"shape": asdict(shape), "congestion": congestion, "seed": seed, "netem": netem}
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", _MODULE, json.dumps(asked)],
