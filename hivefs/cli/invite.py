@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hivefs.cli.hive_source import hive_options, load_hive
+from hivefs.cli.node_labels import FIXES, label_options
 from hivefs.cli.output import json_option, show_json
 from hivefs.cli.secrets import write_secret
 from hivefs.crypto.keys import public_key
@@ -42,12 +43,7 @@ def seconds(text: str, name: str) -> int:
 @click.option("--uses", type=click.IntRange(1, MAX_USES), default=1, show_default=True, help="How many may join by it.")
 @click.option("--expires", default="7d", show_default=True, help="How long one can join: 30m, 36h, 7d, 4w.")
 @click.option("--member-for", default="", help="How long the memberships last, from now  [default: for ever].")
-@click.option("--country", default="", help="Fix the country of the nodes that join (two letters).")
-@click.option("--operator", default="", help="Fix who runs them.")
-@click.option("--operator-country", default="", help="Fix the country of the operator.")
-@click.option("--parent", default="", help="Fix the operator's parent company.")
-@click.option("--parent-country", default="", help="Fix the country of the parent company.")
-@click.option("--hoster", default="", help="Fix whose data centre it is.")
+@label_options(FIXES)
 @click.option(
     "--evidence",
     type=click.Choice([e.name.lower() for e in Evidence]),
@@ -65,12 +61,7 @@ def command(
     uses: int,
     expires: str,
     member_for: str,
-    country: str,
-    operator: str,
-    operator_country: str,
-    parent: str,
-    parent_country: str,
-    hoster: str,
+    labels: Labels,
     evidence: str,
     qr: bool,
     out: Path | None,
@@ -82,7 +73,6 @@ def command(
     to any node now; a hive's first node is invited without --node.
     """
     known = Evidence[evidence.upper()]
-    labels = Labels(country, operator, operator_country, parent, parent_country, hoster)
     fixed = tuple(Attribute(a.name, a.value, known) for a in labels.attributes())
     now = time.time_ns()
     ends = now + seconds(expires, "--expires") * 10**9

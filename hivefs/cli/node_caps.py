@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import click
 
 from hivefs.cli.sizes import rate
 from hivefs.node.caps import Caps, hours_from_text
 
-F = TypeVar("F", bound=Callable[..., Any])
+ChangeCaps: TypeAlias = Callable[[Caps], Caps]
+"""Raises BadSetting."""
 
 _OPTIONS = (
     ("--max-upload", "RATE", "Most bytes of shares given a second: 10M, 500K, 'none'."),
@@ -21,12 +23,21 @@ _OPTIONS = (
     ("--quiet-download", "RATE", "As --max-download, in the quiet hours."),
 )
 
+_NAMES = tuple(option.removeprefix("--").replace("-", "_") for option, _, _ in _OPTIONS)
 
-def cap_options(function: F) -> F:
-    """Adds the options; each is None when it was not said."""
-    for name, metavar, words in reversed(_OPTIONS):
-        function = click.option(name, default=None, metavar=metavar, help=words)(function)
-    return function
+
+def cap_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options; the command gets ``change_caps``, which gives caps with what was said."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **words: Any) -> Any:
+        said = {name: words.pop(name) for name in _NAMES}
+        return function(*arguments, change_caps=functools.partial(changed_caps, **said), **words)
+
+    made: Callable[..., Any] = call
+    for name, metavar, text in reversed(_OPTIONS):
+        made = click.option(name, default=None, metavar=metavar, help=text)(made)
+    return made
 
 
 def changed_caps(

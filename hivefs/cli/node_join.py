@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from hivefs.cli.node_caps import cap_options, changed_caps
+from hivefs.cli.node_caps import ChangeCaps, cap_options
+from hivefs.cli.node_labels import SAYS, label_options
 from hivefs.cli.output import json_option, show_json
 from hivefs.cli.secrets import read_ticket
 from hivefs.cli.sizes import byte_count
@@ -23,12 +24,7 @@ from hivefs.node.caps import Caps
 @click.option("--listen", default="", help="Address to listen on: /ip4/ADDRESS/tcp/PORT.")
 @click.option("--announce", default="", help="Address that others dial instead, when it differs (0.0.0.0, NAT).")
 @click.option("--capacity", default="10G", show_default=True, help="Most bytes of shares: 500M, 50G, 2T.")
-@click.option("--country", default="", help="Country where the machine stands (two letters).")
-@click.option("--operator", default="", help="Who runs it: a name that is the same on all nodes of this operator.")
-@click.option("--operator-country", default="", help="Country of the operator  [default: that of the machine].")
-@click.option("--parent", default="", help="The operator's parent company, if it has one.")
-@click.option("--parent-country", default="", help="Country of the parent company.")
-@click.option("--hoster", default="", help="Whose data centre it is.")
+@label_options(SAYS)
 @click.option("--lan", is_flag=True, help="Tell and look for nodes of this hive on the local network (mDNS).")
 @cap_options
 @json_option
@@ -39,18 +35,9 @@ def command(
     listen: str,
     announce: str,
     capacity: str,
-    country: str,
-    operator: str,
-    operator_country: str,
-    parent: str,
-    parent_country: str,
-    hoster: str,
+    labels: Labels,
     lan: bool,
-    max_upload: str | None,
-    max_download: str | None,
-    quiet_hours: str | None,
-    quiet_upload: str | None,
-    quiet_download: str | None,
+    change_caps: ChangeCaps,
     as_json: bool,
 ) -> None:
     """Make a storage node in DIRECTORY, in the hive that INVITATION is from.
@@ -58,9 +45,8 @@ def command(
     INVITATION is the line itself, the file that holds it, or - for standard input. Arguments can be seen by other users of
     this machine: prefer a file or -. What you say of the node counts as claimed; leave out what the owner fixed.
     """
-    labels = Labels(country, operator, operator_country, parent, parent_country, hoster)
     size = byte_count(capacity)
-    caps = changed_caps(Caps(), max_upload, max_download, quiet_hours, quiet_upload, quiet_download)
+    caps = change_caps(Caps())
     ticket = read_ticket(invitation)
     if again:
         _again(directory.absolute(), ticket, labels, as_json)

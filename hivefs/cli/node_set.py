@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hivefs.cli.node_caps import cap_options, changed_caps
+from hivefs.cli.node_caps import ChangeCaps, cap_options
 from hivefs.cli.output import json_option, show_json, size
 from hivefs.cli.sizes import byte_count
 
@@ -20,11 +20,7 @@ from hivefs.cli.sizes import byte_count
 def command(
     directory: Path,
     capacity: str | None,
-    max_upload: str | None,
-    max_download: str | None,
-    quiet_hours: str | None,
-    quiet_upload: str | None,
-    quiet_download: str | None,
+    change_caps: ChangeCaps,
     as_json: bool,
 ) -> None:
     """Change what the node in DIRECTORY gives. A running node takes it at once; without options it is shown."""
@@ -32,11 +28,10 @@ def command(
     from hivefs.node.config import NodeConfig
     from hivefs.node.running import caps_value
 
-    said = (max_upload, max_download, quiet_hours, quiet_upload, quiet_download)
     count = None if capacity is None else byte_count(capacity)
 
     def changed(config: NodeConfig) -> NodeConfig:
-        caps = changed_caps(config.caps, *said)
+        caps = change_caps(config.caps)
         return replace(config, caps=caps, capacity=config.capacity if count is None else count)
 
     config, running = change(directory.absolute(), changed)
