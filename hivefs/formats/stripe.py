@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hivefs.errors import UnknownVersion
 from hivefs.formats import strict
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, MAX_SHARE_BYTES, NodeId, ShareId, StripeId
 from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
@@ -11,33 +12,53 @@ from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
 _WHAT = "a stripe record"
 _MAGIC = "HVstripe"
 VERSION = 1
+CERTIFIED = 2
+"""The version in which shares have standings. A stripe without any is written as version 1, as ever."""
+
 MAX_TOTAL = 255
+STANDING_BYTES = 16
 
 
 def stripe_to_items(stripe: Stripe) -> list[Any]:
-    """The fields, for formats that hold stripes inside."""
+    """The fields, for formats that hold stripes inside. Shares have four items when any has a standing, else three."""
+    certified = _certified(stripe)
     return [
         stripe.stripe_id,
         int(stripe.purpose),
         stripe.needed,
         stripe.share_bytes,
-        [[share.share_id, share.merkle_root, share.node] for share in stripe.shares],
+        [
+            [share.share_id, share.merkle_root, share.node, *((share.standing,) if certified else ())]
+            for share in stripe.shares
+        ],
         stripe.policy_hash,
         stripe.placed_ns,
     ]
 
 
+def _certified(stripe: Stripe) -> bool:
+    return any(share.standing for share in stripe.shares)
+
+
+def _share_from_items(value: Any) -> Share:
+    if not isinstance(value, list) or len(value) not in (3, 4):
+        raise ValueError("a share has three or four items")
+    share_id, root, node = value[:3]
+    standing = b"" if len(value) == 3 else strict.blob(value[3])
+    if len(standing) not in (0, STANDING_BYTES):
+        raise ValueError("a standing has 16 bytes")
+    return Share(
+        ShareId(strict.blob(share_id, 32)),
+        strict.blob(root, 32),
+        None if node is None else NodeId(strict.blob(node, KEY_BYTES)),
+        standing,
+    )
+
+
 def stripe_from_items(value: Any) -> Stripe:
     """Raises ValueError or TypeError (turned into Corrupt by the format that calls)."""
     stripe_id, purpose, needed, share_bytes, shares, policy_hash, placed_ns = strict.items(value, 7)
-    made = tuple(
-        Share(
-            ShareId(strict.blob(share_id, 32)),
-            strict.blob(root, 32),
-            None if node is None else NodeId(strict.blob(node, KEY_BYTES)),
-        )
-        for share_id, root, node in (strict.items(item, 3) for item in strict.items(shares, MAX_TOTAL))
-    )
+    made = tuple(_share_from_items(item) for item in strict.items(shares, MAX_TOTAL))
     if not 1 <= strict.number(needed) <= len(made):
         raise ValueError("more shares needed than there are")
     return Stripe(
@@ -53,12 +74,17 @@ def stripe_from_items(value: Any) -> Stripe:
 
 def to_bytes(stripe: Stripe) -> bytes:
     """Canonical CBOR."""
-    return strict.encode(_MAGIC, VERSION, stripe_to_items(stripe))
+    return strict.encode(_MAGIC, CERTIFIED if _certified(stripe) else VERSION, stripe_to_items(stripe))
 
 
 def from_bytes(data: bytes) -> Stripe:
     """Raises Corrupt or UnknownVersion."""
-    parts = strict.items_of(_WHAT, _MAGIC, VERSION, data)
+    try:
+        parts = strict.items_of(_WHAT, _MAGIC, VERSION, data)
+    except UnknownVersion as error:
+        if error.version != CERTIFIED:
+            raise
+        parts = strict.items_of(_WHAT, _MAGIC, CERTIFIED, data)
     return strict.exactly(_WHAT, data, lambda: stripe_from_items(parts[0]), to_bytes)
 
 

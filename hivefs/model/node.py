@@ -167,12 +167,17 @@ class RosterEntry:
 class Candidate:
     """A node as placement sees it. ``authorities`` maps a family ("jurisdiction", "operator", ...) to the authorities
     that have power over the node; UNKNOWN in a set counts against every authority of that family.
+
+    ``weight`` scales its chance to be chosen (1: by its free space alone); a node that is not ``vetted`` yet gets only a
+    small part of what it could.
     """
 
     node_id: NodeId
     authorities: dict[str, frozenset[str]] = field(hash=False)
     free_bytes: int = 0
     usable: bool = True
+    weight: float = 1.0
+    vetted: bool = True
 
 
 UNKNOWN = "?"

@@ -37,17 +37,23 @@ class ChunkPlace:
 class Share:
     """One of the n coded pieces: its name (SHA-256), the root of its Merkle tree, and the node that acknowledged it.
 
-    ``node`` is None while no node holds it (lost, or not placed yet).
+    ``node`` is None while no node holds it (lost, or not placed yet). ``standing`` is the 16-byte digest of what was known
+    of the node when the placement was proved (formats/standing.py); empty when it was not.
     """
 
     share_id: ShareId
     merkle_root: bytes
     node: NodeId | None
+    standing: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Stripe:
-    """k data shares and n-k parity shares of ``share_bytes`` each. ``shares[i]`` is piece i; i < needed is data."""
+    """k data shares and n-k parity shares of ``share_bytes`` each. ``shares[i]`` is piece i; i < needed is data.
+
+    With the standings of its shares, ``policy_hash`` (Policy.digest) and ``placed_ns`` are the stripe's certificate: this
+    placement was proved under that policy at that time (nanoseconds since 1970).
+    """
 
     stripe_id: StripeId
     purpose: Purpose

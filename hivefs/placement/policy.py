@@ -1,39 +1,71 @@
-"""What a vault demands of every placement: the code, and rules per authority family."""
+"""What a user demands of a placement: the code, rules per authority family, who may hold shares at all. Pure.
+
+How users write it, and how it is read, is in placement/language.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hivefs.errors import BadSetting
+from hivefs.model.node import Evidence
 from hivefs.placement.selector import Need
 from hivefs.placement.verifier import Rules
+
+DEFAULT = "default"
+"""The policy of everything that no other is set for. There always is one of this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """needed/total is the code k/n; ``rules`` must all hold; ``max_per_operator`` 0 means no cap."""
+    """needed/total is the code k/n; ``rules`` must all hold, at most one for each family.
+
+    ``max_per`` says how many shares of a stripe one authority of a family may hold, sorted: (("operator", 2),).
+    ``evidence`` is the weakest class that is accepted for an attribute; what is known by less counts as unknown.
+    ``allow`` and ``deny`` name jurisdictions, with blocs already taken apart, or "family:authority" of another family: with
+    ``allow`` every authority of a node in a family that is named must be among them, with ``deny`` none may be; an unknown
+    one fits neither. With ``auto`` the code is chosen from the nodes (``resolved``); needed and total are 0 until it is.
+    ``repair_at`` is the number of shares at which repair begins (0: as soon as one is missing).
+    """
 
     needed: int
     total: int
     rules: tuple[Rules, ...] = (Rules(),)
-    max_per_operator: int = 0
+    max_per: tuple[tuple[str, int], ...] = ()
+    evidence: Evidence = Evidence.CLAIMED
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    name: str = DEFAULT
+    auto: bool = False
+    repair_at: int = 0
 
     def __post_init__(self) -> None:
+        if self.auto and self.needed == self.total == 0:
+            return
         if not 1 <= self.needed <= self.total <= 255:
             raise BadSetting(name="code", reason=f"{self.needed}/{self.total} is not a code (1 <= k <= n <= 255)")
 
+    def resolved(self, needed: int, total: int) -> Policy:
+        """The same with this code; its digest is that of the policy as the user wrote it when the code is automatic."""
+        return replace(self, needed=needed, total=total)
+
     @property
     def digest(self) -> bytes:
-        """16 bytes that name this policy in certificates."""
-        return hashlib.sha256(repr(self).encode()).digest()[:16]
+        """16 bytes that name this policy in certificates; an automatic code is not part of it (the stripe says its own)."""
+        bare = replace(self, needed=0, total=0) if self.auto else self
+        return hashlib.sha256(repr(bare).encode()).digest()[:16]
 
     @property
     def expansion(self) -> float:
         """Bytes stored per byte of data, before padding: n/k."""
         return self.total / self.needed
 
+    def cap(self, family: str) -> int:
+        """How many shares of a stripe one authority of that family may hold; 0 means no cap."""
+        return dict(self.max_per).get(family, 0)
+
     def need(self) -> Need:
         """The selector's view of the first rule."""
-        rule = self.rules[0]
-        return Need(self.needed, self.total, rule.family, rule.coalition, rule.lose, rule.slack, self.max_per_operator)
+        rule = self.rules[0] if self.rules else Rules(coalition=0, lose=0)
+        return Need(self.needed, self.total, rule.family, rule.coalition, rule.lose, rule.slack, self.cap("operator"))

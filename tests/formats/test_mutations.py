@@ -185,7 +185,7 @@ CASES: dict[str, Case] = {
     ),
     "records.place_from_bytes": Case(records.place_from_bytes, records.place_to_bytes, seeds("records", "place")),
     "local.local_inode_fields": Case(local.local_inode_fields, None, [bytes.fromhex(METADATA["local_inode"]["bytes"])]),
-    "stripe.from_bytes": Case(stripe.from_bytes, stripe.to_bytes, seeds("stripe", "stripe")),
+    "stripe.from_bytes": Case(stripe.from_bytes, stripe.to_bytes, seeds("stripe", "stripe", "certified")),
     "page.from_bytes": Case(page.from_bytes, page.to_bytes, PAGES),
     "head.from_bytes": Case(head.from_bytes, head.to_bytes, seeds("head", "head")),
     "head.root_from_bytes": Case(head.root_from_bytes, head.root_to_bytes, seeds("head", "root")),

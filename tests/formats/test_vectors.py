@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ STRIPE = Stripe(
     tuple(Share(ShareId(fill(i, 32)), fill(100 + i, 32), NodeId(fill(200 + i, 32)) if i else None) for i in range(3)),
     fill(7, 16),
     1_700_000_000_000_000_000,
+)
+CERTIFIED = replace(
+    STRIPE, shares=tuple(replace(s, standing=fill(150 + i, 16) if s.node else b"") for i, s in enumerate(STRIPE.shares))
 )
 PAGE = PageRef(PLACE, fill(60, 32), 30_000, 1)
 ROOT = Root(PAGE, 2, 12_345, (STRIPE,), 99, ((1, 17), (2, 3)), fill(80, 32))
@@ -81,7 +85,7 @@ def made() -> dict[str, dict[str, str]]:
             "xattr": records.xattr_to_bytes(b"user.comment", b"\x00value").hex(),
             "name_hash": records.name_hash(KEYS.names_key, 1, b"photo.jpg").hex(),
         },
-        "stripe": {"stripe": stripe.to_bytes(STRIPE).hex()},
+        "stripe": {"stripe": stripe.to_bytes(STRIPE).hex(), "certified": stripe.to_bytes(CERTIFIED).hex()},
         "head": {
             "head": head.to_bytes(HEAD).hex(),
             "root": head.root_to_bytes(ROOT).hex(),
@@ -122,6 +126,7 @@ def test_vectors_are_read() -> None:
     assert records.place_from_bytes(kept("records", "place")) == PLACE
     assert records.xattr_from_bytes(kept("records", "xattr")) == (b"user.comment", b"\x00value")
     assert stripe.from_bytes(kept("stripe", "stripe")) == STRIPE
+    assert stripe.from_bytes(kept("stripe", "certified")) == CERTIFIED
     assert head.from_bytes(kept("head", "head")) == HEAD and head.head_valid(HEAD, CERTIFICATE.vault_id)
     assert head.root_from_bytes(kept("head", "root")) == ROOT
     assert member.member_from_bytes(kept("member", "certificate")) == MEMBER
@@ -137,6 +142,7 @@ def test_vectors_are_read() -> None:
 
 DECODERS = {
     "stripe": (stripe.from_bytes, stripe.to_bytes(STRIPE)),
+    "certified": (stripe.from_bytes, stripe.to_bytes(CERTIFIED)),
     "head": (head.from_bytes, head.to_bytes(HEAD)),
     "root": (head.root_from_bytes, head.root_to_bytes(ROOT)),
     "member": (member.member_from_bytes, member.member_to_bytes(MEMBER)),
@@ -164,7 +170,7 @@ def test_no_changed_byte_passes_unnoticed(name: str) -> None:
 
 
 def test_other_versions_are_named() -> None:
-    other = stripe.to_bytes(STRIPE).replace(b"HVstripe\x01", b"HVstripe\x02")
+    other = stripe.to_bytes(STRIPE).replace(b"HVstripe\x01", b"HVstripe\x03")
     with pytest.raises(UnknownVersion):
         stripe.from_bytes(other)
     with pytest.raises(UnknownVersion):
@@ -172,8 +178,6 @@ def test_other_versions_are_named() -> None:
 
 
 def test_heads_of_strangers_and_changed_heads_are_not_valid() -> None:
-    from dataclasses import replace
-
     vault = CERTIFICATE.vault_id
     assert head.head_valid(HEAD, vault)
     assert not head.head_valid(replace(HEAD, sequence=2), vault)
