@@ -152,7 +152,7 @@ class Writer:
         for count in range(len(missing), 0, -1):
             try:
                 return choose(
-                    self.policy.need(),
+                    self.policy,
                     candidates,
                     seed,
                     kept=kept,
