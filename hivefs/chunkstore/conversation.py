@@ -217,15 +217,17 @@ class Conversation:
     async def _receive(self) -> None:
         decoder = FrameDecoder(frames.FROM_NODE)
         while True:
-            data = await self._stream.receive_some(READ_BYTES)
-            if not data:
+            pieces = await self._stream.receive_pieces(READ_BYTES)
+            if not pieces:
                 raise ConnectionLost(peer=self.peer, reason="the node ended the conversation")
             self._heard = trio.current_time()
-            decoder.feed(data)
             shares = self._is_share(decoder.request)
-            while (frame := decoder.next_frame()) is not None:
-                shares = shares or self._is_share(frame.request)
-                self._answered(frame)
+            for piece in pieces:
+                decoder.feed(piece)
+                while (frame := decoder.next_frame()) is not None:
+                    shares = shares or self._is_share(frame.request)
+                    self._answered(frame)
+            del pieces, piece
             if shares or self._is_share(decoder.request):
                 self._share_moved()
             self._look_early(decoder)

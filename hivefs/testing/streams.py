@@ -91,6 +91,11 @@ class MemoryStream:
         self._in.wake()
         return data
 
+    async def receive_pieces(self, max_bytes: int = 262144) -> list[bytes | bytearray]:
+        """What receive_some gives, as a list; [] at the end."""
+        data = await self.receive_some(max_bytes)
+        return [data] if data else []
+
     async def aclose(self) -> None:
         """The other end reads what was sent, then the end; what it sends from now on fails."""
         self._out.ended = True

@@ -80,6 +80,24 @@ class Stream:
 
     async def receive_some(self, max_bytes: int = 262144) -> bytes:
         """Between 1 and ``max_bytes`` bytes as soon as there are any; b"" when the other end closed its side."""
+        if not await self._something(max_bytes):
+            return b""
+        data = self._mux.take(max_bytes)
+        self._connection.push()
+        return data
+
+    async def receive_pieces(self, max_bytes: int = 262144) -> list[bytes | bytearray]:
+        """The same in the pieces in which it came, which saves a copy of all of it; [] when the other end closed its side.
+        The last piece may go beyond ``max_bytes``. The pieces are the caller's.
+        """
+        if not await self._something(max_bytes):
+            return []
+        pieces = self._mux.take_pieces(max_bytes)
+        self._connection.push()
+        return pieces
+
+    async def _something(self, max_bytes: int) -> bool:
+        """Wait until something can be read; False at the clean end."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this stream")
@@ -90,13 +108,11 @@ class Stream:
             mux = self._mux
             while not mux.buffered:
                 if mux.got_fin:
-                    return b""
+                    return False
                 if mux.failure is not None:
                     raise fresh(mux.failure)
                 await self._readable.park()
-            data = mux.take(max_bytes)
-            self._connection.push()
-            return data
+            return True
         finally:
             self._receiving = False
 

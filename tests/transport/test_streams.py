@@ -40,9 +40,20 @@ def test_echo_of_64_mib_in_varied_sizes(kit, run):
             count = 0
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
-                while data := await stream.receive_some(dice.choice([1, 1000, 65536, 262144, 1 << 20])):
-                    received.update(data)
-                    count += len(data)
+                while True:
+                    most = dice.choice([1, 1000, 65536, 262144, 1 << 20])
+                    if dice.random() < 0.5:
+                        pieces = await stream.receive_pieces(most)
+                        assert all(pieces)
+                        assert sum(map(len, pieces[:-1])) < most
+                    else:
+                        data = await stream.receive_some(most)
+                        pieces = [data] if data else []
+                    if not pieces:
+                        break
+                    for piece in pieces:
+                        received.update(piece)
+                        count += len(piece)
             assert count == total
             assert received.digest() == sent.digest()
 
