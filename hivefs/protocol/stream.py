@@ -29,6 +29,16 @@ class ByteStream(Protocol):
         """
         ...
 
+    def accepted(self) -> int:
+        """A count that grows with every byte sent on this connection, also by other streams."""
+        ...
+
+    def departed(self) -> int:
+        """As far as the same count has left this machine: what ``accepted`` said before a pause has left when this is as
+        much. Costs a system call.
+        """
+        ...
+
     async def aclose(self) -> None: ...
 
     async def reset(self) -> None: ...

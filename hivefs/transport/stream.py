@@ -25,6 +25,12 @@ class Outlet(Protocol):
     async def room(self) -> None:
         """Wait until the backlog is below the high-water mark."""
 
+    def accepted(self) -> int:
+        """A count that grows with every byte put."""
+
+    def departed(self) -> int:
+        """As far as the same count has left this machine."""
+
 
 class Stream:
     """One bidirectional stream of bytes. One task may send and one may receive at a time.
@@ -115,6 +121,16 @@ class Stream:
             return True
         finally:
             self._receiving = False
+
+    def accepted(self) -> int:
+        """A count that grows with every byte sent on the connection, also by other streams."""
+        return self._connection.accepted()
+
+    def departed(self) -> int:
+        """As far as the same count has left this machine: behind our own upload some 768 KiB may still wait here, and on
+        a slow line that takes longer than any answer. A system call.
+        """
+        return self._connection.departed()
 
     async def send_eof(self) -> None:
         """Close our direction only; the answer can still be received."""
