@@ -74,7 +74,7 @@ def _child(work: Callable[[], int], guard: int, remove: Path | None) -> None:
         os.write(2, b"interrupted\n")
         status = INTERRUPTED
     except BaseException:  # noqa: BLE001 - shown as Python does, in a child that must not return to its caller
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         if os.getppid() != guard and remove is not None:
             shutil.rmtree(remove, ignore_errors=True)
