@@ -3,8 +3,8 @@
 Who says something of a node, and what it counts for (docs/decisions/0019):
 
     an attestation       ATTESTED when the user trusts its attester, else nothing at all
-    the hive's owner     what it signed in a membership or fixed in an invitation: as the owner wrote it (attested, ...) when
-                         the user trusts the hive's key, else CLAIMED
+    the hive's owner     what it signed in a membership or fixed in an invitation: as the owner wrote it (attested,
+                         claimed, ...) when the user trusts the hive's key, else CLAIMED
     the node itself      CLAIMED: what it added to an invitation, or says in its statement (which replaces the former)
     the user's table     REGISTRY: country, network and hoster of its public addresses
 
@@ -91,8 +91,8 @@ def weigh(
     claims: Said = (),
     now_ns: int = 0,
 ) -> Weighed:
-    """See the head of the file. ``trusted`` are keys of attesters, the hive's own among them when the user trusts its owner;
-    ``refuted`` maps attribute names to the reason in words; ``claims`` and ``addresses`` (multiaddrs) are what the node
+    """See the head of the file. ``trusted`` are keys of attesters, the hive's own among them when the user trusts the
+    owner; ``refuted`` maps attribute names to the reason in words; ``claims`` and ``addresses`` (multiaddrs) are what the node
     says of itself; ``now_ns`` is ns since 1970, a day of skew is forgiven.
     """
     public = public_addresses(addresses)
