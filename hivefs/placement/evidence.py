@@ -92,8 +92,8 @@ def weigh(
     now_ns: int = 0,
 ) -> Weighed:
     """See the head of the file. ``trusted`` are keys of attesters, the hive's own among them when the user trusts the
-    owner; ``refuted`` maps attribute names to the reason in words; ``claims`` and ``addresses`` (multiaddrs) are what the node
-    says of itself; ``now_ns`` is ns since 1970, a day of skew is forgiven.
+    owner; ``refuted`` maps attribute names to the reason in words; ``claims`` and ``addresses`` (multiaddrs) are what the
+    node says of itself; ``now_ns`` is ns since 1970, a day of skew is forgiven.
     """
     public = public_addresses(addresses)
     words = _words(membership, current(attestations, membership.subject, trusted, now_ns), trusted, claims)

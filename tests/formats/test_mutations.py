@@ -112,6 +112,7 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
+    "news": answers.News,
 }
 
 
