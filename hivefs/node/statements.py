@@ -27,7 +27,9 @@ class Statements:
         self.fresh = Fresh()
 
     def take(self, blobs: Sequence[bytes]) -> int:
-        """Keep what is valid and newer; how many were. Blocks: up to nine signatures are checked for each. Raises DiskFull."""
+        """Keep what is valid and newer; how many were. Blocks: up to nine signatures are checked for each. Raises
+        DiskFull.
+        """
         made = [good for good in map(self._news, blobs) if good is not None]
         count = 0
         with self._store.lock:

@@ -54,7 +54,9 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET: some blobs; ``more`` when there are others after the last one."""
+    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET: some blobs; ``more`` when there are others after
+    the last one.
+    """
 
     more: bool
     blobs: tuple[bytes, ...]

@@ -139,7 +139,7 @@ class NewsGet:
 
 @dataclass(frozen=True, slots=True)
 class StatementsGet:
-    """What nodes say of themselves (formats/attestation.py), of those whose key is after ``after`` (empty: from the first)."""
+    """What nodes whose key is after ``after`` (empty: from the first) say of themselves (formats/attestation.py)."""
 
     after: bytes = b""
 
