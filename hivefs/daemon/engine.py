@@ -296,10 +296,13 @@ class Process:
                 await trio.sleep(1.0)
 
     async def watch_revoked(self) -> None:
-        """Ask now and then for a newer revocation list, each time another node: one alone could hide it."""
+        """Ask now and then for a newer revocation list and for news of nodes, each time another node: one alone could hide
+        them.
+        """
         while True:
             await trio.sleep(REVOKED_EVERY)
             await self._ask_one(self._engine.compare_revoked, lambda _: None)
+            await self._ask_one(self._engine.news.compare, lambda _: None)
 
     async def _ask_one(self, ask: Callable[[NodeClient], Awaitable[T]], take: Callable[[T], object]) -> None:
         """Some node that is online, if there is one."""

@@ -1,8 +1,8 @@
 """What a policy demands, as limits that a set of nodes must keep, and the load of a set against them. Pure.
 
 All demands are of one form: *any ``size`` authorities of a family are over at most ``most`` of the n nodes*. No reassembly
-by c is (family, c, k-1); no hostage to a with slack s is (family, a, n-k-s); a cap is (family, 1, cap). Such limits are kept
-by every subset of a set that keeps them, so nodes can be added one by one.
+by c is (family, c, k-1); no hostage to a with slack s is (family, a, n-k-s); a cap is (family, 1, cap). Such limits are
+kept by every subset of a set that keeps them, so nodes can be added one by one.
 
 A node whose authority is unknown belongs to every coalition. One exception: under a policy that accepts what is merely
 claimed, a *cap* on operators, hosters, networks or subnets says nothing about a stripe none of whose nodes states one, so

@@ -20,8 +20,9 @@ from mutating import mutants
 from hivefs.crypto.keys import public_key
 from hivefs.daemon import hive
 from hivefs.daemon.home import Secrets
-from hivefs.errors import BadInvitation, Corrupt, UnknownVersion
+from hivefs.errors import BadAttestation, BadInvitation, Corrupt, UnknownVersion
 from hivefs.formats import (
+    attestation,
     cid,
     head,
     invite,
@@ -113,6 +114,7 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
+    "news": answers.News,
 }
 
 
@@ -221,6 +223,23 @@ CASES: dict[str, Case] = {
     ),
     "revoked.revocations_from_bytes": Case(
         revoked.revocations_from_bytes, revoked.revocations_to_bytes, seeds("invite", "revoked", "revoked nobody")
+    ),
+    "attestation.attestation_from_bytes": Case(
+        attestation.attestation_from_bytes,
+        attestation.attestation_to_bytes,
+        seeds("attestation", "attestation", "for ever"),
+    ),
+    "attestation.attestations_from_text": Case(
+        lambda data: attestation.attestations_from_text(data.decode("latin-1")),
+        None,  # white space, notes and empty lines do no harm
+        [kept("attestation")["vectors"]["attestation text"].encode()],
+        (BadAttestation,),
+    ),
+    "attestation.statement_from_bytes": Case(
+        attestation.statement_from_bytes, attestation.statement_to_bytes, seeds("attestation", "statement", "says nothing")
+    ),
+    "attestation.trusted_from_bytes": Case(
+        attestation.trusted_from_bytes, attestation.trusted_to_bytes, seeds("attestation", "trusted key")
     ),
     "cid.cid_from_text": Case(
         lambda data: cid.cid_from_text(data.decode("latin-1")),
