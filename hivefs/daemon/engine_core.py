@@ -26,8 +26,9 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import Corrupt
+from hivefs.errors import Corrupt, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
@@ -112,6 +113,7 @@ class Engine:
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
         self._levels = {"remote": 0, "guaranteed": 0}
+        self.moving = EngineMoving(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -215,6 +217,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.garbage.empty_trash)
+            nursery.start_soon(self.moving.run)
 
     async def _measure(self) -> None:
         """Bytes of data (with padding) at each level, for status: counted in slices, again and again."""
@@ -309,7 +312,22 @@ class Engine:
         """Bring the share that holds a chunk into the cache, and then those of ``following``. See chunkstore.source.Fetch
         for ``span`` and for what is given back.
         """
-        place, stripe = await self.locate(chunk_id)
+        while True:
+            place, stripe = await self.locate(chunk_id)
+            try:
+                return await self._fetch(chunk_id, place, stripe, following, span)
+            except NotEnoughShares:
+                if self.store.place(chunk_id) == place:
+                    raise  # else it was moved meanwhile
+
+    async def _fetch(
+        self,
+        chunk_id: ChunkId,
+        place: ChunkPlace,
+        stripe: Stripe,
+        following: Sequence[ChunkId],
+        span: tuple[int, int] | None,
+    ) -> Piece | None:
         silent = False
         if span is not None and _short(span, place.length) and not self.reader.coming(stripe, place.index):
             offset, length = span
@@ -348,6 +366,7 @@ class Engine:
                 "repaired": self.repair.repaired,
                 "waiting_for": self.repair.waiting_for,
             },
+            "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
                 "stripes": self.placing.progress.placed_stripes,

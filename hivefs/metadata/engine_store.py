@@ -9,11 +9,14 @@ EngineReader. Tables and what they hold (values sealed with the vault's engine k
     bynode    node id || stripe id -> share number                                                  (plain)
     live      stripe id -> number of live chunks or pages in it                                     (plain)
     offered   chunk id -> inode, slot: placed, but the mount has not said yet whether it took it      (plain)
-    doomed    sequence || kind || id -> chunks and pages to forget once a head after it is out       (plain)
+    doomed    sequence || kind || id -> what to forget once a head after it is out: 0, a chunk or page of a stripe
+              (stripe id || its name); 1, a share that moved (stripe id || node id || share id)  (plain)
     trash     node id || share id -> (empty): shares to delete at a node                            (plain)
     nodes     node id -> state, since, free bytes, capacity                                         (sealed CBOR)
     moved     stripe id -> (empty): metadata stripes whose nodes changed since the last checkpoint     (plain)
     loaded    low key -> high key: ranges of the tree that are here, while ``hydrating``              (plain)
+    within    stripe id || chunk id -> (empty): the chunks of each data stripe                       (plain)
+    unknown   node id || share id -> when that node first listed it, a share that nothing names (ns)  (plain)
     info      small values                                                                           (sealed)
 
 Every write transaction is synced at commit: what the engine says to the mount or to a node is on disk before.
@@ -47,11 +50,16 @@ from hivefs.placement.health import Health, NodeRow, NodeState, NodeView, judge
 from hivefs.placement.verifier import Rules
 
 MAP_BYTES = 64 << 30
+MOST_TABLES = 32
 TABLES = ("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info")
+WRITERS_TABLES = ("within", "unknown")
+"""Tables that only the engine opens: a mount does not read them, and meets stores that were made before them."""
+
 OWN_PREFIXES = (b"c", b"n", b"s")
 _U64 = struct.Struct(">Q")
 _DOOMED = struct.Struct(">QB")
 _OFFER = struct.Struct(">QQ")
+_DOOMED_NAME, _DOOMED_SHARE = 0, 1
 
 
 class EngineReader:
@@ -65,7 +73,8 @@ class EngineReader:
         self._rules = rules
         try:
             self._env = self._open(path)
-            self._db = {name: self._env.open_db(name.encode(), create=self._writes) for name in TABLES}
+            names = (*TABLES, *WRITERS_TABLES) if self._writes else TABLES
+            self._db = {name: self._env.open_db(name.encode(), create=self._writes) for name in names}
         except lmdb.Error as error:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
@@ -75,7 +84,7 @@ class EngineReader:
 
     def _open(self, path: Path) -> lmdb.Environment:
         return lmdb.open(
-            str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), readonly=True, lock=True, max_readers=64, create=False
+            str(path), map_size=MAP_BYTES, max_dbs=MOST_TABLES, readonly=True, lock=True, max_readers=64, create=False
         )
 
     def close(self) -> None:
@@ -102,6 +111,14 @@ class EngineReader:
     def _opened(self, table: str, key: bytes, txn: lmdb.Transaction) -> bytes | None:
         value = txn.get(key, db=self._db[table])
         return None if value is None else self._sealer.open(table.encode() + b"/" + key, bytes(value))
+
+    def plain(self, table: str, key: bytes) -> bytes | None:
+        """A value of a plain table."""
+        return self._get(table, key)
+
+    def has_entry(self, table: str, key: bytes) -> bool:
+        """Whether a table has that key."""
+        return self._get(table, key) is not None
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
         """Where a chunk lies, or None when it is not known (here)."""
@@ -236,7 +253,7 @@ class EngineStore(EngineReader):
             self._ranges.add(low[1:], high or None)
 
     def _open(self, path: Path) -> lmdb.Environment:
-        environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
+        environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=MOST_TABLES, max_readers=64, mode=0o600)
         environment.sync(True)  # what a killed process had written may be in the page cache only: see environment.py
         return environment
 
@@ -308,6 +325,7 @@ class EngineStore(EngineReader):
             if share.node is not None:
                 self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
                 self.delete("trash", share.node + share.share_id)
+                self.delete("unknown", share.node + share.share_id)
         value = stripe_format.to_bytes(stripe)
         if stripe.purpose == Purpose.METADATA:
             self.save("meta", stripe.stripe_id, value)
@@ -320,7 +338,21 @@ class EngineStore(EngineReader):
         """Record a freshly placed chunk, offered to the mount for that slot of that file."""
         self._save_tree(records.chunk_key(chunk_id), records.place_to_bytes(place))
         self.put("offered", chunk_id, _OFFER.pack(ino, slot))
+        self.put("within", place.stripe_id + chunk_id)
         self.add_live(place.stripe_id, 1)
+
+    def move_place(self, chunk_id: ChunkId, before: ChunkPlace, after: ChunkPlace) -> bool:
+        """A chunk was copied to another place, which counts from now on; the old one goes once a head with the new one is
+        out. False, and nothing is changed, when the chunk is not there any more or was moved meanwhile.
+        """
+        if self.place(chunk_id) != before:
+            return False
+        self._save_tree(records.chunk_key(chunk_id), records.place_to_bytes(after))
+        self.delete("within", before.stripe_id + chunk_id)
+        self.put("within", after.stripe_id + chunk_id)
+        self._doom(before.stripe_id, chunk_id)
+        self.add_live(after.stripe_id, 1)
+        return True
 
     def add_live(self, stripe_id: StripeId, count: int) -> int:
         """Change the number of live chunks or pages of a stripe; returns the new one."""
@@ -358,14 +390,19 @@ class EngineStore(EngineReader):
         if place is None:
             return
         self._save_tree(records.chunk_key(chunk_id), None)
+        self.delete("within", place.stripe_id + chunk_id)
         self._doom(place.stripe_id, chunk_id)
 
     def doom_page(self, stripe_id: StripeId, name: bytes) -> None:
         """A page of the metadata tree was replaced."""
         self._doom(stripe_id, name)
 
-    def _doom(self, stripe_id: StripeId, name: bytes) -> None:
-        self.put("doomed", _DOOMED.pack(self.sequence, 0) + stripe_id + name)
+    def doom_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
+        """A share was copied to another node: the one at this node is deleted once a head that names the other is out."""
+        self._doom(stripe_id, node_id + share_id, _DOOMED_SHARE)
+
+    def _doom(self, stripe_id: StripeId, name: bytes, kind: int = _DOOMED_NAME) -> None:
+        self.put("doomed", _DOOMED.pack(self.sequence, kind) + stripe_id + name)
 
     def reap(self, published: int, limit: int) -> int:
         """Forget what was doomed at or before sequence ``published``: empty stripes go, with their shares to the trash.
@@ -374,14 +411,24 @@ class EngineStore(EngineReader):
         """
         done = 0
         for key in self.keys("doomed", limit=limit):
-            if _DOOMED.unpack_from(key)[0] > published:
+            sequence, kind = _DOOMED.unpack_from(key)
+            if sequence > published:
                 break
             done += 1
             self.delete("doomed", key)
             stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
-            if self.live(stripe_id) and self.add_live(stripe_id, -1) == 0:
+            if kind == _DOOMED_SHARE:
+                name = key[_DOOMED.size + 16 :]
+                self._reap_share(stripe_id, NodeId(name[:32]), ShareId(name[32:]))
+            elif self.live(stripe_id) and self.add_live(stripe_id, -1) == 0:
                 self.forget_stripe(stripe_id)
         return done
+
+    def _reap_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
+        stripe = self.stripe(stripe_id)
+        # It may have come back to that node since.
+        if stripe is None or not any(s.node == node_id and s.share_id == share_id for s in stripe.shares):
+            self.trash_share(node_id, share_id)
 
     def forget_stripe(self, stripe_id: StripeId) -> None:
         """Drop a stripe; its shares are queued for deletion at their nodes."""
@@ -519,7 +566,9 @@ class EngineStore(EngineReader):
 
     def _loaded_record(self, key: bytes, value: bytes) -> None:
         if key[:1] == b"c":
-            self.add_live(records.place_from_bytes(value).stripe_id, 1)
+            stripe_id = records.place_from_bytes(value).stripe_id
+            self.put("within", stripe_id + key[1:])
+            self.add_live(stripe_id, 1)
         elif key[:1] == b"s":
             stripe = stripe_format.from_bytes(value)
             for index, share in enumerate(stripe.shares):
