@@ -71,6 +71,7 @@ def test_people_come_first_for_a_while_and_what_is_endangered_does_not_wait_for_
                 setattr(drive, way, False)
             assert trio.current_time() - began < 3
         drive.used = True
+        await trio.sleep(1)
         began = trio.current_time()
         for _ in range(5):
             await budget.take(10)
