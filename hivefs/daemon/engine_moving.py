@@ -12,10 +12,13 @@ from hivefs.content.packing import Packed
 from hivefs.errors import HivefsError
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.evacuate import Evacuation
+from hivefs.maintenance.moving import Moving
+from hivefs.maintenance.rebalance import Rebalance
+from hivefs.maintenance.rebalance_plan import Fill
 from hivefs.maintenance.repack import Repack
 from hivefs.maintenance.repack_plan import Target
 from hivefs.metadata.engine_contents import Contents
-from hivefs.model.ids import StripeId
+from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 
 if TYPE_CHECKING:
@@ -46,6 +49,10 @@ class EngineMoving:
         )
         self.repack.held = self.held
         self.repack.full = self._nearly_full
+        self.rebalance = Rebalance(
+            engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
+        )
+        self.rebalance.held = self.held
         self.evacuation = Evacuation(
             lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()), self._give_to_checkpoint
         )
@@ -57,6 +64,7 @@ class EngineMoving:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repack.run)
             nursery.start_soon(self.evacuation.run)
+            nursery.start_soon(self.rebalance.run)
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive now."""
@@ -90,10 +98,26 @@ class EngineMoving:
         capacity = self._engine.capacity()
         return capacity is not None and capacity[1] < capacity[0] * NEARLY_FULL
 
+    def _fills(self) -> list[Fill]:
+        """Nodes that answer and stay. What a node cannot take counts as used, whoever uses it."""
+        return [
+            Fill(m.node_id, m.row.capacity, max(0, m.row.capacity - m.row.free_bytes), 0)
+            for m in self._engine.pool.online()
+            if m.row.capacity and not m.leaving
+        ]
+
+    def _takes(self, node_id: NodeId) -> bool:
+        return any(c.node_id == node_id and c.usable and c.vetted for c in self._engine.pool.candidates())
+
+    def _keeps(self, before: Stripe, after: Stripe) -> bool:
+        health = self._engine.store.health
+        return health(after).level >= health(before).level
+
     def _give_to_checkpoint(self, stripe_ids: frozenset[StripeId]) -> None:
         self._engine.checkpoint.evacuate = stripe_ids
 
     def status(self) -> dict[str, Any]:
         """For ``hivefs status``."""
         waiting = self.held() or self.budget.waiting_for
-        return self.repack.moving.status(waiting) | {"metadata_stripes_evacuated": self.evacuation.evacuated}
+        both = Moving.together(self.repack.moving.status(waiting), self.rebalance.moving.status(waiting))
+        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated}

@@ -57,6 +57,14 @@ class Moving:
             return 0.0
         return sum(size for _, size in self._recent) / max(1.0, now - self._recent[0][0])
 
+    @staticmethod
+    def together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        """What two duties say, as one."""
+        eta = None if None in (one["eta_s"], other["eta_s"]) else max(one["eta_s"], other["eta_s"])
+        sums = {name: one[name] + other[name] for name, value in one.items() if type(value) is int and name != "eta_s"}
+        said = {"reasons": one["reasons"] | other["reasons"], "waiting_for": one["waiting_for"] or other["waiting_for"]}
+        return one | sums | said | {"eta_s": eta}
+
     def status(self, waiting: str = "") -> dict[str, Any]:
         """For status; ``eta_s`` is null while it is not known."""
         left = sum(size for _, size in self.left.values())
