@@ -173,7 +173,11 @@ class Running:
             left = value["leaving"]["leases"]
             now = trio.current_time()
             eta = self._drain.eta_s(now, left)
-            value["leaving"] |= {"leases_at_start": self._began, "eta_s": None if eta is None else round(eta)}
+            value["leaving"] |= {
+                "leases_at_start": self._began,
+                "eta_s": None if eta is None else round(eta),
+                "still_s": round(self._drain.still_s(now)),
+            }
         return value
 
 
@@ -188,6 +192,7 @@ def facts(index: NodeIndex, config: NodeConfig, now_ns: int, measured: list[tupl
             "vaults": sum(1 for size in index.by_vault.values() if size),
             "leases_at_start": int.from_bytes((index.info(_STARTED_WITH) or bytes(16))[8:], "big"),
             "eta_s": None,
+            "still_s": 0,
             "done": not leases,
         }
     return {

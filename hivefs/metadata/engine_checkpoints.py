@@ -1,0 +1,49 @@
+"""What the engine's store keeps for checkpoints: changes since the last one, and stripes of pages that moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hivefs.metadata.engine_writer import U64, EngineWriter
+from hivefs.model.ids import StripeId
+from hivefs.model.stripe import Stripe
+
+
+class CheckpointTables(EngineWriter):
+    """Tables changed, moved."""
+
+    @contextmanager
+    def changes(self) -> Iterator[Iterator[tuple[bytes, bytes | None]]]:
+        """Changed tree records since the last checkpoint with their values now (None: deleted), in key order: a snapshot,
+        which shows nothing that is changed while it is open. Raises RuntimeError inside writing().
+        """
+        if self._write is not None:
+            raise RuntimeError("a snapshot does not see what its own transaction changed")
+        with self._env.begin() as txn, txn.cursor(db=self._db["changed"]) as cursor:
+            yield ((key, self._opened("tree", key, txn)) for key in map(bytes, cursor.iternext(values=False)))
+
+    def next_sequence(self) -> int:
+        """Close the running sequence (returned): later changes belong to the next checkpoint."""
+        closed = self.sequence
+        self.sequence += 1
+        self.save_info("sequence", self.sequence)
+        return closed
+
+    def published(self, closed: int) -> None:
+        """A head with everything up to sequence ``closed`` is out."""
+        for key in self.keys("changed"):
+            value = self._get("changed", key)
+            if value is not None and U64.unpack(value)[0] <= closed:
+                self.delete("changed", key)
+
+    def moved(self) -> dict[StripeId, Stripe]:
+        """Metadata stripes whose nodes changed since the last checkpoint, as they are now."""
+        found = {StripeId(key): self.stripe(StripeId(key)) for key in self.keys("moved")}
+        return {stripe_id: stripe for stripe_id, stripe in found.items() if stripe is not None}
+
+    def moved_done(self, described: dict[StripeId, Stripe]) -> None:
+        """A tree describes these now; one that moved again meanwhile stays on the list."""
+        for key in self.keys("moved"):
+            if self.stripe(StripeId(key)) == described.get(StripeId(key)):
+                self.delete("moved", key)

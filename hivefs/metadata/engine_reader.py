@@ -1,0 +1,107 @@
+"""What the engine's store says, for the engine itself and for other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cbor2
+
+from hivefs.formats import records
+from hivefs.formats import stripe as stripe_format
+from hivefs.formats.member import entry_from_bytes
+from hivefs.metadata.engine_tables import EngineTables
+from hivefs.model.ids import ChunkId, NodeId, StripeId
+from hivefs.model.node import RosterEntry
+from hivefs.model.stripe import ChunkPlace, Level, Stripe
+from hivefs.placement.attributes import authorities
+from hivefs.placement.health import Health, NodeRow, NodeState, NodeView, judge
+
+
+class EngineReader(EngineTables):
+    """Read access, from any process."""
+
+    def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
+        """Where a chunk lies, or None when it is not known (here)."""
+        value = self._load("tree", records.chunk_key(chunk_id))
+        return None if value is None else records.place_from_bytes(value)
+
+    def stripe(self, stripe_id: StripeId) -> Stripe | None:
+        """A data or metadata stripe."""
+        value = self._load("tree", records.stripe_key(stripe_id)) or self._load("meta", stripe_id)
+        return None if value is None else stripe_format.from_bytes(value)
+
+    def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
+        """Certificate and addresses of a node."""
+        value = self._load("tree", records.node_key(node_id))
+        return None if value is None else entry_from_bytes(value)
+
+    def node_row(self, node_id: NodeId) -> NodeRow | None:
+        """State of a node as the engine last saw it."""
+        value = self._load("nodes", node_id)
+        return None if value is None else self._row(value)
+
+    @staticmethod
+    def _row(value: bytes) -> NodeRow:
+        state, since, free, capacity = cbor2.loads(value)
+        return NodeRow(NodeState(state), since, free, capacity)
+
+    def node_view(self, node_id: NodeId) -> NodeView | None:
+        """State and authorities; opened once for the same stored bytes."""
+        row, entry = self._get("nodes", node_id), self._get("tree", records.node_key(node_id))
+        if row is None or entry is None:
+            return None
+        known = self._views.get(node_id)
+        if known is not None and known[1] == row and known[2] == entry:
+            return known[0]
+        node_row, roster = self.node_row(node_id), self.roster_entry(node_id)
+        if node_row is None or roster is None:
+            return None
+        view = NodeView(node_row.state, authorities(roster.membership.attributes), bool(roster.address.leaving_s))
+        self._views[node_id] = (view, row, entry)
+        return view
+
+    def health(self, stripe: Stripe) -> Health:
+        """Judge a stripe with the nodes as last seen."""
+        return judge(stripe, self._rules, self.node_view)
+
+    def stripe_level(self, stripe_id: StripeId) -> Level:
+        """The durability level that this stripe has now; LOCAL when it is not known."""
+        stripe = self.stripe(stripe_id)
+        return Level.LOCAL if stripe is None else self.health(stripe).level
+
+    def metadata_level(self) -> Level:
+        """The level of the last checkpoint: its stripes, and its head with enough nodes."""
+        value = self.info("metadata_level")
+        return Level(value) if isinstance(value, int) else Level.LOCAL
+
+    def stripes(self) -> Iterator[Stripe]:
+        """All stripes, data first, read in steps (no long transaction)."""
+        yield from self._stripes_of("tree", b"s")
+        yield from self._stripes_of("meta", b"")
+
+    def metadata_stripes(self) -> Iterator[Stripe]:
+        """The stripes that hold pages of the metadata tree."""
+        yield from self._stripes_of("meta", b"")
+
+    def _stripes_of(self, table: str, prefix: bytes) -> Iterator[Stripe]:
+        after: bytes | None = None
+        while batch := self.keys(table, prefix, after, 256):
+            for key in batch:
+                value = self._load(table, key)
+                if value is not None:
+                    yield stripe_format.from_bytes(value)
+            after = batch[-1]
+
+    def stripes_on(self, node_id: NodeId) -> list[StripeId]:
+        """Stripes with a share on that node."""
+        return [StripeId(key[32:]) for key in self.keys("bynode", node_id)]
+
+    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
+        """All known nodes."""
+        found = []
+        for key in self.keys("tree", b"n"):
+            node_id = NodeId(key[1:])
+            entry, row = self.roster_entry(node_id), self.node_row(node_id)
+            if entry is not None and row is not None:
+                found.append((node_id, entry, row))
+        return found

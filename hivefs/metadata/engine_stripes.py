@@ -1,0 +1,173 @@
+"""Chunks and stripes in the engine's store: where they lie, what is alive, what is to be forgotten and deleted."""
+
+from __future__ import annotations
+
+import struct
+
+from hivefs.errors import StoreDamaged
+from hivefs.formats import records
+from hivefs.formats import stripe as stripe_format
+from hivefs.metadata.engine_writer import U64, EngineWriter
+from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
+from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
+
+_DOOMED = struct.Struct(">QB")
+_OFFER = struct.Struct(">QQ")
+_DOOMED_NAME, _DOOMED_SHARE = 0, 1
+
+
+class StripeTables(EngineWriter):
+    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash."""
+
+    def save_stripe(self, stripe: Stripe) -> None:
+        """Record a stripe and who holds it (also over an older version of it)."""
+        before = self.stripe(stripe.stripe_id)
+        if before is not None:
+            for share in before.shares:
+                if share.node is not None:
+                    self.delete("bynode", share.node + stripe.stripe_id)
+        for index, share in enumerate(stripe.shares):
+            if share.node is not None:
+                self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
+                self.delete("trash", share.node + share.share_id)
+                self.delete("unknown", share.node + share.share_id)
+        value = stripe_format.to_bytes(stripe)
+        if stripe.purpose == Purpose.METADATA:
+            self.save("meta", stripe.stripe_id, value)
+            if before is not None:
+                self.put("moved", stripe.stripe_id)
+        else:
+            self._save_tree(records.stripe_key(stripe.stripe_id), value)
+
+    def save_place(self, chunk_id: ChunkId, place: ChunkPlace, ino: int, slot: int) -> None:
+        """Record a freshly placed chunk, offered to the mount for that slot of that file."""
+        self._save_tree(records.chunk_key(chunk_id), records.place_to_bytes(place))
+        self.put("offered", chunk_id, _OFFER.pack(ino, slot))
+        self.put("within", place.stripe_id + chunk_id)
+        self.add_live(place.stripe_id, 1)
+
+    def move_place(self, chunk_id: ChunkId, before: ChunkPlace, after: ChunkPlace) -> bool:
+        """A chunk was copied to another place, which counts from now on; the old one goes once a head with the new one is
+        out. False, and nothing is changed, when the chunk is not there any more or was moved meanwhile.
+        """
+        if self.place(chunk_id) != before:
+            return False
+        self._save_tree(records.chunk_key(chunk_id), records.place_to_bytes(after))
+        self.delete("within", before.stripe_id + chunk_id)
+        self.put("within", after.stripe_id + chunk_id)
+        self._doom(before.stripe_id, chunk_id)
+        self.add_live(after.stripe_id, 1)
+        return True
+
+    def add_live(self, stripe_id: StripeId, count: int) -> int:
+        """Change the number of live chunks or pages of a stripe; returns the new one."""
+        value = self._get("live", stripe_id)
+        now = (0 if value is None else U64.unpack(value)[0]) + count
+        if now < 0:
+            raise StoreDamaged(path=self.path, reason="a stripe would hold fewer than no chunks")
+        self.put("live", stripe_id, U64.pack(now))
+        return int(now)
+
+    def live(self, stripe_id: StripeId) -> int:
+        """Live chunks or pages in a stripe."""
+        value = self._get("live", stripe_id)
+        return 0 if value is None else int(U64.unpack(value)[0])
+
+    def settle(self, chunk_id: ChunkId, taken: bool) -> None:
+        """The mount took an offered chunk, or did not: then it is doomed."""
+        if self.delete("offered", chunk_id) and not taken:
+            self.doom_chunk(chunk_id)
+
+    def offers(self) -> list[tuple[ChunkId, int, int]]:
+        """Chunks placed but not settled, with inode and slot."""
+        found = []
+        for key in self.keys("offered"):
+            value = self._get("offered", key)
+            if value is not None:
+                found.append((ChunkId(key), *_OFFER.unpack(value)))
+        return found
+
+    # ---- forgetting -------------------------------------------------------------------------------------------------
+
+    def doom_chunk(self, chunk_id: ChunkId) -> None:
+        """No file names this chunk any more; its record goes now, its bytes once a head without it is out."""
+        place = self.place(chunk_id)
+        if place is None:
+            return
+        self._save_tree(records.chunk_key(chunk_id), None)
+        self.delete("within", place.stripe_id + chunk_id)
+        self._doom(place.stripe_id, chunk_id)
+
+    def doom_page(self, stripe_id: StripeId, name: bytes) -> None:
+        """A page of the metadata tree was replaced."""
+        self._doom(stripe_id, name)
+
+    def doom_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
+        """A share was copied to another node: the one at this node is deleted once a head that names the other is out."""
+        self._doom(stripe_id, node_id + share_id, _DOOMED_SHARE)
+
+    def doomed_shares(self) -> set[tuple[NodeId, ShareId]]:
+        """What doom_share said, as far as it is not done."""
+        keys = [key[_DOOMED.size + 16 :] for key in self.keys("doomed") if key[_DOOMED.size - 1] == _DOOMED_SHARE]
+        return {(NodeId(key[:32]), ShareId(key[32:])) for key in keys}
+
+    def _doom(self, stripe_id: StripeId, name: bytes, kind: int = _DOOMED_NAME) -> None:
+        self.put("doomed", _DOOMED.pack(self.sequence, kind) + stripe_id + name)
+
+    def reap(self, published: int, limit: int) -> int:
+        """Forget what was doomed at or before sequence ``published``: empty stripes go, with their shares to the trash.
+
+        Returns how many entries were handled; call again while it equals ``limit``.
+        """
+        done = 0
+        for key in self.keys("doomed", limit=limit):
+            sequence, kind = _DOOMED.unpack_from(key)
+            if sequence > published:
+                break
+            done += 1
+            self.delete("doomed", key)
+            stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
+            if kind == _DOOMED_SHARE:
+                name = key[_DOOMED.size + 16 :]
+                self._reap_share(stripe_id, NodeId(name[:32]), ShareId(name[32:]))
+            elif self.live(stripe_id) and self.add_live(stripe_id, -1) == 0:
+                self.forget_stripe(stripe_id)
+        return done
+
+    def _reap_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
+        stripe = self.stripe(stripe_id)
+        # It may have come back to that node since.
+        if stripe is None or not any(s.node == node_id and s.share_id == share_id for s in stripe.shares):
+            self.trash_share(node_id, share_id)
+
+    def forget_stripe(self, stripe_id: StripeId) -> None:
+        """Drop a stripe; its shares are queued for deletion at their nodes."""
+        stripe = self.stripe(stripe_id)
+        self.delete("live", stripe_id)
+        if stripe is None:
+            return
+        for share in stripe.shares:
+            if share.node is not None:
+                self.delete("bynode", share.node + stripe_id)
+                self.put("trash", share.node + share.share_id)
+        if stripe.purpose == Purpose.METADATA:
+            self.delete("meta", stripe_id)
+        else:
+            self._save_tree(records.stripe_key(stripe_id), None)
+
+    def trash_share(self, node_id: NodeId, share_id: ShareId) -> None:
+        """A node may hold a share that no stripe names (any more)."""
+        self.put("trash", node_id + share_id)
+
+    def trash_done(self, node_id: NodeId, share_ids: list[ShareId]) -> None:
+        """The node deleted them."""
+        for share_id in share_ids:
+            self.delete("trash", node_id + share_id)
+
+    def has_trash(self, node_id: NodeId, share_id: ShareId) -> bool:
+        """Whether a share waits to be deleted at a node (it must not be put there meanwhile)."""
+        return self._get("trash", node_id + share_id) is not None
+
+    def trash_of(self, node_id: NodeId, limit: int) -> list[ShareId]:
+        """Shares to be deleted at a node."""
+        return [ShareId(key[32:]) for key in self.keys("trash", node_id, limit=limit)]

@@ -1,0 +1,102 @@
+"""How the engine's store is changed: the lock of the one writing process, transactions, plain and sealed entries."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import lmdb
+
+from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse
+from hivefs.metadata.engine_reader import EngineReader
+from hivefs.metadata.engine_tables import MAP_BYTES, TABLES
+from hivefs.placement.verifier import Rules
+
+U64 = struct.Struct(">Q")
+
+
+class EngineWriter(EngineReader):
+    """Write access for the engine process. Changes happen inside ``with store.writing():``, synced at its end."""
+
+    _writes = True
+
+    def __init__(
+        self, path: Path, key: bytes, rules: tuple[Rules, ...], random: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise VaultInUse(mountpoint=f"another engine of {path.parent}") from None
+        super().__init__(path, key, rules, random)
+        value = self.info("sequence")
+        self.sequence = value if isinstance(value, int) else 1
+
+    def _open(self, path: Path) -> lmdb.Environment:
+        environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
+        environment.sync(True)  # what a killed process had written may be in the page cache only: see environment.py
+        return environment
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._lock)
+
+    @contextmanager
+    def writing(self) -> Iterator[EngineWriter]:
+        """One transaction; nested use joins the outer one. An exception undoes all of it. Never await inside."""
+        if self._write is not None:
+            yield self
+            return
+        try:
+            with self._env.begin(write=True) as txn:
+                self._write = txn
+                try:
+                    yield self
+                finally:
+                    self._write = None
+        except lmdb.Error as error:
+            raise self._as_ours(error) from None
+
+    def _as_ours(self, error: lmdb.Error) -> HivefsError:
+        """A full disk is waited out by whoever writes; anything else ends the engine."""
+        if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or "No space left" in str(error):
+            free = shutil.disk_usage(self.path).free
+            return DiskFull(path=self.path, free=free)
+        return StoreDamaged(path=self.path, reason=f"LMDB reports {error}")
+
+    def _txn(self) -> lmdb.Transaction:
+        if self._write is None:
+            raise RuntimeError("change the engine store only inside writing()")
+        return self._write
+
+    def put(self, table: str, key: bytes, value: bytes = b"") -> None:
+        """A plain entry."""
+        self._txn().put(key, value, db=self._db[table])
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Remove an entry; whether it was there."""
+        return bool(self._txn().delete(key, db=self._db[table]))
+
+    def save(self, table: str, key: bytes, value: bytes) -> None:
+        """A sealed entry."""
+        self.put(table, key, self._sealer.seal(table.encode() + b"/" + key, value))
+
+    def save_info(self, name: str, value: Any) -> None:
+        """A small value by name."""
+        self.save("info", name.encode(), cbor2.dumps(value, canonical=True))
+
+    def _save_tree(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.delete("tree", key)
+        else:
+            self.save("tree", key, value)
+        self.put("changed", key, U64.pack(self.sequence))
