@@ -31,6 +31,7 @@ from hivefs.formats import (
     member,
     meter,
     page,
+    receipt,
     records,
     revoked,
     staged,
@@ -111,6 +112,8 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
+    "listing": answers.Listing,
+    "listing of nothing": answers.Listing,
 }
 
 
@@ -223,6 +226,9 @@ CASES: dict[str, Case] = {
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "receipt.receipt_from_bytes": Case(
+        receipt.receipt_from_bytes, receipt.receipt_to_bytes, seeds("receipt", "signed", "countersigned")
+    ),
     "meter.from_bytes": Case(meter.from_bytes, meter.to_bytes, seeds("meter", "day", "empty")),
     "staged.extents_from_bytes": Case(
         staged.extents_from_bytes, staged.extents_to_bytes, [bytes.fromhex(r["hex"]) for r in STAGE["slot_records"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.crypto import keys, seal
 from hivefs.errors import Corrupt, UnknownVersion
-from hivefs.formats import head, member, records, stripe
+from hivefs.formats import head, member, receipt, records, stripe
 from hivefs.model.head import Root
 from hivefs.model.ids import ChunkId, DeviceId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
 from hivefs.model.node import Attribute, Evidence, Membership, Role, RosterEntry
+from hivefs.model.receipt import Receipt
 from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -66,6 +68,12 @@ ENTRY = RosterEntry(MEMBER, member.sign_address(NODE, ("/ip4/127.0.0.1/tcp/4001"
 MARKED = ("/ip4/127.0.0.1/tcp/4001", "/hivefs-leaving/1700000000")
 LEAVING = RosterEntry(MEMBER, member.sign_address(NODE, MARKED, 9))
 
+RECEIPT = receipt.sign_receipt(
+    Receipt(NodeId(keys.public_key(NODE)), keys.public_key(OWNER), 7, 1_700_000_000_000_000_000, fill(3, 32), 12, 49_152),
+    partial(keys.sign, NODE),
+)
+COUNTERSIGNED = receipt.countersign(RECEIPT, partial(keys.sign, OWNER))
+
 
 def sealed_chunk(size: int) -> bytes:
     return seal.seal_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, hashlib.shake_128(b"noise").digest(size))[0]
@@ -98,6 +106,10 @@ def made() -> dict[str, dict[str, str]]:
             "entry": member.entry_to_bytes(ENTRY).hex(),
             "leaving": member.entry_to_bytes(LEAVING).hex(),
         },
+        "receipt": {
+            "signed": receipt.receipt_to_bytes(RECEIPT).hex(),
+            "countersigned": receipt.receipt_to_bytes(COUNTERSIGNED).hex(),
+        },
         "chunk": {
             "small": sealed_chunk(100).hex(),
             "segments_sha256": hashlib.sha256(sealed_chunk(100_000)).hexdigest(),
@@ -107,7 +119,7 @@ def made() -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("name", ["records", "stripe", "head", "member", "chunk"])
+@pytest.mark.parametrize("name", ["records", "stripe", "head", "member", "receipt", "chunk"])
 def test_vectors_are_written_and_read_the_same(name: str) -> None:
     kept: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
     assert kept["version"] == 1
@@ -130,6 +142,10 @@ def test_vectors_are_read() -> None:
     assert head.from_bytes(kept("head", "head")) == HEAD and head.head_valid(HEAD, CERTIFICATE.vault_id)
     assert head.root_from_bytes(kept("head", "root")) == ROOT
     assert member.member_from_bytes(kept("member", "certificate")) == MEMBER
+    assert receipt.receipt_from_bytes(kept("receipt", "signed")) == RECEIPT and receipt.receipt_valid(RECEIPT)
+    assert receipt.receipt_from_bytes(kept("receipt", "countersigned")) == COUNTERSIGNED
+    assert receipt.counter_valid(COUNTERSIGNED) and not receipt.counter_valid(RECEIPT)
+    assert receipt.vault_of(RECEIPT) == keys.vault_id_of(keys.public_key(OWNER))
     assert member.entry_from_bytes(kept("member", "entry")) == ENTRY
     assert member.entry_valid(ENTRY, keys.public_key(HIVE), 1)
     assert member.entry_from_bytes(kept("member", "leaving")) == LEAVING
@@ -145,6 +161,7 @@ DECODERS = {
     "certified": (stripe.from_bytes, stripe.to_bytes(CERTIFIED)),
     "head": (head.from_bytes, head.to_bytes(HEAD)),
     "root": (head.root_from_bytes, head.root_to_bytes(ROOT)),
+    "receipt": (receipt.receipt_from_bytes, receipt.receipt_to_bytes(COUNTERSIGNED)),
     "member": (member.member_from_bytes, member.member_to_bytes(MEMBER)),
     "entry": (member.entry_from_bytes, member.entry_to_bytes(ENTRY)),
 }
