@@ -71,7 +71,7 @@ class Engine:
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.pool = Pool(self.store, dial, time.time_ns, float(setting("node_gone_after_s")), self._greeted)
         self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
-        claims = Claims(self._intend)
+        self.claims = claims = Claims(self._intend)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, self.pool.change)
@@ -112,7 +112,7 @@ class Engine:
         self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
-        self._levels = {"remote": 0, "guaranteed": 0}
+        self.levels = {"remote": 0, "guaranteed": 0}
         self.moving = EngineMoving(self)
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Engine:
                     levels[level.name.lower()] += stripe.needed * stripe.share_bytes
                 if number % MEASURE_SLICE == MEASURE_SLICE - 1:
                     await trio.sleep(0.02)
-            self._levels = levels
+            self.levels = levels
             await trio.sleep(MEASURE_EVERY)
 
     async def _evict(self) -> None:
@@ -291,7 +291,7 @@ class Engine:
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
         total = user_capacity(self.policy.need(), whole)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
-        return total - kept, max(0, free - kept)
+        return self.moving.limited(total - kept, max(0, free - kept))
 
     # ---- what the mount and the command line ask ----------------------------------------------------------------------
 
@@ -360,7 +360,7 @@ class Engine:
             "nodes": [self._node_status(m.node_id) for m in self.pool.members.values()],
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
-            "levels": self._levels,
+            "levels": self.levels,
             "repair": {
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,

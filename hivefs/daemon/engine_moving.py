@@ -10,8 +10,10 @@ import trio
 
 from hivefs.content.packing import Packed
 from hivefs.errors import HivefsError
+from hivefs.maintenance.accounts import Contribution, entitlement
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.evacuate import Evacuation
+from hivefs.maintenance.ledger import Ledger
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.rebalance import Rebalance
 from hivefs.maintenance.rebalance_plan import Fill
@@ -20,6 +22,7 @@ from hivefs.maintenance.repack_plan import Target
 from hivefs.metadata.engine_contents import Contents
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
+from hivefs.placement.health import NodeState
 
 if TYPE_CHECKING:
     from hivefs.daemon.engine_core import Engine
@@ -56,6 +59,20 @@ class EngineMoving:
         self.evacuation = Evacuation(
             lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()), self._give_to_checkpoint
         )
+        self.ledger = Ledger(
+            engine.store,
+            engine.store,
+            self.contents,
+            engine.claims,
+            engine.online,
+            lambda: [(m.node_id, m.client is not None) for m in engine.pool.members.values()],
+            self._unsettled,
+            engine.checkpoint.compare,
+            time.time_ns,
+            os.urandom,
+            engine.repair.bad_share,
+            engine.pool.report,
+        )
         engine.repair.admit = self.budget.take
         engine.reader.current = self._current
 
@@ -65,6 +82,7 @@ class EngineMoving:
             nursery.start_soon(self.repack.run)
             nursery.start_soon(self.evacuation.run)
             nursery.start_soon(self.rebalance.run)
+            nursery.start_soon(self.ledger.run)
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive now."""
@@ -78,6 +96,68 @@ class EngineMoving:
         """Why nothing may be moved or deleted now."""
         forked = self._engine.checkpoint.forked
         return "" if forked is None else str(forked)
+
+    def _unsettled(self) -> str:
+        """Why a share that our book does not name may be somebody's all the same."""
+        engine = self._engine
+        if words := self.held():
+            return words
+        if not engine.hydration.done.is_set():
+            return "the book is not here yet"
+        if engine.store.info("head_out") is not True:
+            return "the newest head is not out yet"
+        members = [m for m in engine.pool.members.values() if m.row.state != NodeState.GONE]
+        if 2 * len(engine.pool.online()) < len(members):
+            return "fewer than half of the nodes answer, and another may have a newer head"
+        return ""
+
+    # ---- accounts ---------------------------------------------------------------------------------------------------
+
+    def entitlement(self) -> int:
+        """Bytes of data that the vault may keep for what nodes that credit it contribute."""
+        mine = self._engine.keys.vault_id.hex()
+        given = [
+            Contribution(m.row.capacity, self.ledger.uptime(m.node_id).availability)
+            for m in self._engine.pool.members.values()
+            if m.entry.address.credits == mine and not m.leaving and m.row.state != NodeState.GONE
+        ]
+        return entitlement(given, self._engine.policy.expansion)
+
+    def limited(self, total: int, free: int) -> tuple[int, int]:
+        """Total and free bytes for the drive, under the entitlement when that is enforced."""
+        if not self._engine.home.vault.setting("enforce_entitlement"):
+            return total, free
+        most = self.entitlement()
+        return min(total, most), min(free, max(0, most - self._data_bytes()))
+
+    def _data_bytes(self) -> int:
+        """Bytes of data with padding, as the engine measured last."""
+        return sum(self._engine.levels.values())
+
+    def accounts(self) -> dict[str, Any]:
+        """For ``hivefs ledger``."""
+        engine = self._engine
+        rows = self.ledger.rows()
+        for row in rows:
+            member = engine.pool.members[NodeId(bytes.fromhex(row["id"]))]
+            row["credits"] = member.entry.address.credits or None
+            row["capacity"] = member.row.capacity
+        counted = [row for row in rows if row["receipt"]]
+        return {
+            "vault_id": engine.keys.vault_id.hex(),
+            "expansion": round(engine.policy.expansion, 4),
+            "data_bytes": self._data_bytes(),
+            "entitlement": self.entitlement(),
+            "enforced": bool(engine.home.vault.setting("enforce_entitlement")),
+            "leases": sum(row["leases"] for row in counted),
+            "book_shares": sum(row["book_shares"] for row in counted),
+            "missing": sum(row["missing"] for row in rows),
+            "unknown": sum(row["unknown"] for row in rows),
+            "balanced": bool(counted) and all(row["balanced"] for row in counted),
+            "nodes": rows,
+        }
+
+    # ---- what the duties ask ----------------------------------------------------------------------------------------
 
     def _current(self, stripe: Stripe) -> Stripe | None:
         now = self._engine.store.stripe(stripe.stripe_id)

@@ -18,7 +18,7 @@ from typing import Any
 from hivefs.crypto import keys
 from hivefs.errors import BadSetting, HivefsError, NodeProblem
 from hivefs.formats import member, strict
-from hivefs.model.ids import KEY_BYTES, NodeId
+from hivefs.model.ids import ID_BYTES, KEY_BYTES, NodeId
 from hivefs.model.node import Attribute, Membership, Role
 from hivefs.node.caps import NO_CAP, SAME, Caps, hours_from_text
 
@@ -31,10 +31,11 @@ MAX_BOOTSTRAP = 64
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Settings. ``capacity`` and ``vault_quota`` (0: none) are bytes of shares. ``announce`` are the addresses that others
-    are told, when they differ from those listened on. ``membership`` is None until the hive's owner has signed. ``lan``
-    is whether it tells and looks for nodes of its hive on the local network.
-    ``leaving_ns`` is since when the node leaves (0: it stays).
+    """Settings. ``capacity`` and ``vault_quota`` (0: none) are bytes of shares. ``announce`` are the addresses that
+    others are told, when they differ from those listened on. ``membership`` is None until the hive's owner has
+    signed. ``lan`` is whether it tells and looks for nodes of its hive on the local network. ``leaving_ns`` is since
+    when the node leaves (0: it stays). ``credits`` is the id (hex) of the vault that is credited with what this node
+    contributes; empty for none.
     """
 
     listen: tuple[str, ...]
@@ -46,6 +47,7 @@ class NodeConfig:
     lan: bool = False
     caps: Caps = field(default_factory=Caps)
     leaving_ns: int = 0
+    credits: str = ""
 
 
 def _to_json(config: NodeConfig) -> bytes:
@@ -64,6 +66,7 @@ def _to_json(config: NodeConfig) -> bytes:
         "quiet_upload": config.caps.quiet_upload,
         "quiet_download": config.caps.quiet_download,
         "leaving_ns": config.leaving_ns,
+        "credits": config.credits,
         "membership": None if config.membership is None else member.member_to_bytes(config.membership).hex(),
     }
     return (json.dumps(value, indent=2) + "\n").encode()
@@ -94,9 +97,17 @@ def _from_json(path: Path, data: bytes) -> NodeConfig:
                 strict.number(value.get("quiet_download", SAME), SAME),
             ),
             strict.number(value.get("leaving_ns", 0)),
+            check_credits(strict.text(value.get("credits", ""))),
         )
     except (ValueError, TypeError, KeyError):
         raise NodeProblem(path=path, reason=f"{CONFIG} is damaged or was edited wrongly") from None
+
+
+def check_credits(text: str) -> str:
+    """``text`` if it is a vault's id in hex, or nothing; else ValueError."""
+    if text and (len(text) != 2 * ID_BYTES or set(text) - set("0123456789abcdef")):
+        raise ValueError("not a vault's id")
+    return text
 
 
 def _texts(value: Any) -> tuple[str, ...]:
