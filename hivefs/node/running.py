@@ -126,12 +126,14 @@ class Running:
         await trio.to_thread.run_sync(self._note_leaving)
         index = answerer.store.index
         entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._clock())
-        self.entry = entry
+        left, self.entry = self.entry.address.leaving_s, entry
         if index.entry(self.node_id) != member.entry_to_bytes(entry):
             await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
             if self.gossip is not None:
                 self.gossip.tell()
-                self._events.say("roster", "the node leaves" if config.leaving_ns else "the node stays", logging.WARNING)
+                if left != entry.address.leaving_s:
+                    words = "the node leaves" if config.leaving_ns else "the node stays"
+                    self._events.say("roster", words, logging.WARNING)
 
     def _note_leaving(self) -> None:
         """Remember what there was when it began to leave. Blocks."""

@@ -67,6 +67,7 @@ MEMBER = member.sign_member(
 ENTRY = RosterEntry(MEMBER, member.sign_address(NODE, ("/ip4/127.0.0.1/tcp/4001",), 8))
 MARKED = ("/ip4/127.0.0.1/tcp/4001", "/hivefs-leaving/1700000000")
 LEAVING = RosterEntry(MEMBER, member.sign_address(NODE, MARKED, 9))
+CREDITING = RosterEntry(MEMBER, member.sign_address(NODE, (*MARKED, "/hivefs-credits/" + "0123456789abcdef" * 2), 10))
 
 RECEIPT = receipt.sign_receipt(
     Receipt(NodeId(keys.public_key(NODE)), keys.public_key(OWNER), 7, 1_700_000_000_000_000_000, fill(3, 32), 12, 49_152),
@@ -105,6 +106,7 @@ def made() -> dict[str, dict[str, str]]:
             "certificate": member.member_to_bytes(MEMBER).hex(),
             "entry": member.entry_to_bytes(ENTRY).hex(),
             "leaving": member.entry_to_bytes(LEAVING).hex(),
+            "credits": member.entry_to_bytes(CREDITING).hex(),
         },
         "receipt": {
             "signed": receipt.receipt_to_bytes(RECEIPT).hex(),
@@ -151,7 +153,12 @@ def test_vectors_are_read() -> None:
     assert member.entry_from_bytes(kept("member", "leaving")) == LEAVING
     assert member.entry_valid(LEAVING, keys.public_key(HIVE), 1)
     assert LEAVING.address.leaving_s == 1_700_000_000 and LEAVING.address.reachable == ENTRY.address.addresses
-    assert ENTRY.address.leaving_s == 0
+    assert ENTRY.address.leaving_s == 0 and ENTRY.address.credits == LEAVING.address.credits == ""
+    assert member.entry_from_bytes(kept("member", "credits")) == CREDITING
+    assert CREDITING.address.credits == "0123456789abcdef" * 2
+    assert CREDITING.address.reachable == ENTRY.address.addresses and CREDITING.address.leaving_s
+    for wrong in ("0123", "0123456789ABCDEF" * 2, "x" * 32, ""):
+        assert replace(CREDITING.address, addresses=("/hivefs-credits/" + wrong,)).credits == ""
     opened = seal.open_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, 100, 0, kept("chunk", "small"))
     assert opened == hashlib.shake_128(b"noise").digest(100)
 
