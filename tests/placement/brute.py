@@ -1,4 +1,4 @@
-"""What is so by definition, by counting everything: for small instances only. Shares nothing with the code that is tested."""
+"""What is so by definition, by counting everything: for small instances. Shares nothing with the code that is tested."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def holds(policy: Policy, nodes: Sequence[Candidate]) -> bool:
                 return False
     for family, cap in policy.max_per:
         raw = [under(n, family) for n in nodes]
-        if family in ("operator", "hoster", "asn", "subnet") and all(UNKNOWN in s for s in raw):
-            if all(rule.family != family for rule in policy.rules):
-                continue
+        quiet = family in ("operator", "hoster", "asn", "subnet") and all(UNKNOWN in s for s in raw)
+        if quiet and all(rule.family != family for rule in policy.rules):
+            continue
         sets = _full(raw)
         if any(sum(1 for s in sets if name in s) > cap for name in {name for s in sets for name in s}):
             return False
