@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from hivefs.model.ids import NodeId
 from hivefs.model.node import UNKNOWN, Candidate
 from hivefs.placement.attributes import FAMILIES, eligible
-from hivefs.placement.limits import Limit, modes, over
+from hivefs.placement.limits import Limit, limits_of, modes, only_caps, over
 from hivefs.placement.policy import Policy
 from hivefs.placement.search import Found, solve
 
@@ -43,8 +43,11 @@ class Explanation:
 def explain(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> Explanation:
     """For ``wanted`` nodes of ``pool`` beside ``kept``, when there is no such set."""
     mode = next(modes(policy, pool, kept))
-    most, found = _most(mode.limits, pool, kept, wanted)
-    nodes = _added(policy, mode.limits, pool, kept, wanted, wanted - most)
+    most, found = max(
+        (_most(m.limits, [c for c in pool if m.admits(c)], kept, wanted) for m in modes(policy, pool, kept)),
+        key=lambda tried: tried[0],
+    )
+    nodes = _added(policy, pool, kept, wanted, wanted - most)
     weaker, said = _weaker(policy, pool, kept, wanted)
     words = [_binding(policy, mode.limits, pool, kept, wanted, found)]
     never = next((limit for limit in mode.limits if limit.most < limit.size), None)
@@ -78,30 +81,36 @@ def _most(limits: Sequence[Limit], pool: Sequence[Candidate], kept: Sequence[Can
 
 
 def _added(
-    policy: Policy, limits: Sequence[Limit], pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int, least: int
+    policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int, least: int
 ) -> list[Mapping[str, frozenset[str]]]:
     """The fewest new nodes, under as few new authorities as the limits let them share, that make it possible."""
     share = {family: policy.total for family in FAMILIES}
-    for limit in limits:
+    for limit in limits_of(policy):
         share[limit.family] = min(share.get(limit.family, policy.total), limit.most // limit.size)
     if min(share.values()) < 1:
         return []
-    for together in (share, dict.fromkeys(share, 1)):
-        for count in range(max(1, least), wanted + 1):
-            nodes = [_new(policy, pool, kept, {f: i // each for f, each in together.items()}) for i in range(count)]
-            if any(eligible(policy, node) for node in nodes):
-                break
-            more = [Candidate(NodeId(b"new " + i.to_bytes(28, "big")), node) for i, node in enumerate(nodes)]
-            if solve(limits, kept, (), [*pool, *more], wanted, BUDGET).complete:
-                return [{f: names for f, names in node.items() if f in share} for node in nodes]
+    nodes = (*pool, *kept)
+    silent = [f for f in sorted(only_caps(policy)) if nodes and all(UNKNOWN in over(node, f) for node in nodes)]
+    tries = [
+        (together, quiet) for together in (share, dict.fromkeys(share, 1)) for quiet in ((silent, []) if silent else ([],))
+    ]
+    for count in range(max(1, least), wanted + 1):
+        for together, quiet in tries:
+            new = [_new(policy, pool, kept, {f: i // each for f, each in together.items()}, quiet) for i in range(count)]
+            if any(eligible(policy, node) for node in new):
+                continue
+            more = [Candidate(NodeId(b"new " + i.to_bytes(28, "big")), node) for i, node in enumerate(new)]
+            if _possible(policy, [*pool, *more], kept, wanted):
+                return list(new)
     return []
 
 
 def _new(
-    policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], numbers: Mapping[str, int]
+    policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], numbers: Mapping[str, int], quiet: Sequence[str]
 ) -> dict[str, frozenset[str]]:
     """A node under authorities that no node is under yet; where only some are allowed, under the least used of them."""
     made = {family: frozenset({f"new {family} {number + 1}"}) for family, number in numbers.items()}
+    made |= {family: frozenset({UNKNOWN}) for family in quiet}
     allowed: dict[str, list[str]] = {}
     for entry in policy.allow:
         family, _, name = entry.rpartition(":")
@@ -128,11 +137,17 @@ def _weaker(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate]
         without = tuple(entry for entry in policy.max_per if entry[0] != family)
         tries.append((replace(policy, max_per=without), f"give up the cap of {cap} on family {family}"))
     for weaker, said in tries:
-        for mode in modes(weaker, pool, kept):
-            some = [node for node in pool if mode.admits(node)]
-            if len(some) >= wanted and solve(mode.limits, kept, (), some, wanted, BUDGET).complete:
-                return weaker, said
+        if _possible(weaker, pool, kept, wanted):
+            return weaker, said
     return None, ""
+
+
+def _possible(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> bool:
+    for mode in modes(policy, pool, kept):
+        some = [node for node in pool if mode.admits(node)]
+        if len(some) >= wanted and solve(mode.limits, kept, (), some, wanted, BUDGET).complete:
+            return True
+    return False
 
 
 def _binding(
@@ -173,6 +188,8 @@ def _asked(nodes: Sequence[Mapping[str, frozenset[str]]]) -> str:
     shown = []
     for family in ("jurisdiction", "bloc", "operator", "hoster", "asn", "subnet"):
         names = {name for node in nodes for name in node.get(family, ())}
+        if UNKNOWN in names:
+            continue
         if all(name.startswith("new ") for name in names):
             shown.append(f"{len(names)} other {family}{'s' if len(names) > 1 else ''}")
         else:
