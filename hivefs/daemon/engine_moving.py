@@ -61,7 +61,6 @@ class EngineMoving:
         )
         self.ledger = Ledger(
             engine.store,
-            engine.store,
             self.contents,
             engine.claims,
             engine.online,
