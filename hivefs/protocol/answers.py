@@ -61,8 +61,8 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, RECEIPT_GET: some blobs; ``more`` when there are others after
-    the last one.
+    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET, RECEIPT_GET: some blobs; ``more`` when there
+    are others after the last one.
     """
 
     more: bool
@@ -71,7 +71,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT, RECEIPT_PUT: how many entries were news."""
+    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT, STATEMENTS_PUT, RECEIPT_PUT: how many entries were news."""
 
     count: int
 
@@ -111,7 +111,15 @@ class Listing:
     shares: tuple[Listed, ...]
 
 
-Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState | Listing
+@dataclass(frozen=True, slots=True)
+class News:
+    """NEWS: 32 bytes each that are the same for the same roster, and for the same statements of nodes."""
+
+    roster: bytes
+    statements: bytes
+
+
+Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState | Listing | News
 
 
 def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
@@ -138,6 +146,8 @@ def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
         case Listing(reached, shares):
             rows = (s.share_id + _LISTED.pack(s.lease_ns, s.size) for s in shares)
             return "listing", (reached,), b"".join(rows)
+        case News(roster, statements):
+            return "news", (roster, statements), b""
 
 
 def to_frame(answer: Answer, number: int) -> Frame:
@@ -212,6 +222,7 @@ _READ: dict[type[Any], tuple[str, Callable[[list[Any], bytes], Any]]] = {
     NodeStat: ("stat", _stat),
     Listing: ("listing", _listing),
     HiveState: ("hive state", lambda items, payload: HiveState(strict.number(items[0]), strict.blob(items[1], 32))),
+    News: ("news", lambda items, payload: News(strict.blob(items[0], 32), strict.blob(items[1], 32))),
 }
 
 
@@ -225,6 +236,6 @@ def from_frame(expected: type[T], frame: Frame) -> T:
         return strict.encode(magic, VERSION, *_items(answer)[1])  # type: ignore[arg-type]
 
     answer: T = strict.exactly(what, frame.header, lambda: build(items, frame.payload), header_of)
-    if frame.payload and expected in (Done, Kept, Taken, NodeStat, HiveState):
+    if frame.payload and expected in (Done, Kept, Taken, NodeStat, HiveState, News):
         raise Corrupt(what=what, reason="it has a payload")
     return answer

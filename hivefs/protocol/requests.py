@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from hivefs.errors import Corrupt
-from hivefs.formats import member, receipt, strict
+from hivefs.formats import attestation, member, receipt, strict
 from hivefs.model.ids import KEY_BYTES, MAX_SHARE_BYTES, ShareId
 from hivefs.protocol.frames import MAX_IDS, MAX_PAYLOAD, VERSION, Frame, Kind
 
@@ -153,9 +153,29 @@ class ListShares:
     after: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class NewsGet:
+    """What do your roster and the statements that you know come to?"""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsGet:
+    """What nodes whose key is after ``after`` (empty: from the first) say of themselves (formats/attestation.py)."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsPut:
+    """Statements of nodes that you may not know."""
+
+    statements: tuple[bytes, ...]
+
+
 Request: TypeAlias = (
     Put | Get | Have | Delete | Renew | HeadPut | HeadsGet | RosterGet | RosterPut | Stat | Ping
     | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut | ReceiptGet | ReceiptPut | ListShares
+    | NewsGet | StatementsGet | StatementsPut
 )  # fmt: skip
 
 
@@ -264,6 +284,12 @@ _READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
     Kind.RECEIPT_GET: ("receipt get", lambda items, payload: ReceiptGet(strict.blob(items[0], receipt.NONCE_BYTES))),
     Kind.RECEIPT_PUT: ("receipt put", _receipt_put),
     Kind.LIST: ("list", lambda items, payload: ListShares(_after(items[0]))),
+    Kind.NEWS: ("news get", lambda items, payload: NewsGet()),
+    Kind.STATEMENTS_GET: ("statements get", lambda items, payload: StatementsGet(_after(items[0]))),
+    Kind.STATEMENTS_PUT: (
+        "statements put",
+        lambda items, payload: StatementsPut(split_blobs(payload, attestation.MAX_STATEMENT_BYTES)),
+    ),
 }
 
 
@@ -307,6 +333,12 @@ def _written(request: Request) -> tuple[Kind, tuple[Any, ...], bytes]:
             return Kind.RECEIPT_PUT, (), data
         case ListShares(after):
             return Kind.LIST, (after,), b""
+        case NewsGet():
+            return Kind.NEWS, (), b""
+        case StatementsGet(after):
+            return Kind.STATEMENTS_GET, (after,), b""
+        case StatementsPut(statements):
+            return Kind.STATEMENTS_PUT, (), join_blobs(statements)
 
 
 def to_frame(request: Request, number: int) -> Frame:

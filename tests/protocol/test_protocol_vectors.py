@@ -62,6 +62,9 @@ REQUESTS: dict[str, requests.Request] = {
     "receipt put": requests.ReceiptPut(b"a receipt"),
     "list": requests.ListShares(SHARE),
     "list from the first": requests.ListShares(),
+    "news get": requests.NewsGet(),
+    "statements get": requests.StatementsGet(NODE_KEY),
+    "statements put": requests.StatementsPut((b"a statement", b"another")),
 }
 ANSWERS: dict[str, answers.Answer] = {
     "done": answers.Done(),
@@ -77,6 +80,7 @@ ANSWERS: dict[str, answers.Answer] = {
         fill(250, 32), (Listed(ShareId(fill(7, 32)), 1_800_000_000_000_000_000, 4096), Listed(SHARE, 1, 100))
     ),
     "listing of nothing": answers.Listing(b"", ()),
+    "news": answers.News(bytes(range(32)), bytes(range(32, 64))),
 }
 GREETING: dict[str, Frame] = {
     "hello": greeting.hello_to_frame(greeting.Hello((1,), HIVE_KEY)),
