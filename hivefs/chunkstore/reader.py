@@ -42,7 +42,9 @@ class _Flight:
 
 
 class Reader:
-    """Gets shares. ``on_bad(stripe, index)`` is told of a share that its node gave back damaged or does not have."""
+    """Gets shares. ``on_bad(stripe, index, reason)`` is told of a share that its node gave back damaged or does not have,
+    ``on_good`` of a node that gave one (or a range of it) that was right.
+    """
 
     def __init__(
         self,
@@ -50,8 +52,10 @@ class Reader:
         cache: Cache,
         on_bad: Callable[[Stripe, int, str], None],
         deadline: float = DEADLINE,
+        on_good: Callable[[NodeId], None] = lambda node_id: None,
     ) -> None:
         self._pool = pool
+        self._on_good = on_good
         self._cache = cache
         self._on_bad = on_bad
         self.deadline = deadline
@@ -196,6 +200,7 @@ class Reader:
         except HivefsError:
             return None  # away, late or busy: others are asked
         self.fetched_bytes += len(data)
+        self._on_good(share.node)
         return data
 
     def coming(self, stripe: Stripe, index: int) -> bool:

@@ -39,12 +39,13 @@ from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
 from hivefs.placement.capacity import user_capacity
-from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.stage.reader import StageReader
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,15 @@ class Engine:
         setting = home.vault.setting
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
         self.cache = Cache(home.cache, setting("cache_bytes"))
-        self.pool = Pool(self.store, dial, time.time_ns, float(setting("node_gone_after_s")), self._greeted)
-        self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
+        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
+        self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
+        self.trust.on_suspended = lambda node_id: self.pool.touch()
+        self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         claims = Claims(self._intend)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
         self.stage = StageReader(home.stage, self.keys.stage_key)
-        self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, self.pool.change)
+        self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
+        self.repair.on_bad = self.trust.failed
         self.garbage = Garbage(self.store, claims, self.online)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
@@ -127,6 +131,11 @@ class Engine:
         member = self.pool.members.get(node_id)
         family = self.policy.rules[0].family
         return frozenset() if member is None else member.authorities.get(family, frozenset())
+
+    def node_view(self, node_id: NodeId) -> NodeView | None:
+        """A node as repair sees it: one that is out of trust is left as one that leaves."""
+        view = self.store.node_view(node_id)
+        return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.repair.bad_share(stripe, index, reason)
@@ -384,6 +393,7 @@ class Engine:
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
             "leaving_s": member.entry.address.leaving_s,
+            **self.trust.status(node_id),
         }
 
 

@@ -90,6 +90,8 @@ class Repair:
         self.repaired = 0
         self.waiting_for = ""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
+        self.on_bad: Callable[[NodeId], None] = lambda node_id: None
+        """Hears of a node that does not hold what it should, once for each share."""
 
     @property
     def queue(self) -> int:
@@ -124,6 +126,8 @@ class Repair:
             self._state.save_stripe(replace(now, shares=tuple(shares)))
             if node is not None:
                 self._state.trash_share(node, shares[index].share_id)
+        if node is not None:
+            self.on_bad(node)
         self.add(stripe.stripe_id)
 
     async def run(self) -> None:

@@ -16,7 +16,7 @@ _OFFER = struct.Struct(">QQ")
 
 
 class StripeTables(EngineWriter):
-    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash."""
+    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash; takes out of spare."""
 
     def save_stripe(self, stripe: Stripe) -> None:
         """Record a stripe and who holds it (also over an older version of it)."""
@@ -29,6 +29,7 @@ class StripeTables(EngineWriter):
             if share.node is not None:
                 self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
                 self.delete("trash", share.node + share.share_id)
+                self.delete("spare", share.node + share.share_id)
         value = stripe_format.to_bytes(stripe)
         if stripe.purpose == Purpose.METADATA:
             self.save("meta", stripe.stripe_id, value)

@@ -14,6 +14,8 @@ Tables and what they hold (values sealed with the vault's engine key unless said
     moved     stripe id -> (empty): metadata stripes whose nodes changed since the last checkpoint     (plain)
     loaded    low key -> high key: ranges of the tree that are here, while ``hydrating``              (plain)
     info      small values                                                                           (sealed)
+    reputation node id -> what is known of its conduct (docs/formats/reputation.md)                  (sealed)
+    spare     node id || share id -> stripe id, share number, since: old copies at nodes that were gone (plain)
 
 Every write transaction is synced at commit: what the engine says to the mount or to a node is on disk before.
 """
@@ -35,7 +37,10 @@ from hivefs.placement.health import NodeView
 from hivefs.placement.verifier import Rules
 
 MAP_BYTES = 64 << 30
-TABLES = ("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info")
+TABLES = (
+    *("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info"),
+    *("reputation", "spare"),
+)
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""
 
 OWN_PREFIXES = (b"c", b"n", b"s")

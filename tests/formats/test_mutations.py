@@ -32,6 +32,7 @@ from hivefs.formats import (
     meter,
     page,
     records,
+    reputation,
     revoked,
     staged,
     stripe,
@@ -223,6 +224,7 @@ CASES: dict[str, Case] = {
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "reputation.from_bytes": Case(reputation.from_bytes, reputation.to_bytes, seeds("reputation", "full", "new")),
     "meter.from_bytes": Case(meter.from_bytes, meter.to_bytes, seeds("meter", "day", "empty")),
     "staged.extents_from_bytes": Case(
         staged.extents_from_bytes, staged.extents_to_bytes, [bytes.fromhex(r["hex"]) for r in STAGE["slot_records"]]
