@@ -26,13 +26,16 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.engine_moving import EngineMoving
+from hivefs.daemon.engine_news import News
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import Corrupt
+from hivefs.errors import Corrupt, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
@@ -72,8 +75,10 @@ class Engine:
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
         self.trust.on_suspended = lambda node_id: self.pool.touch()
+        self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
+        self.news = News(self.learn, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
-        claims = Claims(self._intend)
+        self.claims = claims = Claims(self._intend)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
@@ -115,7 +120,8 @@ class Engine:
         self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
-        self._levels = {"remote": 0, "guaranteed": 0}
+        self.levels = {"remote": 0, "guaranteed": 0}
+        self.moving = EngineMoving(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -148,7 +154,7 @@ class Engine:
     async def _greeted(self, client: NodeClient) -> None:
         """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
         await self.compare_revoked(client)
-        self.learn(await client.get_roster())
+        await self.news.greeted(client)
         self.checkpoint.compare(await client.get_heads())
         head = self.checkpoint.head()
         if head is not None and not (self.checkpoint.forked is not None and self.checkpoint.forked.data["own"]):
@@ -186,7 +192,7 @@ class Engine:
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in roster entries whose signatures hold; returns how many were new."""
-        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), 0
+        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), list[NodeId]()
         with self.store.writing():
             for entry in entries:
                 node_id = NodeId(entry.membership.subject)
@@ -196,12 +202,14 @@ class Engine:
                 if self.covers(entry.membership):
                     continue
                 if self.store.save_node(entry):
-                    new += 1
+                    new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+            changed = self.evidence.weigh(new)
         if new:
             self.pool.refresh()
-        return new
+            self.pool.weighed_anew(changed)
+        return len(new)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -212,6 +220,7 @@ class Engine:
             await nursery.start(self.pool.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
+            nursery.start_soon(self.evidence.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
@@ -221,9 +230,12 @@ class Engine:
     async def _after_hydration(self) -> None:
         """Repair and deletion need the whole book: after a recovery it is loaded first."""
         await self.hydration.run()
+        self.evidence.reload()
+        await self.evidence.weigh_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.garbage.empty_trash)
+            nursery.start_soon(self.moving.run)
 
     async def _measure(self) -> None:
         """Bytes of data (with padding) at each level, for status: counted in slices, again and again."""
@@ -235,7 +247,7 @@ class Engine:
                     levels[level.name.lower()] += stripe.needed * stripe.share_bytes
                 if number % MEASURE_SLICE == MEASURE_SLICE - 1:
                     await trio.sleep(0.02)
-            self._levels = levels
+            self.levels = levels
             await trio.sleep(MEASURE_EVERY)
 
     async def _evict(self) -> None:
@@ -293,11 +305,11 @@ class Engine:
         candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
         if len(candidates) < self.policy.total:
             return None
-        free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
+        free = user_capacity(self.policy, [_usable(c) for c in candidates])
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        total = user_capacity(self.policy.need(), whole)
+        total = user_capacity(self.policy, whole)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
-        return total - kept, max(0, free - kept)
+        return self.moving.limited(total - kept, max(0, free - kept))
 
     # ---- what the mount and the command line ask ----------------------------------------------------------------------
 
@@ -318,7 +330,22 @@ class Engine:
         """Bring the share that holds a chunk into the cache, and then those of ``following``. See chunkstore.source.Fetch
         for ``span`` and for what is given back.
         """
-        place, stripe = await self.locate(chunk_id)
+        while True:
+            place, stripe = await self.locate(chunk_id)
+            try:
+                return await self._fetch(chunk_id, place, stripe, following, span)
+            except NotEnoughShares:
+                if self.store.place(chunk_id) == place:
+                    raise  # else it was moved meanwhile
+
+    async def _fetch(
+        self,
+        chunk_id: ChunkId,
+        place: ChunkPlace,
+        stripe: Stripe,
+        following: Sequence[ChunkId],
+        span: tuple[int, int] | None,
+    ) -> Piece | None:
         silent = False
         if span is not None and _short(span, place.length) and not self.reader.coming(stripe, place.index):
             offset, length = span
@@ -351,12 +378,13 @@ class Engine:
             "nodes": [self._node_status(m.node_id) for m in self.pool.members.values()],
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
-            "levels": self._levels,
+            "levels": self.levels,
             "repair": {
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
                 "waiting_for": self.repair.waiting_for,
             },
+            "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
                 "stripes": self.placing.progress.placed_stripes,
@@ -388,8 +416,9 @@ class Engine:
             "capacity": member.row.capacity,
             "problems": member.problems,
             "last_problem": member.last_problem or member.refused,
-            "attributes": {a.name: a.value for a in member.entry.membership.attributes},
-            "evidence": {a.name: a.evidence.name.lower() for a in member.entry.membership.attributes},
+            "attributes": {a.name: a.value for a in member.weighed.attributes},
+            "evidence": {a.name: a.evidence.name.lower() for a in member.weighed.attributes},
+            "unsure": list(member.weighed.problems),
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
             "leaving_s": member.entry.address.leaving_s,

@@ -23,8 +23,10 @@ from hivefs.model.node import Membership
 from hivefs.node.batching import Batcher
 from hivefs.node.leases import SKEW_NS, LeaseClock, grant
 from hivefs.node.members import Members
+from hivefs.node.receipts import Receipts
 from hivefs.node.roster import Roster
 from hivefs.node.space import Space
+from hivefs.node.statements import Statements
 from hivefs.node.store import PutJob, ReadJob, ShareStore
 from hivefs.protocol import answers, requests
 from hivefs.protocol.answers import Answer, NodeStat
@@ -37,6 +39,9 @@ MAX_DEVICES = 64
 """Devices of one vault whose heads a node keeps."""
 
 PAGE_BYTES = 1 << 20
+LISTED_ROWS = 1 << 16
+"""Leases of all vaults that one listing looks at: some 50 ms."""
+
 _FEW = 64
 _SPARE_DISK = 16 << 20
 """Bytes of the file system that are not reported as free: the index grows too."""
@@ -59,12 +64,19 @@ class Answerer:
         self.space = Space(store.index, capacity, vault_quota)
         self.members = Members(store, membership.hive_key)
         self.roster = Roster(store, membership.hive_key, self.members)
+        self.statements = Statements(store, self.roster)
+        self.on_news: Callable[[], None] = lambda: None
+        """Called after the roster or statements had news."""
+
         self.clock = clock
         self.lease_clock = lease_clock
         self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
         self._reads: Batcher[ReadJob, bytes] = Batcher(store.read_many, lanes=2, most=16)
         self.leaving = False
         """Take no new shares, and say that there is no room."""
+
+        self.receipts: Receipts | None = None
+        """None while this node cannot sign (in tests of the rest)."""
 
         self._collecting = trio.Lock()
         self._threads = trio.CapacityLimiter(2)
@@ -117,7 +129,15 @@ class Answerer:
                 return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
             case requests.HeadsGet() | requests.RosterGet() | requests.MembersGet() | requests.RevokedGet():
                 return PAGE_BYTES
-            case requests.RosterPut() | requests.HeadPut() | requests.MembersPut() | requests.RevokedPut():
+            case requests.StatementsGet() | requests.ListShares():
+                return PAGE_BYTES
+            case (
+                requests.StatementsPut()
+                | requests.RosterPut()
+                | requests.HeadPut()
+                | requests.MembersPut()
+                | requests.RevokedPut()
+            ):
                 return 1 << 18
         return 0
 
@@ -149,13 +169,32 @@ class Answerer:
                 more, entries = self.roster.page(after, PAGE_BYTES)
                 return answers.Page(more, tuple(entries))
             case requests.RosterPut(blobs):
-                return answers.Taken(await self._in_thread(partial(self.roster.take, blobs, self.clock())))
+                return answers.Taken(await self.take_roster(blobs))
             case requests.Stat():
                 return self.stat()
             case requests.Ping():
                 return answers.Done()
+            case requests.ReceiptGet() | requests.ReceiptPut() | requests.ListShares():
+                return await self._account(session, request)
             case _:
                 return await self._hive(request)
+
+    async def _account(
+        self, session: Session, request: requests.ReceiptGet | requests.ReceiptPut | requests.ListShares
+    ) -> Answer:
+        """Requests about what is held for a vault."""
+        vault, receipts = session.owner(), self.receipts
+        if isinstance(request, requests.ListShares):
+            ask = partial(self.store.index.listing, vault, request.after, answers.MAX_LISTED, LISTED_ROWS)
+            reached, shares = await self._in_thread(ask)
+            return answers.Listing(reached, tuple(shares))
+        if receipts is None:
+            raise Refusal(Code.BUSY, "this node gives no receipts now")
+        if isinstance(request, requests.ReceiptGet):
+            blobs = await self._in_thread(partial(receipts.issue, vault, session.subject, request.nonce))
+            return answers.Page(False, tuple(blobs))
+        taken = await self._in_thread(partial(receipts.take, vault, session.subject, request.receipt))
+        return answers.Taken(int(taken))
 
     async def _hive(self, request: requests.Request) -> Answer:
         """Requests about who belongs."""
@@ -173,6 +212,14 @@ class Answerer:
                 return answers.Page(False, tuple(members.revoked_page()))
             case requests.RevokedPut(blob):
                 return answers.Taken(int(await self.take_revoked(blob)))
+            case requests.NewsGet():
+                roster = await self._in_thread(self.roster.digest)
+                return answers.News(roster, await self._in_thread(self.statements.digest))
+            case requests.StatementsGet(after):
+                more, blobs = await self._in_thread(partial(self.statements.page, after, PAGE_BYTES))
+                return answers.Page(more, tuple(blobs))
+            case requests.StatementsPut(blobs):
+                return answers.Taken(await self.take_statements(blobs))
         raise AssertionError("all requests are answered")
 
     async def take_members(self, blobs: Sequence[bytes]) -> int:
@@ -180,6 +227,20 @@ class Answerer:
         count = await self._in_thread(partial(self.members.take, blobs, self.clock()))
         if count:
             self.members.tell()
+        return count
+
+    async def take_roster(self, blobs: Sequence[bytes]) -> int:
+        """Roster entries; how many were news. Raises Refusal when the disk is full."""
+        count = await self._in_thread(partial(self.roster.take, blobs, self.clock()))
+        if count:
+            self.on_news()
+        return count
+
+    async def take_statements(self, blobs: Sequence[bytes]) -> int:
+        """What nodes say of themselves; how many were news. Raises Refusal when the disk is full."""
+        count = await self._in_thread(partial(self.statements.take, blobs))
+        if count:
+            self.on_news()
         return count
 
     async def take_revoked(self, blob: bytes) -> bool:

@@ -28,6 +28,7 @@ from hivefs.formats.member import entry_valid
 from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import RosterEntry
+from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.reputation import Reputation
 
@@ -47,6 +48,9 @@ class Book:
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
         pass
+
+    def weighed(self, node_id: NodeId) -> Weighed:
+        return Weighed(())
 
     def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
         pass
