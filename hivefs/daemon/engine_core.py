@@ -34,6 +34,7 @@ from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
+from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
@@ -83,6 +84,7 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
+        self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
@@ -234,6 +236,7 @@ class Engine:
         await self.evidence.weigh_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
+            nursery.start_soon(self.audit.run)
             nursery.start_soon(self.garbage.empty_trash)
             nursery.start_soon(self.moving.run)
 
@@ -399,6 +402,7 @@ class Engine:
                 "forked": "" if self.checkpoint.forked is None else str(self.checkpoint.forked),
             },
             "trash": self.store.count("trash"),
+            "audit": self.audit.status(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},

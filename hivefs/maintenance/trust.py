@@ -64,6 +64,7 @@ class Trust:
         self._suspended = self._worst()
         self.cut_off = False
         """Whether this machine seems to be the one that is away."""
+        self.on_failed: Callable[[NodeId], None] = lambda node_id: None
         self.on_suspended: Callable[[NodeId], None] = lambda node_id: None
         self.domains: Mapping[NodeId, str] = {}
 
@@ -145,12 +146,17 @@ class Trust:
         """A share that it should hold is wrong, missing or withheld. Saved at once: nobody may be killed out of it."""
         self._set(node_id, reputation.answered(self.row(node_id), False, self._clock()))
         self._save([node_id])
+        self.on_failed(node_id)
 
     def silent(self, node_id: NodeId, stripe_id: StripeId, index: int, strike: bool) -> Owed:
         """It did not answer for that share in time, or said that it is busy; how often that was."""
         row, entry = reputation.owes(self.row(node_id), stripe_id, index, self._clock(), strike)
         self._set(node_id, row)
         return entry
+
+    def owed_since(self, owed: Owed) -> float:
+        """Seconds by the clock since a node was first silent or busy for a share."""
+        return self._clock() / 1e9 - owed.since_s
 
     def settled(self, node_id: NodeId, stripe_id: StripeId, index: int) -> None:
         """It answered for a share that it owed."""
