@@ -35,6 +35,7 @@ from hivefs.formats import (
     policy,
     receipt,
     records,
+    reputation,
     revoked,
     staged,
     standing,
@@ -250,6 +251,7 @@ CASES: dict[str, Case] = {
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "reputation.from_bytes": Case(reputation.from_bytes, reputation.to_bytes, seeds("reputation", "full", "new")),
     "receipt.receipt_from_bytes": Case(
         receipt.receipt_from_bytes, receipt.receipt_to_bytes, seeds("receipt", "signed", "countersigned")
     ),
