@@ -63,8 +63,13 @@ def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
         raise Violation(f"stripe {kept.name} is called guaranteed with two shares at one node, or none")
     for index, node_id in enumerate(holders):
         node = world.by_id[node_id]  # type: ignore[index]
-        if node.number not in kept.intact[index] and index not in kept.due:
-            raise Violation(f"share {index} of stripe {kept.name} is not at node {node.number}, and nothing befell it")
+        if node.number in kept.intact[index]:
+            continue
+        due = kept.broken.get((node.number, index))
+        if due is None:
+            raise Violation(f"share {index} of stripe {kept.name} never was at node {node.number}, and is counted")
+        if due < trio.current_time() and world.impaired_until < trio.current_time():
+            raise Violation(f"share {index} of stripe {kept.name} is at node {node.number} no more, and is still counted")
     nodes = [world.by_id[h] for h in holders if h is not None]
     for rule in world.policy.rules:
         sets = [n.countries if rule.family == "jurisdiction" else frozenset({n.operator}) for n in nodes]

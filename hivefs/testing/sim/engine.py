@@ -45,6 +45,13 @@ class Killed(BaseException):
     """The engine's process was ended by SIGKILL here. No HivefsError: nothing of the engine may catch it."""
 
 
+def only_killed(error: BaseException) -> bool:
+    """Whether that is Killed, perhaps in groups, and nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(only_killed, error.exceptions))
+    return isinstance(error, Killed)
+
+
 class SimStore(EngineStore):
     """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no more."""
 
@@ -134,14 +141,25 @@ class Life:
 
     # ---- what happens to it -----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Around what others than the duties do with the engine: it may die of that, they do not."""
+        try:
+            yield
+        except BaseException as error:
+            if not only_killed(error):
+                raise
+            self.kill()
+
     def learn(self, nodes: Iterable[SimNode]) -> None:
         """Nodes that are new to the book."""
         now = self.clock()
-        with self.store.writing():
-            for node in nodes:
-                if self.store.save_node(node.entry()) and self.store.node_row(node.node_id) is None:
-                    self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
-        self.pool.refresh()
+        with self.outside():
+            with self.store.writing():
+                for node in nodes:
+                    if self.store.save_node(node.entry()) and self.store.node_row(node.node_id) is None:
+                        self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
+            self.pool.refresh()
 
     def look_at(self, node: SimNode) -> None:
         """A node came or went: what the pool's conversation with it would see."""
@@ -159,7 +177,8 @@ class Life:
 
     def _saw(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         before = member.row.state
-        self.pool._set(member, state, free, capacity)
+        with self.outside():
+            self.pool._set(member, state, free, capacity)
         if before == NodeState.GONE:
             self._tell()
 
@@ -167,9 +186,9 @@ class Life:
         """What the pool asks its nodes every now and then: their room."""
         for node in nodes:
             member = self.pool.members.get(node.node_id)
-            if member is not None and member.client is not None:
+            if member is not None and member.client is not None and not self.store.dead:
                 member.reserved = 0
-                self.pool._set(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
+                self._saw(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
 
     def _tell(self) -> None:
         self._news.set()
@@ -192,8 +211,9 @@ class Life:
                     nursery.start_soon(self._give_up)
                     for duty in self.duties():
                         nursery.start_soon(duty)
-        except* Killed:
-            pass
+        except BaseException as error:
+            if not only_killed(error):
+                raise
         finally:
             self.store.dead = True
             self.ended.set()

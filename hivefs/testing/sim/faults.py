@@ -62,7 +62,7 @@ def _destroy(world: World, fault: Fault) -> None:
 
 def _rot(world: World, fault: Fault) -> None:
     """Bits flip on disks: a part of all shares."""
-    due = trio.current_time() + world.truth.detection
+    due = trio.current_time() + world.truth.blind
     for node in world.nodes.values():
         for share_id in list(node.shares):
             if not node.dead and world.chance.random() < fault.part:
@@ -74,7 +74,7 @@ def _rot(world: World, fault: Fault) -> None:
 
 def _drop(world: World, fault: Fault) -> None:
     """Nodes throw away all that they have and say that they have it."""
-    due = trio.current_time() + world.truth.detection
+    due = trio.current_time() + world.truth.blind
     for node in _some(world, fault.part):
         world.say("drops", node.number)
         node.drops = True
@@ -85,7 +85,7 @@ def _drop(world: World, fault: Fault) -> None:
 
 
 def _flip(world: World, fault: Fault) -> None:
-    due = trio.current_time() + world.truth.detection
+    due = trio.current_time() + world.truth.blind
     for node in _some(world, fault.part):
         world.say("flips", node.number)
         node.flips = True

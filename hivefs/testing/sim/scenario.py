@@ -84,6 +84,8 @@ class Scenario:
     gone_after_days: float = 7.0
     detection_days: float = 35.0
     """Within so many days the engine must notice that a node that answers lost a share: leases are renewed after 30."""
+    blind_days: float = float("inf")
+    """Within so many days the engine must notice that a node gives altered shares, or claims to have what it has not."""
     join_after_days: float = 1.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     outages: Outages = field(default_factory=Outages)

@@ -50,7 +50,9 @@ class Traffic:
 
 @dataclass(eq=False)
 class Kept:
-    """One stripe. ``due`` says for damaged share numbers until when the engine must have made them again."""
+    """One stripe. ``due`` says for share numbers of which no disk has a whole copy until when the engine must
+    have made them again; ``broken`` for (node, share number) until when it must not count on that node for it.
+    """
 
     name: int
     needed: int
@@ -60,6 +62,7 @@ class Kept:
     intact: list[set[int]] = field(default_factory=list)
     exposed: list[set[int]] = field(default_factory=list)
     due: dict[int, float] = field(default_factory=dict)
+    broken: dict[tuple[int, int], float] = field(default_factory=dict)
     lost: bool = False
 
     @property
@@ -84,14 +87,23 @@ def most_seen(kept: Kept, nodes: dict[int, SimNode], family: str, coalition: int
 
 
 class Truth:
-    """``say`` writes the trace; ``rules`` are (family, coalition) of the policy's G1; within ``detection`` seconds the engine
-    must notice that a node that answers has not, or not whole, what it should have, and make it again.
+    """``say`` writes the trace; ``rules`` are (family, coalition) of the policy's G1. What a node lost is made again within ``lag``
+    seconds of its going away; within ``detection``  the engine
+    must notice that a node that answers has not what it should have, and make it again; within ``blind`` that a node lies.
     """
 
     def __init__(
-        self, share_bytes: int, rules: tuple[tuple[str, int], ...], detection: float, say: Callable[..., None]
+        self,
+        share_bytes: int,
+        rules: tuple[tuple[str, int], ...],
+        lag: float,
+        detection: float,
+        blind: float,
+        say: Callable[..., None],
     ) -> None:
+        self.lag = lag
         self.detection = detection
+        self.blind = blind
         self.share_bytes = share_bytes
         self.nodes: dict[int, SimNode] = {}
         self.stripes: dict[int, Kept] = {}
@@ -129,14 +141,16 @@ class Truth:
         self._say("put", node.number, kept.name, index)
         kept.intact[index].add(node.number)
         kept.due.pop(index, None)
+        kept.broken.pop((node.number, index), None)
         self._seen(kept, index, node)
 
     def pretended(self, node: SimNode, share_id: ShareId) -> None:
         """A node took it and will never give it back whole: it can still give it away."""
         kept, index = self.find(share_id)
         self._say("pretend", node.number, kept.name, index)
+        kept.broken[(node.number, index)] = due = trio.current_time() + self.blind
         if not kept.intact[index] and not kept.lost:
-            kept.due[index] = trio.current_time() + self.detection
+            kept.due[index] = due
         self._seen(kept, index, node)
 
     def _seen(self, kept: Kept, index: int, node: SimNode) -> None:
@@ -152,11 +166,14 @@ class Truth:
         kept, index = self.find(share_id)
         self._say("delete", node.number, kept.name, index)
         kept.exposed[index].discard(node.number)
+        kept.broken.pop((node.number, index), None)
         if node.number in kept.intact[index]:
             kept.intact[index].discard(node.number)
             if not kept.intact[index] and not kept.lost:
-                # Only what a node gave back damaged or denied is deleted before it is made again.
-                kept.due.setdefault(index, trio.current_time())
+                # What a node gave back damaged or denied is deleted before it is made again; so is a copy that was left
+                # behind, while the engine does not know yet that the newer one is destroyed.
+                known = [due for (_, i), due in kept.broken.items() if i == index]
+                kept.due.setdefault(index, max([trio.current_time() + self.lag, *known]))
                 self._judge(kept)
 
     def damaged(self, node: SimNode, share_id: ShareId, due: float, *, exposed: bool) -> None:
@@ -167,6 +184,7 @@ class Truth:
         if node.number not in kept.intact[index]:
             return
         kept.intact[index].discard(node.number)
+        kept.broken[(node.number, index)] = due
         if not kept.intact[index] and not kept.lost:
             kept.due[index] = max(due, kept.due.get(index, 0.0))
             self._judge(kept)
@@ -199,3 +217,5 @@ class Truth:
         for kept in self.stripes.values():
             for index in kept.due:
                 kept.due[index] = max(kept.due[index], until)
+            for key in kept.broken:
+                kept.broken[key] = max(kept.broken[key], until)

@@ -21,7 +21,7 @@ from hivefs.model.stripe import Level, Purpose
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim import determinism
 from hivefs.testing.sim.checks import check
-from hivefs.testing.sim.engine import STRETCHED, Killed, Life
+from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
 from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
 from hivefs.testing.sim.scenario import Scenario
@@ -78,7 +78,8 @@ class World:
         self._path = path
         self._make_life = make_life
         rules = tuple((rule.family, rule.coalition) for rule in self.policy.rules if rule.coalition)
-        self.truth = Truth(scenario.share_bytes, rules, scenario.detection_days * DAY, self.say)
+        lags = scenario.gone_after_days * DAY + SLACK, scenario.detection_days * DAY, scenario.blind_days * DAY
+        self.truth = Truth(scenario.share_bytes, rules, *lags, self.say)
         self.truth.on_lost = self._on_lost
         self.nodes = self.truth.nodes
         self.by_id: dict[NodeId, SimNode] = {}
@@ -181,14 +182,14 @@ class World:
         self.say("destroyed", node.number, len(node.shares))
         self.result.destroyed += len(node.shares)
         self.saw(node)
-        self.wipe(node, max(trio.current_time(), self.impaired_until) + self.scenario.gone_after_days * DAY + SLACK)
+        self.wipe(node, max(trio.current_time(), self.impaired_until) + self.truth.lag)
         when = trio.current_time() + self.scenario.join_after_days * DAY
         self.at(when, lambda: self.join(node.country, node.operator, node.operator_country) and None)
 
     def impaired(self, until: float) -> None:
         """Repair may be impossible until then: what is due is due a repair lag later."""
         self.impaired_until = max(self.impaired_until, until)
-        self.truth.grant_time(self.impaired_until + self.scenario.gone_after_days * DAY + SLACK)
+        self.truth.grant_time(self.impaired_until + self.truth.lag)
 
     # ---- the engine -------------------------------------------------------------------------------------------------
 
@@ -260,15 +261,14 @@ class World:
             life = self.life
             stripe_id: StripeId | None = None
             try:
-                stripe_id = life.writer.new_id()
-                stripe = await life.writer.place(Packed(size, data, ()), Purpose.DATA, stripe_id)
-                with life.store.writing():
-                    life.store.save_stripe(stripe)
-                    life.store.add_live(stripe_id, 1)
-                if any(share.node is None for share in stripe.shares):
-                    life.repair.add(stripe_id)
-            except Killed:
-                await life.ended.wait()
+                with life.outside():
+                    stripe_id = life.writer.new_id()
+                    stripe = await life.writer.place(Packed(size, data, ()), Purpose.DATA, stripe_id)
+                    with life.store.writing():
+                        life.store.save_stripe(stripe)
+                        life.store.add_live(stripe_id, 1)
+                    if any(share.node is None for share in stripe.shares):
+                        life.repair.add(stripe_id)
             except HivefsError as error:
                 self.say("write waits", error)
             while self.life.store.dead:
@@ -297,16 +297,18 @@ class World:
             raise Violation(f"the engine forgot stripe {kept.name}")
         before = self.truth.reachable(kept)
         self.result.reads += 1
+        data: bytes | None = None
         try:
-            data = await life.reader.data_share(stripe, index)
-        except Killed:
-            return
+            with life.outside():
+                data = await life.reader.data_share(stripe, index)
         except HivefsError as error:
             self.result.late_reads += 1
             self.say("read failed", kept.name, before)
             if not life.store.dead and not kept.lost and min(before, self.truth.reachable(kept)) >= kept.needed + self.bad_nodes:
                 raise Violation(f"stripe {kept.name} could not be read with {before} shares in reach: {error}") from None
             return
+        if data is None:
+            return  # the engine died
         if data != kept.data[index]:
             raise Violation(f"stripe {kept.name} was read as something else")
         self.say("read", kept.name, index)
@@ -390,7 +392,8 @@ class World:
             if kept.lost or kept.stripe_id is None:
                 continue
             stripe = store.stripe(kept.stripe_id)
-            if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left < self.policy.total:
+            unseen = sum(1 for due in kept.due.values() if due == float("inf"))
+            if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left + unseen < self.policy.total:
                 raise Violation(f"stripe {kept.name} is not whole again: {kept.left} shares, waiting for {self.life.repair.waiting_for}")
             named |= {(share.node, share.share_id) for share in stripe.shares if share.node is not None}
         for node in self.nodes.values():
