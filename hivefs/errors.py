@@ -328,6 +328,12 @@ class PathNotInDrive(HivefsError):
     exit_code = 61
 
 
+class BadAttestation(HivefsError):
+    """This attestation cannot be used: {reason}."""
+
+    exit_code = 64
+
+
 class Interrupted(HivefsError):
     """Stopped on request; nothing was lost."""
 

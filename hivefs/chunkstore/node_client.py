@@ -17,13 +17,14 @@ from hivefs.chunkstore.patience import Patience
 from hivefs.content import merkle
 from hivefs.crypto.keys import vault_id_of
 from hivefs.errors import ConnectionLost, Corrupt, PeerTimeout, Refused
+from hivefs.formats import attestation, member
 from hivefs.formats import head as head_format
-from hivefs.formats import member
+from hivefs.model.attestation import Statement
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Membership, Role, RosterEntry
 from hivefs.protocol import answers, failures, frames, requests
-from hivefs.protocol.answers import HiveState, NodeStat
+from hivefs.protocol.answers import HiveState, News, NodeStat
 from hivefs.protocol.client_side import ClientHandshake, Credentials, Greeted, credentials
 from hivefs.protocol.frames import PROTOCOL, Frame, FrameDecoder, Kind, ProtocolViolation
 from hivefs.protocol.proofs import delete_message
@@ -223,6 +224,35 @@ class NodeClient:
             taken += (await self._ask(requests.MembersPut(blobs), answers.Taken, timeout, "members")).count
         return taken
 
+    async def news(self, *, timeout: float = DEFAULT_TIMEOUT) -> News:
+        """What the node's roster and statements come to. One of before there were statements ends the conversation."""
+        return await self._ask(requests.NewsGet(), News, timeout, "a question for news")
+
+    async def get_statements(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[Statement]:
+        """What nodes say of themselves, as far as this node heard. Check each with attestation.statement_valid before use.
+        Raises Corrupt.
+        """
+        found: list[Statement] = []
+        more = True
+        while more:
+            after = found[-1].node_id if found else b""
+            page = await self._ask(requests.StatementsGet(after), answers.Page, timeout, "a question for statements")
+            for blob in page.blobs:
+                made = attestation.statement_from_bytes(blob)
+                if made.node_id <= after or len(found) >= MAX_ROSTER:
+                    raise Corrupt(what=f"the statements of node {self.peer}", reason="they are out of order or have no end")
+                after = made.node_id
+                found.append(made)
+            more = page.more
+        return found
+
+    async def put_statements(self, statements: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Tell the node what nodes say of themselves; how many were news."""
+        taken = 0
+        for blobs in _blob_batches(statements, frames.MAX_PAYLOAD[Kind.STATEMENTS_PUT]):
+            taken += (await self._ask(requests.StatementsPut(blobs), answers.Taken, timeout, "statements")).count
+        return taken
+
     async def stat(self, *, timeout: float = DEFAULT_TIMEOUT) -> NodeStat:
         """Room and state of the node."""
         return await self._ask(requests.Stat(), NodeStat, timeout, "a question for its state")
@@ -242,6 +272,12 @@ class NodeClient:
     def moved(self) -> float:
         """When bytes of a share last came from the node, in trio's time; 0 when none did."""
         return self._conversation.moved
+
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """Of a request for a share, asked for at ``asked`` (trio's time) or later: when it left this machine, and True;
+        while it stands behind our own uploads, when those last moved, and False.
+        """
+        return self._conversation.departed(share_id, asked)
 
     async def wait_closed(self) -> None:
         """Wait until the stream is lost, by whomever."""

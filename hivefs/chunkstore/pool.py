@@ -11,7 +11,7 @@ Atomic between two checkpoints of trio: everything but ``_keep`` is synchronous.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +23,7 @@ from hivefs.errors import HivefsError
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.placement.attributes import authorities
+from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Member:
     entry: RosterEntry
     row: NodeRow
     authorities: dict[str, frozenset[str]]
+    weighed: Weighed = field(default_factory=lambda: Weighed(()))
     client: NodeClient | None = None
     reserved: int = 0
     problems: int = 0
@@ -165,9 +167,10 @@ class Pool:
         for node_id, entry, row in self._book.nodes():
             member = self.members.get(node_id)
             if member is None:
-                made = authorities(entry.membership.attributes)
+                weighed = self._book.weighed(node_id)
+                made = authorities(weighed.attributes)
                 state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
-                member = Member(node_id, entry, replace(row, state=state), made)
+                member = Member(node_id, entry, replace(row, state=state), made, weighed)
                 if state != row.state or not row.since_ns:
                     member.row = replace(member.row, since_ns=self._clock())
                 self.members[node_id] = member
@@ -176,12 +179,21 @@ class Pool:
             elif member.entry != entry:
                 before = member.leaving
                 member.entry = entry
-                member.authorities = authorities(entry.membership.attributes)
+                self.weighed_anew([node_id])
                 self._listed.set()  # one that was revoked may have a new certificate
                 self._listed = trio.Event()
                 if member.leaving != before:
                     log.info("node %s %s", node_id.hex()[:12], "stays after all" if before else "leaves: its shares move")
                     self._notify()
+
+    def weighed_anew(self, node_ids: Iterable[NodeId]) -> None:
+        """Something else is known of these nodes now."""
+        for node_id in node_ids:
+            member = self.members.get(node_id)
+            if member is not None:
+                member.weighed = self._book.weighed(node_id)
+                member.authorities = authorities(member.weighed.attributes)
+        self._notify()
 
     def revocations_changed(self) -> None:
         """``revoked`` says something else now: conversations with revoked nodes end, and their shares count as lost."""

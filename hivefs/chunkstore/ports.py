@@ -9,6 +9,7 @@ from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import Patience
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Candidate, RosterEntry
+from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow
 
 
@@ -19,6 +20,8 @@ class ShareClient(Protocol):
     def patience(self) -> Patience: ...
     @property
     def moved(self) -> float: ...
+
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]: ...
 
     async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = ...) -> None: ...
 
@@ -52,6 +55,8 @@ class NodeBook(Protocol):
     """Where the engine keeps what it knows of nodes (metadata/engine_store.py)."""
 
     def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]: ...
+
+    def weighed(self, node_id: NodeId) -> Weighed: ...
 
     def save_seen(self, node_id: NodeId, row: NodeRow) -> None: ...
 

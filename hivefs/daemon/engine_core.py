@@ -26,6 +26,7 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.engine_news import News
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import Corrupt
 from hivefs.formats import head as head_format
@@ -33,6 +34,7 @@ from hivefs.formats import records
 from hivefs.formats.member import entry_valid
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
@@ -69,6 +71,8 @@ class Engine:
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.pool = Pool(self.store, dial, time.time_ns, float(setting("node_gone_after_s")), self._greeted)
+        self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
+        self.news = News(self.learn, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
         claims = Claims(self._intend)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
@@ -139,7 +143,7 @@ class Engine:
     async def _greeted(self, client: NodeClient) -> None:
         """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
         await self.compare_revoked(client)
-        self.learn(await client.get_roster())
+        await self.news.greeted(client)
         self.checkpoint.compare(await client.get_heads())
         head = self.checkpoint.head()
         if head is not None and not (self.checkpoint.forked is not None and self.checkpoint.forked.data["own"]):
@@ -177,7 +181,7 @@ class Engine:
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in roster entries whose signatures hold; returns how many were new."""
-        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), 0
+        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), list[NodeId]()
         with self.store.writing():
             for entry in entries:
                 node_id = NodeId(entry.membership.subject)
@@ -187,12 +191,14 @@ class Engine:
                 if self.covers(entry.membership):
                     continue
                 if self.store.save_node(entry):
-                    new += 1
+                    new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+            changed = self.evidence.weigh(new)
         if new:
             self.pool.refresh()
-        return new
+            self.pool.weighed_anew(changed)
+        return len(new)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -203,6 +209,7 @@ class Engine:
             await nursery.start(self.pool.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
+            nursery.start_soon(self.evidence.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
@@ -212,6 +219,8 @@ class Engine:
     async def _after_hydration(self) -> None:
         """Repair and deletion need the whole book: after a recovery it is loaded first."""
         await self.hydration.run()
+        self.evidence.reload()
+        await self.evidence.weigh_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.garbage.empty_trash)
@@ -284,9 +293,9 @@ class Engine:
         candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
         if len(candidates) < self.policy.total:
             return None
-        free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
+        free = user_capacity(self.policy, [_usable(c) for c in candidates])
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        total = user_capacity(self.policy.need(), whole)
+        total = user_capacity(self.policy, whole)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
         return total - kept, max(0, free - kept)
 
@@ -379,8 +388,9 @@ class Engine:
             "capacity": member.row.capacity,
             "problems": member.problems,
             "last_problem": member.last_problem or member.refused,
-            "attributes": {a.name: a.value for a in member.entry.membership.attributes},
-            "evidence": {a.name: a.evidence.name.lower() for a in member.entry.membership.attributes},
+            "attributes": {a.name: a.value for a in member.weighed.attributes},
+            "evidence": {a.name: a.evidence.name.lower() for a in member.weighed.attributes},
+            "unsure": list(member.weighed.problems),
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
             "leaving_s": member.entry.address.leaving_s,

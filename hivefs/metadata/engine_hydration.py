@@ -81,7 +81,7 @@ class HydrationTables(StripeTables, NodeTables):
             for index, share in enumerate(stripe.shares):
                 if share.node is not None:
                     self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
-        elif self._get("nodes", key[1:]) is None:
+        elif key[:1] == b"n" and self._get("nodes", key[1:]) is None:
             self.save_node_row(NodeId(key[1:]), NodeRow(NodeState.OFFLINE, 0))
 
     def hydrated(self) -> None:

@@ -2,7 +2,9 @@
 
 Tables and what they hold (values sealed with the vault's engine key unless said otherwise):
 
-    tree      c || chunk id -> place; s || stripe id -> data stripe; n || node id -> roster entry (in checkpoints)
+    tree      c || chunk id -> place; s || stripe id -> data stripe; n || node id -> roster entry;
+              p || digest -> policies; a || digest -> standing of a node                               (all in checkpoints)
+              e || k, a or s || keys -> trusted keys, attestations, what nodes say of themselves       (in checkpoints)
     meta      stripe id -> stripe of metadata pages                                                 (not: see Root)
     changed   tree key -> sequence of the last change that no checkpoint holds yet                  (plain)
     bynode    node id || stripe id -> share number                                                  (plain)
@@ -11,6 +13,7 @@ Tables and what they hold (values sealed with the vault's engine key unless said
     doomed    sequence || kind || id -> chunks and pages to forget once a head after it is out       (plain)
     trash     node id || share id -> (empty): shares to delete at a node                            (plain)
     nodes     node id -> state, since, free bytes, capacity                                         (sealed CBOR)
+    known     node id -> its attributes with their evidence for this vault, and what is wrong with them (sealed CBOR)
     moved     stripe id -> (empty): metadata stripes whose nodes changed since the last checkpoint     (plain)
     loaded    low key -> high key: ranges of the tree that are here, while ``hydrating``              (plain)
     info      small values                                                                           (sealed)
@@ -35,10 +38,24 @@ from hivefs.placement.health import NodeView
 from hivefs.placement.verifier import Rules
 
 MAP_BYTES = 64 << 30
-TABLES = ("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info")
+TABLES = (
+    "tree",
+    "meta",
+    "changed",
+    "bynode",
+    "live",
+    "offered",
+    "doomed",
+    "trash",
+    "nodes",
+    "loaded",
+    "moved",
+    "known",
+    "info",
+)
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""
 
-OWN_PREFIXES = (b"c", b"n", b"s")
+OWN_PREFIXES = (b"a", b"c", b"e", b"n", b"p", b"s")
 """First bytes of the tree's keys that are the engine's (docs/formats/records.md)."""
 
 
@@ -57,7 +74,7 @@ class EngineTables:
         except lmdb.Error as error:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
-        self._views: dict[bytes, tuple[NodeView, bytes, bytes]] = {}
+        self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None]]] = {}
 
     _writes = False
 

@@ -25,6 +25,7 @@ from hivefs.node.leases import SKEW_NS, LeaseClock, grant
 from hivefs.node.members import Members
 from hivefs.node.roster import Roster
 from hivefs.node.space import Space
+from hivefs.node.statements import Statements
 from hivefs.node.store import PutJob, ReadJob, ShareStore
 from hivefs.protocol import answers, requests
 from hivefs.protocol.answers import Answer, NodeStat
@@ -59,6 +60,10 @@ class Answerer:
         self.space = Space(store.index, capacity, vault_quota)
         self.members = Members(store, membership.hive_key)
         self.roster = Roster(store, membership.hive_key, self.members)
+        self.statements = Statements(store, self.roster)
+        self.on_news: Callable[[], None] = lambda: None
+        """Called after the roster or statements had news."""
+
         self.clock = clock
         self.lease_clock = lease_clock
         self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
@@ -117,7 +122,15 @@ class Answerer:
                 return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
             case requests.HeadsGet() | requests.RosterGet() | requests.MembersGet() | requests.RevokedGet():
                 return PAGE_BYTES
-            case requests.RosterPut() | requests.HeadPut() | requests.MembersPut() | requests.RevokedPut():
+            case requests.StatementsGet():
+                return PAGE_BYTES
+            case (
+                requests.StatementsPut()
+                | requests.RosterPut()
+                | requests.HeadPut()
+                | requests.MembersPut()
+                | requests.RevokedPut()
+            ):
                 return 1 << 18
         return 0
 
@@ -149,7 +162,7 @@ class Answerer:
                 more, entries = self.roster.page(after, PAGE_BYTES)
                 return answers.Page(more, tuple(entries))
             case requests.RosterPut(blobs):
-                return answers.Taken(await self._in_thread(partial(self.roster.take, blobs, self.clock())))
+                return answers.Taken(await self.take_roster(blobs))
             case requests.Stat():
                 return self.stat()
             case requests.Ping():
@@ -173,6 +186,14 @@ class Answerer:
                 return answers.Page(False, tuple(members.revoked_page()))
             case requests.RevokedPut(blob):
                 return answers.Taken(int(await self.take_revoked(blob)))
+            case requests.NewsGet():
+                roster = await self._in_thread(self.roster.digest)
+                return answers.News(roster, await self._in_thread(self.statements.digest))
+            case requests.StatementsGet(after):
+                more, blobs = await self._in_thread(partial(self.statements.page, after, PAGE_BYTES))
+                return answers.Page(more, tuple(blobs))
+            case requests.StatementsPut(blobs):
+                return answers.Taken(await self.take_statements(blobs))
         raise AssertionError("all requests are answered")
 
     async def take_members(self, blobs: Sequence[bytes]) -> int:
@@ -180,6 +201,20 @@ class Answerer:
         count = await self._in_thread(partial(self.members.take, blobs, self.clock()))
         if count:
             self.members.tell()
+        return count
+
+    async def take_roster(self, blobs: Sequence[bytes]) -> int:
+        """Roster entries; how many were news. Raises Refusal when the disk is full."""
+        count = await self._in_thread(partial(self.roster.take, blobs, self.clock()))
+        if count:
+            self.on_news()
+        return count
+
+    async def take_statements(self, blobs: Sequence[bytes]) -> int:
+        """What nodes say of themselves; how many were news. Raises Refusal when the disk is full."""
+        count = await self._in_thread(partial(self.statements.take, blobs))
+        if count:
+            self.on_news()
         return count
 
     async def take_revoked(self, blob: bytes) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 
 from hivefs.crypto import keys
 from hivefs.errors import BadSetting, HivefsError, NodeProblem
-from hivefs.formats import member, strict
+from hivefs.formats import attestation, member, strict
+from hivefs.model.attestation import Said
 from hivefs.model.ids import KEY_BYTES, NodeId
 from hivefs.model.node import Attribute, Membership, Role
 from hivefs.node.caps import NO_CAP, SAME, Caps, hours_from_text
@@ -34,7 +35,8 @@ class NodeConfig:
     """Settings. ``capacity`` and ``vault_quota`` (0: none) are bytes of shares. ``announce`` are the addresses that others
     are told, when they differ from those listened on. ``membership`` is None until the hive's owner has signed. ``lan``
     is whether it tells and looks for nodes of its hive on the local network.
-    ``leaving_ns`` is since when the node leaves (0: it stays).
+    ``leaving_ns`` is since when the node leaves (0: it stays). ``claims`` and ``attestations`` (bytes) are what it says of
+    itself beside its membership (formats/attestation.py).
     """
 
     listen: tuple[str, ...]
@@ -46,6 +48,8 @@ class NodeConfig:
     lan: bool = False
     caps: Caps = field(default_factory=Caps)
     leaving_ns: int = 0
+    claims: Said = ()
+    attestations: tuple[bytes, ...] = ()
 
 
 def _to_json(config: NodeConfig) -> bytes:
@@ -64,6 +68,8 @@ def _to_json(config: NodeConfig) -> bytes:
         "quiet_upload": config.caps.quiet_upload,
         "quiet_download": config.caps.quiet_download,
         "leaving_ns": config.leaving_ns,
+        "claims": dict(config.claims),
+        "attestations": [blob.hex() for blob in config.attestations],
         "membership": None if config.membership is None else member.member_to_bytes(config.membership).hex(),
     }
     return (json.dumps(value, indent=2) + "\n").encode()
@@ -94,9 +100,17 @@ def _from_json(path: Path, data: bytes) -> NodeConfig:
                 strict.number(value.get("quiet_download", SAME), SAME),
             ),
             strict.number(value.get("leaving_ns", 0)),
+            attestation.said_from_items([[k, v] for k, v in sorted(value.get("claims", {}).items())], empty=True),
+            tuple(_attestation(text) for text in strict.items(value.get("attestations", []), attestation.MAX_ATTESTATIONS)),
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise NodeProblem(path=path, reason=f"{CONFIG} is damaged or was edited wrongly") from None
+
+
+def _attestation(text: Any) -> bytes:
+    data = bytes.fromhex(strict.text(text, 2 * attestation.MAX_BYTES))
+    attestation.attestation_from_bytes(data)
+    return data
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import LEAVING_MARK, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.caps import NO_CAP, Caps
-from hivefs.node.config import NodeConfig, load_node
+from hivefs.node.config import NodeConfig, load_node, set_membership
 from hivefs.node.drain import Drain
 from hivefs.node.events import Events
 from hivefs.node.gossip import Gossip
@@ -96,11 +96,33 @@ class Running:
         self._began = 0
         self._started_s = trio.current_time()
         self._reloading = trio.Lock()
+        self._heard = trio.Event()
         self.entry: RosterEntry = own_entry(answerer.store.index, config, seed, node_id, addresses, clock())
 
     async def begin(self) -> None:
         """Take the settings as they are, and note our own entry. Before anybody is served."""
         await self._apply(self.config)
+        self.answerer.on_news = self._hear
+
+    def _hear(self) -> None:
+        self._heard.set()
+        if self.gossip is not None:
+            self.gossip.push()
+
+    async def adopt(self) -> None:
+        """Take the certificate that the hive's owner signed anew for this node and gave to some node, until cancelled."""
+        while True:
+            self._heard = trio.Event()
+            heard = self.answerer.roster.certificate(self.node_id)
+            own = self.config.membership
+            if heard is not None and own is not None and member.age(heard) > member.age(own):
+                try:
+                    await trio.to_thread.run_sync(set_membership, self._directory, heard)
+                    await self.reload()
+                    self._events.say("membership", "the hive's owner signed it anew; it was taken", logging.WARNING)
+                except NodeProblem as error:
+                    self._events.say("membership", f"a new one cannot be taken: {error}", logging.ERROR)
+            await self._heard.wait()
 
     async def reload(self) -> None:
         """Read the settings again and take those that can change while the node runs: capacity, quota, caps, quiet hours,
@@ -118,6 +140,10 @@ class Running:
     async def _apply(self, config: NodeConfig) -> None:
         self.config = config
         answerer = self.answerer
+        if config.membership is not None:
+            answerer.membership = config.membership
+            if self.gossip is not None:
+                self.gossip.renew(config.membership)
         answerer.space.capacity, answerer.space.vault_quota = config.capacity, config.vault_quota
         self.streams.line.caps = config.caps
         answerer.leaving = self._upkeep.leaving = bool(config.leaving_ns)
@@ -130,6 +156,13 @@ class Running:
             if self.gossip is not None:
                 self.gossip.tell()
                 self._events.say("roster", "the node leaves" if config.leaving_ns else "the node stays", logging.WARNING)
+        said = await trio.to_thread.run_sync(
+            answerer.statements.say, self._seed, self.node_id, config.claims, config.attestations, self._clock()
+        )
+        if said:
+            self._events.say("statement", "what the node says of itself has changed", logging.WARNING)
+            if self.gossip is not None:
+                self.gossip.tell()
 
     def _note_leaving(self) -> None:
         """Remember what there was when it began to leave. Blocks."""

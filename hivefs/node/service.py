@@ -95,6 +95,7 @@ async def run_node(
                         # What it listens on, not what it tells the world: that may be a router's address.
                         nursery.start_soon(lan, membership.hive_key, announced(host.addresses, ()), gossip.hear)
                     nursery.start_soon(watched, running.run)
+                    nursery.start_soon(watched, running.adopt)
                     nursery.start_soon(watched, upkeep.run)
                     nursery.start_soon(watched, meter.run)
                     events.say("serving", f"{store.index.count} shares, at {', '.join(told)}")

@@ -54,7 +54,9 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET: some blobs; ``more`` when there are others after the last one."""
+    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET: some blobs; ``more`` when there are others after
+    the last one.
+    """
 
     more: bool
     blobs: tuple[bytes, ...]
@@ -62,7 +64,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT: how many entries were news."""
+    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT, STATEMENTS_PUT: how many entries were news."""
 
     count: int
 
@@ -92,7 +94,15 @@ class HiveState:
     members: bytes
 
 
-Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState
+@dataclass(frozen=True, slots=True)
+class News:
+    """NEWS: 32 bytes each that are the same for the same roster, and for the same statements of nodes."""
+
+    roster: bytes
+    statements: bytes
+
+
+Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState | News
 
 
 def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
@@ -116,6 +126,8 @@ def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
             return "stat", (s.capacity, s.used, s.free_bytes, s.shares, s.dropped, s.time_ns, s.version), b""
         case HiveState(number, members):
             return "hive state", (number, members), b""
+        case News(roster, statements):
+            return "news", (roster, statements), b""
 
 
 def to_frame(answer: Answer, number: int) -> Frame:
@@ -173,6 +185,7 @@ _READ: dict[type[Any], tuple[str, Callable[[list[Any], bytes], Any]]] = {
     Taken: ("taken", lambda items, payload: Taken(strict.number(items[0]))),
     NodeStat: ("stat", _stat),
     HiveState: ("hive state", lambda items, payload: HiveState(strict.number(items[0]), strict.blob(items[1], 32))),
+    News: ("news", lambda items, payload: News(strict.blob(items[0], 32), strict.blob(items[1], 32))),
 }
 
 
@@ -186,6 +199,6 @@ def from_frame(expected: type[T], frame: Frame) -> T:
         return strict.encode(magic, VERSION, *_items(answer)[1])  # type: ignore[arg-type]
 
     answer: T = strict.exactly(what, frame.header, lambda: build(items, frame.payload), header_of)
-    if frame.payload and expected in (Done, Kept, Taken, NodeStat, HiveState):
+    if frame.payload and expected in (Done, Kept, Taken, NodeStat, HiveState, News):
         raise Corrupt(what=what, reason="it has a payload")
     return answer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from hivefs.errors import Corrupt
-from hivefs.formats import member, strict
+from hivefs.formats import attestation, member, strict
 from hivefs.model.ids import KEY_BYTES, MAX_SHARE_BYTES, ShareId
 from hivefs.protocol.frames import MAX_IDS, MAX_PAYLOAD, VERSION, Frame, Kind
 
@@ -132,9 +132,28 @@ class RevokedPut:
     revoked: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class NewsGet:
+    """What do your roster and the statements that you know come to?"""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsGet:
+    """What nodes whose key is after ``after`` (empty: from the first) say of themselves (formats/attestation.py)."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsPut:
+    """Statements of nodes that you may not know."""
+
+    statements: tuple[bytes, ...]
+
+
 Request: TypeAlias = (
     Put | Get | Have | Delete | Renew | HeadPut | HeadsGet | RosterGet | RosterPut | Stat | Ping
-    | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut
+    | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut | NewsGet | StatementsGet | StatementsPut
 )  # fmt: skip
 
 
@@ -234,6 +253,12 @@ _READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
     Kind.MEMBERS_PUT: ("members put", lambda items, payload: MembersPut(split_blobs(payload, member.MAX_BYTES))),
     Kind.REVOKED_GET: ("revoked get", lambda items, payload: RevokedGet()),
     Kind.REVOKED_PUT: ("revoked put", _revoked_put),
+    Kind.NEWS: ("news get", lambda items, payload: NewsGet()),
+    Kind.STATEMENTS_GET: ("statements get", lambda items, payload: StatementsGet(_after(items[0]))),
+    Kind.STATEMENTS_PUT: (
+        "statements put",
+        lambda items, payload: StatementsPut(split_blobs(payload, attestation.MAX_STATEMENT_BYTES)),
+    ),
 }
 
 
@@ -271,6 +296,12 @@ def _written(request: Request) -> tuple[Kind, tuple[Any, ...], bytes]:
             return Kind.REVOKED_GET, (), b""
         case RevokedPut(data):
             return Kind.REVOKED_PUT, (), data
+        case NewsGet():
+            return Kind.NEWS, (), b""
+        case StatementsGet(after):
+            return Kind.STATEMENTS_GET, (after,), b""
+        case StatementsPut(statements):
+            return Kind.STATEMENTS_PUT, (), join_blobs(statements)
 
 
 def to_frame(request: Request, number: int) -> Frame:

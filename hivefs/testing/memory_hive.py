@@ -19,12 +19,14 @@ from hivefs.chunkstore.patience import Patience
 from hivefs.crypto import keys
 from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeBusy, NodeFull, PeerUnreachable, ShareMissing
 from hivefs.formats import head as head_format
-from hivefs.formats.member import sign_address, sign_member
+from hivefs.formats.attestation import statement_to_bytes
+from hivefs.formats.member import entry_to_bytes, sign_address, sign_member
 from hivefs.formats.revoked import revocations_from_bytes
+from hivefs.model.attestation import Statement
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import LEAVING_MARK, Attribute, Membership, Role, RosterEntry
-from hivefs.protocol.answers import HiveState, NodeStat
+from hivefs.protocol.answers import HiveState, News, NodeStat
 
 HIVE_SEED = bytes([7]) * 32
 
@@ -32,7 +34,8 @@ HIVE_SEED = bytes([7]) * 32
 @dataclass
 class MemoryNode:
     """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while ``busy`` it refuses shares, and
-    counts how many it ``refused``; ``leaving_s`` is since when it leaves.
+    counts how many it ``refused``; ``leaving_s`` is since when it leaves; ``also``
+    is what the owner says of it beside country and operator.
     """
 
     number: int
@@ -45,6 +48,8 @@ class MemoryNode:
     rotten: set[ShareId] = field(default_factory=set)
     puts: int = 0
     leaving_s: int = 0
+    also: tuple[Attribute, ...] = ()
+    epoch: int = 1
     busy: bool = False
     refused: int = 0
     stopped: trio.Event = field(default_factory=trio.Event)
@@ -70,8 +75,9 @@ class MemoryNode:
             Attribute("country", self.country),
             Attribute("operator", self.operator),
             Attribute("operator_country", self.country),
+            *self.also,
         )
-        member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, 1))
+        member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, self.epoch))
         told: tuple[str, ...] = (f"/ip4/127.0.0.1/tcp/{self.number}",)
         if self.leaving_s:
             told = (*told, LEAVING_MARK + str(self.leaving_s))
@@ -100,6 +106,10 @@ class MemoryClient:
         self.moved = 0.0
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
+
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """There is no line on which a request could wait."""
+        return asked, True
 
     async def _answer(self) -> None:
         await trio.sleep(self._hive.delay)
@@ -196,6 +206,18 @@ class MemoryClient:
         self._hive.revoked = revoked
         return True
 
+    async def news(self, *, timeout: float = 30) -> News:
+        """Digests of all entries and statements."""
+        await self._answer()
+        roster = hashlib.sha256(b"".join(map(entry_to_bytes, await self.get_roster()))).digest()
+        said = hashlib.sha256(b"".join(map(statement_to_bytes, self._hive.statements))).digest()
+        return News(roster, said)
+
+    async def get_statements(self, *, timeout: float = 30) -> list[Statement]:
+        """What nodes say of themselves."""
+        await self._answer()
+        return list(self._hive.statements)
+
     async def stat(self, *, timeout: float = 30) -> NodeStat:
         """Room."""
         await self._answer()
@@ -220,6 +242,7 @@ class MemoryHive:
         ]
         self.delay = 0.0
         self.revoked: bytes | None = None
+        self.statements: list[Statement] = []
         self.asked: list[tuple[int, ShareId, int, int | None]] = []
         """Every GET so far: node, share, offset, length."""
 

@@ -27,6 +27,7 @@ from hivefs.errors import HivefsError
 from hivefs.formats.member import entry_valid
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import RosterEntry
+from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
 
 KEPT = 5
@@ -39,6 +40,9 @@ class Book:
 
     def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
         return self._rows
+
+    def weighed(self, node_id: NodeId) -> Weighed:
+        return Weighed(())
 
     def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
         pass

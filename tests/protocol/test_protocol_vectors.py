@@ -57,6 +57,9 @@ REQUESTS: dict[str, requests.Request] = {
     "members put": requests.MembersPut((b"a certificate", b"another")),
     "revoked get": requests.RevokedGet(),
     "revoked put": requests.RevokedPut(b"a list"),
+    "news get": requests.NewsGet(),
+    "statements get": requests.StatementsGet(NODE_KEY),
+    "statements put": requests.StatementsPut((b"a statement", b"another")),
 }
 ANSWERS: dict[str, answers.Answer] = {
     "done": answers.Done(),
@@ -68,6 +71,7 @@ ANSWERS: dict[str, answers.Answer] = {
     "taken": answers.Taken(2),
     "node stat": answers.NodeStat(10, 3, 7, 1, 0, 1_800_000_000_000_000_000, "0.1.0"),
     "hive state": answers.HiveState(7, bytes(range(32))),
+    "news": answers.News(bytes(range(32)), bytes(range(32, 64))),
 }
 GREETING: dict[str, Frame] = {
     "hello": greeting.hello_to_frame(greeting.Hello((1,), HIVE_KEY)),
