@@ -35,6 +35,7 @@ FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 8.0
 STAT_EVERY = 15.0
 PROBLEMS_BEFORE_SUSPECT = 3
+SAVED_AT_ONCE = 8
 BUSY_SECONDS = 5.0
 BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""
@@ -84,6 +85,7 @@ class Pool:
         self._changed = trio.Event()
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._unsaved: list[Member] = []
         self.revoked: Callable[[Membership], bool] = lambda membership: False
 
     # ---- what others ask --------------------------------------------------------------------------------------------
@@ -173,6 +175,7 @@ class Pool:
                 member = Member(node_id, entry, replace(row, state=state), made, weighed)
                 if state != row.state or not row.since_ns:
                     member.row = replace(member.row, since_ns=self._clock())
+                    self._unsaved.append(member)
                 self.members[node_id] = member
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep, member)
@@ -214,11 +217,18 @@ class Pool:
 
     def _give_up(self) -> None:
         now = self._clock()
+        # Who did not answer since this start is away since then for later starts too: otherwise the time-out of a node would
+        # begin anew with each start, and of an engine that is started every day no node would ever be gone.
+        late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
+        for member in late:
+            if member.row.state == NodeState.OFFLINE:
+                self._book.save_seen(member.node_id, member.row)
         for member in self.members.values():
             row = member.row
             if now < row.since_ns:
                 # The clock stepped back: count anew rather than wait for it to catch up.
                 member.row = replace(row, since_ns=now)
+                self._unsaved.append(member)
             elif row.state == NodeState.OFFLINE and now - row.since_ns > self._gone_after_ns:
                 log.warning("node %s is gone: away for %.0f s", member.node_id.hex()[:12], self._gone_after_ns / 1e9)
                 self._set(member, NodeState.GONE)

@@ -199,6 +199,8 @@ class Life:
         while True:
             before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
             self.pool._give_up()
+            while self.pool._unsaved:
+                self.pool._give_up()
             if any(m.row.state == NodeState.GONE and m.node_id not in before for m in self.pool.members.values()):
                 self._tell()
             await trio.sleep(min(HOUR, self._gone_after / 4))

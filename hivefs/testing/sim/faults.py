@@ -107,7 +107,9 @@ def _full(world: World, fault: Fault) -> None:
 
 
 def _step(world: World, fault: Fault) -> None:
+    """What went away before the step may be counted anew from it."""
     world.step_ns += round(fault.days * DAY_NS)
+    world.truth.grant_time(trio.current_time() + world.truth.lag)
 
 
 def _kill(world: World, fault: Fault) -> None:

@@ -110,6 +110,10 @@ class SimClient:
         self._truth = truth
         self._clock = clock
 
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """Requests leave at once here."""
+        return asked, True
+
     async def _answer(self, timeout: float) -> None:
         """The way there and back; the node may go meanwhile."""
         if self.node.slow >= timeout:
