@@ -59,6 +59,14 @@ class Reader:
         self.deadline = deadline
         self._flights: dict[tuple[StripeId, int], _Flight] = {}
         self.fetched_bytes = 0
+        self.current: Callable[[Stripe], Stripe | None] = lambda stripe: stripe
+        """A stripe as it is now; None when it was given up, because its chunks were moved."""
+        self._parts = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a read now (not only may read soon)."""
+        return self._parts > 0 or any(flight.wanted.is_set() for flight in self._flights.values())
 
     async def data_share(self, stripe: Stripe, index: int, *, silent: bool = False, ahead: bool = False) -> bytes:
         """A whole data share (index < k), checked. With ``silent`` its node was waited for already: others are asked at
@@ -69,7 +77,7 @@ class Reader:
             if not ahead:
                 flight.wanted.set()
             await flight.done.wait()
-        cached = self._cached(stripe, index)
+        cached = self.cached(stripe, index)
         if cached is not None:
             return cached
         flight = self._flights[key] = _Flight()
@@ -100,7 +108,8 @@ class Reader:
             return None if self._cache.has(stripe.stripe_id, index) else data
         return None
 
-    def _cached(self, stripe: Stripe, index: int) -> bytes | None:
+    def cached(self, stripe: Stripe, index: int) -> bytes | None:
+        """A data share from the cache, checked; None when it is not there."""
         data = self._cache.get(stripe.stripe_id, index)
         if data is None:
             return None
@@ -111,11 +120,15 @@ class Reader:
 
     async def _hedged(self, stripe: Stripe, index: int, silent: bool, wanted: trio.Event) -> bytes:
         result: list[bytes] = []
+        moved = False
         with trio.move_on_after(self.deadline):
-            while not result:
+            while not (result or moved):
                 changed = self._pool.change()
                 await self._attempt(stripe, index, result, silent, wanted)
                 if not result:
+                    now = self.current(stripe)
+                    moved, stripe = now is None, now or stripe
+                if not (result or moved):
                     # Not enough nodes now: try again as soon as one comes back, or in a while.
                     with trio.move_on_after(1.0):
                         await changed.wait()
@@ -125,7 +138,7 @@ class Reader:
                 have=have,
                 needed=stripe.needed,
                 stripe=stripe.stripe_id.hex()[:12],
-                reason=f"waited {self.deadline:.0f} s",
+                reason="its chunks were moved" if moved else f"waited {self.deadline:.0f} s",
             )
         return result[0]
 
@@ -239,11 +252,15 @@ class Reader:
             self.fetched_bytes += len(early.data)
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            nursery.start_soon(take_early)
-            await self._late(client, trio.Event(), asked, stripe.shares[index].share_id)
-            nursery.cancel_scope.cancel()
+        self._parts += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                nursery.start_soon(take_early)
+                await self._late(client, trio.Event(), asked, stripe.shares[index].share_id)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._parts -= 1
         return found[0] if found else None
 
     async def some(self, stripe: Stripe, count: int, without: set[int]) -> dict[int, bytes]:
@@ -251,7 +268,7 @@ class Reader:
         found: dict[int, bytes] = {}
         left = [i for i in range(stripe.total) if i not in without]
         for i in list(left):
-            if i < stripe.needed and len(found) < count and (data := self._cached(stripe, i)) is not None:
+            if i < stripe.needed and len(found) < count and (data := self.cached(stripe, i)) is not None:
                 found[i] = data
                 left.remove(i)
         left = [i for i in left if stripe.shares[i].node is not None]

@@ -26,9 +26,10 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import Corrupt
+from hivefs.errors import Corrupt, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
@@ -74,7 +75,7 @@ class Engine:
         self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
         self.news = News(self.learn, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
-        claims = Claims(self._intend)
+        self.claims = claims = Claims(self._intend)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, self.pool.change)
@@ -115,7 +116,8 @@ class Engine:
         self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
-        self._levels = {"remote": 0, "guaranteed": 0}
+        self.levels = {"remote": 0, "guaranteed": 0}
+        self.moving = EngineMoving(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -224,6 +226,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.garbage.empty_trash)
+            nursery.start_soon(self.moving.run)
 
     async def _measure(self) -> None:
         """Bytes of data (with padding) at each level, for status: counted in slices, again and again."""
@@ -235,7 +238,7 @@ class Engine:
                     levels[level.name.lower()] += stripe.needed * stripe.share_bytes
                 if number % MEASURE_SLICE == MEASURE_SLICE - 1:
                     await trio.sleep(0.02)
-            self._levels = levels
+            self.levels = levels
             await trio.sleep(MEASURE_EVERY)
 
     async def _evict(self) -> None:
@@ -297,7 +300,7 @@ class Engine:
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
         total = user_capacity(self.policy, whole)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
-        return total - kept, max(0, free - kept)
+        return self.moving.limited(total - kept, max(0, free - kept))
 
     # ---- what the mount and the command line ask ----------------------------------------------------------------------
 
@@ -318,7 +321,22 @@ class Engine:
         """Bring the share that holds a chunk into the cache, and then those of ``following``. See chunkstore.source.Fetch
         for ``span`` and for what is given back.
         """
-        place, stripe = await self.locate(chunk_id)
+        while True:
+            place, stripe = await self.locate(chunk_id)
+            try:
+                return await self._fetch(chunk_id, place, stripe, following, span)
+            except NotEnoughShares:
+                if self.store.place(chunk_id) == place:
+                    raise  # else it was moved meanwhile
+
+    async def _fetch(
+        self,
+        chunk_id: ChunkId,
+        place: ChunkPlace,
+        stripe: Stripe,
+        following: Sequence[ChunkId],
+        span: tuple[int, int] | None,
+    ) -> Piece | None:
         silent = False
         if span is not None and _short(span, place.length) and not self.reader.coming(stripe, place.index):
             offset, length = span
@@ -351,12 +369,13 @@ class Engine:
             "nodes": [self._node_status(m.node_id) for m in self.pool.members.values()],
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
-            "levels": self._levels,
+            "levels": self.levels,
             "repair": {
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
                 "waiting_for": self.repair.waiting_for,
             },
+            "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
                 "stripes": self.placing.progress.placed_stripes,

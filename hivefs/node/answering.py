@@ -23,6 +23,7 @@ from hivefs.model.node import Membership
 from hivefs.node.batching import Batcher
 from hivefs.node.leases import SKEW_NS, LeaseClock, grant
 from hivefs.node.members import Members
+from hivefs.node.receipts import Receipts
 from hivefs.node.roster import Roster
 from hivefs.node.space import Space
 from hivefs.node.statements import Statements
@@ -38,6 +39,9 @@ MAX_DEVICES = 64
 """Devices of one vault whose heads a node keeps."""
 
 PAGE_BYTES = 1 << 20
+LISTED_ROWS = 1 << 16
+"""Leases of all vaults that one listing looks at: some 50 ms."""
+
 _FEW = 64
 _SPARE_DISK = 16 << 20
 """Bytes of the file system that are not reported as free: the index grows too."""
@@ -70,6 +74,9 @@ class Answerer:
         self._reads: Batcher[ReadJob, bytes] = Batcher(store.read_many, lanes=2, most=16)
         self.leaving = False
         """Take no new shares, and say that there is no room."""
+
+        self.receipts: Receipts | None = None
+        """None while this node cannot sign (in tests of the rest)."""
 
         self._collecting = trio.Lock()
         self._threads = trio.CapacityLimiter(2)
@@ -122,7 +129,7 @@ class Answerer:
                 return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
             case requests.HeadsGet() | requests.RosterGet() | requests.MembersGet() | requests.RevokedGet():
                 return PAGE_BYTES
-            case requests.StatementsGet():
+            case requests.StatementsGet() | requests.ListShares():
                 return PAGE_BYTES
             case (
                 requests.StatementsPut()
@@ -167,8 +174,27 @@ class Answerer:
                 return self.stat()
             case requests.Ping():
                 return answers.Done()
+            case requests.ReceiptGet() | requests.ReceiptPut() | requests.ListShares():
+                return await self._account(session, request)
             case _:
                 return await self._hive(request)
+
+    async def _account(
+        self, session: Session, request: requests.ReceiptGet | requests.ReceiptPut | requests.ListShares
+    ) -> Answer:
+        """Requests about what is held for a vault."""
+        vault, receipts = session.owner(), self.receipts
+        if isinstance(request, requests.ListShares):
+            ask = partial(self.store.index.listing, vault, request.after, answers.MAX_LISTED, LISTED_ROWS)
+            reached, shares = await self._in_thread(ask)
+            return answers.Listing(reached, tuple(shares))
+        if receipts is None:
+            raise Refusal(Code.BUSY, "this node gives no receipts now")
+        if isinstance(request, requests.ReceiptGet):
+            blobs = await self._in_thread(partial(receipts.issue, vault, session.subject, request.nonce))
+            return answers.Page(False, tuple(blobs))
+        taken = await self._in_thread(partial(receipts.take, vault, session.subject, request.receipt))
+        return answers.Taken(int(taken))
 
     async def _hive(self, request: requests.Request) -> Answer:
         """Requests about who belongs."""

@@ -33,6 +33,7 @@ from hivefs.formats import (
     meter,
     page,
     policy,
+    receipt,
     records,
     revoked,
     staged,
@@ -115,6 +116,8 @@ ANSWERS: dict[str, type[Any]] = {
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
     "news": answers.News,
+    "listing": answers.Listing,
+    "listing of nothing": answers.Listing,
 }
 
 
@@ -209,7 +212,7 @@ CASES: dict[str, Case] = {
     "member.entry_from_bytes": Case(
         member.entry_from_bytes,
         member.entry_to_bytes,
-        seeds("member", "entry", "leaving") + seeds("invite", "entry by invitation"),
+        seeds("member", "entry", "leaving", "credits") + seeds("invite", "entry by invitation"),
     ),
     "invite.invitation_from_bytes": Case(
         invite.invitation_from_bytes, invite.invitation_to_bytes, seeds("invite", "invitation")
@@ -247,6 +250,9 @@ CASES: dict[str, Case] = {
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "receipt.receipt_from_bytes": Case(
+        receipt.receipt_from_bytes, receipt.receipt_to_bytes, seeds("receipt", "signed", "countersigned")
+    ),
     "meter.from_bytes": Case(meter.from_bytes, meter.to_bytes, seeds("meter", "day", "empty")),
     "staged.extents_from_bytes": Case(
         staged.extents_from_bytes, staged.extents_to_bytes, [bytes.fromhex(r["hex"]) for r in STAGE["slot_records"]]
