@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hivefs.placement.language_text import default_text, with_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from hivefs.placement.arithmetic import holds_balanced, impossible, least_author
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.countries import COUNTRIES
 from hivefs.placement.language import METADATA, decode, parse
-from hivefs.placement.language_text import default_text, with_path
 from hivefs.placement.policy import Policy
 from hivefs.placement.toml_places import places, position
 from hivefs.placement.verifier import Rules
@@ -72,11 +72,10 @@ def test_without_a_text_all_is_as_the_vault_says() -> None:
 
 
 def test_what_is_not_said_is_inherited_and_a_guarantee_ends_only_in_words() -> None:
-    text = '[policy.a]\ncode = "5/9"\n[policy.b]\ninherits = "a"\nno_hostage = false\n[policy.c]\ninherits = "b"\ncode = "1/2"\n'
-    made = parse(text + "no_reassembly = false\n", OWN).policies
-    assert made["a"].rules == OWN.rules
-    assert made["b"].rules == (Rules("jurisdiction", 1, 0, 0),) and (made["b"].needed, made["b"].total) == (5, 9)
-    assert made["c"].rules == (Rules("jurisdiction", 0, 0, 0),) and made["default"] == OWN
+    text = '[policy.a]\ncode = "5/9"\n[policy.b]\ninherits = "a"\nno_hostage = false\n[policy.c]\ninherits = "b"\ncode =
+    "1/2"\n' made = parse(text + "no_reassembly = false\n", OWN).policies assert made["a"].rules == OWN.rules assert
+    made["b"].rules == (Rules("jurisdiction", 1, 0, 0),) and (made["b"].needed, made["b"].total) == (5, 9) assert
+    made["c"].rules == (Rules("jurisdiction", 0, 0, 0),) and made["default"] == OWN
 
 
 def test_families_of_their_own_rules() -> None:
@@ -141,7 +140,7 @@ def test_families_of_their_own_rules() -> None:
 def test_what_is_refused_and_where(text: str, line: int, column: int, words: str) -> None:
     found = refused(text)
     assert words in found[2], found
-    if words != f'no policy "nobody"':
+    if words != 'no policy "nobody"':
         assert found[:2] == (line, column), found
     else:
         assert found[0] == line, found
@@ -295,7 +294,7 @@ def never_anything_else(text: str) -> None:
         made = parse(text, OWN)
     except BadPolicy as error:
         lines = text.split("\n")
-        assert 1 <= error.line <= len(lines) + 1 and 1 <= error.column
+        assert 1 <= error.line <= len(lines) + 1 and error.column >= 1
         assert error.line > len(lines) or error.column <= len(lines[error.line - 1]) + 2
         return
     assert made.metadata() and all(policy.digest for policy in made.policies.values())
@@ -373,7 +372,8 @@ def test_what_cannot_be_edited_says_so() -> None:
         with_path('paths = { "/a" = "x", "/b" = "x" }\n[policy.x]\n', "/a", None)
 
 
-# ---- the page for users ---------------------------------------------------------------------------------------------------
+# ---- the page for users
+---------------------------------------------------------------------------------------------------
 
 
 def examples() -> list[str]:
