@@ -194,10 +194,9 @@ class Engine:
                     new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-            changed = self.evidence.weigh(new)
+            self.evidence.weigh(new)
         if new:
             self.pool.refresh()
-            self.pool.weighed_anew(changed)
         return len(new)
 
     # ---- running ----------------------------------------------------------------------------------------------------

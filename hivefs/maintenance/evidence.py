@@ -23,7 +23,7 @@ from hivefs.formats.invite import SKEW_NS
 from hivefs.model.attestation import Attestation, Statement, TrustedKey
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
-from hivefs.placement.evidence import Table, Weighed, weigh
+from hivefs.placement.evidence import Table, Weighed, current, weigh
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,12 @@ class Evidence:
             self._store.save_trusted(TrustedKey(key, name, self._clock()))
         self.reload()
         return True
+
+    def attesters(self, node_id: NodeId) -> list[bytes]:
+        """Trusted keys whose attestations count for that node now."""
+        said = self._store.statement_of(node_id)
+        attestations = self._store.attestations_of(node_id) + ([] if said is None else list(said.attestations))
+        return [made.attester for made in current(attestations, node_id, self.trusted, self._clock())]
 
     def distrust(self, key: bytes) -> bool:
         """Believe them no more; whether they were believed."""
