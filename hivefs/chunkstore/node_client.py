@@ -273,6 +273,12 @@ class NodeClient:
         """When bytes of a share last came from the node, in trio's time; 0 when none did."""
         return self._conversation.moved
 
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """Of a request for a share, asked for at ``asked`` (trio's time) or later: when it left this machine, and True;
+        while it stands behind our own uploads, when those last moved, and False.
+        """
+        return self._conversation.departed(share_id, asked)
+
     async def wait_closed(self) -> None:
         """Wait until the stream is lost, by whomever."""
         await self._conversation.wait_closed()

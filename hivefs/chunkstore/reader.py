@@ -24,13 +24,15 @@ from hivefs.chunkstore.ports import ShareClient
 from hivefs.content import coding
 from hivefs.content.merkle import LEAF_BYTES
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares, ShareMissing
-from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
 DEADLINE = 20.0
 GET_TIMEOUT = 15.0
+LOOK = 0.05
+"""Seconds between two looks whether a request has left this machine."""
 
 
 @dataclass(eq=False, slots=True)
@@ -150,7 +152,7 @@ class Reader:
                     # somebody does wait for.
                     with trio.move_on_after(CEILING):
                         await wanted.wait()
-                    await self._late(client, failed, asked)
+                    await self._late(client, failed, asked, stripe.shares[index].share_id)
                 shares = await self.some(stripe, stripe.needed, without={index})
                 if len(shares) >= stripe.needed:
                     made = await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, [index])
@@ -158,8 +160,10 @@ class Reader:
                         log.error("stripe %s: its shares decode to something else", stripe.stripe_id.hex()[:12])
                         return
                     result.append(made[index])
-                    if client is not None and not failed.is_set() and client.moved < asked:
-                        client.patience.waited_in_vain()
+                    if client is not None and not failed.is_set():
+                        left, gone = client.departed(stripe.shares[index].share_id, asked)
+                        if gone and client.moved < left < trio.current_time() - LOOK:
+                            client.patience.waited_in_vain()
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(direct)
@@ -167,15 +171,22 @@ class Reader:
                 nursery.start_soon(rebuilt)
 
     @staticmethod
-    async def _late(client: ShareClient | None, done: trio.Event, asked: float) -> None:
-        """Return when ``done`` is set, or the node of ``client``, asked at that time, is silent for too long."""
+    async def _late(client: ShareClient | None, done: trio.Event, asked: float, share_id: ShareId) -> None:
+        """Return when ``done`` is set, or the node of ``client``, asked for that share at that time or later, is silent for
+        too long. What it could not hear yet, because our own uploads fill the line, counts as asked when it has left.
+        """
+        seen = False
         while client is not None:
-            due = min(max(asked, client.moved) + client.patience.limit, asked + IN_ALL)
-            if trio.current_time() >= due:
+            now = trio.current_time()
+            left, gone = client.departed(share_id, asked)
+            due = min(max(left, client.moved) + client.patience.limit, left + IN_ALL)
+            if now >= due:
                 return
-            with trio.move_on_at(due):
+            # When it left is known as exactly as it is looked at.
+            with trio.move_on_at(due if gone and seen else min(due, now + LOOK)):
                 await done.wait()
                 return
+            seen = gone
 
     async def one(
         self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
@@ -214,6 +225,7 @@ class Reader:
         client = None if holder is None else self._pool.client(holder)
         skip = offset % LEAF_BYTES
         early = Early(skip + length)
+        asked = trio.current_time()
 
         async def ask() -> None:
             data = await self.one(stripe, index, offset, length, early)
@@ -230,7 +242,7 @@ class Reader:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             nursery.start_soon(take_early)
-            await self._late(client, trio.Event(), trio.current_time())
+            await self._late(client, trio.Event(), asked, stripe.shares[index].share_id)
             nursery.cancel_scope.cancel()
         return found[0] if found else None
 
@@ -255,10 +267,11 @@ class Reader:
             pending.discard(index)
             wake.set()
 
-        async def watch(index: int) -> None:
+        async def watch(index: int, asked: float) -> None:
             """A node that is late counts no more, so that another one is asked."""
-            client = self._pool.client(stripe.shares[index].node or NodeId(b""))
-            await self._late(client, trio.Event(), trio.current_time())
+            share = stripe.shares[index]
+            client = self._pool.client(share.node or NodeId(b""))
+            await self._late(client, trio.Event(), asked, share.share_id)
             late.add(index)
             wake.set()
 
@@ -268,7 +281,7 @@ class Reader:
                     index = left.pop(0)
                     pending.add(index)
                     nursery.start_soon(get, index)
-                    nursery.start_soon(watch, index)
+                    nursery.start_soon(watch, index, trio.current_time())
                 wake = trio.Event()
                 await wake.wait()
             nursery.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.content.packing import Packed
 from hivefs.errors import HivefsError, HiveFull, NodeBusy, NotEnoughShares, PolicyInfeasible, TooFewNodes
+from hivefs.formats import policy as policy_format
 from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
@@ -86,7 +87,7 @@ class Writer:
             policy.needed,
             packed.share_bytes,
             tuple(Share(c.share_id, c.merkle_root, holders.get(i)) for i, c in enumerate(coded)),
-            policy.digest,
+            policy_format.digest(policy),
             self._clock(),
         )
 
@@ -152,7 +153,7 @@ class Writer:
         for count in range(len(missing), 0, -1):
             try:
                 return choose(
-                    self.policy.need(),
+                    self.policy,
                     candidates,
                     seed,
                     kept=kept,

@@ -292,9 +292,9 @@ class Engine:
         candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
         if len(candidates) < self.policy.total:
             return None
-        free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
+        free = user_capacity(self.policy, [_usable(c) for c in candidates])
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        total = user_capacity(self.policy.need(), whole)
+        total = user_capacity(self.policy, whole)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
         return total - kept, max(0, free - kept)
 

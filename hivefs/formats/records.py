@@ -84,6 +84,16 @@ def node_key(node_id: bytes) -> bytes:
     return b"n" + node_id
 
 
+def policy_key(digest: bytes) -> bytes:
+    """p || digest of a policy's definition, or zeros for the text of all"""
+    return b"p" + digest
+
+
+def standing_key(digest: bytes) -> bytes:
+    """a || digest of what was known of a node"""
+    return b"a" + digest
+
+
 def trusted_key(key: bytes) -> bytes:
     """e k || key that the user trusts"""
     return b"ek" + key

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import cbor2
 
 from hivefs.formats import attestation, records
+from hivefs.formats import policy as policy_format
+from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
 from hivefs.formats.member import entry_from_bytes
 from hivefs.metadata.engine_tables import EngineTables
@@ -17,6 +19,7 @@ from hivefs.model.stripe import ChunkPlace, Level, Stripe
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed, weigh
 from hivefs.placement.health import Health, NodeRow, NodeState, NodeView, judge
+from hivefs.placement.policy import Policy
 
 
 class EngineReader(EngineTables):
@@ -31,6 +34,21 @@ class EngineReader(EngineTables):
         """A data or metadata stripe."""
         value = self._load("tree", records.stripe_key(stripe_id)) or self._load("meta", stripe_id)
         return None if value is None else stripe_format.from_bytes(value)
+
+    def policy_text(self) -> str:
+        """The text of the policies (policy.toml); empty when there is none. Raises Corrupt, UnknownVersion."""
+        value = self._load("tree", records.policy_key(policy_format.TEXT_KEY))
+        return "" if value is None else policy_format.text_from_bytes(value)
+
+    def policy_of(self, digest: bytes) -> Policy | None:
+        """The definition with that digest, when it is known. Raises Corrupt, UnknownVersion."""
+        value = self._load("tree", records.policy_key(digest)) if any(digest) else None
+        return None if value is None else policy_format.from_bytes(value)
+
+    def standing(self, digest: bytes) -> tuple[Attribute, ...] | None:
+        """What was known of a node, by its digest. Raises Corrupt, UnknownVersion."""
+        value = self._load("tree", records.standing_key(digest))
+        return None if value is None else standing_format.from_bytes(value)
 
     def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
         """Certificate and addresses of a node."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 from hivefs.metadata.engine_checkpoints import CheckpointTables
 from hivefs.metadata.engine_evidence import EvidenceTables
 from hivefs.metadata.engine_hydration import HydrationTables
+from hivefs.metadata.engine_policies import PolicyTables
 from hivefs.metadata.engine_reader import EngineReader
 from hivefs.metadata.engine_tables import OWN_PREFIXES, TABLES
 
 
-class EngineStore(CheckpointTables, EvidenceTables, HydrationTables):
+class EngineStore(CheckpointTables, EvidenceTables, PolicyTables, HydrationTables):
     """Write access for the engine process. Changes happen inside ``with store.writing():``, synced at its end."""
 
 

@@ -2,7 +2,8 @@
 
 Tables and what they hold (values sealed with the vault's engine key unless said otherwise):
 
-    tree      c || chunk id -> place; s || stripe id -> data stripe; n || node id -> roster entry (in checkpoints)
+    tree      c || chunk id -> place; s || stripe id -> data stripe; n || node id -> roster entry;
+              p || digest -> policies; a || digest -> standing of a node                               (all in checkpoints)
               e || k, a or s || keys -> trusted keys, attestations, what nodes say of themselves       (in checkpoints)
     meta      stripe id -> stripe of metadata pages                                                 (not: see Root)
     changed   tree key -> sequence of the last change that no checkpoint holds yet                  (plain)
@@ -54,7 +55,7 @@ TABLES = (
 )
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""
 
-OWN_PREFIXES = (b"c", b"e", b"n", b"s")
+OWN_PREFIXES = (b"a", b"c", b"e", b"n", b"p", b"s")
 """First bytes of the tree's keys that are the engine's (docs/formats/records.md)."""
 
 

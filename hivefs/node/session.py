@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -312,17 +312,17 @@ class _Conversation:
             if not decoder.inside:
                 deadline = trio.current_time() + self._bounds.idle_seconds
             with trio.fail_at(deadline):
-                data = await self._stream.receive_some(READ_BYTES)
-            if not data:
+                pieces = deque(await self._stream.receive_pieces(READ_BYTES))
+            if not pieces:
                 return
             if not decoder.inside:
                 began = trio.current_time()
-            self._count.came(len(data))
-            decoder.feed(data)
-            del data
-            while (frame := decoder.next_frame()) is not None:
-                await self._take(frame, nursery)
-                began = trio.current_time()
+            self._count.came(sum(map(len, pieces)))
+            while pieces:
+                decoder.feed(pieces.popleft())
+                while (frame := decoder.next_frame()) is not None:
+                    await self._take(frame, nursery)
+                    began = trio.current_time()
 
     async def _take(self, frame: Frame, nursery: trio.Nursery) -> None:
         number = frame.request

@@ -1,88 +1,24 @@
 """The selector: which nodes get the shares of a stripe. Pure: the same input and seed give the same answer.
 
-Shares of a stripe are interchangeable, so a *set* of nodes is chosen. A node is under a set of authorities (machine,
-operator, parent), so the caps cross; this selector is greedy by the least loaded authority, then mends by swapping, and
-asks the verifier's question (not its code) through plain counts. Later work puts exact methods behind the same call.
-
-The bound per authority, for single authorities (c = a = 1), is u = min(k-1, n-k-s): with at most u shares under each,
-G1 and G2 hold. For larger coalitions the bound applies to the sum of the c (or a) fullest.
+Shares of a stripe are interchangeable, so a *set* of nodes is chosen, under the limits that the policy makes (limits.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from math import log
-
-import blake3
+from collections.abc import Collection, Sequence
 
 from hivefs.errors import PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId
 from hivefs.model.node import UNKNOWN, Candidate
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """The code and the rules of one family: k, n, c, a, s, and how many shares one operator may hold (0: no cap)."""
-
-    needed: int
-    total: int
-    family: str = "jurisdiction"
-    coalition: int = 1
-    lose: int = 1
-    slack: int = 0
-    max_per_operator: int = 0
-
-
-def _fits(need: Need, counts: Mapping[str, int], unknown: int) -> bool:
-    """Whether the fullest coalitions stay below the bounds of G1 and G2, counting each share once per authority.
-
-    A share under two members of a coalition is counted twice here, so this may refuse what the verifier would prove,
-    never the other way round.
-    """
-    full = sorted(counts.values(), reverse=True)
-    if need.coalition and unknown + sum(full[: need.coalition]) > need.needed - 1:
-        return False
-    return not need.lose or unknown + sum(full[: need.lose]) <= need.total - need.needed - need.slack
-
-
-class _Load:
-    def __init__(self, need: Need, kept: Sequence[Candidate]) -> None:
-        self.need = need
-        self.counts: dict[str, int] = {}
-        self.operators: dict[str, int] = {}
-        self.unknown = 0
-        for node in kept:
-            self.add(node, 1)
-
-    def add(self, node: Candidate, sign: int) -> None:
-        for name in node.authorities.get(self.need.family, frozenset({UNKNOWN})):
-            if name == UNKNOWN:
-                self.unknown += sign
-            else:
-                self.counts[name] = self.counts.get(name, 0) + sign
-        for name in node.authorities.get("operator", frozenset()):
-            self.operators[name] = self.operators.get(name, 0) + sign
-
-    def accepts(self, node: Candidate) -> bool:
-        self.add(node, 1)
-        good = _fits(self.need, self.counts, self.unknown)
-        if good and self.need.max_per_operator:
-            mine = node.authorities.get("operator", frozenset())
-            good = all(self.operators[o] <= self.need.max_per_operator for o in mine if o != UNKNOWN)
-        self.add(node, -1)
-        return good
-
-    def weight(self, node: Candidate) -> tuple[int, int]:
-        mine = node.authorities.get(self.need.family, frozenset())
-        return (
-            max((self.counts.get(name, 0) for name in mine), default=0),
-            sum(self.operators.get(name, 0) for name in node.authorities.get("operator", frozenset())),
-        )
+from hivefs.placement.attributes import eligible
+from hivefs.placement.limits import Limit, Load, modes
+from hivefs.placement.lots import key, lot
+from hivefs.placement.policy import Policy
+from hivefs.placement.settlement import Settlement
 
 
 def choose(
-    need: Need,
+    policy: Policy,
     candidates: Sequence[Candidate],
     seed: int,
     *,
@@ -96,47 +32,94 @@ def choose(
     Raises TooFewNodes when there are not enough usable nodes at all, PolicyInfeasible with the binding constraint in
     words when there are but the rules forbid every set that was found.
     """
-    wanted = need.total - len(kept) if count is None else count
+    wanted = policy.total - len(kept) if count is None else count
     taken = {node.node_id for node in kept} | set(avoid)
-    pool = [c for c in candidates if c.usable and c.node_id not in taken and c.free_bytes >= share_bytes]
+    usable = [c for c in candidates if c.usable and c.node_id not in taken and c.free_bytes >= share_bytes]
+    pool = [c for c in usable if not eligible(policy, c.authorities)]
     if len(pool) < wanted:
-        raise TooFewNodes(
-            total=need.total, available=len(pool) + len(kept), reason="others are offline, full or hold a share already"
-        )
-    keyed = sorted(pool, key=lambda c: _lot(seed, c), reverse=True)
-    load = _Load(need, kept)
+        raise _too_few(policy, len(pool) + len(kept), len(usable) - len(pool))
+    draw = key(seed)
+    ordered = sorted(pool, key=lambda c: lot(draw, c), reverse=True)
+    for mode in modes(policy, pool, kept):
+        found = _greedy(mode.limits, kept, [c for c in ordered if mode.admits(c)], wanted)
+        if found is not None:
+            return [c.node_id for c in found]
+    limits = next(modes(policy, pool, kept)).limits
+    raise PolicyInfeasible(reason=_explain(policy, limits, pool))
+
+
+def settle(
+    policy: Policy,
+    holders: Sequence[Candidate | None],
+    candidates: Sequence[Candidate],
+    seed: int,
+    *,
+    share_bytes: int = 0,
+    avoid: Collection[NodeId] = (),
+) -> Settlement:
+    """The fewest moves after which the policy holds. ``holders[i]`` holds share i (None: nobody does).
+
+    Raises TooFewNodes and PolicyInfeasible as choose() does.
+    """
+    missing = tuple(i for i, holder in enumerate(holders) if holder is None)
+    keep: list[int] = []
+    kept: list[Candidate] = []
+    seen: set[NodeId] = set()
+    load = Load(next(modes(policy, [], [h for h in holders if h is not None])).limits)
+    for i, holder in enumerate(holders):
+        if holder is None or holder.node_id in seen or eligible(policy, holder.authorities) or not load.accepts(holder):
+            continue
+        keep.append(i)
+        kept.append(holder)
+        seen.add(holder.node_id)
+        load.add(holder)
+    move = tuple(i for i, holder in enumerate(holders) if holder is not None and i not in keep)
+    wanted = sorted(move + missing)
+    away = {h.node_id for h in holders if h is not None} | set(avoid)
+    nodes = choose(policy, candidates, seed, kept=kept, count=len(wanted), share_bytes=share_bytes, avoid=away)
+    return Settlement(tuple(keep), move, missing, dict(zip(wanted, nodes, strict=True)))
+
+
+def _too_few(policy: Policy, available: int, refused: int) -> TooFewNodes:
+    reason = "others are offline, full or hold a share already"
+    if refused:
+        reason = f"{refused} more are there that the policy refuses; " + reason
+    return TooFewNodes(total=policy.total, available=available, reason=reason)
+
+
+def _greedy(
+    limits: Sequence[Limit], kept: Sequence[Candidate], ordered: Sequence[Candidate], wanted: int
+) -> list[Candidate] | None:
+    load = Load(limits)
+    for node in kept:
+        load.add(node)
+    if not load.holds():
+        return None
     chosen: list[Candidate] = []
-    rest = keyed
+    rest = list(ordered)
     while len(chosen) < wanted:
         best = min((c for c in rest if load.accepts(c)), key=load.weight, default=None)
         if best is None:
             if not _swap(load, chosen, rest):
-                raise PolicyInfeasible(reason=_explain(need, load, pool))
+                return None
             continue
         chosen.append(best)
-        load.add(best, 1)
+        load.add(best)
         rest = [c for c in rest if c is not best]
-    return [c.node_id for c in chosen]
+    return chosen
 
 
-def _lot(seed: int, node: Candidate) -> float:
-    """A draw weighted by free space (Efraimidis and Spirakis 2006, in logarithms), from a hash of seed and node."""
-    digest = blake3.blake3(seed.to_bytes(16, "big", signed=True) + node.node_id).digest(length=8)
-    uniform = (int.from_bytes(digest, "big") + 1) / (1 << 64)
-    return log(uniform) / max(node.free_bytes, 1)
-
-
-def _swap(load: _Load, chosen: list[Candidate], rest: list[Candidate]) -> bool:
+def _swap(load: Load, chosen: list[Candidate], rest: list[Candidate]) -> bool:
     """Exchange one chosen node for two unchosen ones; True when the set grew."""
     for out in chosen:
         load.add(out, -1)
         for first in rest:
             if not load.accepts(first):
                 continue
-            load.add(first, 1)
+            load.add(first)
             second = next((c for c in [*rest, out] if c is not first and load.accepts(c)), None)
             if second is not None:
-                load.add(second, 1)
+                load.add(second)
                 chosen.remove(out)
                 chosen += [first, second]
                 rest.append(out)
@@ -144,18 +127,18 @@ def _swap(load: _Load, chosen: list[Candidate], rest: list[Candidate]) -> bool:
                     rest.remove(node)
                 return True
             load.add(first, -1)
-        load.add(out, 1)
+        load.add(out)
     return False
 
 
-def _explain(need: Need, load: _Load, pool: Sequence[Candidate]) -> str:
-    names = sorted({n for c in pool for n in c.authorities.get(need.family, frozenset()) if n != UNKNOWN})
-    bound = min(need.needed - 1, need.total - need.needed - need.slack)
-    unknown = sum(1 for c in pool if UNKNOWN in c.authorities.get(need.family, frozenset()))
+def _explain(policy: Policy, limits: Sequence[Limit], pool: Sequence[Candidate]) -> str:
+    first = min(limits, key=lambda limit: limit.most // limit.size)
+    names = sorted({n for c in pool for n in c.authorities.get(first.family, frozenset()) if n != UNKNOWN})
+    unknown = sum(1 for c in pool if UNKNOWN in c.authorities.get(first.family, frozenset()))
     words = (
-        f"at most {bound} of the {need.total} shares may lie under one {need.family}, "
+        f"at most {first.most} of the {policy.total} shares may lie under one {first.family}, "
         f"and the nodes with room are under {len(names)} ({', '.join(names[:8])})"
     )
     if unknown:
-        words += f"; {unknown} nodes have an unknown {need.family}, which counts against every one"
-    return words + f"; a node under another {need.family} is needed"
+        words += f"; {unknown} nodes have an unknown {first.family}, which counts against every one"
+    return words + f"; a node under another {first.family} is needed"

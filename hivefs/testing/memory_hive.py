@@ -107,6 +107,10 @@ class MemoryClient:
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
 
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """There is no line on which a request could wait."""
+        return asked, True
+
     async def _answer(self) -> None:
         await trio.sleep(self._hive.delay)
         if not self._node.up:

@@ -14,12 +14,15 @@ from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.crypto import keys, seal
 from hivefs.errors import Corrupt, UnknownVersion
-from hivefs.formats import head, member, records, stripe
+from hivefs.formats import head, member, page, policy, records, standing, stripe
 from hivefs.model.head import Root
 from hivefs.model.ids import ChunkId, DeviceId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
 from hivefs.model.node import Attribute, Evidence, Membership, Role, RosterEntry
+from hivefs.model.page import Child, InnerPage
 from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import Rules
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 
@@ -45,6 +48,30 @@ STRIPE = Stripe(
 )
 CERTIFIED = replace(
     STRIPE, shares=tuple(replace(s, standing=fill(150 + i, 16) if s.node else b"") for i, s in enumerate(STRIPE.shares))
+)
+META = replace(CERTIFIED, purpose=Purpose.METADATA)
+INNER = InnerPage(
+    1,
+    (Child(b"d1", PageRef(PLACE, fill(60, 32), 30_000, 1), 12), Child(b"i2", PageRef(PLACE, fill(61, 32), 9, 0), 1)),
+    {META.stripe_id: META},
+)
+PLAIN = Policy(2, 3)
+AUTO = Policy(0, 0, auto=True)
+STRICT = Policy(
+    4,
+    8,
+    (Rules(), Rules("operator", 2, 1, 1)),
+    (("operator", 2), ("subnet", 1)),
+    Evidence.ATTESTED,
+    ("CH", "DE"),
+    ("US", "asn:64500"),
+    "strict",
+    repair_at=6,
+)
+KNOWN = (
+    Attribute("country", "DE", Evidence.ATTESTED),
+    Attribute("operator", "Müller"),
+    Attribute("country", "DE", Evidence.CLAIMED),
 )
 PAGE = PageRef(PLACE, fill(60, 32), 30_000, 1)
 ROOT = Root(PAGE, 2, 12_345, (STRIPE,), 99, ((1, 17), (2, 3)), fill(80, 32))
@@ -89,9 +116,24 @@ def made() -> dict[str, dict[str, str]]:
         "head": {
             "head": head.to_bytes(HEAD).hex(),
             "root": head.root_to_bytes(ROOT).hex(),
+            "certified root": head.root_to_bytes(replace(ROOT, stripes=(CERTIFIED,))).hex(),
             "vault_id": KEYS.vault_id.hex(),
             "owner_key": KEYS.owner_key.hex(),
             "head_key": KEYS.head_key.hex(),
+        },
+        "page_certified": {"inner": page.to_bytes(INNER).hex()},
+        "policy": {
+            "plain": policy.to_bytes(PLAIN).hex(),
+            "auto": policy.to_bytes(AUTO).hex(),
+            "all": policy.to_bytes(STRICT).hex(),
+            "text": policy.text_to_bytes('[paths]\n"/Fotos/Müller" = "strict"\n').hex(),
+            "digest of auto": policy.digest(AUTO).hex(),
+            "digest of all": policy.digest(STRICT).hex(),
+        },
+        "standing": {
+            "standing": standing.to_bytes(KNOWN).hex(),
+            "nothing": standing.to_bytes(()).hex(),
+            "digest": standing.digest(KNOWN).hex(),
         },
         "member": {
             "certificate": member.member_to_bytes(MEMBER).hex(),
@@ -107,7 +149,7 @@ def made() -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("name", ["records", "stripe", "head", "member", "chunk"])
+@pytest.mark.parametrize("name", ["records", "stripe", "head", "page_certified", "policy", "standing", "member", "chunk"])
 def test_vectors_are_written_and_read_the_same(name: str) -> None:
     kept: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
     assert kept["version"] == 1
@@ -127,6 +169,12 @@ def test_vectors_are_read() -> None:
     assert records.xattr_from_bytes(kept("records", "xattr")) == (b"user.comment", b"\x00value")
     assert stripe.from_bytes(kept("stripe", "stripe")) == STRIPE
     assert stripe.from_bytes(kept("stripe", "certified")) == CERTIFIED
+    assert page.from_bytes(kept("page_certified", "inner")) == INNER
+    assert head.root_from_bytes(kept("head", "certified root")) == replace(ROOT, stripes=(CERTIFIED,))
+    assert [policy.from_bytes(kept("policy", name)) for name in ("plain", "auto", "all")] == [PLAIN, AUTO, STRICT]
+    assert policy.digest(AUTO) == policy.digest(AUTO.resolved(4, 8)) != policy.digest(Policy(4, 8))
+    assert set(standing.from_bytes(kept("standing", "standing"))) == set(KNOWN)
+    assert standing.digest(KNOWN) == standing.digest(KNOWN[::-1])
     assert head.from_bytes(kept("head", "head")) == HEAD and head.head_valid(HEAD, CERTIFICATE.vault_id)
     assert head.root_from_bytes(kept("head", "root")) == ROOT
     assert member.member_from_bytes(kept("member", "certificate")) == MEMBER
@@ -144,6 +192,9 @@ DECODERS = {
     "stripe": (stripe.from_bytes, stripe.to_bytes(STRIPE)),
     "certified": (stripe.from_bytes, stripe.to_bytes(CERTIFIED)),
     "head": (head.from_bytes, head.to_bytes(HEAD)),
+    "inner": (page.from_bytes, page.to_bytes(INNER)),
+    "policy": (policy.from_bytes, policy.to_bytes(STRICT)),
+    "standing": (standing.from_bytes, standing.to_bytes(KNOWN)),
     "root": (head.root_from_bytes, head.root_to_bytes(ROOT)),
     "member": (member.member_from_bytes, member.member_to_bytes(MEMBER)),
     "entry": (member.entry_from_bytes, member.entry_to_bytes(ENTRY)),
