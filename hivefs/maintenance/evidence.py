@@ -199,11 +199,11 @@ class Evidence:
         now = self._clock()
         for made in attestations:
             reason = attestation.problem(made, now)
+            if not reason and made.attester not in self.trusted:
+                who = made.attester.hex()
+                reason = f"its attester {who} is not trusted; say 'hivefs trust {who}' if you do"
             if reason:
                 raise BadAttestation(reason=f"the one about node {made.subject.hex()[:12]}: {reason}")
-            if made.attester not in self.trusted:
-                who = made.attester.hex()
-                raise BadAttestation(reason=f"its attester {who} is not trusted; say 'hivefs trust {who}' if you do")
         with self._store.writing():
             news = [made for made in attestations if self._store.save_attestation(made)]
             self.weigh({NodeId(made.subject) for made in news})
