@@ -106,7 +106,10 @@ def _read(path: Path) -> str:
 def _registry(home: Home, path: Path) -> Any:
     if str(path) == "none":
         return _ask(home, "evidence_registry", None)
-    raise BadSetting(name="--registry", reason="no table can be read yet")
+    from hivefs.daemon import registry_file
+
+    with registry_file.handed_over(home.engine, registry_file.read_csv(path)) as name:
+        return _ask(home, "evidence_registry", name)
 
 
 def _show(value: dict[str, Any], as_json: bool) -> None:

@@ -26,6 +26,7 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon import registry_file
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import Corrupt
@@ -41,6 +42,7 @@ from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.round_trips import RoundTrips
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
@@ -72,6 +74,9 @@ class Engine:
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.pool = Pool(self.store, dial, time.time_ns, float(setting("node_gone_after_s")), self._greeted)
         self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
+        self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
+        self.evidence.refuted = self.round_trips.refuted
+        self.evidence.registry = registry_file.load(self.store)
         self.news = News(self.learn, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
         claims = Claims(self._intend)
@@ -209,6 +214,7 @@ class Engine:
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.evidence.run)
+            nursery.start_soon(self.round_trips.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)

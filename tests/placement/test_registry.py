@@ -101,10 +101,9 @@ def test_lines_that_are_wrong_are_named(text: str, reason: str) -> None:
 
 
 def test_memory_is_that_of_arrays() -> None:
-    """200 000 networks in 3.6 MB and not in objects."""
-    made = from_lines(
-        [f"{i >> 10 & 255}.{i >> 2 & 255}.{(i & 3) * 64}.0/24", "DE" if i % 2 else "FR"] for i in range(200_000)
-    )
+    """50 000 networks in less than 1 MB, and not in objects."""
+    rows = [f"{i >> 10}.{i >> 2 & 255}.{(i & 3) * 64}.0/24" for i in range(50_000)]
+    made = from_lines([row, "DE" if i % 2 else "FR"] for i, row in enumerate(rows))
     arrays = (made.v4.starts, made.v4.ends, made.v4.origins)
     assert made.rows == 50_000 and sum(map(sys.getsizeof, arrays)) < 1_000_000 and len(made.origins) == 2
     assert at(made, "1.2.64.9") is not None
