@@ -328,6 +328,18 @@ class PathNotInDrive(HivefsError):
     exit_code = 61
 
 
+class BadAttestation(HivefsError):
+    """This attestation cannot be used: {reason}."""
+
+    exit_code = 64
+
+
+class BadPolicy(HivefsError):
+    """The policy is wrong at line {line}, column {column}: {reason}."""
+
+    exit_code = 62
+
+
 class Interrupted(HivefsError):
     """Stopped on request; nothing was lost."""
 

@@ -28,10 +28,14 @@ COMMANDS = {
     "status": "Show the drive, the engine, the nodes and what is safe.",
     "wait": "Wait until everything below some paths is safe.",
     "check": "Check the whole vault against the hive.",
+    "ledger": "Show what nodes hold by their receipts, and what the vault contributes.",
     "up": "Start the embedded hive (and mount a drive in it).",
     "down": "Stop the embedded hive.",
     "hive": "Make a hive of your own.",
     "node": "Make and run a storage node.",
+    "nodes": "Show the nodes, and what is known of each with what evidence.",
+    "trust": "Say who may vouch for nodes.",
+    "attest": "Vouch for what a node is.",
     "version": "Show the version.",
 }
 

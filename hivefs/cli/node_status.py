@@ -73,4 +73,7 @@ def progress(leaving: dict[str, Any]) -> str:
     if leaving["done"]:
         return "nothing is kept here any more; the node can be switched off"
     eta = "" if leaving["eta_s"] is None else f", about {duration(leaving['eta_s'])}"
+    minutes = leaving["still_s"] // 60
+    if minutes:
+        eta = f"; none has gone for {minutes} min: the vaults are away, or no other node has room under their policies"
     return f"{leaving['leases']} of {leaving['leases_at_start']} leases are left, of {leaving['vaults']} vaults{eta}"

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from hivefs.daemon import control, node_control
 from hivefs.daemon.hive import HiveKey
 from hivefs.daemon.joining import ask_in
 from hivefs.daemon.launch import Report
-from hivefs.daemon.memory import keep_maps_small
+from hivefs.daemon.memory import keep_buffers, keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
 from hivefs.daemon.service_manager import notify
 from hivefs.errors import BadInvitation, BadSetting, HivefsError, NodeProblem
 from hivefs.formats.member import accept
 from hivefs.model.ids import KEY_BYTES
-from hivefs.model.node import Attribute, Role, Ticket
+from hivefs.model.node import Attribute, Evidence, Role, Ticket
 from hivefs.node.caps import Caps
 from hivefs.node.config import CONFIG, create_node, forget_node, load_node, set_membership
 from hivefs.node.running import Running
@@ -33,6 +34,9 @@ from hivefs.transport import open_host
 from hivefs.transport.addresses import peer_id_from_key, split_address, split_listen_address
 
 log = logging.getLogger("hivefs.node")
+
+KEPT_BYTES = 8 << 20
+"""Free memory that malloc keeps for the next shares."""
 
 
 def make_node(
@@ -45,8 +49,10 @@ def make_node(
     announce: str = "",
     lan: bool = False,
     caps: Caps = Caps(),  # noqa: B008 - frozen
+    evidence: Evidence = Evidence.CLAIMED,
 ) -> str:
-    """Make a node's directory with its certificate; returns the address that others dial.
+    """Make a node's directory with its certificate; returns the address that others dial. ``evidence`` is how well the
+    hive's owner knows the labels.
 
     ``listen`` is an address without peer id, ``announce`` one that others use instead where it differs. Raises
     BadAddress, BadSetting, NodeProblem.
@@ -56,7 +62,7 @@ def make_node(
         directory,
         listen=(listen,),
         capacity=capacity,
-        attributes=labels.attributes(),
+        attributes=tuple(replace(a, evidence=evidence) for a in labels.attributes()),
         hive_seed=key.seed,
         bootstrap=bootstrap,
         announce=(announce,) if announce else (),
@@ -158,6 +164,7 @@ def run(
     other = running_node(directory)
     if other is not None:
         raise NodeProblem(path=directory, reason=f"it runs already (pid {other.pid})")
+    keep_buffers(KEPT_BYTES, arenas=1)
     trio.run(_run, directory, report, told, at)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from hivefs.errors import BadSetting
 from hivefs.model.node import Evidence
-from hivefs.placement.selector import Need
 from hivefs.placement.verifier import Rules
 
 DEFAULT = "default"
@@ -57,8 +56,3 @@ class Policy:
     def cap(self, family: str) -> int:
         """How many shares of a stripe one authority of that family may hold; 0 means no cap."""
         return dict(self.max_per).get(family, 0)
-
-    def need(self) -> Need:
-        """The selector's view of the first rule."""
-        rule = self.rules[0] if self.rules else Rules(coalition=0, lose=0)
-        return Need(self.needed, self.total, rule.family, rule.coalition, rule.lose, rule.slack, self.cap("operator"))

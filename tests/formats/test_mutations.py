@@ -18,10 +18,11 @@ import pytest
 from mutating import mutants
 
 from hivefs.crypto.keys import public_key
-from hivefs.daemon import hive
+from hivefs.daemon import attester, hive
 from hivefs.daemon.home import Secrets
-from hivefs.errors import BadInvitation, Corrupt, UnknownVersion
+from hivefs.errors import BadAttestation, BadInvitation, Corrupt, UnknownVersion
 from hivefs.formats import (
+    attestation,
     cid,
     head,
     invite,
@@ -32,7 +33,10 @@ from hivefs.formats import (
     meter,
     page,
     policy,
+    receipt,
     records,
+    registry,
+    reputation,
     revoked,
     staged,
     standing,
@@ -113,6 +117,9 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
+    "listing": answers.Listing,
+    "listing of nothing": answers.Listing,
+    "news": answers.News,
 }
 
 
@@ -207,7 +214,7 @@ CASES: dict[str, Case] = {
     "member.entry_from_bytes": Case(
         member.entry_from_bytes,
         member.entry_to_bytes,
-        seeds("member", "entry", "leaving") + seeds("invite", "entry by invitation"),
+        seeds("member", "entry", "leaving", "credits") + seeds("invite", "entry by invitation"),
     ),
     "invite.invitation_from_bytes": Case(
         invite.invitation_from_bytes, invite.invitation_to_bytes, seeds("invite", "invitation")
@@ -222,12 +229,37 @@ CASES: dict[str, Case] = {
     "revoked.revocations_from_bytes": Case(
         revoked.revocations_from_bytes, revoked.revocations_to_bytes, seeds("invite", "revoked", "revoked nobody")
     ),
+    "attestation.attestation_from_bytes": Case(
+        attestation.attestation_from_bytes,
+        attestation.attestation_to_bytes,
+        seeds("attestation", "attestation", "for ever"),
+    ),
+    "attestation.attestations_from_text": Case(
+        lambda data: attestation.attestations_from_text(data.decode("latin-1")),
+        None,  # white space, notes and empty lines do no harm
+        [kept("attestation")["vectors"]["attestation text"].encode()],
+        (BadAttestation,),
+    ),
+    "attestation.statement_from_bytes": Case(
+        attestation.statement_from_bytes, attestation.statement_to_bytes, seeds("attestation", "statement", "says nothing")
+    ),
+    "attestation.trusted_from_bytes": Case(
+        attestation.trusted_from_bytes, attestation.trusted_to_bytes, seeds("attestation", "trusted key")
+    ),
+    "registry.registry_from_bytes": Case(
+        registry.registry_from_bytes, registry.registry_to_bytes, seeds("registry", "table", "one network")
+    ),
+    "attester.from_bytes": Case(attester.from_bytes, None, seeds("attestation", "attester key")),
     "cid.cid_from_text": Case(
         lambda data: cid.cid_from_text(data.decode("latin-1")),
         lambda value: cid.cid_to_text(value).encode(),
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "reputation.from_bytes": Case(reputation.from_bytes, reputation.to_bytes, seeds("reputation", "full", "new")),
+    "receipt.receipt_from_bytes": Case(
+        receipt.receipt_from_bytes, receipt.receipt_to_bytes, seeds("receipt", "signed", "countersigned")
+    ),
     "meter.from_bytes": Case(meter.from_bytes, meter.to_bytes, seeds("meter", "day", "empty")),
     "staged.extents_from_bytes": Case(
         staged.extents_from_bytes, staged.extents_to_bytes, [bytes.fromhex(r["hex"]) for r in STAGE["slot_records"]]

@@ -153,6 +153,11 @@ def test_how_long_leaving_may_take_is_told_from_what_went_of_late() -> None:
     stuck.sample(0, 50)
     stuck.sample(300, 50)
     assert stuck.eta_s(300, 50) is None
+    assert stuck.still_s(300) == 300
+    stuck.sample(301, 40)
+    assert stuck.eta_s(301, 40) == pytest.approx(40 * 301 / 10) and stuck.still_s(301) == 0
+    stuck.sample(380, 40)
+    assert stuck.eta_s(380, 40) is None, "none has gone for more than a minute"
 
 
 # ---- the meter ------------------------------------------------------------------------------------------------------
