@@ -52,7 +52,7 @@ class Assigned:
         self._keep(paths, found)
 
     def of(self, ino: int) -> str:
-        """The name of the policy of an inode as of the last ``refresh``. PosixError when it is not there; raises NotLoaded."""
+        """The name of an inode's policy as of the last ``refresh``. PosixError when it is not there; raises NotLoaded."""
         if not self._found:
             return DEFAULT
         at = ino

@@ -66,9 +66,7 @@ class Filesystem:
         self.overlay = Overlay(store, stage, self._maps, self.inodes)
         self._names = Names(store, self.inodes)
         self.assigned = Assigned(self.inodes, self._names, placements, clock)
-        self.durability = Durability(
-            store, self.inodes, self._names, self._maps, self.overlay, placements, self.assigned
-        )
+        self.durability = Durability(store, self.inodes, self._names, self._maps, self.overlay, placements, self.assigned)
         self._xattrs = Xattrs(store, self.inodes, clock, self.durability.virtual)
         self._data = Data(self.inodes, self._maps, self.overlay, stage, chunks, clock, self._xattrs.drop_capability)
         self._handles = Handles(store, self.inodes, self._data, clock)

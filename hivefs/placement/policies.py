@@ -1,8 +1,8 @@
 """The policies in force: which one a stripe is judged by, and which one new data is placed by. Pure.
 
-A stripe's certificate names the definition it was placed by. What it has to obey is what the policy of that *name* says now:
-so a stricter text makes old stripes be settled anew. A name that the text does not have any more, and a digest of which
-nothing is known (a stripe from before certificates), stand for the default policy. Metadata obeys the policy of metadata,
+A stripe's certificate names the definition it was placed by. What it has to obey is what the policy of that *name*
+says now: so a stricter text makes old stripes be settled anew. A name that the text does not have any more, and a digest of
+which nothing is known (a stripe from before certificates), stand for the default policy. Metadata obeys the policy of metadata,
 whatever its stripes were placed by.
 """
 
@@ -47,8 +47,8 @@ class Unwritten:
 
 
 class Policies:
-    """``definition`` gives the policy of a digest in a certificate, ``resolve`` the same policy with a code when the code is
-    automatic (maintenance/codes.py); it raises PolicyInfeasible or TooFewNodes when no code can be placed.
+    """``definition`` gives the policy of a digest in a certificate, ``resolve`` the same policy with a code when the
+    code is automatic (maintenance/codes.py); it raises PolicyInfeasible or TooFewNodes when no code can be placed.
     """
 
     def __init__(
