@@ -58,9 +58,11 @@ def choose(
             found = _from_field(policy, candidates, draw, kept, wanted, share_bytes, taken)
             if found is not None:
                 return [c.node_id for c in found]
-        candidates = candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
+        whole, candidates = len(candidates) <= SAMPLE, candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
+    else:
+        whole = True
     pool, refused = _pool(policy, candidates, draw, share_bytes, taken)
-    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted)]
+    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted, whole=whole)]
 
 
 def settle(
@@ -210,7 +212,7 @@ def _pool(
 def _choose(policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int) -> list[Candidate]:
     if len(pool) < wanted:
         raise _too_few(policy, pool, refused, kept, wanted)
-    proved = True
+    proved = whole
     for mode in modes(policy, pool, kept):
         found, exact = _in_mode(policy, mode, [c for c in pool if mode.admits(c)], kept, wanted)
         if found is not None:
