@@ -209,7 +209,9 @@ def _pool(
     return sorted(pool, key=lambda c: lot(draw, c), reverse=True), len(usable) - len(pool)
 
 
-def _choose(policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int) -> list[Candidate]:
+def _choose(
+    policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int, *, whole: bool
+) -> list[Candidate]:
     if len(pool) < wanted:
         raise _too_few(policy, pool, refused, kept, wanted)
     proved = whole
