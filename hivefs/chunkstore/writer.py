@@ -174,7 +174,8 @@ class Writer:
         kept = [known.get(n, Candidate(n, {})) for n in holders.values()]
         seed = int.from_bytes(self._random(8), "big")
         problem: HivefsError | None = None
-        for count in range(len(missing), 0, -1):
+        count = len(missing)
+        while count > 0:
             try:
                 return choose(
                     policy,
@@ -187,6 +188,7 @@ class Writer:
                 )
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = problem or error
+                count = min(count - 1, int(error.data["most"]))
         if any(c.usable for c in candidates) and not any(c.usable and c.free_bytes >= size for c in candidates):
             raise HiveFull(reason=f"no node has {size} bytes free")
         if problem is None:
