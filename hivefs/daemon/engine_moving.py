@@ -41,7 +41,7 @@ class EngineMoving:
         self._engine = engine
         self.budget = Budget(engine.home.vault.setting("maintenance_bytes_s"), self.calm, lambda: engine.reader.waiting)
         self.contents = Contents(engine.store)
-        self.policy_of: Callable[[Stripe], Policy] = lambda stripe: engine.policy
+        self.policy_of: Callable[[Stripe], Policy] = lambda stripe: engine.policies.of(stripe)
         self.repack = Repack(
             engine.store,
             self.contents,
@@ -169,10 +169,15 @@ class EngineMoving:
         return now if now is not None or stripe.purpose == Purpose.DATA else stripe
 
     async def _place(self, packed: Packed, stripe_id: StripeId, target: Target) -> Stripe:
-        return await self._engine.writer.place(packed, Purpose.DATA, stripe_id)
+        policies = self._engine.policies
+        return await self._engine.writer.place(packed, Purpose.DATA, stripe_id, policies.named(target.policy))
 
     def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:
-        policy = self._engine.policy
+        policies = self._engine.policies
+        try:
+            policy = policies.named(policies.name_of(stripe))
+        except HivefsError:  # no code of it can be placed now: there is nowhere to go
+            return Target(policies.name_of(stripe), stripe.needed, stripe.total), "", 0
         target = Target(policy.name, policy.needed, policy.total)
         if (stripe.needed, stripe.total) != (policy.needed, policy.total):
             return target, f"the code is {policy.needed}/{policy.total} now", 0
