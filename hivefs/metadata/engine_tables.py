@@ -42,8 +42,8 @@ from hivefs.placement.verifier import Rules
 
 MAP_BYTES = 64 << 30
 TABLES = (
-    *("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved"),
-    *("known", "info", "within", "unknown"),
+    *("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info"),
+    *("known", "within", "unknown"),
 )
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""
 

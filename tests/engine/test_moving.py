@@ -22,6 +22,7 @@ from hivefs.model.ids import CHUNK_BYTES, ChunkId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.testing.memory_hive import MemoryHive
 
+from .book import check_book
 from .memory_vault import MemoryVault
 from .test_engine import content, drop_cache, make_home, run, running, settle, until
 
@@ -58,6 +59,7 @@ async def moved(engine: Engine) -> int:
 
 
 async def all_reads(engine: Engine, vault: MemoryVault, plain: dict[int, bytes]) -> None:
+    check_book(engine.store)
     drop_cache(engine)
     for ino, data in plain.items():
         assert await content(engine, vault, ino, 0) == data

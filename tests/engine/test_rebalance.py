@@ -15,6 +15,7 @@ from hivefs.model.ids import CHUNK_BYTES
 from hivefs.model.stripe import Level
 from hivefs.testing.memory_hive import MemoryHive
 
+from .book import check_book
 from .memory_vault import MemoryVault
 from .test_engine import content, drop_cache, make_home, run, running, settle, until
 
@@ -56,6 +57,7 @@ def nodes_of(per_country: int = 2) -> MemoryHive:
 
 async def exactly_what_is_named(engine: Engine, hive: MemoryHive) -> None:
     await until(lambda: not engine.store.count("trash"))
+    check_book(engine.store)
     named = {(s.node, s.share_id) for stripe in engine.store.stripes() for s in stripe.shares}
     assert named == {(node.node_id, share) for node in hive.nodes for share in node.shares}
 

@@ -163,10 +163,9 @@ def made() -> dict[str, dict[str, str]]:
     }
 
 
-NAMES = ("records", "stripe", "head", "page_certified", "policy", "standing", "member", "receipt", "chunk")
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["records", "stripe", "head", "page_certified", "policy", "standing", "member", "receipt", "chunk"]
+)
 def test_vectors_are_written_and_read_the_same(name: str) -> None:
     kept: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
     assert kept["version"] == 1
