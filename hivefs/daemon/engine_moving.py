@@ -61,7 +61,9 @@ class EngineMoving:
         )
         self.rebalance.held = self.held
         self.evacuation = Evacuation(
-            lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()), self._give_to_checkpoint
+            lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()),
+            self._give_to_checkpoint,
+            engine.checkpoint.root,
         )
         self.ledger = Ledger(
             engine.store,

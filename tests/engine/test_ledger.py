@@ -259,14 +259,14 @@ def test_a_share_that_is_recorded_at_any_moment_of_the_look_stays(
             monkeypatch.setattr(MemoryClient, moment, meanwhile)
             await account(engine, node)
             assert not engine.store.has_trash(node.node_id, share_id)
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares
             monkeypatch.undo()
             monkeypatch.setattr(garbage, "EVERY", 0.05)
             # It may have been noted once more, by a book that was read before. The next look knows better, however late.
             later(engine, node, 100 * UNRENEWED_NS)
             await account(engine, node)
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares and share_id not in engine.moving.contents.unknown(node.node_id)
 
     run(test)
@@ -286,11 +286,11 @@ def test_a_share_on_its_way_to_be_deleted_can_be_put_again_and_then_stays(tmp_pa
             pair = (node.node_id, share_id)
             assert engine.claims.claim([pair]) == {pair}
             engine.garbage.held = lambda: False
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares
             refusals()["named"](engine, hive, node, share_id)
             engine.claims.release([pair])
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares and not engine.store.has_trash(*pair)
 
     run(test)
