@@ -79,6 +79,7 @@ class EngineMoving:
             engine.pool.report,
         )
         engine.repair.admit = self.budget.take
+        engine.audit.admit = self.budget.take
         engine.reader.current = self._current
 
     async def run(self) -> None:

@@ -25,7 +25,7 @@ def moved_share(key: bytes) -> tuple[NodeId, ShareId] | None:
 
 
 class StripeTables(EngineWriter):
-    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash."""
+    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash; takes out of spare."""
 
     def save_stripe(self, stripe: Stripe) -> None:
         """Record a stripe and who holds it (also over an older version of it)."""
@@ -38,6 +38,7 @@ class StripeTables(EngineWriter):
             if share.node is not None:
                 self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
                 self.delete("trash", share.node + share.share_id)
+                self.delete("spare", share.node + share.share_id)
                 self.delete("unknown", share.node + share.share_id)
         value = stripe_format.to_bytes(stripe)
         if stripe.purpose == Purpose.METADATA:
