@@ -25,6 +25,7 @@ from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
 from hivefs.placement.policy import Policy
+from hivefs.placement.reputation import availability
 from hivefs.placement.verifier import verify
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class EngineMoving:
         """Bytes of data that the vault may keep for what nodes that credit it contribute."""
         mine = self._engine.keys.vault_id.hex()
         given = [
-            Contribution(m.row.capacity, self.ledger.uptime(m.node_id).availability)
+            Contribution(m.row.capacity, availability(self._engine.trust.row(m.node_id)))
             for m in self._engine.pool.members.values()
             if m.entry.address.credits == mine and not m.leaving and m.row.state != NodeState.GONE
         ]
@@ -148,6 +149,7 @@ class EngineMoving:
             member = engine.pool.members[NodeId(bytes.fromhex(row["id"]))]
             row["credits"] = member.entry.address.credits or None
             row["capacity"] = member.row.capacity
+            row["availability"] = round(availability(engine.trust.row(member.node_id)), 4)
         counted = [row for row in rows if row["receipt"]]
         return {
             "vault_id": engine.keys.vault_id.hex(),
