@@ -21,10 +21,11 @@ from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
 from hivefs.errors import HivefsError
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Candidate, Membership, RosterEntry
+from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,10 @@ class Member:
     busy_until: float = 0.0
     busy_for: float = 0.0
     scope: trio.CancelScope | None = field(default=None, repr=False)
+
+    def under(self, weakest: Evidence) -> dict[str, frozenset[str]]:
+        """The authorities over it, counting what is known by such evidence or better."""
+        return self.authorities if weakest == Evidence.CLAIMED else authorities(self.weighed.attributes, weakest)
 
     @property
     def leaving(self) -> bool:
@@ -99,12 +104,15 @@ class Pool:
         """Members that can be asked now."""
         return [m for m in self.members.values() if m.client is not None]
 
-    def candidates(self) -> Sequence[Candidate]:
-        """All members as placement sees them; only those that answer and behave are usable."""
+    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate]:
+        """All members as placement sees them, with the authorities that are known by what evidence the policy asks for
+        (default: any); only those that answer and behave are usable. Whom the policy allows, the selector decides.
+        """
+        weakest = Evidence.CLAIMED if policy is None else policy.evidence
         return [
             Candidate(
                 m.node_id,
-                m.authorities | {"outage": self._conduct.outage(m.node_id)},
+                m.under(weakest) | {"outage": self._conduct.outage(m.node_id)},
                 max(0, m.row.free_bytes - m.reserved),
                 self._usable(m),
                 self._conduct.weight(m.node_id),

@@ -11,6 +11,7 @@ from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Candidate, RosterEntry
 from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow
+from hivefs.placement.policy import Policy
 
 
 class ShareClient(Protocol):
@@ -42,7 +43,7 @@ class Nodes(Protocol):
 
     def client(self, node_id: NodeId) -> ShareClient | None: ...
 
-    def candidates(self) -> Sequence[Candidate]: ...
+    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate]: ...
 
     def reserve(self, node_id: NodeId, size: int) -> None: ...
 

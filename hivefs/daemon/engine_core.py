@@ -74,6 +74,7 @@ class Engine:
         self.policy = home.policy()
         setting = home.vault.setting
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
+        self.store.default = self.policy
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)

@@ -183,10 +183,10 @@ def _code(root: Root, found: _Found) -> tuple[int, int]:
     """The code of the vault, as its own metadata is coded; for an empty vault one that suits the nodes."""
     if root.stripes:
         return root.stripes[0].needed, root.stripes[0].total
-    from hivefs.placement.code import auto
+    from hivefs.placement.code import for_counts
 
     counts: dict[str, int] = {}
     for entry in found.roster.values():
         country = min(_countries(entry), default="?")
         counts[country] = counts.get(country, 0) + 1
-    return auto(sorted(counts.values()), 1 if len(found.roster) > 3 else 0) or (1, 1)
+    return for_counts(sorted(counts.values()), 1 if len(found.roster) > 3 else 0) or (1, 1)

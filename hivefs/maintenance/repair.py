@@ -1,9 +1,12 @@
-"""Repair: stripes that miss shares get them back, most endangered first; shares on nodes that leave move elsewhere.
+"""Repair: stripes that miss shares get them back, most endangered first; shares on nodes that leave move elsewhere, and so
+do those that are not as the stripe's policy says (the policy is stricter now, or more is known of a node).
 
-The queue is derived, not stored: a scan of all stripes at the start, then what changes (a node given up or leaving, a share
-found damaged, a stripe placed with less than all its shares) adds to it. What to do with one stripe is a pure decision
-(``plan``); doing it is reading any k shares, making the missing ones again, checking them against their names, and
-putting them on nodes that keep the rules together with those that stay.
+The queue is derived, not stored: a scan of all stripes at the start and when policies change, then what changes (a node
+given up, leaving or known better, a share found damaged, a stripe placed with less than all its shares) adds to it. What
+to do with one stripe is a pure decision (``plan``, and ``settle`` of placement/selector.py for what is out of policy); doing it
+is reading any k shares, or those that move, making the missing ones again, checking them against their names, and putting
+them on nodes that keep the rules together with those that stay. An old share stays until the stripe is recorded with the
+new one.
 """
 
 from __future__ import annotations
@@ -20,18 +23,27 @@ import trio.lowlevel
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer, name_share
 from hivefs.content import coding
-from hivefs.errors import HivefsError
+from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.ports import State
 from hivefs.model.ids import NodeId, StripeId
-from hivefs.model.stripe import Stripe
+from hivefs.model.node import Attribute
+from hivefs.model.stripe import Level, Stripe
 from hivefs.placement.health import NodeState, NodeView
+from hivefs.placement.health import State as StripeState
+from hivefs.placement.policies import Policies
+from hivefs.placement.policy import Policy
+from hivefs.placement.selector import settle
 
 log = logging.getLogger(__name__)
 
 WORKERS = 2
 RETRY = 5.0
 LEAVING_AGAIN = 30.0
-SCAN_SLICE = 200
+SCAN_SLICE = 20
+
+
+OUT_OF_POLICY = 1
+"""As urgent as a stripe that may lose this many more shares is one that is not as its policy says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +128,20 @@ class Repair:
         if stripe is None or stripe_id in self._queued:
             return
         decision = plan(stripe, self._look)
-        if decision.wanted:
-            self._queued.add(stripe_id)
-            heapq.heappush(self._heap, (decision.urgency, stripe_id))
-            self._wake.set()
+        health = self._state.health(stripe)
+        urgency = decision.urgency
+        if not health.verdict.holds and health.state != StripeState.LOST:
+            urgency = min(urgency, OUT_OF_POLICY)
+        elif not decision.wanted:
+            if health.level == Level.GUARANTEED and not self._state.certified(stripe):
+                with self._state.writing():
+                    self._state.save_stripe(stripe)  # proved as it lies, by the policy that it has now
+            return
+        elif not decision.moving and stripe.total - len(decision.missing) > self._state.policies.of(stripe).repair_at > 0:
+            return  # lazily: until fewer are left
+        self._queued.add(stripe_id)
+        heapq.heappush(self._heap, (urgency, stripe_id))
+        self._wake.set()
 
     def bad_share(self, stripe: Stripe, index: int, reason: str) -> None:
         """A node does not hold this share any more, or holds something else: forget that it does, and repair."""
@@ -146,13 +168,23 @@ class Repair:
                 nursery.start_soon(self._work)
 
     async def _watch(self) -> None:
-        for number, stripe in enumerate(self._state.stripes()):
-            self.add(stripe.stripe_id)
-            if number % SCAN_SLICE == SCAN_SLICE - 1:
-                await trio.sleep(0.01)
+        scanned: Policies | None = None
+        known: dict[NodeId, tuple[Attribute, ...]] = {}
         while True:
             changed = self._changed()
             now = self._nodes_away()
+            before, known = known, self._known()
+            if scanned is not self._state.policies:
+                scanned = self._state.policies
+                for number, stripe in enumerate(self._state.stripes()):
+                    self.add(stripe.stripe_id)
+                    if number % SCAN_SLICE == SCAN_SLICE - 1:
+                        await trio.sleep(0.01)
+            for node_id in [n for n, attributes in known.items() if before.get(n, attributes) != attributes]:
+                for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
+                    self.add(stripe_id)
+                    if number % SCAN_SLICE == SCAN_SLICE - 1:
+                        await trio.sleep(0.01)
             for node_id, _ in now - self._away:
                 for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
                     self.add(stripe_id)
@@ -173,6 +205,11 @@ class Repair:
             if gone or (view is not None and view.leaving):
                 away.add((node_id, gone))
         return away
+
+    def _known(self) -> dict[NodeId, tuple[Attribute, ...]]:
+        """What is known of each node: when that changes, its shares may be out of policy."""
+        views = ((node_id, self._look(node_id)) for node_id in self._nodes())
+        return {node_id: view.attributes for node_id, view in views if view is not None}
 
     def _nodes(self) -> list[NodeId]:
         return [node_id for node_id, _, _ in self._state.nodes()]
@@ -217,12 +254,13 @@ class Repair:
         stripe = self._state.stripe(stripe_id)
         if stripe is None:
             return True
-        decision = plan(stripe, self._look)
+        policy = self._state.policies.of(stripe)
+        decision = self._settled(stripe, policy, plan(stripe, self._look))
         wanted = decision.wanted
         if not wanted:
-            return True
+            return self._state.health(stripe).verdict.holds
         # What has no other place is looked at again and again: that must not read shares each time.
-        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes)
+        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes, policy)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
@@ -231,8 +269,29 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted))
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted), policy=policy)
         return self._record(stripe, holders)
+
+    def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:
+        """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,
+        what is missing is still made again; a stripe that misses nothing waits. Raises PolicyInfeasible, TooFewNodes.
+        """
+        if self._state.health(stripe).verdict.holds and not decision.moving and not decision.missing:
+            return decision
+        candidates = self._writer.candidates(policy)
+        known = {c.node_id: c for c in candidates}
+        holders = [known.get(decision.kept[i]) if i in decision.kept else None for i in range(stripe.total)]
+        avoid = self._avoided(stripe, range(stripe.total)) | {n for s in stripe.shares if (n := s.node) is not None}
+        seed = int.from_bytes(stripe.stripe_id, "big")
+        try:
+            made = settle(policy, holders, candidates, seed, share_bytes=stripe.share_bytes, avoid=avoid)
+        except (PolicyInfeasible, TooFewNodes):
+            if not decision.wanted:
+                raise
+            return decision
+        out = [i for i in made.move if i in decision.kept]
+        kept = {i: node for i, node in decision.kept.items() if i not in out}
+        return replace(decision, kept=kept, moving=tuple(sorted((*decision.moving, *out))))
 
     def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
         """Nodes at which one of these shares waits to be deleted."""
@@ -276,4 +335,4 @@ class Repair:
             self._state.save_stripe(stripe)
         self.repaired += 1
         self.on_repaired(stripe)
-        return not plan(stripe, self._look).wanted
+        return not plan(stripe, self._look).wanted and self._state.health(stripe).verdict.holds
