@@ -43,6 +43,7 @@ from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
@@ -84,6 +85,8 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
+        self.spares = Spares(self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom)
+        self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
@@ -237,6 +240,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.audit.run)
+            nursery.start_soon(self.spares.run)
             nursery.start_soon(self.garbage.empty_trash)
             nursery.start_soon(self.moving.run)
 
@@ -385,6 +389,7 @@ class Engine:
             "repair": {
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
+                "cancelled": self.repair.cancelled,
                 "waiting_for": self.repair.waiting_for,
             },
             "moving": self.moving.status(),
@@ -403,6 +408,7 @@ class Engine:
             },
             "trash": self.store.count("trash"),
             "audit": self.audit.status(),
+            "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
