@@ -116,9 +116,9 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
-    "news": answers.News,
     "listing": answers.Listing,
     "listing of nothing": answers.Listing,
+    "news": answers.News,
 }
 
 
