@@ -119,7 +119,7 @@ class Spares:
         view = None if holder is None else self._look(holder)
         if holder is None or view is None or view.state == NodeState.GONE or view.leaving:
             return True
-        late = self._trust.away(holder) > self._trust.gone_after(holder) / 2
+        late = self._trust.away(holder, 0.0) > self._trust.gone_after(holder) / 2
         return view.state == NodeState.OFFLINE and late
 
     def _give_up(self, node_id: NodeId, share_id: ShareId) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Level, Stripe
 from hivefs.testing.sim.truth import Kept, Violation
 
@@ -34,6 +35,17 @@ def check(world: World) -> None:
         _nobody_can_read(world, kept, stripe)
 
 
+def gone_is_gone(world: World, gone: list[NodeId]) -> None:
+    """The engine gave nodes up just now: nothing with a share there is guaranteed any more."""
+    store = world.life.store
+    for node_id in gone:
+        for stripe_id in store.stripes_on(node_id):
+            stripe = store.stripe(stripe_id)
+            if stripe is not None and store.health(stripe).level == Level.GUARANTEED:
+                name = world.truth.by_id[stripe_id].name if stripe_id in world.truth.by_id else "?"
+                raise Violation(f"stripe {name} is called guaranteed with a share at a node that was given up")
+
+
 def _damage_is_repaired(world: World) -> None:
     if world.impaired_until > trio.current_time():
         return
@@ -55,8 +67,8 @@ def _leases_last(world: World) -> None:
 
 
 def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
-    """The engine says guaranteed: each share is at a node of its own that has it (or lost it a moment ago), and both
-    guarantees hold by a plain count over what the nodes truly are.
+    """The engine says guaranteed: each share is at a node of its own that has it (or lost it a moment ago), and both guarantees
+    hold by a plain count over what the nodes truly are.
     """
     holders = [share.node for share in stripe.shares]
     if len(set(holders)) != len(holders) or None in holders:
@@ -80,9 +92,7 @@ def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
         ):
             for members in combinations(names, size):
                 if size and sum(1 for s in sets if not s.isdisjoint(members)) > most:
-                    raise Violation(
-                        f"stripe {kept.name} is called guaranteed, and {' and '.join(members)} hold more than {most}"
-                    )
+                    raise Violation(f"stripe {kept.name} is called guaranteed, and {' and '.join(members)} hold more than {most}")
 
 
 def _nobody_can_read(world: World, kept: Kept, stripe: Stripe) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +25,10 @@ from hivefs.maintenance import garbage, leases, repair
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.node import RosterEntry
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
@@ -53,8 +56,7 @@ def only_killed(error: BaseException) -> bool:
 
 
 class SimStore(EngineStore):
-    """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no
-    more."""
+    """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no more."""
 
     dead = False
     dies_at = 0
@@ -78,6 +80,23 @@ class SimStore(EngineStore):
         if dies:
             self.dead = True
             raise Killed
+
+
+class Book:
+    """The pool's view of the store: when few nodes are news, only those are read again."""
+
+    def __init__(self, store: EngineStore) -> None:
+        self._store = store
+        self.news: list[NodeId] | None = None
+        self.weighed = store.weighed
+        self.save_seen = store.save_seen
+
+    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
+        """All known nodes, or the news."""
+        if self.news is None:
+            return self._store.nodes()
+        found = [(n, self._store.roster_entry(n), self._store.node_row(n)) for n in self.news]
+        return [(n, entry, row) for n, entry, row in found if entry is not None and row is not None]
 
 
 class NoCache(Cache):
@@ -117,7 +136,10 @@ class Life:
         self._connect = connect
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy.rules, chance.randbytes)
-        self.pool = Pool(self.store, cast("Any", None), clock, gone_after, cast("Any", None))
+        self._book = Book(self.store)
+        self.trust = Trust(self.store, clock, gone_after)
+        self.trust.longest_tick = inf  # it looks every hour only
+        self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
         self.reader = Reader(self.pool, NoCache(), self._bad)
         claims = Claims(self._intend)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
@@ -127,6 +149,7 @@ class Life:
         self._news = trio.Event()
         self._scope = trio.CancelScope()
         self.ended = trio.Event()
+        self.on_gone: Callable[[list[NodeId]], None] = lambda gone: None
 
     def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now."""
@@ -154,7 +177,8 @@ class Life:
 
     def learn(self, nodes: Iterable[SimNode]) -> None:
         """Nodes that are new to the book."""
-        now = self.clock()
+        now, nodes = self.clock(), list(nodes)
+        self._book.news = [node.node_id for node in nodes] if self.pool.members else None
         with self.outside():
             with self.store.writing():
                 for node in nodes:
@@ -197,12 +221,18 @@ class Life:
 
     async def _give_up(self) -> None:
         """The pool's look at who is away for too long: it looks every second, here every hour."""
+        looked = trio.current_time()
         while True:
             before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
-            self.pool._give_up()
+            now = trio.current_time()
+            self.pool._give_up(now - looked)
             while self.pool._unsaved:
-                self.pool._give_up()
-            if any(m.row.state == NodeState.GONE and m.node_id not in before for m in self.pool.members.values()):
+                self.pool._give_up(0.0)
+            looked = now
+            members = self.pool.members.values()
+            gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]
+            if gone:
+                self.on_gone(gone)
                 self._tell()
             await trio.sleep(min(HOUR, self._gone_after / 4))
 

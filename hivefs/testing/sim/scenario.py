@@ -1,5 +1,4 @@
-"""What is simulated: the hive, how its nodes come and go, what befalls it, and how long. All of it plain data with a
-seed."""
+"""What is simulated: the hive, how its nodes come and go, what befalls it, and how long. All of it plain data with a seed."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from hivefs.testing.sim.nodes import DAY
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """After how many days a node is destroyed for ever. ``shape`` 1 is exponential; below 1 most die young (Weibull), as
-    was measured of peers (Stutzbach and Rejaie 2006). ``mean_days`` 0: never.
+    """After how many days a node is destroyed for ever. ``shape`` 1 is exponential; below 1 most die young (Weibull), as was
+    measured of peers (Stutzbach and Rejaie 2006). ``mean_days`` 0: never.
     """
 
     mean_days: float = 0.0
@@ -29,8 +28,7 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True)
 class Outages:
-    """A node is away for ``hours`` on average, ``per_month`` times; with ``diurnal`` mostly at night (by its country's
-    hour)."""
+    """A node is away for ``hours`` on average, ``per_month`` times; with ``diurnal`` mostly at night (by its country's hour)."""
 
     per_month: float = 0.0
     hours: float = 6.0
@@ -51,11 +49,10 @@ class Outages:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """On day ``day``, of ``kind``: ``cut`` (a jurisdiction cannot be reached for ``days``), ``wipe`` (a bad release: a
-    ``part`` of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``rot`` (a part of all shares
-    is altered on disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late),
-    ``full`` (a part of the disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the
-    engine).
+    """On day ``day``, of ``kind``: ``cut`` (a jurisdiction cannot be reached for ``days``), ``wipe`` (a bad release: a ``part``
+    of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``rot`` (a part of all shares is altered on
+    disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late), ``full`` (a part of the
+    disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the engine).
     """
 
     day: float
@@ -67,8 +64,8 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """See the fields; times are in the units that their names say. After ``days`` of faults and churn nothing happens any
-    more, and the hive has ``settle_days`` to become whole again.
+    """See the fields; times are in the units that their names say. After ``days`` of faults and churn nothing happens any more,
+    and the hive has ``settle_days`` to become whole again.
     """
 
     seed: int = 1
@@ -96,3 +93,5 @@ class Scenario:
     check_hours: float = 24.0
     kills_per_year: float = 0.0
     faults: tuple[Fault, ...] = ()
+    command: str = ""
+    """What plays this very run again."""

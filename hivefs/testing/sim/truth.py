@@ -1,8 +1,8 @@
 """What is truly so in a simulated hive, counted apart from the engine, and what must never be seen in it.
 
-Kept for every share: which disks have it whole (``intact``), and who could still give it away (``exposed``: taken, and
-neither deleted on request nor destroyed; a copy that a move left behind counts, so does what a node pretends to have lost).
-Nothing here uses the engine's verifier or judge.
+Kept for every share: which disks have it whole (``intact``), and who could still give it away (``exposed``: taken, and neither
+deleted on request nor destroyed; a copy that a move left behind counts, so does what a node pretends to have lost). Nothing
+here uses the engine's verifier or judge.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def most_seen(kept: Kept, nodes: dict[int, SimNode], family: str, coalition: int
 
 
 class Truth:
-    """``say`` writes the trace; ``rules`` are (family, coalition) of the policy's G1. What a node lost is made again within
-    ``lag`` seconds of its going away; within ``detection``  the engine must notice that a node that answers has not what it
-    should have, and make it again; within ``blind`` that a node lies.
+    """``say`` writes the trace; ``rules`` are (family, coalition) of the policy's G1. What a node lost is made again within ``lag``
+    seconds of its going away; within ``detection``  the engine
+    must notice that a node that answers has not what it should have, and make it again; within ``blind`` that a node lies.
     """
 
     def __init__(
@@ -159,9 +159,7 @@ class Truth:
             members, count = most_seen(kept, self.nodes, family, coalition)
             self.most_exposed = max(self.most_exposed, count)
             if count >= kept.needed:
-                raise Violation(
-                    f"stripe {kept.name}: {' and '.join(members)} could bring together {count} of {kept.needed}"
-                )
+                raise Violation(f"stripe {kept.name}: {' and '.join(members)} could bring together {count} of {kept.needed}")
 
     def deleted(self, node: SimNode, share_id: ShareId) -> None:
         """The engine asked for it, and the node did."""
@@ -207,9 +205,7 @@ class Truth:
 
     def reachable(self, kept: Kept) -> int:
         """Share numbers that some node gives whole now."""
-        return sum(
-            1 for holders in kept.intact if any(self.nodes[n].reachable and not self.nodes[n].flips for n in holders)
-        )
+        return sum(1 for holders in kept.intact if any(self.nodes[n].reachable and not self.nodes[n].flips for n in holders))
 
     def overdue(self) -> list[tuple[Kept, int]]:
         """Shares that should have been made again by now."""

@@ -1,5 +1,4 @@
-"""The whole simulated hive: makes nodes, lets things happen to them, starts the engine again, reads, and looks at
-everything."""
+"""The whole simulated hive: makes nodes, lets things happen to them, starts the engine again, reads, and looks at everything."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim import determinism
-from hivefs.testing.sim.checks import check
+from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
 from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
@@ -35,8 +34,7 @@ SLACK = 2 * DAY
 
 @dataclass
 class Result:
-    """What came out. ``digest`` is of the whole trace; times in days, bytes of shares, expectations in
-    docs/durability.md."""
+    """What came out. ``digest`` is of the whole trace; times in days, bytes of shares, expectations in docs/durability.md."""
 
     digest: str = ""
     events: int = 0
@@ -69,7 +67,9 @@ class World:
         trace: TextIO | None = None,
     ) -> None:
         self.scenario = scenario
-        self.policy = policy or Policy(scenario.needed, scenario.total, max_per=(("operator", scenario.max_per_operator),))
+        self.policy = policy or Policy(
+            scenario.needed, scenario.total, max_per=(("operator", scenario.max_per_operator),)
+        )
         self.chance = random.Random(f"world {scenario.seed}")
         self.step_ns = 0
         self.result = Result()
@@ -154,10 +154,7 @@ class World:
         node.up = False
         self.say("down", node.number)
         self.saw(node)
-        self.at(
-            trio.current_time() + self.chance.expovariate(1 / (self.scenario.outages.hours * 3600)),
-            lambda: self._return(node),
-        )
+        self.at(trio.current_time() + self.chance.expovariate(1 / (self.scenario.outages.hours * 3600)), lambda: self._return(node))
 
     def _return(self, node: SimNode) -> None:
         if not node.dead:
@@ -212,6 +209,7 @@ class World:
                 f"engine {self.scenario.seed} {self.result.lives}",
                 self._connect,
             )
+            life.on_gone = lambda gone: gone_is_gone(self, gone)
             try:
                 life.learn(self.nodes.values())
                 for node in self.nodes.values():
@@ -307,11 +305,7 @@ class World:
         except HivefsError as error:
             self.result.late_reads += 1
             self.say("read failed", kept.name, before)
-            if (
-                not life.store.dead
-                and not kept.lost
-                and min(before, self.truth.reachable(kept)) >= kept.needed + self.bad_nodes
-            ):
+            if not life.store.dead and not kept.lost and min(before, self.truth.reachable(kept)) >= kept.needed + self.bad_nodes:
                 raise Violation(f"stripe {kept.name} could not be read with {before} shares in reach: {error}") from None
             return
         if data is None:
@@ -392,17 +386,16 @@ class World:
                 self.saw(node)
 
     def whole_again(self) -> None:
-        """Everything is guaranteed again, each share is on one disk, and no disk has one that nobody names. Raises
-        Violation.""" named: set[tuple[NodeId, bytes]] = set() store = self.life.store for kept in
-        self.truth.stripes.values():
+        """Everything is guaranteed again, each share is on one disk, and no disk has one that nobody names. Raises Violation."""
+        named: set[tuple[NodeId, bytes]] = set()
+        store = self.life.store
+        for kept in self.truth.stripes.values():
             if kept.lost or kept.stripe_id is None:
                 continue
             stripe = store.stripe(kept.stripe_id)
             unseen = sum(1 for due in kept.due.values() if due == float("inf"))
             if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left + unseen < self.policy.total:
-                raise Violation(
-                    f"stripe {kept.name} is not whole again: {kept.left} shares, waiting for {self.life.repair.waiting_for}"
-                )
+                raise Violation(f"stripe {kept.name} is not whole again: {kept.left} shares, waiting for {self.life.repair.waiting_for}")
             named |= {(share.node, share.share_id) for share in stripe.shares if share.node is not None}
         for node in self.nodes.values():
             stray = [s for s in node.shares if not node.dead and (node.node_id, s) not in named]
@@ -429,7 +422,10 @@ def simulate(
             try:
                 return await world.run()
             except BaseExceptionGroup as group:
-                raise first_violation(group) or group from None
+                found = first_violation(group)
+                if found is None:
+                    raise
+                raise Violation(f"{found} (again: {scenario.command})") from None
 
         return determinism.run(scenario.seed, program)
 
