@@ -232,6 +232,7 @@ class Engine:
             nursery.start_soon(self.evidence.run)
             nursery.start_soon(self.round_trips.run)
             nursery.start_soon(self.leases.run)
+            nursery.start_soon(self.trust.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
             task_status.started()

@@ -19,14 +19,18 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, Protocol
 
+import trio
+
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.placement import reputation
+from hivefs.placement.outages import History, domains
 from hivefs.placement.reputation import Owed, Reputation
 
 log = logging.getLogger(__name__)
 
 SAVE_EVERY: Final = 60.0
 CUT_OFF_SPEED: Final = 0.125
+LEARN_EVERY: Final = 600.0
 SAVE_SLICE: Final = 64
 TICK: Final = 10.0
 GRACE_S: Final = 600.0
@@ -38,6 +42,12 @@ READ_EVERY: Final = 600.0
 """A right answer to a read counts once in so long, as an audit would: a node chooses which shares it serves well."""
 MOST_SUSPENDED: Final = 3
 """At most one in so many nodes is suspended: when more seem bad, the book that says so may be the one that is wrong."""
+
+
+def _history(row: Reputation, now_s: float) -> History:
+    """Since when outages are known: the first that is kept, or since the node is."""
+    since = row.outages[0][0] if len(row.outages) >= reputation.KEPT else row.first_seen_ns / 1e9
+    return History(row.outages, max(86_400.0, now_s - since))
 
 
 class TrustBook(Protocol):
@@ -199,6 +209,17 @@ class Trust:
         bad = [node_id for node_id, row in self._rows.items() if row.suspended]
         bad.sort(key=lambda node_id: (reputation.score(self._rows[node_id]), node_id))
         return frozenset(bad[: max(1, len(self._rows) // MOST_SUSPENDED)])
+
+    async def run(self) -> None:
+        """Learn which nodes fail together, again and again, until cancelled."""
+        while True:
+            now = self._clock() / 1e9
+            seen = {node_id: _history(row, now) for node_id, row in list(self._rows.items()) if row.outages}
+            found = await trio.to_thread.run_sync(domains, seen)
+            for name in set(found.values()) - set(self.domains.values()):
+                log.info("%d nodes fail together: %s", sum(1 for other in found.values() if other == name), name)
+            self.domains = found
+            await trio.sleep(LEARN_EVERY)
 
     # ---- absence ----------------------------------------------------------------------------------------------------
 

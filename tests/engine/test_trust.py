@@ -50,10 +50,12 @@ class World:
 
     def passes(self, seconds: float, away: list[NodeId], gone: list[NodeId] | None = None) -> None:
         here = [n for n in NODES if n not in away and n not in (gone or [])]
+        step = 10 if seconds < 50_000 else 1000
+        self.trust.longest_tick = step
         while seconds > 0:
-            self.now += 10 * 10**9
-            self.trust.tick(10, here, away, gone or [])
-            seconds -= 10
+            self.now += min(step, int(seconds)) * 10**9
+            self.trust.tick(min(step, int(seconds)), here, away, gone or [])
+            seconds -= step
 
 
 def test_one_that_is_away_is_given_up_in_time_and_all_together_never() -> None:
@@ -100,6 +102,30 @@ def test_an_engine_that_runs_an_hour_a_day_gives_up_who_is_away_for_days() -> No
     world.passes(100, NODES)
     world.passes(3600, NODES[:1])
     assert world.trust.away(NODES[0], 30 * DAY) < DAY
+
+
+def test_nodes_that_fail_together_are_a_domain_and_our_own_outages_are_none() -> None:
+    async def learn(trust: Trust) -> None:
+        with trio.move_on_after(0.2):
+            await trust.run()
+
+    world = World()
+    world.passes(DAY, [])
+    for _ in range(6):
+        world.passes(8000, NODES)  # this machine is cut off
+        world.passes(20_000, [])
+    trio.run(learn, world.trust)
+    assert world.trust.domains == {}
+    for _ in range(4):
+        world.passes(8000, NODES[:3])
+        world.passes(20_000, [])
+        world.passes(8000, NODES[5:6])
+        world.passes(20_000, [])
+    trio.run(learn, world.trust)
+    assert {n for n in NODES if world.trust.outage(n)} == set(NODES[:3])
+    assert len({world.trust.outage(n) for n in NODES[:3]}) == 1
+    trio.run(learn, world.again())
+    assert {n for n in NODES if world.trust.outage(n)} == set(NODES[:3]), "and again after a kill"
 
 
 def test_a_kill_loses_a_minute_of_counting_and_no_decision() -> None:
