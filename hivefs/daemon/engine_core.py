@@ -413,6 +413,7 @@ class Engine:
                 "forked": "" if self.checkpoint.forked is None else str(self.checkpoint.forked),
             },
             "trash": self.store.count("trash"),
+            "queues": self.queues(),
             "audit": self.audit.status(),
             "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
@@ -420,6 +421,21 @@ class Engine:
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
             "pid": os.getpid(),
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
+        }
+
+    def queues(self) -> dict[str, int]:
+        """How much waits, by duty (docs/metrics.md)."""
+        audit = self.audit.status()
+        return {
+            "repair": self.repair.queue,
+            "moving": self.moving.status()["queue"],
+            "audit": audit["owed"],
+            "sweep": audit["sweeps"],
+            "leases": len(self.leases.waiting),
+            "garbage": self.store.count("trash"),
+            "doomed": self.store.count("doomed"),
+            "spares": self.store.count("spare"),
+            "reputation": self.trust.unsaved,
         }
 
     def _node_status(self, node_id: NodeId) -> dict[str, Any]:

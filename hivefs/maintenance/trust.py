@@ -134,6 +134,11 @@ class Trust:
         """How many are."""
         return len(self._suspended)
 
+    @property
+    def unsaved(self) -> int:
+        """Rows that are not written yet."""
+        return len(self._unsaved)
+
     def outage(self, node_id: NodeId) -> frozenset[str]:
         """The learnt domain of nodes that fail together (placement/outages.py); empty for none."""
         name = self.domains.get(node_id)
