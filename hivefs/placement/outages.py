@@ -27,8 +27,9 @@ WINDOW_S: Final = 180
 LEAST: Final = 3
 DOUBT: Final = 0.001
 NEIGHBOURS: Final = 32
-"""In a crowd an outage is compared with those of so many nodes before and after its own in the order of their ids, which are
-the same ones each time; links through others do the rest."""
+"""In a crowd an outage is compared with those of so many nodes before and after its own in the order of their ids, which
+are the same ones each time; links through others do the rest.
+"""
 
 
 @dataclass(frozen=True, slots=True)
