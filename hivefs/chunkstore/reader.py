@@ -9,6 +9,7 @@ missing.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import logging
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from hivefs.chunkstore.pool import Pool
 from hivefs.chunkstore.ports import ShareClient
 from hivefs.content import coding
 from hivefs.content.merkle import LEAF_BYTES
-from hivefs.errors import Corrupt, HivefsError, NotEnoughShares, ShareMissing
+from hivefs.errors import Corrupt, HivefsError, NodeBusy, NotEnoughShares, ShareMissing
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 
@@ -35,6 +36,16 @@ LOOK = 0.05
 """Seconds between two looks whether a request has left this machine."""
 
 
+class Answer(enum.Enum):
+    """What became of a request for a share. SILENT: late, refused, or the conversation ended meanwhile."""
+
+    RIGHT = enum.auto()
+    WRONG = enum.auto()
+    SILENT = enum.auto()
+    BUSY = enum.auto()
+    AWAY = enum.auto()
+
+
 @dataclass(eq=False, slots=True)
 class _Flight:
     """A share on its way. ``wanted`` is set when somebody waits for it, and not only may read it soon."""
@@ -44,7 +55,9 @@ class _Flight:
 
 
 class Reader:
-    """Gets shares. ``on_bad(stripe, index)`` is told of a share that its node gave back damaged or does not have."""
+    """Gets shares. ``on_bad(stripe, index, reason)`` is told of a share that its node gave back damaged or does not have,
+    ``on_good`` of a node that gave one (or a range of it) that was right.
+    """
 
     def __init__(
         self,
@@ -52,13 +65,23 @@ class Reader:
         cache: Cache,
         on_bad: Callable[[Stripe, int, str], None],
         deadline: float = DEADLINE,
+        on_good: Callable[[NodeId], None] = lambda node_id: None,
     ) -> None:
         self._pool = pool
+        self._on_good = on_good
         self._cache = cache
         self._on_bad = on_bad
         self.deadline = deadline
         self._flights: dict[tuple[StripeId, int], _Flight] = {}
         self.fetched_bytes = 0
+        self.current: Callable[[Stripe], Stripe | None] = lambda stripe: stripe
+        """A stripe as it is now; None when it was given up, because its chunks were moved."""
+        self._parts = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a read now (not only may read soon)."""
+        return self._parts > 0 or any(flight.wanted.is_set() for flight in self._flights.values())
 
     async def data_share(self, stripe: Stripe, index: int, *, silent: bool = False, ahead: bool = False) -> bytes:
         """A whole data share (index < k), checked. With ``silent`` its node was waited for already: others are asked at
@@ -69,7 +92,7 @@ class Reader:
             if not ahead:
                 flight.wanted.set()
             await flight.done.wait()
-        cached = self._cached(stripe, index)
+        cached = self.cached(stripe, index)
         if cached is not None:
             return cached
         flight = self._flights[key] = _Flight()
@@ -100,7 +123,8 @@ class Reader:
             return None if self._cache.has(stripe.stripe_id, index) else data
         return None
 
-    def _cached(self, stripe: Stripe, index: int) -> bytes | None:
+    def cached(self, stripe: Stripe, index: int) -> bytes | None:
+        """A data share from the cache, checked; None when it is not there."""
         data = self._cache.get(stripe.stripe_id, index)
         if data is None:
             return None
@@ -111,11 +135,15 @@ class Reader:
 
     async def _hedged(self, stripe: Stripe, index: int, silent: bool, wanted: trio.Event) -> bytes:
         result: list[bytes] = []
+        moved = False
         with trio.move_on_after(self.deadline):
-            while not result:
+            while not (result or moved):
                 changed = self._pool.change()
                 await self._attempt(stripe, index, result, silent, wanted)
                 if not result:
+                    now = self.current(stripe)
+                    moved, stripe = now is None, now or stripe
+                if not (result or moved):
                     # Not enough nodes now: try again as soon as one comes back, or in a while.
                     with trio.move_on_after(1.0):
                         await changed.wait()
@@ -125,7 +153,7 @@ class Reader:
                 have=have,
                 needed=stripe.needed,
                 stripe=stripe.stripe_id.hex()[:12],
-                reason=f"waited {self.deadline:.0f} s",
+                reason="its chunks were moved" if moved else f"waited {self.deadline:.0f} s",
             )
         return result[0]
 
@@ -192,10 +220,22 @@ class Reader:
         self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
     ) -> bytes | None:
         """One share (or a range of it) from the node that should hold it, or None (away, late, missing or wrong)."""
+        answer, data = await self.ask(stripe, index, offset, length, early)
+        node = stripe.shares[index].node
+        if answer is Answer.RIGHT and node is not None:
+            self._on_good(node)
+        return data
+
+    async def ask(
+        self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
+    ) -> tuple[Answer, bytes | None]:
+        """The same, and what kind of answer it was. Reads and audits both go through here, so that no node can tell one
+        from the other.
+        """
         share = stripe.shares[index]
         client = None if share.node is None else self._pool.client(share.node)
         if share.node is None or client is None:
-            return None
+            return Answer.AWAY, None
         root = share.merkle_root
         try:
             # Proved by the Merkle root (BLAKE3), which costs a fifth of hashing it all with SHA-256.
@@ -203,11 +243,13 @@ class Reader:
         except (Corrupt, ShareMissing) as error:
             self._pool.report(share.node, f"a share that it should hold is bad: {error}")
             self._on_bad(stripe, index, str(error))
-            return None
+            return Answer.WRONG, None
+        except NodeBusy:
+            return Answer.BUSY, None
         except HivefsError:
-            return None  # away, late or busy: others are asked
+            return Answer.SILENT, None  # away or late: others are asked
         self.fetched_bytes += len(data)
-        return data
+        return Answer.RIGHT, data
 
     def coming(self, stripe: Stripe, index: int) -> bool:
         """Whether a data share is in the cache, perhaps damaged, or on its way there."""
@@ -239,11 +281,15 @@ class Reader:
             self.fetched_bytes += len(early.data)
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            nursery.start_soon(take_early)
-            await self._late(client, trio.Event(), asked, stripe.shares[index].share_id)
-            nursery.cancel_scope.cancel()
+        self._parts += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                nursery.start_soon(take_early)
+                await self._late(client, trio.Event(), asked, stripe.shares[index].share_id)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._parts -= 1
         return found[0] if found else None
 
     async def some(self, stripe: Stripe, count: int, without: set[int]) -> dict[int, bytes]:
@@ -251,7 +297,7 @@ class Reader:
         found: dict[int, bytes] = {}
         left = [i for i in range(stripe.total) if i not in without]
         for i in list(left):
-            if i < stripe.needed and len(found) < count and (data := self._cached(stripe, i)) is not None:
+            if i < stripe.needed and len(found) < count and (data := self.cached(stripe, i)) is not None:
                 found[i] = data
                 left.remove(i)
         left = [i for i in left if stripe.shares[i].node is not None]

@@ -137,6 +137,20 @@ class Writer:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
 
+    async def put_at(self, coded: Coded, node_id: NodeId) -> bool:
+        """Put one share at this very node; False when it cannot be put there now because it is being deleted there. Raises
+        what the node says.
+        """
+        holders: dict[int, NodeId] = {}
+        pairs = self._claims.claim([(node_id, coded.share_id)])
+        try:
+            problem = await self._put_all({0: coded}, [(0, node_id)], pairs, holders, set())
+        finally:
+            self._claims.release(pairs)
+        if problem is not None:
+            raise problem
+        return bool(holders)
+
     def look_for_place(
         self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int
     ) -> None:

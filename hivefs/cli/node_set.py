@@ -12,6 +12,7 @@ from hivefs.cli.node_labels import label_options
 from hivefs.cli.output import json_option, show_json, size
 from hivefs.cli.sizes import byte_count
 from hivefs.daemon.node_process import Labels
+from hivefs.errors import BadSetting
 
 CLAIMS = {
     "country": "Claim another country where the machine stands (two letters).",
@@ -28,6 +29,7 @@ CLAIMS = {
 @click.option("--capacity", default=None, help="Most bytes of shares: 500M, 50G, 2T. Less than is used takes nothing new.")
 @label_options(CLAIMS)
 @click.option("--withdraw", multiple=True, type=click.Choice(sorted(CLAIMS)), help="Take back a claim of its own.")
+@click.option("--credit", default=None, help="Id of the vault that is credited with this node's room; 'none' for none.")
 @cap_options
 @json_option
 def command(
@@ -35,6 +37,7 @@ def command(
     capacity: str | None,
     labels: Labels,
     withdraw: tuple[str, ...],
+    credit: str | None,
     change_caps: ChangeCaps,
     as_json: bool,
 ) -> None:
@@ -45,23 +48,41 @@ def command(
     an attester said makes that unknown to all: ask the owner for 'hivefs hive relabel' then.
     """
     from hivefs.daemon.node_control import change
-    from hivefs.node.config import NodeConfig
+    from hivefs.node.config import NodeConfig, check_credits
     from hivefs.node.running import caps_value
 
     said = {a.name: a.value for a in labels.attributes()} | dict.fromkeys(withdraw, "")
     count = None if capacity is None else byte_count(capacity)
+    credited = None
+    if credit is not None:
+        try:
+            credited = check_credits("" if credit == "none" else credit.lower())
+        except ValueError:
+            raise BadSetting(name="credit", reason="it is a vault's id, 32 hex digits, or 'none'") from None
 
     def changed(config: NodeConfig) -> NodeConfig:
         caps = change_caps(config.caps)
-        claims = tuple(sorted({**dict(config.claims), **said}.items()))
-        return replace(config, caps=caps, claims=claims, capacity=config.capacity if count is None else count)
+        return replace(
+            config,
+            caps=caps,
+            capacity=config.capacity if count is None else count,
+            credits=config.credits if credited is None else credited,
+            claims=tuple(sorted({**dict(config.claims), **said}.items())),
+        )
 
     config, running = change(directory.absolute(), changed)
-    value = {"capacity": config.capacity, "claims": dict(config.claims), **caps_value(config.caps), "running": running}
+    value = {
+        "capacity": config.capacity,
+        "credits": config.credits or None,
+        "claims": dict(config.claims),
+        **caps_value(config.caps),
+        "running": running,
+    }
     if as_json:
         show_json(value)
         return
     click.echo(f"capacity        {size(config.capacity)}")
+    click.echo(f"credits vault   {config.credits or 'none'}")
     for name in ("upload", "download", "quiet_hours", "quiet_upload", "quiet_download"):
         found = value[name]
         if name == "quiet_hours":

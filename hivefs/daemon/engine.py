@@ -76,6 +76,7 @@ class Process:
         methods = control.Methods(
             {
                 "status": lambda _: engine.status(),
+                "ledger": lambda _: engine.moving.accounts(),
                 "nodes": lambda _: engine.status()["nodes"],
                 "hurry": self._hurry,
                 "fetch": self._fetch,

@@ -75,7 +75,9 @@ class HydrationTables(StripeTables, NodeTables):
 
     def _loaded_record(self, key: bytes, value: bytes) -> None:
         if key[:1] == b"c":
-            self.add_live(records.place_from_bytes(value).stripe_id, 1)
+            stripe_id = records.place_from_bytes(value).stripe_id
+            self.put("within", stripe_id + key[1:])
+            self.add_live(stripe_id, 1)
         elif key[:1] == b"s":
             stripe = stripe_format.from_bytes(value)
             for index, share in enumerate(stripe.shares):

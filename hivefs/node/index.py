@@ -34,6 +34,7 @@ import lmdb
 
 from hivefs.errors import DiskFull, StoreDamaged, UnknownVersion
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, DeviceId, NodeId, ShareId, VaultId
+from hivefs.model.receipt import Listed
 
 VERSION = 2
 MAP_BYTES = 64 << 30
@@ -364,6 +365,31 @@ class NodeIndex:
     def leases(self) -> int:
         """Leases of all vaults on all shares."""
         return self._rows("leases")
+
+    def totals_of(self, vault: VaultId) -> tuple[int, int]:
+        """Bytes of the shares on which a vault has leases, and the number of the leases."""
+        row = self._get("totals", vault)
+        return (0, 0) if row is None else _TOTAL.unpack(row)
+
+    def listing(self, vault: VaultId, after: bytes, most: int, rows: int) -> tuple[bytes, list[Listed]]:
+        """(last id looked at, or nothing when that was all; shares of a vault behind ``after``): at most ``most``,
+        and at most ``rows`` leases of all vaults are looked at.
+        """
+        found: list[Listed] = []
+        looked, reached = 0, b""
+        with self._env.begin() as txn:
+            start = after + b"\xff" * (ID_BYTES + 1) if after else after
+            for key, end in _from(txn.cursor(db=self._db["leases"]), start):
+                share_id = key[:KEY_BYTES]
+                # Not between two leases on one share: the next page begins behind it.
+                if share_id != reached and (len(found) == most or looked >= rows):
+                    return reached, found
+                reached = share_id
+                looked += 1
+                row = txn.get(share_id, db=self._db["shares"]) if key[KEY_BYTES:] == vault else None
+                if row is not None:
+                    found.append(Listed(ShareId(share_id), _U64.unpack(end)[0], _SHARE.unpack(row)[0]))
+        return b"", found
 
     def meter_days(self, limit: int) -> list[tuple[str, bytes]]:
         """The last ``limit`` days with what was measured on them, the newest first."""

@@ -15,7 +15,7 @@ from hivefs.errors import NodeProblem
 from hivefs.formats import member
 from hivefs.formats.meter import PEERS, Day
 from hivefs.model.ids import NodeId
-from hivefs.model.node import LEAVING_MARK, RosterEntry
+from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.caps import NO_CAP, Caps
 from hivefs.node.config import NodeConfig, load_node, set_membership
@@ -34,8 +34,8 @@ MOST_COUNTED = 10_000
 """Leases that end soon are counted so far: a status is asked for often, and takes milliseconds."""
 
 STATUS_DAYS = 14
-MOST_ADDRESSES = 15
-"""In one record, beside a mark."""
+MOST_ADDRESSES = 14
+"""In one record, beside two marks."""
 
 SAMPLE_SECONDS = 5.0
 _STARTED_WITH = "leaving"
@@ -53,6 +53,8 @@ def own_entry(
     addresses = addresses[:MOST_ADDRESSES]
     if config.leaving_ns:
         addresses = (*addresses, LEAVING_MARK + str(config.leaving_ns // 10**9))
+    if config.credits:
+        addresses = (*addresses, CREDITS_MARK + config.credits)
     kept = index.entry(node_id)
     sequence = now_ns // 10**9
     if kept is not None:
@@ -150,12 +152,14 @@ class Running:
         await trio.to_thread.run_sync(self._note_leaving)
         index = answerer.store.index
         entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._clock())
-        self.entry = entry
+        left, self.entry = self.entry.address.leaving_s, entry
         if index.entry(self.node_id) != member.entry_to_bytes(entry):
             await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
             if self.gossip is not None:
                 self.gossip.tell()
-                self._events.say("roster", "the node leaves" if config.leaving_ns else "the node stays", logging.WARNING)
+                if left != entry.address.leaving_s:
+                    words = "the node leaves" if config.leaving_ns else "the node stays"
+                    self._events.say("roster", words, logging.WARNING)
         said = await trio.to_thread.run_sync(
             answerer.statements.say, self._seed, self.node_id, config.claims, config.attestations, self._clock()
         )

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from hivefs.formats import attestation, head, member, revoked
+from hivefs.formats import attestation, head, member, receipt, revoked
 from hivefs.model.ids import MAX_SHARE_BYTES
 
 PROTOCOL: Final = "/hivefs/node/1"
@@ -59,6 +59,9 @@ class Kind(enum.IntEnum):
     MEMBERS_PUT = 29
     REVOKED_GET = 30
     REVOKED_PUT = 31
+    RECEIPT_GET = 32
+    RECEIPT_PUT = 33
+    LIST = 34
     NEWS = 40
     STATEMENTS_GET = 41
     STATEMENTS_PUT = 42
@@ -88,6 +91,9 @@ MAX_PAYLOAD: Final[dict[Kind, int]] = {
     Kind.MEMBERS_PUT: 512 << 10,
     Kind.REVOKED_GET: 0,
     Kind.REVOKED_PUT: revoked.MAX_BYTES,
+    Kind.RECEIPT_GET: 0,
+    Kind.RECEIPT_PUT: receipt.MAX_BYTES,
+    Kind.LIST: 0,
     Kind.NEWS: 0,
     Kind.STATEMENTS_GET: 0,
     Kind.STATEMENTS_PUT: 4 * attestation.MAX_STATEMENT_BYTES,
@@ -117,11 +123,14 @@ class Frame:
     payload: bytes = b""
 
 
-def head_of(frame: Frame) -> bytes:
-    """All of a frame but its payload, which a sender can send without copying it. ValueError over the limits."""
-    if len(frame.header) > MAX_HEADER_BYTES or len(frame.payload) > MAX_PAYLOAD[frame.kind]:
+def head_of(frame: Frame, payload: int | None = None) -> bytes:
+    """All of a frame but its payload, which a sender can send without copying it, or in pieces of ``payload`` bytes in all
+    that are not in the frame. ValueError over the limits.
+    """
+    size = len(frame.payload) if payload is None else payload
+    if len(frame.header) > MAX_HEADER_BYTES or size > MAX_PAYLOAD[frame.kind]:
         raise ValueError(f"a {frame.kind.name} frame is too long")
-    length = _AFTER_LENGTH + len(frame.header) + len(frame.payload)
+    length = _AFTER_LENGTH + len(frame.header) + size
     return _PREFIX.pack(length, frame.kind, frame.request, len(frame.header)) + frame.header
 
 

@@ -33,8 +33,10 @@ from hivefs.formats import (
     meter,
     page,
     policy,
+    receipt,
     records,
     registry,
+    reputation,
     revoked,
     staged,
     standing,
@@ -115,6 +117,8 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
+    "listing": answers.Listing,
+    "listing of nothing": answers.Listing,
     "news": answers.News,
 }
 
@@ -210,7 +214,7 @@ CASES: dict[str, Case] = {
     "member.entry_from_bytes": Case(
         member.entry_from_bytes,
         member.entry_to_bytes,
-        seeds("member", "entry", "leaving") + seeds("invite", "entry by invitation"),
+        seeds("member", "entry", "leaving", "credits") + seeds("invite", "entry by invitation"),
     ),
     "invite.invitation_from_bytes": Case(
         invite.invitation_from_bytes, invite.invitation_to_bytes, seeds("invite", "invitation")
@@ -252,6 +256,10 @@ CASES: dict[str, Case] = {
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "reputation.from_bytes": Case(reputation.from_bytes, reputation.to_bytes, seeds("reputation", "full", "new")),
+    "receipt.receipt_from_bytes": Case(
+        receipt.receipt_from_bytes, receipt.receipt_to_bytes, seeds("receipt", "signed", "countersigned")
+    ),
     "meter.from_bytes": Case(meter.from_bytes, meter.to_bytes, seeds("meter", "day", "empty")),
     "staged.extents_from_bytes": Case(
         staged.extents_from_bytes, staged.extents_to_bytes, [bytes.fromhex(r["hex"]) for r in STAGE["slot_records"]]

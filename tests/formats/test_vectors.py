@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.crypto import keys, seal
 from hivefs.errors import Corrupt, UnknownVersion
-from hivefs.formats import head, member, page, policy, records, standing, stripe
+from hivefs.formats import head, member, page, policy, receipt, records, standing, stripe
 from hivefs.model.head import Root
 from hivefs.model.ids import ChunkId, DeviceId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
 from hivefs.model.node import Attribute, Evidence, Membership, Role, RosterEntry
 from hivefs.model.page import Child, InnerPage
+from hivefs.model.receipt import Receipt
 from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
 from hivefs.placement.policy import Policy
 from hivefs.placement.verifier import Rules
@@ -92,6 +94,13 @@ MEMBER = member.sign_member(
 ENTRY = RosterEntry(MEMBER, member.sign_address(NODE, ("/ip4/127.0.0.1/tcp/4001",), 8))
 MARKED = ("/ip4/127.0.0.1/tcp/4001", "/hivefs-leaving/1700000000")
 LEAVING = RosterEntry(MEMBER, member.sign_address(NODE, MARKED, 9))
+CREDITING = RosterEntry(MEMBER, member.sign_address(NODE, (*MARKED, "/hivefs-credits/" + "0123456789abcdef" * 2), 10))
+
+RECEIPT = receipt.sign_receipt(
+    Receipt(NodeId(keys.public_key(NODE)), keys.public_key(OWNER), 7, 1_700_000_000_000_000_000, fill(3, 32), 12, 49_152),
+    partial(keys.sign, NODE),
+)
+COUNTERSIGNED = receipt.countersign(RECEIPT, partial(keys.sign, OWNER))
 
 
 def sealed_chunk(size: int) -> bytes:
@@ -139,6 +148,11 @@ def made() -> dict[str, dict[str, str]]:
             "certificate": member.member_to_bytes(MEMBER).hex(),
             "entry": member.entry_to_bytes(ENTRY).hex(),
             "leaving": member.entry_to_bytes(LEAVING).hex(),
+            "credits": member.entry_to_bytes(CREDITING).hex(),
+        },
+        "receipt": {
+            "signed": receipt.receipt_to_bytes(RECEIPT).hex(),
+            "countersigned": receipt.receipt_to_bytes(COUNTERSIGNED).hex(),
         },
         "chunk": {
             "small": sealed_chunk(100).hex(),
@@ -149,7 +163,10 @@ def made() -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("name", ["records", "stripe", "head", "page_certified", "policy", "standing", "member", "chunk"])
+NAMES = ("records", "stripe", "head", "page_certified", "policy", "standing", "member", "receipt", "chunk")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_vectors_are_written_and_read_the_same(name: str) -> None:
     kept: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
     assert kept["version"] == 1
@@ -178,12 +195,21 @@ def test_vectors_are_read() -> None:
     assert head.from_bytes(kept("head", "head")) == HEAD and head.head_valid(HEAD, CERTIFICATE.vault_id)
     assert head.root_from_bytes(kept("head", "root")) == ROOT
     assert member.member_from_bytes(kept("member", "certificate")) == MEMBER
+    assert receipt.receipt_from_bytes(kept("receipt", "signed")) == RECEIPT and receipt.receipt_valid(RECEIPT)
+    assert receipt.receipt_from_bytes(kept("receipt", "countersigned")) == COUNTERSIGNED
+    assert receipt.counter_valid(COUNTERSIGNED) and not receipt.counter_valid(RECEIPT)
+    assert receipt.vault_of(RECEIPT) == keys.vault_id_of(keys.public_key(OWNER))
     assert member.entry_from_bytes(kept("member", "entry")) == ENTRY
     assert member.entry_valid(ENTRY, keys.public_key(HIVE), 1)
     assert member.entry_from_bytes(kept("member", "leaving")) == LEAVING
     assert member.entry_valid(LEAVING, keys.public_key(HIVE), 1)
     assert LEAVING.address.leaving_s == 1_700_000_000 and LEAVING.address.reachable == ENTRY.address.addresses
-    assert ENTRY.address.leaving_s == 0
+    assert ENTRY.address.leaving_s == 0 and ENTRY.address.credits == LEAVING.address.credits == ""
+    assert member.entry_from_bytes(kept("member", "credits")) == CREDITING
+    assert CREDITING.address.credits == "0123456789abcdef" * 2
+    assert CREDITING.address.reachable == ENTRY.address.addresses and CREDITING.address.leaving_s
+    for wrong in ("0123", "0123456789ABCDEF" * 2, "x" * 32, ""):
+        assert replace(CREDITING.address, addresses=("/hivefs-credits/" + wrong,)).credits == ""
     opened = seal.open_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, 100, 0, kept("chunk", "small"))
     assert opened == hashlib.shake_128(b"noise").digest(100)
 
@@ -196,6 +222,7 @@ DECODERS = {
     "policy": (policy.from_bytes, policy.to_bytes(STRICT)),
     "standing": (standing.from_bytes, standing.to_bytes(KNOWN)),
     "root": (head.root_from_bytes, head.root_to_bytes(ROOT)),
+    "receipt": (receipt.receipt_from_bytes, receipt.receipt_to_bytes(COUNTERSIGNED)),
     "member": (member.member_from_bytes, member.member_to_bytes(MEMBER)),
     "entry": (member.entry_from_bytes, member.entry_to_bytes(ENTRY)),
 }
