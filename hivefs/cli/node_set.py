@@ -27,17 +27,17 @@ CLAIMS = {
 @click.command("set")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--capacity", default=None, help="Most bytes of shares: 500M, 50G, 2T. Less than is used takes nothing new.")
+@click.option("--credit", default=None, help="Id of the vault that is credited with this node's room; 'none' for none.")
 @label_options(CLAIMS)
 @click.option("--withdraw", multiple=True, type=click.Choice(sorted(CLAIMS)), help="Take back a claim of its own.")
-@click.option("--credit", default=None, help="Id of the vault that is credited with this node's room; 'none' for none.")
 @cap_options
 @json_option
 def command(
     directory: Path,
     capacity: str | None,
+    credit: str | None,
     labels: Labels,
     withdraw: tuple[str, ...],
-    credit: str | None,
     change_caps: ChangeCaps,
     as_json: bool,
 ) -> None:
@@ -62,19 +62,20 @@ def command(
 
     def changed(config: NodeConfig) -> NodeConfig:
         caps = change_caps(config.caps)
+        claims = tuple(sorted({**dict(config.claims), **said}.items()))
         return replace(
             config,
             caps=caps,
+            claims=claims,
             capacity=config.capacity if count is None else count,
             credits=config.credits if credited is None else credited,
-            claims=tuple(sorted({**dict(config.claims), **said}.items())),
         )
 
     config, running = change(directory.absolute(), changed)
     value = {
         "capacity": config.capacity,
-        "credits": config.credits or None,
         "claims": dict(config.claims),
+        "credits": config.credits or None,
         **caps_value(config.caps),
         "running": running,
     }
