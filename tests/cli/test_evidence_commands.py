@@ -1,4 +1,4 @@
-"""attest, trust, nodes, node vouched, node set, hive relabel as far as they need no process that runs: words, exit codes."""
+"""attest, trust, nodes, node vouched, node set, hive relabel as far as they need no running process: exit codes."""
 
 from __future__ import annotations
 
