@@ -134,8 +134,8 @@ def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
         table.add_row(
             node["id"][:12],
             Text(node["state"] + (", leaves" if node.get("leaving_s") else ""), style=styles.get(node["state"], "")),
-            said.get("country", "?"),
-            said.get("operator", "?"),
+            said.get("country") or "?",
+            said.get("operator") or "?",
             size(node["free"]),
             str(node.get("last_problem") or ""),
         )
