@@ -157,8 +157,8 @@ def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
                 + (", out of trust" if node.get("suspended") else ""),
                 style=styles.get(node["state"], ""),
             ),
-            said.get("country", "?"),
-            said.get("operator", "?"),
+            said.get("country") or "?",
+            said.get("operator") or "?",
             size(node["free"]),
             str(node.get("last_problem") or ""),
         )
