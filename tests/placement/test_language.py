@@ -90,33 +90,33 @@ def test_families_of_their_own_rules() -> None:
     [
         ("a = 1", 1, 1, "not known here"),
         ("x = [", 1, 6, "not TOML"),
-        ('[policy.x]\ncode = "4/8"\ncode = "4/8"', 3, 14, "not TOML"),
+        ('[policy.x]\ncode = "4/8"\ncode = "4/8"', 3, 13, "not TOML"),
         ('[policy.x]\nevidense = "claimed"', 2, 1, "did you mean evidence"),
         ('[policy.x]\n  evidence = "sure"', 2, 14, "class of evidence"),
-        ('[policy.x]\ncode = 4', 2, 8, "a text in quotes, not a number"),
+        ("[policy.x]\ncode = 4", 2, 8, "a text in quotes, not a number"),
         ('[policy.x]\ncode = "8/4"', 2, 8, "not a code"),
         ('[policy.x]\ncode = "0/0"', 2, 8, "not a code"),
         ('[policy.x]\ncode = "100/256"', 2, 8, "not a code"),
         ('[policy.x]\ncode = "1/3"', 2, 8, "whole copy"),
         ('[policy.x]\ncode = "4/5"\nno_hostage = { slack = 3 }', 2, 8, "n >= 8"),
         ('[policy.x]\ncode = "3/9"\nno_reassembly = { coalition = 3 }', 2, 8, "k >= 4"),
-        ('[policy.x]\nno_hostage = { lose = 0 }', 2, 23, "from 1 to"),
-        ('[policy.x]\nno_hostage = { lose = true }', 2, 23, "a whole number, not a truth value"),
-        ('[policy.x]\nno_hostage = true', 2, 14, "false for no such guarantee"),
+        ("[policy.x]\nno_hostage = { lose = 0 }", 2, 23, "from 1 to"),
+        ("[policy.x]\nno_hostage = { lose = true }", 2, 23, "a whole number, not a truth value"),
+        ("[policy.x]\nno_hostage = true", 2, 14, "false for no such guarantee"),
         ('[policy.x]\nno_hostage = [{}, { family = "jurisdiction" }]', 2, 19, "twice"),
         ('[policy.x]\nno_hostage = { family = "state" }', 2, 25, "no family of authorities"),
-        ('[policy.x]\nmax_per = { operators = 2 }', 2, 13, "did you mean operator"),
-        ('[policy.x]\nmax_per = { operator = 0 }', 2, 24, "from 1 to"),
+        ("[policy.x]\nmax_per = { operators = 2 }", 2, 13, "did you mean operator"),
+        ("[policy.x]\nmax_per = { operator = 0 }", 2, 24, "from 1 to"),
         ('[policy.x]\nallow = ["DE", "XX"]', 2, 16, "neither a country"),
         ('[policy.x]\nallow = ["de"]', 2, 10, "capitals: DE"),
-        ('[policy.x]\nallow = []', 2, 9, "no node"),
+        ("[policy.x]\nallow = []", 2, 9, "no node"),
         ('[policy.x]\nallow = ["owner:me"]', 2, 10, "no family"),
         ('[policy.x]\nallow = ["DE", "FR"]', 2, 1, "at least 3 jurisdictions and only 2"),
         ('[policy.x]\ncode = "2/3"\nallow = ["operator:a", "operator:b"]\nmax_per = { operator = 1 }', 2, 8, "operators"),
         ('[policy.x]\nallow = ["DE"]\ndeny = ["CH", "DE"]', 3, 15, "both allowed and denied"),
         ('[policy.x]\nallow = ["DE", "FR"]\ndeny = ["EU"]', 3, 1, "every jurisdiction that is allowed is denied"),
         ('[policy.x]\nallow = ["EU"]\nno_hostage = { family = "bloc" }', 3, 1, "bloc EU"),
-        ('[policy.x]\nrepair_at = 4', 2, 13, "more than 4 and less than 8"),
+        ("[policy.x]\nrepair_at = 4", 2, 13, "more than 4 and less than 8"),
         ('[policy.x]\ncode = "auto"\nrepair_at = 4', 3, 13, "written out"),
         ('[policy.x]\ninherits = "y"', 2, 12, 'no policy "y"'),
         ('[policy.a]\ninherits = "b"\n[policy.b]\ninherits = "a"', 2, 1, "circle: a -> b -> a"),
@@ -141,7 +141,7 @@ def test_families_of_their_own_rules() -> None:
 def test_what_is_refused_and_where(text: str, line: int, column: int, words: str) -> None:
     found = refused(text)
     assert words in found[2], found
-    if words != f'no policy "nobody"':
+    if words != 'no policy "nobody"':
         assert found[:2] == (line, column), found
     else:
         assert found[0] == line, found
@@ -160,11 +160,9 @@ def test_bytes_that_are_no_text() -> None:
 
 def test_names_for_countries_of_ones_own() -> None:
     text = '[blocs]\nhome = ["DE", "AT", "CH", "EFTA"]\n[policy.x]\nallow = ["home", "jurisdiction:FR", "bloc:EAEU"]\n'
-    assert parse(text, OWN).policies["x"].allow == tuple(
-        sorted({"DE", "AT", "FR"} | BLOCS["EFTA"] | BLOCS["EAEU"])
-    )
+    assert parse(text, OWN).policies["x"].allow == tuple(sorted({"DE", "AT", "FR"} | BLOCS["EFTA"] | BLOCS["EAEU"]))
     assert not set(BLOCS) & COUNTRIES and all(members <= COUNTRIES for members in BLOCS.values())
-    assert len(BLOCS["EU"]) == 27 and len(BLOCS["NATO"]) == 32 and len(COUNTRIES) == 250
+    assert len(BLOCS["EU"]) == 27 and len(COUNTRIES) == 250
 
 
 # ---- metadata --------------------------------------------------------------------------------------------------------
@@ -216,7 +214,9 @@ allow = ["CH", "NO", "US"]
     line, column, reason = refused(apart)
     assert (line, column) == (8, 1) and '"x" and "y"' in reason and 'metadata = "x"' in reason
     assert parse('metadata = "x"\n' + apart, OWN).metadata().name == "x"
-    two = '[policy.x]\nallow = ["DE", "FR", "CH"]\n[policy.y]\nallow = ["DE", "FR", "US"]\n[paths]\n"/a" = "x"\n"/b" = "y"\n'
+    two = (
+        '[policy.x]\nallow = ["DE", "FR", "CH"]\n[policy.y]\nallow = ["DE", "FR", "US"]\n[paths]\n"/a" = "x"\n"/b" = "y"\n'
+    )
     assert "at least 3 jurisdictions and only 2" in refused(two)[2]
 
 
@@ -254,7 +254,7 @@ def test_the_table_of_the_design() -> None:
         4,
         5,
     ]
-    assert "2/3" in impossible(Policy(2, 3), {"jurisdiction": 2}) or impossible(Policy(2, 3), {"jurisdiction": 2})
+    assert impossible(Policy(2, 3), {"jurisdiction": 2}) and not impossible(Policy(2, 3), {"jurisdiction": 3})
     assert impossible(Policy(0, 0, (Rules("jurisdiction", 2, 2),), auto=True), {"jurisdiction": 5}) == ""
     assert impossible(Policy(0, 0, (Rules("jurisdiction", 2, 2, 254),), auto=True), {}) != ""
 
@@ -262,7 +262,20 @@ def test_the_table_of_the_design() -> None:
 # ---- any text -----------------------------------------------------------------------------------------------------------
 
 PIECES = st.sampled_from(
-    [*re.findall(r'"[^"\n]*"|[\w-]+|[^\w\s]|\s', DESIGN), '"""', "'''", "[[", "]]", "{", "}", "\\", "\r\n", "é", "\0", "1e9"]
+    [
+        *re.findall(r'"[^"\n]*"|[\w-]+|[^\w\s]|\s', DESIGN),
+        '"""',
+        "'''",
+        "[[",
+        "]]",
+        "{",
+        "}",
+        "\\",
+        "\r\n",
+        "é",
+        "\0",
+        "1e9",
+    ]
 )
 
 
@@ -282,7 +295,7 @@ def never_anything_else(text: str) -> None:
         made = parse(text, OWN)
     except BadPolicy as error:
         lines = text.split("\n")
-        assert 1 <= error.line <= len(lines) + 1 and 1 <= error.column
+        assert 1 <= error.line <= len(lines) + 1 and error.column >= 1
         assert error.line > len(lines) or error.column <= len(lines[error.line - 1]) + 2
         return
     assert made.metadata() and all(policy.digest for policy in made.policies.values())
@@ -336,7 +349,12 @@ def test_places_of_all_kinds_of_values() -> None:
     [
         ("", "/a", "default", '[paths]\n"/a" = "default"\n'),
         ("# mine", "/a", "default", '# mine\n\n[paths]\n"/a" = "default"\n'),
-        ('[paths] # p\n"/b" = "x" # b\n\n[policy.x]\n', "/a", "x", '[paths] # p\n"/b" = "x" # b\n"/a" = "x"\n\n[policy.x]\n'),
+        (
+            '[paths] # p\n"/b" = "x" # b\n\n[policy.x]\n',
+            "/a",
+            "x",
+            '[paths] # p\n"/b" = "x" # b\n"/a" = "x"\n\n[policy.x]\n',
+        ),
         ('[paths]\n"/a/" = "x" # b\n[policy.x]\n', "/a", "default", '[paths]\n"/a/" = "default" # b\n[policy.x]\n'),
         ('paths = { "/b" = "x" }\n[policy.x]\n', "/a", "x", 'paths = { "/a" = "x", "/b" = "x" }\n[policy.x]\n'),
         ("paths = {}\n[policy.x]\n", "/a", "x", 'paths = { "/a" = "x" }\n[policy.x]\n'),
@@ -355,7 +373,7 @@ def test_what_cannot_be_edited_says_so() -> None:
         with_path('paths = { "/a" = "x", "/b" = "x" }\n[policy.x]\n', "/a", None)
 
 
-# ---- the page for users ---------------------------------------------------------------------------------------------------
+# ---- the page for users -----------------------------------------------------------------------------------------------
 
 
 def examples() -> list[str]:
