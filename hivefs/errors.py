@@ -328,6 +328,12 @@ class PathNotInDrive(HivefsError):
     exit_code = 61
 
 
+class BadAttestation(HivefsError):
+    """This attestation cannot be used: {reason}."""
+
+    exit_code = 64
+
+
 class BadPolicy(HivefsError):
     """The policy is wrong at line {line}, column {column}: {reason}."""
 

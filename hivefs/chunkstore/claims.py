@@ -35,6 +35,10 @@ class Claims:
         """They are recorded now, or given up (and stay in the trash)."""
         self._claimed.difference_update(pairs)
 
+    def claimed(self, node_id: NodeId, share_id: ShareId) -> bool:
+        """Whether somebody is putting this share there, or just has, and will record it."""
+        return (node_id, share_id) in self._claimed
+
     def begin_delete(self, node_id: NodeId, share_ids: Collection[ShareId]) -> list[ShareId]:
         """Which of these may be deleted now; end_delete() when the node answered."""
         free = [s for s in share_ids if (node_id, s) not in self._claimed]

@@ -5,7 +5,7 @@ caller that is cancelled or too late never leaves half a frame on the wire: what
 what was sent is followed by a CANCEL that lets the node spare the work, and a late answer is dropped. Small requests go
 before bulk ones that wait. When the stream is lost every waiting and later call raises ConnectionLost.
 
-``moved`` and ``patience`` tell whoever waits for a share whether the node is at it (see patience.py).
+``moved``, ``departed`` and ``patience`` tell whoever waits for a share whether the node is at it (see patience.py).
 
 Atomic between two checkpoints of trio: all of ``ask`` up to its wait, ``_answered`` and ``_lose``.
 """
@@ -61,6 +61,10 @@ class _Waiting:
     began: float = 0.0
     silence: float = 0.0
     early: Early | None = None
+    share: bytes = b""
+    mark: int = 0
+    left: float | None = None
+    """When the request had left this machine, as far as was looked."""
 
 
 class Conversation:
@@ -80,6 +84,8 @@ class Conversation:
         self._work = trio.Event()
         self._heard = 0.0
         self._sent_at = 0.0
+        self._gone = 0
+        self._gone_at = 0.0
         self._lost: str | None = None
         self._closed = trio.Event()
 
@@ -145,6 +151,8 @@ class Conversation:
         number = self._new_number()
         frame = requests.to_frame(request, number)
         waiting = self._waiting[number] = _Waiting(frame, began=trio.current_time(), early=early)
+        if isinstance(request, requests.Get):
+            waiting.share = request.share_id
         (self._bulk if len(frame.payload) > _BULK_BYTES else self._small).append(number)
         self._work.set()
         try:
@@ -173,7 +181,8 @@ class Conversation:
             if waiting.frame.kind == Kind.PUT:
                 later = min(self._sent_at + timeout, last)
             elif waiting.frame.kind == Kind.GET:
-                later = min(self.moved + timeout, last)
+                self._look_at_line()
+                later = min(max(self.moved, waiting.left or self._gone_at) + timeout, last)
             else:
                 return
             if later <= deadline:
@@ -190,8 +199,34 @@ class Conversation:
         self._last_request += 1
         return self._last_request
 
+    def departed(self, share: bytes, asked: float) -> tuple[float, bool]:
+        """Of a request for ``share`` that was asked for at ``asked`` or later: when it left this machine, and True. While
+        it stands behind our own uploads: when those last moved (a frozen peer's do not), and False.
+        """
+        self._look_at_line()
+        for waiting in self._waiting.values():
+            if waiting.share == share and waiting.began >= asked:
+                if waiting.left is None:
+                    return max(asked, self._gone_at), False
+                return max(asked, waiting.left), True
+        return asked, True
+
+    def _look_at_line(self) -> None:
+        """Note what has left this machine since this was last called."""
+        waiting = [one for one in self._waiting.values() if one.share and one.left is None]
+        if not waiting:
+            return
+        now, gone = trio.current_time(), self._stream.departed()
+        if gone > self._gone:
+            self._gone, self._gone_at = gone, now
+        for one in waiting:
+            if one.answer is not None or (one.sent and one.mark and one.mark <= gone):
+                one.left = now
+
     async def _send(self) -> None:
+        waiting: _Waiting | None
         while True:
+            waiting = None
             if self._to_cancel:
                 frame = Frame(Kind.CANCEL, self._to_cancel.popleft())
             elif self._small or self._bulk:
@@ -213,19 +248,24 @@ class Conversation:
                     self._sent_at = trio.current_time()
             else:
                 await self._stream.send_all(frames.to_bytes(frame))
+            if waiting is not None and waiting.share:
+                waiting.mark = self._stream.accepted()
+                self._look_at_line()
 
     async def _receive(self) -> None:
         decoder = FrameDecoder(frames.FROM_NODE)
         while True:
-            data = await self._stream.receive_some(READ_BYTES)
-            if not data:
+            pieces = await self._stream.receive_pieces(READ_BYTES)
+            if not pieces:
                 raise ConnectionLost(peer=self.peer, reason="the node ended the conversation")
             self._heard = trio.current_time()
-            decoder.feed(data)
             shares = self._is_share(decoder.request)
-            while (frame := decoder.next_frame()) is not None:
-                shares = shares or self._is_share(frame.request)
-                self._answered(frame)
+            for piece in pieces:
+                decoder.feed(piece)
+                while (frame := decoder.next_frame()) is not None:
+                    shares = shares or self._is_share(frame.request)
+                    self._answered(frame)
+            del pieces, piece
             if shares or self._is_share(decoder.request):
                 self._share_moved()
             self._look_early(decoder)
@@ -246,16 +286,19 @@ class Conversation:
 
     def _share_moved(self) -> None:
         now = self._heard
+        self._look_at_line()
         for waiting in self._waiting.values():
-            if waiting.sent and waiting.answer is None:
-                waiting.silence = max(waiting.silence, now - max(waiting.began, self.moved))
+            if waiting.left is not None and waiting.answer is None:
+                waiting.silence = max(waiting.silence, now - max(waiting.left, self.moved))
         self.moved = now
 
     def _answered(self, frame: Frame) -> None:
         waiting = self._waiting.get(frame.request)
         if waiting is not None and waiting.sent and not waiting.done.is_set():
             if waiting.frame.kind == Kind.GET:
-                self.patience.answered(max(waiting.silence, self._heard - max(waiting.began, self.moved)))
+                self._look_at_line()
+                left = self._heard if waiting.left is None else waiting.left
+                self.patience.answered(max(waiting.silence, self._heard - max(left, self.moved)))
             elif waiting.frame.kind in _QUICK:
                 self.patience.round_trip(self._heard - waiting.began)
             waiting.answer = frame

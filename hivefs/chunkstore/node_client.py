@@ -17,13 +17,16 @@ from hivefs.chunkstore.patience import Patience
 from hivefs.content import merkle
 from hivefs.crypto.keys import vault_id_of
 from hivefs.errors import ConnectionLost, Corrupt, PeerTimeout, Refused
+from hivefs.formats import attestation, member
 from hivefs.formats import head as head_format
-from hivefs.formats import member
+from hivefs.formats import receipt as receipt_format
+from hivefs.model.attestation import Statement
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Membership, Role, RosterEntry
+from hivefs.model.receipt import Receipt
 from hivefs.protocol import answers, failures, frames, requests
-from hivefs.protocol.answers import HiveState, NodeStat
+from hivefs.protocol.answers import HiveState, Listing, News, NodeStat
 from hivefs.protocol.client_side import ClientHandshake, Credentials, Greeted, credentials
 from hivefs.protocol.frames import PROTOCOL, Frame, FrameDecoder, Kind, ProtocolViolation
 from hivefs.protocol.proofs import delete_message
@@ -223,6 +226,70 @@ class NodeClient:
             taken += (await self._ask(requests.MembersPut(blobs), answers.Taken, timeout, "members")).count
         return taken
 
+    async def get_receipt(self, nonce: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> tuple[Receipt, Receipt | None]:
+        """A new receipt for what the node holds for us, and the last one that both have signed. The node signed both, and
+        the new one has our nonce (32 bytes); otherwise this raises Corrupt. An older node ends the conversation.
+        """
+        page = await self._ask(requests.ReceiptGet(nonce), answers.Page, timeout, "a question for a receipt")
+        found = [receipt_format.receipt_from_bytes(blob) for blob in page.blobs]
+        new, agreed = found[0] if found else None, found[1] if len(found) > 1 else None
+        if new is None or not self._ours(new) or new.nonce != nonce or not receipt_format.receipt_valid(new):
+            raise Corrupt(
+                what=f"the receipt of node {self.peer}", reason="it is not the one that was asked for, signed by it"
+            )
+        if agreed is not None and not (self._ours(agreed) and receipt_format.counter_valid(agreed)):
+            raise Corrupt(what=f"the old receipt of node {self.peer}", reason="it was not signed by both")
+        return new, agreed
+
+    def _ours(self, receipt: Receipt) -> bool:
+        return receipt.node_id == self.node_id and receipt.owner == self._me.subject
+
+    async def agree(self, receipt: Receipt, *, timeout: float = DEFAULT_TIMEOUT) -> Receipt:
+        """Countersign a receipt of this node and give it back; returns it with both signatures."""
+        made = receipt_format.countersign(receipt, self._me.sign)
+        data = receipt_format.receipt_to_bytes(made)
+        await self._ask(requests.ReceiptPut(data), answers.Taken, timeout, "a receipt")
+        return made
+
+    async def list_shares(self, after: bytes = b"", *, timeout: float = DEFAULT_TIMEOUT) -> Listing:
+        """Some of the shares that the node holds for us, and where to go on (answers.Listing). Raises Corrupt when the node
+        gets no further. An older node ends the conversation.
+        """
+        listing = await self._ask(requests.ListShares(after), Listing, timeout, "a question for our shares")
+        ids = [share.share_id for share in listing.shares]
+        if (ids and ids[0] <= after) or (listing.reached and listing.reached <= after):
+            raise Corrupt(what=f"the listing of node {self.peer}", reason="it is out of order or has no end")
+        return listing
+
+    async def news(self, *, timeout: float = DEFAULT_TIMEOUT) -> News:
+        """What the node's roster and statements come to. One of before there were statements ends the conversation."""
+        return await self._ask(requests.NewsGet(), News, timeout, "a question for news")
+
+    async def get_statements(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[Statement]:
+        """What nodes say of themselves, as far as this node heard. Check each with attestation.statement_valid before use.
+        Raises Corrupt.
+        """
+        found: list[Statement] = []
+        more = True
+        while more:
+            after = found[-1].node_id if found else b""
+            page = await self._ask(requests.StatementsGet(after), answers.Page, timeout, "a question for statements")
+            for blob in page.blobs:
+                made = attestation.statement_from_bytes(blob)
+                if made.node_id <= after or len(found) >= MAX_ROSTER:
+                    raise Corrupt(what=f"the statements of node {self.peer}", reason="they are out of order or have no end")
+                after = made.node_id
+                found.append(made)
+            more = page.more
+        return found
+
+    async def put_statements(self, statements: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Tell the node what nodes say of themselves; how many were news."""
+        taken = 0
+        for blobs in _blob_batches(statements, frames.MAX_PAYLOAD[Kind.STATEMENTS_PUT]):
+            taken += (await self._ask(requests.StatementsPut(blobs), answers.Taken, timeout, "statements")).count
+        return taken
+
     async def stat(self, *, timeout: float = DEFAULT_TIMEOUT) -> NodeStat:
         """Room and state of the node."""
         return await self._ask(requests.Stat(), NodeStat, timeout, "a question for its state")
@@ -242,6 +309,12 @@ class NodeClient:
     def moved(self) -> float:
         """When bytes of a share last came from the node, in trio's time; 0 when none did."""
         return self._conversation.moved
+
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """Of a request for a share, asked for at ``asked`` (trio's time) or later: when it left this machine, and True;
+        while it stands behind our own uploads, when those last moved, and False.
+        """
+        return self._conversation.departed(share_id, asked)
 
     async def wait_closed(self) -> None:
         """Wait until the stream is lost, by whomever."""

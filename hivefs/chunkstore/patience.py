@@ -1,8 +1,9 @@
 """How long the silence of one node is borne before others are asked for the same share as well (hedging).
 
-What counts is silence, not the whole time of an answer: a megabyte that comes over a slow line, or behind seven others
-that were asked for at once, is on its way as long as bytes of shares come from that node. A fixed time for the whole
-answer would ask k other nodes for k times the bytes over the very line that is full already.
+What counts is silence since the request has left this machine, not the whole time of an answer: a megabyte that comes over
+a slow line, or behind seven others that were asked for at once, is on its way as long as bytes of shares come from that
+node. A fixed time for the whole answer would ask k other nodes for k times the bytes over the very line that is full
+already.
 
 The bound follows each node: twice the silence that nine of ten of its recent shares stayed below, at most CEILING, and
 never less than FLOOR and four of its round trips. (So much does a lost packet cost on a line that is full: TCP sends it

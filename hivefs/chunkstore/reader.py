@@ -9,6 +9,7 @@ missing.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import logging
 from collections.abc import Callable
@@ -23,14 +24,26 @@ from hivefs.chunkstore.pool import Pool
 from hivefs.chunkstore.ports import ShareClient
 from hivefs.content import coding
 from hivefs.content.merkle import LEAF_BYTES
-from hivefs.errors import Corrupt, HivefsError, NotEnoughShares, ShareMissing
-from hivefs.model.ids import NodeId, StripeId
+from hivefs.errors import Corrupt, HivefsError, NodeBusy, NotEnoughShares, ShareMissing
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
 DEADLINE = 20.0
 GET_TIMEOUT = 15.0
+LOOK = 0.05
+"""Seconds between two looks whether a request has left this machine."""
+
+
+class Answer(enum.Enum):
+    """What became of a request for a share. SILENT: late, refused, or the conversation ended meanwhile."""
+
+    RIGHT = enum.auto()
+    WRONG = enum.auto()
+    SILENT = enum.auto()
+    BUSY = enum.auto()
+    AWAY = enum.auto()
 
 
 @dataclass(eq=False, slots=True)
@@ -42,7 +55,9 @@ class _Flight:
 
 
 class Reader:
-    """Gets shares. ``on_bad(stripe, index)`` is told of a share that its node gave back damaged or does not have."""
+    """Gets shares. ``on_bad(stripe, index, reason)`` is told of a share that its node gave back damaged or does not have,
+    ``on_good`` of a node that gave one (or a range of it) that was right.
+    """
 
     def __init__(
         self,
@@ -50,13 +65,23 @@ class Reader:
         cache: Cache,
         on_bad: Callable[[Stripe, int, str], None],
         deadline: float = DEADLINE,
+        on_good: Callable[[NodeId], None] = lambda node_id: None,
     ) -> None:
         self._pool = pool
+        self._on_good = on_good
         self._cache = cache
         self._on_bad = on_bad
         self.deadline = deadline
         self._flights: dict[tuple[StripeId, int], _Flight] = {}
         self.fetched_bytes = 0
+        self.current: Callable[[Stripe], Stripe | None] = lambda stripe: stripe
+        """A stripe as it is now; None when it was given up, because its chunks were moved."""
+        self._parts = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a read now (not only may read soon)."""
+        return self._parts > 0 or any(flight.wanted.is_set() for flight in self._flights.values())
 
     async def data_share(self, stripe: Stripe, index: int, *, silent: bool = False, ahead: bool = False) -> bytes:
         """A whole data share (index < k), checked. With ``silent`` its node was waited for already: others are asked at
@@ -67,7 +92,7 @@ class Reader:
             if not ahead:
                 flight.wanted.set()
             await flight.done.wait()
-        cached = self._cached(stripe, index)
+        cached = self.cached(stripe, index)
         if cached is not None:
             return cached
         flight = self._flights[key] = _Flight()
@@ -98,7 +123,8 @@ class Reader:
             return None if self._cache.has(stripe.stripe_id, index) else data
         return None
 
-    def _cached(self, stripe: Stripe, index: int) -> bytes | None:
+    def cached(self, stripe: Stripe, index: int) -> bytes | None:
+        """A data share from the cache, checked; None when it is not there."""
         data = self._cache.get(stripe.stripe_id, index)
         if data is None:
             return None
@@ -109,11 +135,15 @@ class Reader:
 
     async def _hedged(self, stripe: Stripe, index: int, silent: bool, wanted: trio.Event) -> bytes:
         result: list[bytes] = []
+        moved = False
         with trio.move_on_after(self.deadline):
-            while not result:
+            while not (result or moved):
                 changed = self._pool.change()
                 await self._attempt(stripe, index, result, silent, wanted)
                 if not result:
+                    now = self.current(stripe)
+                    moved, stripe = now is None, now or stripe
+                if not (result or moved):
                     # Not enough nodes now: try again as soon as one comes back, or in a while.
                     with trio.move_on_after(1.0):
                         await changed.wait()
@@ -123,7 +153,7 @@ class Reader:
                 have=have,
                 needed=stripe.needed,
                 stripe=stripe.stripe_id.hex()[:12],
-                reason=f"waited {self.deadline:.0f} s",
+                reason="its chunks were moved" if moved else f"waited {self.deadline:.0f} s",
             )
         return result[0]
 
@@ -150,7 +180,7 @@ class Reader:
                     # somebody does wait for.
                     with trio.move_on_after(CEILING):
                         await wanted.wait()
-                    await self._late(client, failed, asked)
+                    await self._late(client, failed, asked, stripe.shares[index].share_id)
                 shares = await self.some(stripe, stripe.needed, without={index})
                 if len(shares) >= stripe.needed:
                     made = await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, [index])
@@ -158,8 +188,10 @@ class Reader:
                         log.error("stripe %s: its shares decode to something else", stripe.stripe_id.hex()[:12])
                         return
                     result.append(made[index])
-                    if client is not None and not failed.is_set() and client.moved < asked:
-                        client.patience.waited_in_vain()
+                    if client is not None and not failed.is_set():
+                        left, gone = client.departed(stripe.shares[index].share_id, asked)
+                        if gone and client.moved < left < trio.current_time() - LOOK:
+                            client.patience.waited_in_vain()
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(direct)
@@ -167,24 +199,43 @@ class Reader:
                 nursery.start_soon(rebuilt)
 
     @staticmethod
-    async def _late(client: ShareClient | None, done: trio.Event, asked: float) -> None:
-        """Return when ``done`` is set, or the node of ``client``, asked at that time, is silent for too long."""
+    async def _late(client: ShareClient | None, done: trio.Event, asked: float, share_id: ShareId) -> None:
+        """Return when ``done`` is set, or the node of ``client``, asked for that share at that time or later, is silent for
+        too long. What it could not hear yet, because our own uploads fill the line, counts as asked when it has left.
+        """
+        seen = False
         while client is not None:
-            due = min(max(asked, client.moved) + client.patience.limit, asked + IN_ALL)
-            if trio.current_time() >= due:
+            now = trio.current_time()
+            left, gone = client.departed(share_id, asked)
+            due = min(max(left, client.moved) + client.patience.limit, left + IN_ALL)
+            if now >= due:
                 return
-            with trio.move_on_at(due):
+            # When it left is known as exactly as it is looked at.
+            with trio.move_on_at(due if gone and seen else min(due, now + LOOK)):
                 await done.wait()
                 return
+            seen = gone
 
     async def one(
         self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
     ) -> bytes | None:
         """One share (or a range of it) from the node that should hold it, or None (away, late, missing or wrong)."""
+        answer, data = await self.ask(stripe, index, offset, length, early)
+        node = stripe.shares[index].node
+        if answer is Answer.RIGHT and node is not None:
+            self._on_good(node)
+        return data
+
+    async def ask(
+        self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
+    ) -> tuple[Answer, bytes | None]:
+        """The same, and what kind of answer it was. Reads and audits both go through here, so that no node can tell one
+        from the other.
+        """
         share = stripe.shares[index]
         client = None if share.node is None else self._pool.client(share.node)
         if share.node is None or client is None:
-            return None
+            return Answer.AWAY, None
         root = share.merkle_root
         try:
             # Proved by the Merkle root (BLAKE3), which costs a fifth of hashing it all with SHA-256.
@@ -192,11 +243,13 @@ class Reader:
         except (Corrupt, ShareMissing) as error:
             self._pool.report(share.node, f"a share that it should hold is bad: {error}")
             self._on_bad(stripe, index, str(error))
-            return None
+            return Answer.WRONG, None
+        except NodeBusy:
+            return Answer.BUSY, None
         except HivefsError:
-            return None  # away, late or busy: others are asked
+            return Answer.SILENT, None  # away or late: others are asked
         self.fetched_bytes += len(data)
-        return data
+        return Answer.RIGHT, data
 
     def coming(self, stripe: Stripe, index: int) -> bool:
         """Whether a data share is in the cache, perhaps damaged, or on its way there."""
@@ -214,6 +267,7 @@ class Reader:
         client = None if holder is None else self._pool.client(holder)
         skip = offset % LEAF_BYTES
         early = Early(skip + length)
+        asked = trio.current_time()
 
         async def ask() -> None:
             data = await self.one(stripe, index, offset, length, early)
@@ -227,11 +281,15 @@ class Reader:
             self.fetched_bytes += len(early.data)
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            nursery.start_soon(take_early)
-            await self._late(client, trio.Event(), trio.current_time())
-            nursery.cancel_scope.cancel()
+        self._parts += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                nursery.start_soon(take_early)
+                await self._late(client, trio.Event(), asked, stripe.shares[index].share_id)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._parts -= 1
         return found[0] if found else None
 
     async def some(self, stripe: Stripe, count: int, without: set[int]) -> dict[int, bytes]:
@@ -239,7 +297,7 @@ class Reader:
         found: dict[int, bytes] = {}
         left = [i for i in range(stripe.total) if i not in without]
         for i in list(left):
-            if i < stripe.needed and len(found) < count and (data := self._cached(stripe, i)) is not None:
+            if i < stripe.needed and len(found) < count and (data := self.cached(stripe, i)) is not None:
                 found[i] = data
                 left.remove(i)
         left = [i for i in left if stripe.shares[i].node is not None]
@@ -255,10 +313,11 @@ class Reader:
             pending.discard(index)
             wake.set()
 
-        async def watch(index: int) -> None:
+        async def watch(index: int, asked: float) -> None:
             """A node that is late counts no more, so that another one is asked."""
-            client = self._pool.client(stripe.shares[index].node or NodeId(b""))
-            await self._late(client, trio.Event(), trio.current_time())
+            share = stripe.shares[index]
+            client = self._pool.client(share.node or NodeId(b""))
+            await self._late(client, trio.Event(), asked, share.share_id)
             late.add(index)
             wake.set()
 
@@ -268,7 +327,7 @@ class Reader:
                     index = left.pop(0)
                     pending.add(index)
                     nursery.start_soon(get, index)
-                    nursery.start_soon(watch, index)
+                    nursery.start_soon(watch, index, trio.current_time())
                 wake = trio.Event()
                 await wake.wait()
             nursery.cancel_scope.cancel()

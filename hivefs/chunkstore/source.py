@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 PLAIN_BYTES: Final = 16 << 20
 """Most plaintext of compressed chunks that is kept."""
 PLACES: Final = 1024
+TRIES: Final = 3
+"""How often a chunk is fetched that the engine moves meanwhile."""
+
 HINTS: Final = 8
 """Hints that wait to be given; older ones are forgotten."""
 
@@ -164,19 +167,33 @@ class CachedChunks:
 
         Several reads of one chunk ask once; when that one fails, the next of them tries by itself.
         """
-        while (data := self.cached(ref, start, end)) is None:
+        while (data := self._cached_now(ref, start, end)) is None:
             flight = self._flights.get(ref.chunk_id)
             if flight is not None:
                 await flight.wait()
                 continue
             self._flights[ref.chunk_id] = trio.Event()
             try:
-                data = await self._fetched(ref, start, end, next_refs)
+                for _ in range(TRIES):
+                    place = self._place(ref.chunk_id)
+                    data = await self._fetched(ref, start, end, next_refs)
+                    if data is not None:
+                        break
+                    self._places.pop(ref.chunk_id, None)
+                    if place == self._place(ref.chunk_id):
+                        break  # else the engine moved the chunk just now, and the share of another stripe is here
             finally:
                 self._flights.pop(ref.chunk_id).set()
             if data is None:
                 raise HivefsError(detail="a chunk was fetched and is not in the cache (is the local disk full?)")
             return data
+        return data
+
+    def _cached_now(self, ref: ChunkRef, start: int, end: int) -> bytes | None:
+        """The same as cached; a chunk that is not where it was remembered to be is looked up again."""
+        data = self.cached(ref, start, end)
+        if data is None and self._places.pop(ref.chunk_id, None) is not None:
+            data = self.cached(ref, start, end)
         return data
 
     async def _fetched(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes | None:

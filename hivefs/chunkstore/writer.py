@@ -20,6 +20,7 @@ from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.content.packing import Packed
 from hivefs.errors import HivefsError, HiveFull, NodeBusy, NotEnoughShares, PolicyInfeasible, TooFewNodes
+from hivefs.formats import policy as policy_format
 from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
@@ -86,7 +87,7 @@ class Writer:
             policy.needed,
             packed.share_bytes,
             tuple(Share(c.share_id, c.merkle_root, holders.get(i)) for i, c in enumerate(coded)),
-            policy.digest,
+            policy_format.digest(policy),
             self._clock(),
         )
 
@@ -136,6 +137,20 @@ class Writer:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
 
+    async def put_at(self, coded: Coded, node_id: NodeId) -> bool:
+        """Put one share at this very node; False when it cannot be put there now because it is being deleted there. Raises
+        what the node says.
+        """
+        holders: dict[int, NodeId] = {}
+        pairs = self._claims.claim([(node_id, coded.share_id)])
+        try:
+            problem = await self._put_all({0: coded}, [(0, node_id)], pairs, holders, set())
+        finally:
+            self._claims.release(pairs)
+        if problem is not None:
+            raise problem
+        return bool(holders)
+
     def look_for_place(
         self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int
     ) -> None:
@@ -152,7 +167,7 @@ class Writer:
         for count in range(len(missing), 0, -1):
             try:
                 return choose(
-                    self.policy.need(),
+                    self.policy,
                     candidates,
                     seed,
                     kept=kept,

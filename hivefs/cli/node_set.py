@@ -10,36 +10,51 @@ import click
 from hivefs.cli.node_caps import ChangeCaps, cap_options
 from hivefs.cli.output import json_option, show_json, size
 from hivefs.cli.sizes import byte_count
+from hivefs.errors import BadSetting
 
 
 @click.command("set")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--capacity", default=None, help="Most bytes of shares: 500M, 50G, 2T. Less than is used takes nothing new.")
+@click.option("--credit", default=None, help="Id of the vault that is credited with this node's room; 'none' for none.")
 @cap_options
 @json_option
 def command(
     directory: Path,
     capacity: str | None,
+    credit: str | None,
     change_caps: ChangeCaps,
     as_json: bool,
 ) -> None:
     """Change what the node in DIRECTORY gives. A running node takes it at once; without options it is shown."""
     from hivefs.daemon.node_control import change
-    from hivefs.node.config import NodeConfig
+    from hivefs.node.config import NodeConfig, check_credits
     from hivefs.node.running import caps_value
 
     count = None if capacity is None else byte_count(capacity)
+    credited = None
+    if credit is not None:
+        try:
+            credited = check_credits("" if credit == "none" else credit.lower())
+        except ValueError:
+            raise BadSetting(name="credit", reason="it is a vault's id, 32 hex digits, or 'none'") from None
 
     def changed(config: NodeConfig) -> NodeConfig:
         caps = change_caps(config.caps)
-        return replace(config, caps=caps, capacity=config.capacity if count is None else count)
+        return replace(
+            config,
+            caps=caps,
+            capacity=config.capacity if count is None else count,
+            credits=config.credits if credited is None else credited,
+        )
 
     config, running = change(directory.absolute(), changed)
-    value = {"capacity": config.capacity, **caps_value(config.caps), "running": running}
+    value = {"capacity": config.capacity, "credits": config.credits or None, **caps_value(config.caps), "running": running}
     if as_json:
         show_json(value)
         return
     click.echo(f"capacity        {size(config.capacity)}")
+    click.echo(f"credits vault   {config.credits or 'none'}")
     for name in ("upload", "download", "quiet_hours", "quiet_upload", "quiet_download"):
         found = value[name]
         if name == "quiet_hours":

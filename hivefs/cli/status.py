@@ -103,12 +103,24 @@ def picture(value: dict[str, Any]) -> RenderableType:
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
     facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
+    if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
+        facts.add_row("moving", moving_words(moving))
     age = "never" if not point["published_ns"] else f"{duration(time.time() - point['published_ns'] / 1e9)} ago"
     facts.add_row("checkpoint", f"number {point['sequence']}, {age}, {point['level']}")
     if engine.get("capacity"):
         facts.add_row("room", f"{size(engine['capacity']['free'])} of {size(engine['capacity']['total'])} free in the hive")
     facts.add_row("cache", size(engine["cache_bytes"]))
     return Group(facts, _nodes(engine["nodes"]))
+
+
+def moving_words(moving: dict[str, Any]) -> str:
+    """What the engine moves of its own accord, in one line."""
+    if not moving["queue"]:
+        return f"nothing now, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
+    why = ", ".join(sorted(moving["reasons"]))
+    left = "" if moving["eta_s"] is None else f", {duration(moving['eta_s'])} left"
+    wait = f", waits: {moving['waiting_for'].rstrip('.')}" if moving["waiting_for"] else ""
+    return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{wait}"
 
 
 def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:

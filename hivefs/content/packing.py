@@ -78,8 +78,9 @@ class Packer:
         self._places.append(place)
         return place
 
-    def pack(self, random: Callable[[int], bytes], keep_places: bool = False) -> Packed:
-        """Lay the chunks out, largest first into the emptiest share, which keeps the shares of a small stripe short.
+    def pack(self, random: Callable[[int], bytes], keep_places: bool = False, fresh: int = 0) -> Packed:
+        """Lay the chunks out, largest first into the emptiest share, which keeps the shares of a small stripe short. Each
+        share has at least ``fresh`` random bytes behind the chunks.
 
         Large-first can need more room than the order of ``add``; then, or when asked, the places of ``add`` are kept.
         """
@@ -92,7 +93,7 @@ class Packer:
         for i in sorted(range(len(places)), key=places.__getitem__):
             shares[places[i][0]].append(self._chunks[i])
             fill[places[i][0]] += len(self._chunks[i])
-        size = bucket(max(fill))
+        size = bucket(max(fill) + fresh)
         data = tuple(
             b"".join([*parts, random(size - used)]) if used < size else b"".join(parts)
             for parts, used in zip(shares, fill, strict=True)

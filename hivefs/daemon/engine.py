@@ -26,7 +26,7 @@ from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
-from hivefs.daemon.memory import keep_maps_small
+from hivefs.daemon.memory import keep_buffers, keep_maps_small
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
@@ -47,6 +47,8 @@ BOOTSTRAP_EVERY = 30.0
 REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
+KEPT_BYTES = 64 << 20
+"""Free memory that malloc keeps for the next shares: three stripes on their way are some 30 MiB."""
 T = TypeVar("T")
 
 
@@ -74,6 +76,7 @@ class Process:
         methods = control.Methods(
             {
                 "status": lambda _: engine.status(),
+                "ledger": lambda _: engine.moving.accounts(),
                 "nodes": lambda _: engine.status()["nodes"],
                 "hurry": self._hurry,
                 "fetch": self._fetch,
@@ -294,10 +297,13 @@ class Process:
                 await trio.sleep(1.0)
 
     async def watch_revoked(self) -> None:
-        """Ask now and then for a newer revocation list, each time another node: one alone could hide it."""
+        """Ask now and then for a newer revocation list and for news of nodes, each time another node: one alone could hide
+        them.
+        """
         while True:
             await trio.sleep(REVOKED_EVERY)
             await self._ask_one(self._engine.compare_revoked, lambda _: None)
+            await self._ask_one(self._engine.news.compare, lambda _: None)
 
     async def _ask_one(self, ask: Callable[[NodeClient], Awaitable[T]], take: Callable[[T], object]) -> None:
         """Some node that is online, if there is one."""
@@ -407,6 +413,7 @@ def main() -> int:
     """The process. Returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     priority.give_way(priority.ENGINE)
+    keep_buffers(KEPT_BYTES, arenas=1)
     harden()
     frame, report = take_frame()
     try:

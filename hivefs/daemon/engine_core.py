@@ -26,25 +26,30 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.engine_moving import EngineMoving
+from hivefs.daemon.engine_news import News
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import Corrupt
+from hivefs.errors import Corrupt, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
+from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
 from hivefs.placement.capacity import user_capacity
-from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.stage.reader import StageReader
 
 log = logging.getLogger(__name__)
@@ -68,12 +73,18 @@ class Engine:
         setting = home.vault.setting
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
         self.cache = Cache(home.cache, setting("cache_bytes"))
-        self.pool = Pool(self.store, dial, time.time_ns, float(setting("node_gone_after_s")), self._greeted)
-        self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
-        claims = Claims(self._intend)
+        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
+        self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
+        self.trust.on_suspended = lambda node_id: self.pool.touch()
+        self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
+        self.news = News(self.learn, self.evidence)
+        self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
+        self.claims = claims = Claims(self._intend)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
         self.stage = StageReader(home.stage, self.keys.stage_key)
-        self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, self.pool.change)
+        self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
+        self.repair.on_bad = self.trust.failed
+        self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
@@ -111,7 +122,8 @@ class Engine:
         self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
-        self._levels = {"remote": 0, "guaranteed": 0}
+        self.levels = {"remote": 0, "guaranteed": 0}
+        self.moving = EngineMoving(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -128,6 +140,11 @@ class Engine:
         family = self.policy.rules[0].family
         return frozenset() if member is None else member.authorities.get(family, frozenset())
 
+    def node_view(self, node_id: NodeId) -> NodeView | None:
+        """A node as repair sees it: one that is out of trust is left as one that leaves."""
+        view = self.store.node_view(node_id)
+        return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
+
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.repair.bad_share(stripe, index, reason)
 
@@ -139,7 +156,7 @@ class Engine:
     async def _greeted(self, client: NodeClient) -> None:
         """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
         await self.compare_revoked(client)
-        self.learn(await client.get_roster())
+        await self.news.greeted(client)
         self.checkpoint.compare(await client.get_heads())
         head = self.checkpoint.head()
         if head is not None and not (self.checkpoint.forked is not None and self.checkpoint.forked.data["own"]):
@@ -177,7 +194,7 @@ class Engine:
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in roster entries whose signatures hold; returns how many were new."""
-        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), 0
+        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), list[NodeId]()
         with self.store.writing():
             for entry in entries:
                 node_id = NodeId(entry.membership.subject)
@@ -187,12 +204,14 @@ class Engine:
                 if self.covers(entry.membership):
                     continue
                 if self.store.save_node(entry):
-                    new += 1
+                    new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+            changed = self.evidence.weigh(new)
         if new:
             self.pool.refresh()
-        return new
+            self.pool.weighed_anew(changed)
+        return len(new)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -203,6 +222,7 @@ class Engine:
             await nursery.start(self.pool.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
+            nursery.start_soon(self.evidence.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
@@ -212,9 +232,13 @@ class Engine:
     async def _after_hydration(self) -> None:
         """Repair and deletion need the whole book: after a recovery it is loaded first."""
         await self.hydration.run()
+        self.evidence.reload()
+        await self.evidence.weigh_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
+            nursery.start_soon(self.audit.run)
             nursery.start_soon(self.garbage.empty_trash)
+            nursery.start_soon(self.moving.run)
 
     async def _measure(self) -> None:
         """Bytes of data (with padding) at each level, for status: counted in slices, again and again."""
@@ -226,7 +250,7 @@ class Engine:
                     levels[level.name.lower()] += stripe.needed * stripe.share_bytes
                 if number % MEASURE_SLICE == MEASURE_SLICE - 1:
                     await trio.sleep(0.02)
-            self._levels = levels
+            self.levels = levels
             await trio.sleep(MEASURE_EVERY)
 
     async def _evict(self) -> None:
@@ -284,11 +308,11 @@ class Engine:
         candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
         if len(candidates) < self.policy.total:
             return None
-        free = user_capacity(self.policy.need(), [_usable(c) for c in candidates])
+        free = user_capacity(self.policy, [_usable(c) for c in candidates])
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        total = user_capacity(self.policy.need(), whole)
+        total = user_capacity(self.policy, whole)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
-        return total - kept, max(0, free - kept)
+        return self.moving.limited(total - kept, max(0, free - kept))
 
     # ---- what the mount and the command line ask ----------------------------------------------------------------------
 
@@ -309,7 +333,22 @@ class Engine:
         """Bring the share that holds a chunk into the cache, and then those of ``following``. See chunkstore.source.Fetch
         for ``span`` and for what is given back.
         """
-        place, stripe = await self.locate(chunk_id)
+        while True:
+            place, stripe = await self.locate(chunk_id)
+            try:
+                return await self._fetch(chunk_id, place, stripe, following, span)
+            except NotEnoughShares:
+                if self.store.place(chunk_id) == place:
+                    raise  # else it was moved meanwhile
+
+    async def _fetch(
+        self,
+        chunk_id: ChunkId,
+        place: ChunkPlace,
+        stripe: Stripe,
+        following: Sequence[ChunkId],
+        span: tuple[int, int] | None,
+    ) -> Piece | None:
         silent = False
         if span is not None and _short(span, place.length) and not self.reader.coming(stripe, place.index):
             offset, length = span
@@ -342,12 +381,13 @@ class Engine:
             "nodes": [self._node_status(m.node_id) for m in self.pool.members.values()],
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
-            "levels": self._levels,
+            "levels": self.levels,
             "repair": {
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
                 "waiting_for": self.repair.waiting_for,
             },
+            "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
                 "stripes": self.placing.progress.placed_stripes,
@@ -362,6 +402,7 @@ class Engine:
                 "forked": "" if self.checkpoint.forked is None else str(self.checkpoint.forked),
             },
             "trash": self.store.count("trash"),
+            "audit": self.audit.status(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
@@ -379,11 +420,13 @@ class Engine:
             "capacity": member.row.capacity,
             "problems": member.problems,
             "last_problem": member.last_problem or member.refused,
-            "attributes": {a.name: a.value for a in member.entry.membership.attributes},
-            "evidence": {a.name: a.evidence.name.lower() for a in member.entry.membership.attributes},
+            "attributes": {a.name: a.value for a in member.weighed.attributes},
+            "evidence": {a.name: a.evidence.name.lower() for a in member.weighed.attributes},
+            "unsure": list(member.weighed.problems),
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
             "leaving_s": member.entry.address.leaving_s,
+            **self.trust.status(node_id),
         }
 
 

@@ -11,7 +11,6 @@ What this imports must not import libp2p: it would cost every mount a second and
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -26,26 +25,15 @@ import trio
 from hivefs.daemon import launch, priority
 from hivefs.daemon.drive import Drive, DriveOptions
 from hivefs.daemon.home import Home, Secrets
+from hivefs.daemon.memory import keep_buffers
 from hivefs.errors import HivefsError, MountBusy, MountFailed
 from hivefs.fuse.mounting import MountOptions
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 10.0
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-
-
-def keep_buffers() -> None:
-    """Let malloc keep memory for buffers of 1 MiB instead of giving it back to the kernel after each request.
-
-    Otherwise each request of that size costs some 250 page faults per buffer, more than everything else it costs. What
-    is kept is bounded: above 64 MiB of free memory at the end of the heap it is given back. glibc only; elsewhere
-    nothing is changed.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in ((_M_MMAP_THRESHOLD, 16 << 20), (_M_TRIM_THRESHOLD, 64 << 20), (_M_TOP_PAD, 4 << 20)):
-            mallopt(parameter, value)
+KEPT_BYTES = 64 << 20
+"""Free memory that malloc keeps for the next requests."""
 
 
 def options_of(frame: dict[str, Any]) -> DriveOptions:
@@ -95,7 +83,7 @@ def main() -> int:
     """See the head of the file; the exit status."""
     launch.harden()
     priority.short_turns()
-    keep_buffers()
+    keep_buffers(KEPT_BYTES)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     frame, report = launch.take_frame()

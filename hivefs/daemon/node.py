@@ -18,7 +18,7 @@ from hivefs.daemon import control, node_control
 from hivefs.daemon.hive import HiveKey
 from hivefs.daemon.joining import ask_in
 from hivefs.daemon.launch import Report
-from hivefs.daemon.memory import keep_maps_small
+from hivefs.daemon.memory import keep_buffers, keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
 from hivefs.daemon.service_manager import notify
 from hivefs.errors import BadInvitation, BadSetting, HivefsError, NodeProblem
@@ -33,6 +33,9 @@ from hivefs.transport import open_host
 from hivefs.transport.addresses import peer_id_from_key, split_address, split_listen_address
 
 log = logging.getLogger("hivefs.node")
+
+KEPT_BYTES = 8 << 20
+"""Free memory that malloc keeps for the next shares."""
 
 
 def make_node(
@@ -158,6 +161,7 @@ def run(
     other = running_node(directory)
     if other is not None:
         raise NodeProblem(path=directory, reason=f"it runs already (pid {other.pid})")
+    keep_buffers(KEPT_BYTES, arenas=1)
     trio.run(_run, directory, report, told, at)
 
 

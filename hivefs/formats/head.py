@@ -9,7 +9,14 @@ from hivefs.crypto import keys
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import Corrupt
 from hivefs.formats import strict
-from hivefs.formats.stripe import page_ref_from_items, page_ref_to_items, stripe_from_items, stripe_to_items
+from hivefs.formats.stripe import (
+    CERTIFIED,
+    page_ref_from_items,
+    page_ref_to_items,
+    stripe_from_items,
+    stripe_to_items,
+    version_with,
+)
 from hivefs.model.head import DeviceCertificate, Head, Root
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, DeviceId, VaultId
 
@@ -160,7 +167,7 @@ def root_to_bytes(root: Root) -> bytes:
     page = None if root.page is None else page_ref_to_items(root.page)
     return strict.encode(
         _ROOT,
-        VERSION,
+        version_with(root.stripes),
         page,
         root.height,
         root.records,
@@ -174,7 +181,7 @@ def root_to_bytes(root: Root) -> bytes:
 def root_from_bytes(data: bytes) -> Root:
     """Raises Corrupt or UnknownVersion."""
     what = "the root of a checkpoint"
-    parts = strict.items_of(what, _ROOT, VERSION, data)
+    parts = strict.items_of_any(what, _ROOT, (VERSION, CERTIFIED), data)
 
     def build() -> Root:
         page, height, records, stripes, counter, seen, hive_key = parts

@@ -9,7 +9,14 @@ from typing import Any
 
 from hivefs.errors import Corrupt
 from hivefs.formats import strict
-from hivefs.formats.stripe import page_ref_from_items, page_ref_to_items, stripe_from_items, stripe_to_items
+from hivefs.formats.stripe import (
+    CERTIFIED,
+    page_ref_from_items,
+    page_ref_to_items,
+    stripe_from_items,
+    stripe_to_items,
+    version_with,
+)
 from hivefs.model.ids import CHUNK_BYTES, StripeId
 from hivefs.model.page import Child, InnerPage, LeafPage, Page
 from hivefs.model.stripe import Purpose, Stripe
@@ -30,7 +37,7 @@ def to_bytes(page: Page) -> bytes:
         return strict.encode(_MAGIC, VERSION, 0, [key for key, _ in page.records], [value for _, value in page.records], [])
     return strict.encode(
         _MAGIC,
-        VERSION,
+        version_with(page.stripes.values()),
         page.level,
         [child.first_key for child in page.children],
         [[child.records, *page_ref_to_items(child.ref)] for child in page.children],
@@ -40,7 +47,7 @@ def to_bytes(page: Page) -> bytes:
 
 def from_bytes(data: bytes) -> Page:
     """Raises Corrupt or UnknownVersion. What the parent says of the page is checked by content/tree.check_page."""
-    parts = strict.items_of(_WHAT, _MAGIC, VERSION, data)
+    parts = strict.items_of_any(_WHAT, _MAGIC, (VERSION, CERTIFIED), data)
 
     def build() -> Page:
         level, keys, values, stripes = parts

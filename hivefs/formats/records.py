@@ -84,6 +84,31 @@ def node_key(node_id: bytes) -> bytes:
     return b"n" + node_id
 
 
+def policy_key(digest: bytes) -> bytes:
+    """p || digest of a policy's definition, or zeros for the text of all"""
+    return b"p" + digest
+
+
+def standing_key(digest: bytes) -> bytes:
+    """a || digest of what was known of a node"""
+    return b"a" + digest
+
+
+def trusted_key(key: bytes) -> bytes:
+    """e k || key that the user trusts"""
+    return b"ek" + key
+
+
+def attestation_key(subject: bytes, attester: bytes) -> bytes:
+    """e a || node id || attester's key: an attestation that the user imported"""
+    return b"ea" + subject + attester
+
+
+def statement_key(node_id: bytes) -> bytes:
+    """e s || node id: what that node says of itself"""
+    return b"es" + node_id
+
+
 def _version(what: str, value: bytes) -> None:
     if not value:
         raise Corrupt(what=what, reason="it is empty")

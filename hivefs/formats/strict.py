@@ -37,6 +37,16 @@ def items_of(what: str, magic: str, version: int, data: bytes) -> list[Any]:
     return value[2:]
 
 
+def items_of_any(what: str, magic: str, versions: tuple[int, ...], data: bytes) -> list[Any]:
+    """The same for a format of which several versions are read; ``exactly`` holds each to its own form."""
+    try:
+        return items_of(what, magic, versions[0], data)
+    except UnknownVersion as error:
+        if error.version not in versions:
+            raise
+        return items_of(what, magic, error.version, data)
+
+
 def exactly(what: str, data: bytes, build: Callable[[], T], to_bytes: Callable[[T], bytes]) -> T:
     """``build()``, provided that it encodes to exactly ``data``; any mistake in the parts becomes Corrupt."""
     try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from hivefs.errors import UnknownVersion
 from hivefs.formats import strict
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, MAX_SHARE_BYTES, NodeId, ShareId, StripeId
 from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
@@ -34,6 +34,13 @@ def stripe_to_items(stripe: Stripe) -> list[Any]:
         stripe.policy_hash,
         stripe.placed_ns,
     ]
+
+
+def version_with(stripes: Iterable[Stripe]) -> int:
+    """The version of a format that holds these stripes: CERTIFIED when one of them has a standing. So a release that does
+    not know standings says that it does not know the version, and not that the bytes are damaged.
+    """
+    return CERTIFIED if any(map(_certified, stripes)) else VERSION
 
 
 def _certified(stripe: Stripe) -> bool:
@@ -74,17 +81,12 @@ def stripe_from_items(value: Any) -> Stripe:
 
 def to_bytes(stripe: Stripe) -> bytes:
     """Canonical CBOR."""
-    return strict.encode(_MAGIC, CERTIFIED if _certified(stripe) else VERSION, stripe_to_items(stripe))
+    return strict.encode(_MAGIC, version_with((stripe,)), stripe_to_items(stripe))
 
 
 def from_bytes(data: bytes) -> Stripe:
     """Raises Corrupt or UnknownVersion."""
-    try:
-        parts = strict.items_of(_WHAT, _MAGIC, VERSION, data)
-    except UnknownVersion as error:
-        if error.version != CERTIFIED:
-            raise
-        parts = strict.items_of(_WHAT, _MAGIC, CERTIFIED, data)
+    parts = strict.items_of_any(_WHAT, _MAGIC, (VERSION, CERTIFIED), data)
     return strict.exactly(_WHAT, data, lambda: stripe_from_items(parts[0]), to_bytes)
 
 

@@ -44,6 +44,8 @@ SETTINGS: Mapping[str, Setting] = {
     "cache_bytes": Setting(2 << 30, 16 << 20, 1 << 50, "most bytes of sealed chunks kept on this machine"),
     "reserve_bytes": Setting(256 << 20, 0, 1 << 50, "free bytes that are left on the local disk"),
     "lan": Setting(0, 0, 1, "1 looks for nodes on the local network (mDNS), which tells it that HiveFS is used"),
+    "enforce_entitlement": Setting(0, 0, 1, "1 takes no more data than the vault's own contribution to the hive allows"),
+    "maintenance_bytes_s": Setting(0, 0, 1 << 40, "most bytes a second of repair, moving and audits (0: no limit)"),
     "read_deadline_s": Setting(60, 1, 3600, "seconds after which a read that no node serves fails"),
 }
 

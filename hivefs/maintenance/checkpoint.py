@@ -179,6 +179,8 @@ class Checkpoint:
         self.wanted = trio.Event()
         self.on_reap: Callable[[int], None] = lambda sequence: None
         self.forked: VaultForked | None = None
+        self.evacuate: frozenset[StripeId] = frozenset()
+        """Metadata stripes whose pages the next checkpoint writes elsewhere, whether anything else changed or not."""
         self._refused: dict[NodeId, str] = {}
 
     # ---- the present state ------------------------------------------------------------------------------------------
@@ -268,7 +270,8 @@ class Checkpoint:
         """
         if self.forked is not None and self.forked.data["own"]:
             raise self.forked
-        idle = not any(self._state.count(table) for table in ("changed", "moved"))
+        evacuate, self.evacuate = self.evacuate, frozenset()
+        idle = not evacuate and not any(self._state.count(table) for table in ("changed", "moved"))
         if idle and self._state.info("head_out") is True:
             with snapshot() as theirs:
                 if next(theirs.changes(), None) is None:
@@ -279,7 +282,7 @@ class Checkpoint:
         self._pages.made = []
         try:
             with snapshot() as theirs, self._state.changes() as ours:
-                root, dropped, upto = await self._edit(theirs.changes(), ours, replaced)
+                root, dropped, upto = await self._edit(theirs.changes(), ours, replaced, evacuate)
         except BaseException:  # cancellation too: no tree will name these stripes; raised again
             with self._state.writing():
                 for stripe_id in self._pages.made:
@@ -298,6 +301,7 @@ class Checkpoint:
         theirs: Iterator[tuple[bytes, bytes | None, int]],
         ours: Iterator[tuple[bytes, bytes | None]],
         replaced: dict[StripeId, Stripe],
+        evacuate: frozenset[StripeId],
     ) -> tuple[Root, list[PageRef], int]:
         """The new root, the pages it does not name any more, and the newest commit among ``theirs``."""
         upto = 0
@@ -309,7 +313,8 @@ class Checkpoint:
                 yield key, value
 
         changes = heapq.merge(unnumbered(), ours, key=itemgetter(0))
-        root, dropped = await self._tree.update(self.root(), list(islice(changes, BATCH)), replaced=replaced)
+        first = list(islice(changes, BATCH))
+        root, dropped = await self._tree.update(self.root(), first, replaced=replaced, evacuate=evacuate)
         while batch := list(islice(changes, BATCH)):
             root, more = await self._tree.update(root, batch)
             dropped += more

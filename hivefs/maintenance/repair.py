@@ -11,10 +11,11 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
 import trio
+import trio.lowlevel
 
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer, name_share
@@ -66,6 +67,10 @@ def plan(stripe: Stripe, look: Callable[[NodeId], NodeView | None]) -> Plan:
     return Plan(missing, kept, len(kept) + len(moving) - stripe.needed, tuple(moving))
 
 
+async def _at_once(size: int, urgent: bool) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 class Repair:
     """See the head of the file. ``look`` is how nodes are seen now."""
 
@@ -89,7 +94,11 @@ class Repair:
         self._away: set[tuple[NodeId, bool]] = set()
         self.repaired = 0
         self.waiting_for = ""
+        self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
+        """Waits until so many bytes may be fetched or sent; urgent ones wait less (maintenance/budget.py)."""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
+        self.on_bad: Callable[[NodeId], None] = lambda node_id: None
+        """Hears of a node that does not hold what it should, once for each share."""
 
     @property
     def queue(self) -> int:
@@ -124,6 +133,8 @@ class Repair:
             self._state.save_stripe(replace(now, shares=tuple(shares)))
             if node is not None:
                 self._state.trash_share(node, shares[index].share_id)
+        if node is not None:
+            self.on_bad(node)
         self.add(stripe.stripe_id)
 
     async def run(self) -> None:
@@ -212,6 +223,7 @@ class Repair:
             return True
         # What has no other place is looked at again and again: that must not read shares each time.
         self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes)
+        await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
             made = await self._remade(stripe, decision)

@@ -71,12 +71,17 @@ class TreeReader:
 
     async def pages(self, root: Root) -> AsyncIterator[tuple[PageRef, Stripe]]:
         """Every page of the tree, leaves too, and its stripe; only inner pages are read. Raises Corrupt."""
+        async for _, ref, stripe in self.leveled(root):
+            yield ref, stripe
+
+    async def leveled(self, root: Root) -> AsyncIterator[tuple[int, PageRef, Stripe]]:
+        """The same with the level of each page, 0 for leaves."""
         async for spot in self.spots(root, 1):
             if spot.level == root.height - 1:
-                yield spot.link.ref, stripe_of(spot)
+                yield spot.level, spot.link.ref, stripe_of(spot)
             if spot.level:
                 for child in await self.children(spot):
-                    yield child.link.ref, stripe_of(child)
+                    yield child.level, child.link.ref, stripe_of(child)
 
     async def stripes(self, root: Root) -> AsyncIterator[Stripe]:
         """Every stripe that holds pages of the tree, once; only inner pages are read. Raises Corrupt."""

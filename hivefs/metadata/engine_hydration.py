@@ -75,13 +75,15 @@ class HydrationTables(StripeTables, NodeTables):
 
     def _loaded_record(self, key: bytes, value: bytes) -> None:
         if key[:1] == b"c":
-            self.add_live(records.place_from_bytes(value).stripe_id, 1)
+            stripe_id = records.place_from_bytes(value).stripe_id
+            self.put("within", stripe_id + key[1:])
+            self.add_live(stripe_id, 1)
         elif key[:1] == b"s":
             stripe = stripe_format.from_bytes(value)
             for index, share in enumerate(stripe.shares):
                 if share.node is not None:
                     self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
-        elif self._get("nodes", key[1:]) is None:
+        elif key[:1] == b"n" and self._get("nodes", key[1:]) is None:
             self.save_node_row(NodeId(key[1:]), NodeRow(NodeState.OFFLINE, 0))
 
     def hydrated(self) -> None:

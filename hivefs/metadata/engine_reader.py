@@ -6,15 +6,20 @@ from collections.abc import Iterator
 
 import cbor2
 
-from hivefs.formats import records
+from hivefs.formats import attestation, records
+from hivefs.formats import policy as policy_format
+from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
 from hivefs.formats.member import entry_from_bytes
 from hivefs.metadata.engine_tables import EngineTables
+from hivefs.model.attestation import Attestation, Statement, TrustedKey
 from hivefs.model.ids import ChunkId, NodeId, StripeId
-from hivefs.model.node import RosterEntry
+from hivefs.model.node import Attribute, Evidence, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Level, Stripe
 from hivefs.placement.attributes import authorities
+from hivefs.placement.evidence import Weighed, weigh
 from hivefs.placement.health import Health, NodeRow, NodeState, NodeView, judge
+from hivefs.placement.policy import Policy
 
 
 class EngineReader(EngineTables):
@@ -29,6 +34,21 @@ class EngineReader(EngineTables):
         """A data or metadata stripe."""
         value = self._load("tree", records.stripe_key(stripe_id)) or self._load("meta", stripe_id)
         return None if value is None else stripe_format.from_bytes(value)
+
+    def policy_text(self) -> str:
+        """The text of the policies (policy.toml); empty when there is none. Raises Corrupt, UnknownVersion."""
+        value = self._load("tree", records.policy_key(policy_format.TEXT_KEY))
+        return "" if value is None else policy_format.text_from_bytes(value)
+
+    def policy_of(self, digest: bytes) -> Policy | None:
+        """The definition with that digest, when it is known. Raises Corrupt, UnknownVersion."""
+        value = self._load("tree", records.policy_key(digest)) if any(digest) else None
+        return None if value is None else policy_format.from_bytes(value)
+
+    def standing(self, digest: bytes) -> tuple[Attribute, ...] | None:
+        """What was known of a node, by its digest. Raises Corrupt, UnknownVersion."""
+        value = self._load("tree", records.standing_key(digest))
+        return None if value is None else standing_format.from_bytes(value)
 
     def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
         """Certificate and addresses of a node."""
@@ -45,19 +65,55 @@ class EngineReader(EngineTables):
         state, since, free, capacity = cbor2.loads(value)
         return NodeRow(NodeState(state), since, free, capacity)
 
+    def weighed(self, node_id: NodeId) -> Weighed:
+        """What is known of a node and with what evidence, as the engine weighed it last (maintenance/evidence.py). Of one
+        that it did not weigh yet, and of which it may know more, all is claimed.
+        """
+        value = self._load("known", node_id)
+        if value is not None:
+            attributes, problems = cbor2.loads(value)
+            return Weighed(tuple(Attribute(n, v, Evidence(e)) for n, v, e in attributes), tuple(problems))
+        entry = self.roster_entry(node_id)
+        return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.reachable)
+
+    def is_weighed(self, node_id: NodeId) -> bool:
+        """Whether the engine has weighed what is known of that node."""
+        return self._get("known", node_id) is not None
+
+    def trusted_keys(self) -> list[TrustedKey]:
+        """Keys whose attestations the user believes."""
+        found = (self._load("tree", key) for key in self.keys("tree", records.trusted_key(b"")))
+        return [attestation.trusted_from_bytes(value) for value in found if value is not None]
+
+    def attestations_of(self, node_id: NodeId) -> list[Attestation]:
+        """Attestations about a node that the user imported; their signatures were checked then."""
+        found = (self._load("tree", key) for key in self.keys("tree", records.attestation_key(node_id, b"")))
+        return [attestation.attestation_from_bytes(value) for value in found if value is not None]
+
+    def statement_of(self, node_id: NodeId) -> Statement | None:
+        """What a node says of itself; its signatures were checked when it came."""
+        value = self._load("tree", records.statement_key(node_id))
+        return None if value is None else attestation.statement_from_bytes(value)
+
+    def node_ids(self) -> list[NodeId]:
+        """All nodes of the book."""
+        return [NodeId(key[1:]) for key in self.keys("tree", b"n")]
+
     def node_view(self, node_id: NodeId) -> NodeView | None:
         """State and authorities; opened once for the same stored bytes."""
         row, entry = self._get("nodes", node_id), self._get("tree", records.node_key(node_id))
         if row is None or entry is None:
             return None
+        stored = (row, entry, self._get("known", node_id))
         known = self._views.get(node_id)
-        if known is not None and known[1] == row and known[2] == entry:
+        if known is not None and known[1] == stored:
             return known[0]
         node_row, roster = self.node_row(node_id), self.roster_entry(node_id)
         if node_row is None or roster is None:
             return None
-        view = NodeView(node_row.state, authorities(roster.membership.attributes), bool(roster.address.leaving_s))
-        self._views[node_id] = (view, row, entry)
+        attributes = self.weighed(node_id).attributes
+        view = NodeView(node_row.state, authorities(attributes), bool(roster.address.leaving_s))
+        self._views[node_id] = (view, stored)
         return view
 
     def health(self, stripe: Stripe) -> Health:

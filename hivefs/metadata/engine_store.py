@@ -12,12 +12,15 @@ Every write transaction is synced at commit: what the engine says to the mount o
 from __future__ import annotations
 
 from hivefs.metadata.engine_checkpoints import CheckpointTables
+from hivefs.metadata.engine_evidence import EvidenceTables
 from hivefs.metadata.engine_hydration import HydrationTables
+from hivefs.metadata.engine_policies import PolicyTables
 from hivefs.metadata.engine_reader import EngineReader
 from hivefs.metadata.engine_tables import OWN_PREFIXES, TABLES
+from hivefs.metadata.engine_trust import TrustTables
 
 
-class EngineStore(CheckpointTables, HydrationTables):
+class EngineStore(CheckpointTables, EvidenceTables, PolicyTables, HydrationTables, TrustTables):
     """Write access for the engine process. Changes happen inside ``with store.writing():``, synced at its end."""
 
 

@@ -13,10 +13,19 @@ from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
 
 _DOOMED = struct.Struct(">QB")
 _OFFER = struct.Struct(">QQ")
+_DOOMED_NAME, _DOOMED_SHARE = 0, 1
+
+
+def moved_share(key: bytes) -> tuple[NodeId, ShareId] | None:
+    """The share that a key of ``doomed`` speaks of, when it is one that moved (``doom_share``)."""
+    if key[_DOOMED.size - 1] != _DOOMED_SHARE:
+        return None
+    name = key[_DOOMED.size + 16 :]
+    return NodeId(name[:32]), ShareId(name[32:])
 
 
 class StripeTables(EngineWriter):
-    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash."""
+    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash; takes out of spare."""
 
     def save_stripe(self, stripe: Stripe) -> None:
         """Record a stripe and who holds it (also over an older version of it)."""
@@ -29,6 +38,8 @@ class StripeTables(EngineWriter):
             if share.node is not None:
                 self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
                 self.delete("trash", share.node + share.share_id)
+                self.delete("spare", share.node + share.share_id)
+                self.delete("unknown", share.node + share.share_id)
         value = stripe_format.to_bytes(stripe)
         if stripe.purpose == Purpose.METADATA:
             self.save("meta", stripe.stripe_id, value)
@@ -41,7 +52,21 @@ class StripeTables(EngineWriter):
         """Record a freshly placed chunk, offered to the mount for that slot of that file."""
         self._save_tree(records.chunk_key(chunk_id), records.place_to_bytes(place))
         self.put("offered", chunk_id, _OFFER.pack(ino, slot))
+        self.put("within", place.stripe_id + chunk_id)
         self.add_live(place.stripe_id, 1)
+
+    def move_place(self, chunk_id: ChunkId, before: ChunkPlace, after: ChunkPlace) -> bool:
+        """A chunk was copied to another place, which counts from now on; the old one goes once a head with the new one is
+        out. False, and nothing is changed, when the chunk is not there any more or was moved meanwhile.
+        """
+        if self.place(chunk_id) != before:
+            return False
+        self._save_tree(records.chunk_key(chunk_id), records.place_to_bytes(after))
+        self.delete("within", before.stripe_id + chunk_id)
+        self.put("within", after.stripe_id + chunk_id)
+        self._doom(before.stripe_id, chunk_id)
+        self.add_live(after.stripe_id, 1)
+        return True
 
     def add_live(self, stripe_id: StripeId, count: int) -> int:
         """Change the number of live chunks or pages of a stripe; returns the new one."""
@@ -79,14 +104,19 @@ class StripeTables(EngineWriter):
         if place is None:
             return
         self._save_tree(records.chunk_key(chunk_id), None)
+        self.delete("within", place.stripe_id + chunk_id)
         self._doom(place.stripe_id, chunk_id)
 
     def doom_page(self, stripe_id: StripeId, name: bytes) -> None:
         """A page of the metadata tree was replaced."""
         self._doom(stripe_id, name)
 
-    def _doom(self, stripe_id: StripeId, name: bytes) -> None:
-        self.put("doomed", _DOOMED.pack(self.sequence, 0) + stripe_id + name)
+    def doom_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
+        """A share was copied to another node: the one at this node is deleted once a head that names the other is out."""
+        self._doom(stripe_id, node_id + share_id, _DOOMED_SHARE)
+
+    def _doom(self, stripe_id: StripeId, name: bytes, kind: int = _DOOMED_NAME) -> None:
+        self.put("doomed", _DOOMED.pack(self.sequence, kind) + stripe_id + name)
 
     def reap(self, published: int, limit: int) -> int:
         """Forget what was doomed at or before sequence ``published``: empty stripes go, with their shares to the trash.
@@ -100,9 +130,17 @@ class StripeTables(EngineWriter):
             done += 1
             self.delete("doomed", key)
             stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
-            if self.live(stripe_id) and self.add_live(stripe_id, -1) == 0:
+            if (share := moved_share(key)) is not None:
+                self._reap_share(stripe_id, *share)
+            elif self.live(stripe_id) and self.add_live(stripe_id, -1) == 0:
                 self.forget_stripe(stripe_id)
         return done
+
+    def _reap_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
+        stripe = self.stripe(stripe_id)
+        # It may have come back to that node since.
+        if stripe is None or not any(s.node == node_id and s.share_id == share_id for s in stripe.shares):
+            self.trash_share(node_id, share_id)
 
     def forget_stripe(self, stripe_id: StripeId) -> None:
         """Drop a stripe; its shares are queued for deletion at their nodes."""

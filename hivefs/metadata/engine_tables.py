@@ -2,18 +2,26 @@
 
 Tables and what they hold (values sealed with the vault's engine key unless said otherwise):
 
-    tree      c || chunk id -> place; s || stripe id -> data stripe; n || node id -> roster entry (in checkpoints)
+    tree      c || chunk id -> place; s || stripe id -> data stripe; n || node id -> roster entry;
+              p || digest -> policies; a || digest -> standing of a node                               (all in checkpoints)
+              e || k, a or s || keys -> trusted keys, attestations, what nodes say of themselves       (in checkpoints)
     meta      stripe id -> stripe of metadata pages                                                 (not: see Root)
     changed   tree key -> sequence of the last change that no checkpoint holds yet                  (plain)
     bynode    node id || stripe id -> share number                                                  (plain)
     live      stripe id -> number of live chunks or pages in it                                     (plain)
     offered   chunk id -> inode, slot: placed, but the mount has not said yet whether it took it      (plain)
-    doomed    sequence || kind || id -> chunks and pages to forget once a head after it is out       (plain)
+    doomed    sequence || kind || id -> what to forget once a head after it is out: 0, a chunk or page of a stripe
+              (stripe id || its name); 1, a share that moved (stripe id || node id || share id)  (plain)
     trash     node id || share id -> (empty): shares to delete at a node                            (plain)
     nodes     node id -> state, since, free bytes, capacity                                         (sealed CBOR)
+    known     node id -> its attributes with their evidence for this vault, and what is wrong with them (sealed CBOR)
     moved     stripe id -> (empty): metadata stripes whose nodes changed since the last checkpoint     (plain)
     loaded    low key -> high key: ranges of the tree that are here, while ``hydrating``              (plain)
+    within    stripe id || chunk id -> (empty): the chunks of each data stripe                       (plain)
+    unknown   node id || share id -> when that node first listed it, a share that nothing names (ns)  (plain)
     info      small values                                                                           (sealed)
+    reputation node id -> what is known of its conduct (docs/formats/reputation.md)                  (sealed)
+    spare     node id || share id -> stripe id, share number, since: old copies at nodes that were gone (plain)
 
 Every write transaction is synced at commit: what the engine says to the mount or to a node is on disk before.
 """
@@ -35,10 +43,14 @@ from hivefs.placement.health import NodeView
 from hivefs.placement.verifier import Rules
 
 MAP_BYTES = 64 << 30
-TABLES = ("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info")
+TABLES = (
+    *("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info"),
+    *("reputation", "spare"),
+    *("known", "within", "unknown"),
+)
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""
 
-OWN_PREFIXES = (b"c", b"n", b"s")
+OWN_PREFIXES = (b"a", b"c", b"e", b"n", b"p", b"s")
 """First bytes of the tree's keys that are the engine's (docs/formats/records.md)."""
 
 
@@ -57,7 +69,7 @@ class EngineTables:
         except lmdb.Error as error:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
-        self._views: dict[bytes, tuple[NodeView, bytes, bytes]] = {}
+        self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None]]] = {}
 
     _writes = False
 
@@ -108,6 +120,14 @@ class EngineTables:
     def _opened(self, table: str, key: bytes, txn: lmdb.Transaction) -> bytes | None:
         value = txn.get(key, db=self._db[table])
         return None if value is None else self._sealer.open(table.encode() + b"/" + key, bytes(value))
+
+    def plain(self, table: str, key: bytes) -> bytes | None:
+        """A value of a plain table."""
+        return self._get(table, key)
+
+    def has_entry(self, table: str, key: bytes) -> bool:
+        """Whether a table has that key."""
+        return self._get(table, key) is not None
 
     def info(self, name: str) -> Any:
         """A small value by name, or None."""

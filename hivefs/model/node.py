@@ -6,7 +6,7 @@ import enum
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from hivefs.model.ids import NodeId
+from hivefs.model.ids import ID_BYTES, NodeId
 
 
 class Evidence(enum.IntEnum):
@@ -129,6 +129,10 @@ LEAVING_MARK = "/hivefs-leaving/"
 """And the time since when, in seconds since 1970."""
 
 
+CREDITS_MARK = "/hivefs-credits/"
+"""And the id of the vault (32 hex digits) to which the node's operator gives credit for what the node contributes."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressRecord:
     """Where a node says it listens, signed by the node itself; the higher sequence wins. ``addresses`` are the items as
@@ -153,6 +157,15 @@ class AddressRecord:
             if said != address and said.isascii() and said.isdigit() and len(said) <= 12:
                 return int(said)
         return 0
+
+    @property
+    def credits(self) -> str:
+        """The id of the vault that the node's operator credits, in hex; empty when none."""
+        for address in self.addresses:
+            said = address.removeprefix(CREDITS_MARK)
+            if said != address and len(said) == 2 * ID_BYTES and not set(said) - set("0123456789abcdef"):
+                return said
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

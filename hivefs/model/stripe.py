@@ -51,8 +51,8 @@ class Share:
 class Stripe:
     """k data shares and n-k parity shares of ``share_bytes`` each. ``shares[i]`` is piece i; i < needed is data.
 
-    With the standings of its shares, ``policy_hash`` (Policy.digest) and ``placed_ns`` are the stripe's certificate: this
-    placement was proved under that policy at that time (nanoseconds since 1970).
+    With the standings of its shares, ``policy_hash`` (formats/policy.py) and ``placed_ns`` are the stripe's certificate:
+    this placement was proved under that policy at that time (nanoseconds since 1970).
     """
 
     stripe_id: StripeId

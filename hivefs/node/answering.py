@@ -6,7 +6,8 @@ Runs in trio; everything that touches the disk for longer than an index lookup g
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -23,8 +24,10 @@ from hivefs.model.node import Membership
 from hivefs.node.batching import Batcher
 from hivefs.node.leases import SKEW_NS, LeaseClock, grant
 from hivefs.node.members import Members
+from hivefs.node.receipts import Receipts
 from hivefs.node.roster import Roster
 from hivefs.node.space import Space
+from hivefs.node.statements import Statements
 from hivefs.node.store import PutJob, ReadJob, ShareStore
 from hivefs.protocol import answers, requests
 from hivefs.protocol.answers import Answer, NodeStat
@@ -37,9 +40,21 @@ MAX_DEVICES = 64
 """Devices of one vault whose heads a node keeps."""
 
 PAGE_BYTES = 1 << 20
+LISTED_ROWS = 1 << 16
+"""Leases of all vaults that one listing looks at: some 50 ms."""
+
 _FEW = 64
 _SPARE_DISK = 16 << 20
 """Bytes of the file system that are not reported as free: the index grows too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The answer to a GET: ``part`` without its ``length`` bytes, and ``read(offset, length)`` of those."""
+
+    part: answers.Part
+    length: int
+    read: Callable[[int, int], Awaitable[bytes]]
 
 
 class Answerer:
@@ -59,12 +74,19 @@ class Answerer:
         self.space = Space(store.index, capacity, vault_quota)
         self.members = Members(store, membership.hive_key)
         self.roster = Roster(store, membership.hive_key, self.members)
+        self.statements = Statements(store, self.roster)
+        self.on_news: Callable[[], None] = lambda: None
+        """Called after the roster or statements had news."""
+
         self.clock = clock
         self.lease_clock = lease_clock
         self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
         self._reads: Batcher[ReadJob, bytes] = Batcher(store.read_many, lanes=2, most=16)
         self.leaving = False
         """Take no new shares, and say that there is no room."""
+
+        self.receipts: Receipts | None = None
+        """None while this node cannot sign (in tests of the rest)."""
 
         self._collecting = trio.Lock()
         self._threads = trio.CapacityLimiter(2)
@@ -117,7 +139,15 @@ class Answerer:
                 return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
             case requests.HeadsGet() | requests.RosterGet() | requests.MembersGet() | requests.RevokedGet():
                 return PAGE_BYTES
-            case requests.RosterPut() | requests.HeadPut() | requests.MembersPut() | requests.RevokedPut():
+            case requests.StatementsGet() | requests.ListShares():
+                return PAGE_BYTES
+            case (
+                requests.StatementsPut()
+                | requests.RosterPut()
+                | requests.HeadPut()
+                | requests.MembersPut()
+                | requests.RevokedPut()
+            ):
                 return 1 << 18
         return 0
 
@@ -127,7 +157,8 @@ class Answerer:
             case requests.Put():
                 return await self._put(session.owner(), request)
             case requests.Get():
-                return await self._get(request)
+                planned = self.plan(request)
+                return replace(planned.part, data=await planned.read(0, planned.length))
             case requests.Have(share_ids):
                 if len(share_ids) <= _FEW:
                     return answers.Sizes(tuple(self.store.index.sizes(share_ids)))
@@ -149,13 +180,32 @@ class Answerer:
                 more, entries = self.roster.page(after, PAGE_BYTES)
                 return answers.Page(more, tuple(entries))
             case requests.RosterPut(blobs):
-                return answers.Taken(await self._in_thread(partial(self.roster.take, blobs, self.clock())))
+                return answers.Taken(await self.take_roster(blobs))
             case requests.Stat():
                 return self.stat()
             case requests.Ping():
                 return answers.Done()
+            case requests.ReceiptGet() | requests.ReceiptPut() | requests.ListShares():
+                return await self._account(session, request)
             case _:
                 return await self._hive(request)
+
+    async def _account(
+        self, session: Session, request: requests.ReceiptGet | requests.ReceiptPut | requests.ListShares
+    ) -> Answer:
+        """Requests about what is held for a vault."""
+        vault, receipts = session.owner(), self.receipts
+        if isinstance(request, requests.ListShares):
+            ask = partial(self.store.index.listing, vault, request.after, answers.MAX_LISTED, LISTED_ROWS)
+            reached, shares = await self._in_thread(ask)
+            return answers.Listing(reached, tuple(shares))
+        if receipts is None:
+            raise Refusal(Code.BUSY, "this node gives no receipts now")
+        if isinstance(request, requests.ReceiptGet):
+            blobs = await self._in_thread(partial(receipts.issue, vault, session.subject, request.nonce))
+            return answers.Page(False, tuple(blobs))
+        taken = await self._in_thread(partial(receipts.take, vault, session.subject, request.receipt))
+        return answers.Taken(int(taken))
 
     async def _hive(self, request: requests.Request) -> Answer:
         """Requests about who belongs."""
@@ -173,6 +223,14 @@ class Answerer:
                 return answers.Page(False, tuple(members.revoked_page()))
             case requests.RevokedPut(blob):
                 return answers.Taken(int(await self.take_revoked(blob)))
+            case requests.NewsGet():
+                roster = await self._in_thread(self.roster.digest)
+                return answers.News(roster, await self._in_thread(self.statements.digest))
+            case requests.StatementsGet(after):
+                more, blobs = await self._in_thread(partial(self.statements.page, after, PAGE_BYTES))
+                return answers.Page(more, tuple(blobs))
+            case requests.StatementsPut(blobs):
+                return answers.Taken(await self.take_statements(blobs))
         raise AssertionError("all requests are answered")
 
     async def take_members(self, blobs: Sequence[bytes]) -> int:
@@ -180,6 +238,20 @@ class Answerer:
         count = await self._in_thread(partial(self.members.take, blobs, self.clock()))
         if count:
             self.members.tell()
+        return count
+
+    async def take_roster(self, blobs: Sequence[bytes]) -> int:
+        """Roster entries; how many were news. Raises Refusal when the disk is full."""
+        count = await self._in_thread(partial(self.roster.take, blobs, self.clock()))
+        if count:
+            self.on_news()
+        return count
+
+    async def take_statements(self, blobs: Sequence[bytes]) -> int:
+        """What nodes say of themselves; how many were news. Raises Refusal when the disk is full."""
+        count = await self._in_thread(partial(self.statements.take, blobs))
+        if count:
+            self.on_news()
         return count
 
     async def take_revoked(self, blob: bytes) -> bool:
@@ -212,7 +284,8 @@ class Answerer:
                 before = self.lease_clock.now_ns - SKEW_NS
                 await self._in_thread(partial(self.store.collect, before, wanted))
 
-    async def _get(self, request: requests.Get) -> answers.Part:
+    def plan(self, request: requests.Get) -> Planned:
+        """What will be answered to a GET, without the bytes. Raises Refusal."""
         share_id = request.share_id
         size = self.store.index.size(share_id)
         leaves = self.store.index.leaves(share_id)
@@ -223,8 +296,12 @@ class Answerer:
         except ValueError:
             raise Refusal(Code.BAD_REQUEST, f"the range is not inside the share of {size} bytes") from None
         start, end = first * merkle.LEAF_BYTES, min(size, last * merkle.LEAF_BYTES)
-        data = await self._reads.do(ReadJob(share_id, start, end - start))
-        return answers.Part(size, first, tuple(merkle.prove(leaves, first, last)), data)
+        part = answers.Part(size, first, tuple(merkle.prove(leaves, first, last)), b"")
+
+        async def read(offset: int, length: int) -> bytes:
+            return await self._reads.do(ReadJob(share_id, start + offset, length))
+
+        return Planned(part, end - start, read)
 
     async def _renew(self, vault: VaultId, share_ids: tuple[ShareId, ...], lease_ns: int) -> answers.Flags:
         until = self._lease_end(lease_ns)

@@ -17,8 +17,9 @@ from typing import Any
 
 from hivefs.crypto import keys
 from hivefs.errors import BadSetting, HivefsError, NodeProblem
-from hivefs.formats import member, strict
-from hivefs.model.ids import KEY_BYTES, NodeId
+from hivefs.formats import attestation, member, strict
+from hivefs.model.attestation import Said
+from hivefs.model.ids import ID_BYTES, KEY_BYTES, NodeId
 from hivefs.model.node import Attribute, Membership, Role
 from hivefs.node.caps import NO_CAP, SAME, Caps, hours_from_text
 
@@ -34,7 +35,9 @@ class NodeConfig:
     """Settings. ``capacity`` and ``vault_quota`` (0: none) are bytes of shares. ``announce`` are the addresses that others
     are told, when they differ from those listened on. ``membership`` is None until the hive's owner has signed. ``lan``
     is whether it tells and looks for nodes of its hive on the local network.
-    ``leaving_ns`` is since when the node leaves (0: it stays).
+    ``leaving_ns`` is since when the node leaves (0: it stays). ``claims`` and ``attestations`` (bytes) are what it says of
+    itself beside its membership (formats/attestation.py). ``credits`` is the id (hex) of the vault that is credited with
+    what this node contributes; empty for none.
     """
 
     listen: tuple[str, ...]
@@ -46,6 +49,9 @@ class NodeConfig:
     lan: bool = False
     caps: Caps = field(default_factory=Caps)
     leaving_ns: int = 0
+    claims: Said = ()
+    attestations: tuple[bytes, ...] = ()
+    credits: str = ""
 
 
 def _to_json(config: NodeConfig) -> bytes:
@@ -64,6 +70,9 @@ def _to_json(config: NodeConfig) -> bytes:
         "quiet_upload": config.caps.quiet_upload,
         "quiet_download": config.caps.quiet_download,
         "leaving_ns": config.leaving_ns,
+        "credits": config.credits,
+        "claims": dict(config.claims),
+        "attestations": [blob.hex() for blob in config.attestations],
         "membership": None if config.membership is None else member.member_to_bytes(config.membership).hex(),
     }
     return (json.dumps(value, indent=2) + "\n").encode()
@@ -94,9 +103,25 @@ def _from_json(path: Path, data: bytes) -> NodeConfig:
                 strict.number(value.get("quiet_download", SAME), SAME),
             ),
             strict.number(value.get("leaving_ns", 0)),
+            attestation.said_from_items([[k, v] for k, v in sorted(value.get("claims", {}).items())], empty=True),
+            tuple(_attestation(text) for text in strict.items(value.get("attestations", []), attestation.MAX_ATTESTATIONS)),
+            check_credits(strict.text(value.get("credits", ""))),
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise NodeProblem(path=path, reason=f"{CONFIG} is damaged or was edited wrongly") from None
+
+
+def check_credits(text: str) -> str:
+    """``text`` if it is a vault's id in hex, or nothing; else ValueError."""
+    if text and (len(text) != 2 * ID_BYTES or set(text) - set("0123456789abcdef")):
+        raise ValueError("not a vault's id")
+    return text
+
+
+def _attestation(text: Any) -> bytes:
+    data = bytes.fromhex(strict.text(text, 2 * attestation.MAX_BYTES))
+    attestation.attestation_from_bytes(data)
+    return data
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -11,13 +11,14 @@ and a node whose address changed tells it in its first round, and is found by al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import trio
 
 from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse
-from hivefs.errors import HivefsError
-from hivefs.formats import member
-from hivefs.model.node import RosterEntry
+from hivefs.errors import ConnectionLost, HivefsError, Refused
+from hivefs.formats import attestation, member
+from hivefs.model.node import Membership, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.events import Events
 from hivefs.node.ports import Host
@@ -33,6 +34,17 @@ MOST_HEARD = 8
 """Addresses found on the LAN that are asked beside the others."""
 
 ASK_SECONDS = 20.0
+MOST_OLD = 1024
+"""Addresses of nodes that did not know a question for news: they are not asked it again while this process runs."""
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """What is news and goes to all who are asked in a round: uses of invitations, entries of nodes, their statements."""
+
+    members: list[bytes]
+    entries: list[bytes]
+    statements: list[bytes]
 
 
 class Gossip:
@@ -61,6 +73,12 @@ class Gossip:
         self._clock = clock
         self._choose = choose
         self._hurry = trio.Event()
+        self._push = trio.Event()
+        self._old: set[str] = set()
+
+    def renew(self, membership: Membership) -> None:
+        """Our own certificate is another now."""
+        self._credentials = replace(self._credentials, membership=membership)
 
     def hear(self, address: str) -> None:
         """An address at which a node of this hive seems to be (found on the LAN): it is asked soon."""
@@ -72,23 +90,34 @@ class Gossip:
         """Our entry has changed: exchange with some nodes now, and not when it is time."""
         self._hurry.set()
 
+    def push(self) -> None:
+        """Others have news of nodes: pass them on now, without comparing all that is known."""
+        self._push.set()
+
     async def run(self) -> None:
         """Exchange until cancelled: first with all bootstrap addresses and some others, then with others in turn."""
         targets = [[address] for address in self._bootstrap]
         targets += [t for t in self._targets() if t not in targets]
+        whole_at = -EVERY_SECONDS
         while True:
-            news, self._hurry = self._members.news, trio.Event()
-            await self._round(targets)
+            news, self._hurry, self._push = self._members.news, trio.Event(), trio.Event()
+            whole = trio.current_time() >= whole_at
+            if whole:
+                whole_at = trio.current_time() + EVERY_SECONDS
+            await self._round(targets, whole)
             await trio.sleep(min(LEAST_SECONDS, EVERY_SECONDS))
-            with trio.move_on_after(max(0.0, EVERY_SECONDS - LEAST_SECONDS)):
-                await _first_of(news, self._hurry)
+            with trio.move_on_after(max(0.0, whole_at - trio.current_time())):
+                await _first_of(news, self._hurry, self._push)
+                if news.is_set() or self._hurry.is_set():
+                    whole_at = trio.current_time()
             targets = self._targets()
 
-    async def _round(self, targets: list[list[str]]) -> None:
-        fresh = self._members.fresh()
+    async def _round(self, targets: list[list[str]], whole: bool) -> None:
+        answerer = self._answerer
+        fresh = _Fresh(self._members.fresh(), self._roster.fresh.take(), answerer.statements.fresh.take())
         async with trio.open_nursery() as nursery:
             for addresses in targets:
-                nursery.start_soon(self._exchange, addresses, fresh)
+                nursery.start_soon(self._exchange, addresses, fresh, whole)
 
     def _targets(self) -> list[list[str]]:
         me = self._own().address.node_id
@@ -99,11 +128,11 @@ class Gossip:
             chosen += [[address] for address in self._bootstrap]
         return chosen + [[address] for address in self._heard]
 
-    async def _exchange(self, addresses: list[str], fresh: list[bytes]) -> None:
+    async def _exchange(self, addresses: list[str], fresh: _Fresh, whole: bool) -> None:
         with trio.move_on_after(ASK_SECONDS) as scope:
             for address in addresses:
                 try:
-                    await self._ask(address, fresh)
+                    await self._ask(address, fresh, whole)
                     return
                 except HivefsError as error:
                     self._events.say("no roster", str(error))
@@ -113,20 +142,44 @@ class Gossip:
         if scope.cancelled_caught:
             self._events.say("no roster", f"the node at {addresses[0]} was too slow")
 
-    async def _ask(self, address: str, fresh: list[bytes]) -> None:
+    async def _ask(self, address: str, fresh: _Fresh, whole: bool) -> None:
         connection = await self._host.dial(address, timeout=ASK_SECONDS)
         try:
             stream = await connection.open_stream(PROTOCOL)
             async with converse(stream, self._credentials, self._clock()) as client:
-                await self._compare(client, fresh)
-                await client.put_roster([self._own()])
-                blobs = [member.entry_to_bytes(entry) for entry in await client.get_roster()]
-            news = await trio.to_thread.run_sync(self._roster.take, blobs, self._clock())
-            if news:
-                self._events.say("roster", f"{news} entries were news")
+                await self._compare(client, fresh.members)
+                others = [member.entry_from_bytes(blob) for blob in fresh.entries]
+                await client.put_roster([self._own(), *others])
+                if whole:
+                    blobs = [member.entry_to_bytes(entry) for entry in await client.get_roster()]
+                    news = await self._answerer.take_roster(blobs)
+                    if news:
+                        self._events.say("roster", f"{news} entries were news")
+                if address not in self._old and (whole or fresh.statements):
+                    await self._statements(client, address, fresh.statements, whole)
         finally:
             with trio.CancelScope(shield=True):
                 await connection.aclose()
+
+    async def _statements(self, client: NodeClient, address: str, fresh: list[bytes], whole: bool) -> None:
+        """Last in an exchange: a node of before there were statements ends the conversation at this question."""
+        try:
+            theirs = await client.news()
+        except (ConnectionLost, Refused) as error:
+            if len(self._old) < MOST_OLD:
+                self._old.add(address)
+            self._events.say("no news", str(error))
+            return
+        if fresh:
+            await client.put_statements(fresh)
+            theirs = await client.news()
+        own = await trio.to_thread.run_sync(self._answerer.statements.digest)
+        if whole and theirs.statements != own:
+            blobs = [attestation.statement_to_bytes(made) for made in await client.get_statements()]
+            await self._answerer.take_statements(blobs)
+            rest = await trio.to_thread.run_sync(self._answerer.statements.others, blobs)
+            if rest:
+                await client.put_statements(rest)
 
     async def _compare(self, client: NodeClient, fresh: list[bytes]) -> None:
         """First who does not belong any more, then who joined: entries of the roster count by that."""

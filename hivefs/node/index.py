@@ -8,6 +8,7 @@
     heads    vault id || device || 0 or 1      -> head: newest, previous
     roster   node key                          -> roster entry
     members  subject key                       -> key of the invitation, certificate (of who joined by invitation)
+    says     node key                          -> what that node says of itself (formats/attestation.py)
     totals   vault id, or nothing for the node -> u64 bytes, u64 shares (of a vault: leases)
     meter    local date                        -> what was measured that day (formats/meter.py)
     info     name                              -> value
@@ -33,10 +34,11 @@ import lmdb
 
 from hivefs.errors import DiskFull, StoreDamaged, UnknownVersion
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, DeviceId, NodeId, ShareId, VaultId
+from hivefs.model.receipt import Listed
 
 VERSION = 2
 MAP_BYTES = 64 << 30
-TABLES = ("shares", "leaves", "leases", "ends", "vaults", "heads", "roster", "members", "totals", "meter", "info")
+TABLES = ("shares", "leaves", "leases", "ends", "vaults", "heads", "roster", "members", "says", "totals", "meter", "info")
 _TOTAL = struct.Struct(">QQ")
 _NODE = b"\x00"
 """The key of the node's own totals; those of vaults are longer."""
@@ -146,6 +148,10 @@ class Change:
     def save_entry(self, node_id: NodeId, entry: bytes) -> None:
         """Keep a roster entry."""
         self._txn.put(node_id, entry, db=self._db["roster"])
+
+    def save_statement(self, node_id: NodeId, statement: bytes) -> None:
+        """Keep what a node says of itself."""
+        self._txn.put(node_id, statement, db=self._db["says"])
 
     def save_member(self, subject: bytes, invitation: bytes, certificate: bytes) -> None:
         """Keep the certificate of who joined by an invitation."""
@@ -360,6 +366,31 @@ class NodeIndex:
         """Leases of all vaults on all shares."""
         return self._rows("leases")
 
+    def totals_of(self, vault: VaultId) -> tuple[int, int]:
+        """Bytes of the shares on which a vault has leases, and the number of the leases."""
+        row = self._get("totals", vault)
+        return (0, 0) if row is None else _TOTAL.unpack(row)
+
+    def listing(self, vault: VaultId, after: bytes, most: int, rows: int) -> tuple[bytes, list[Listed]]:
+        """(last id looked at, or nothing when that was all; shares of a vault behind ``after``): at most ``most``,
+        and at most ``rows`` leases of all vaults are looked at.
+        """
+        found: list[Listed] = []
+        looked, reached = 0, b""
+        with self._env.begin() as txn:
+            start = after + b"\xff" * (ID_BYTES + 1) if after else after
+            for key, end in _from(txn.cursor(db=self._db["leases"]), start):
+                share_id = key[:KEY_BYTES]
+                # Not between two leases on one share: the next page begins behind it.
+                if share_id != reached and (len(found) == most or looked >= rows):
+                    return reached, found
+                reached = share_id
+                looked += 1
+                row = txn.get(share_id, db=self._db["shares"]) if key[KEY_BYTES:] == vault else None
+                if row is not None:
+                    found.append(Listed(ShareId(share_id), _U64.unpack(end)[0], _SHARE.unpack(row)[0]))
+        return b"", found
+
     def meter_days(self, limit: int) -> list[tuple[str, bytes]]:
         """The last ``limit`` days with what was measured on them, the newest first."""
         found: list[tuple[str, bytes]] = []
@@ -406,10 +437,21 @@ class NodeIndex:
 
     def entries(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
         """(more, roster entries behind ``after`` of at most so many bytes with 4 for each)."""
+        return self._blobs("roster", after, most_bytes)
+
+    def statement(self, node_id: NodeId) -> bytes | None:
+        """What save_statement kept."""
+        return self._get("says", node_id)
+
+    def statements(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+        """(more, statements of the nodes behind ``after``), as ``entries`` does."""
+        return self._blobs("says", after, most_bytes)
+
+    def _blobs(self, table: str, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
         found: list[bytes] = []
         size = 0
         with self._env.begin() as txn:
-            for _, value in _from(txn.cursor(db=self._db["roster"]), after + b"\x00"):
+            for _, value in _from(txn.cursor(db=self._db[table]), after + b"\x00"):
                 size += len(value) + 4
                 if size > most_bytes:
                     return True, found

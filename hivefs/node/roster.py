@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from hivefs.errors import Corrupt, UnknownVersion
 from hivefs.formats import member
 from hivefs.formats.member import newest
 from hivefs.model.ids import NodeId
-from hivefs.model.node import RosterEntry
+from hivefs.model.node import Membership, RosterEntry
+from hivefs.node.fresh import Fresh
 from hivefs.node.members import Members
 from hivefs.node.store import ShareStore
 
@@ -24,6 +26,8 @@ class Roster:
         self._store = store
         self._hive_key = hive_key
         self._members = members
+        self._digest: int | None = None
+        self.fresh = Fresh()
 
     def take(self, blobs: Sequence[bytes], now_ns: int) -> int:
         """Keep what is valid and news; how many were. Blocks: two signatures are checked for each."""
@@ -52,10 +56,40 @@ class Roster:
                 if blob != kept:
                     changed[node_id] = blob
             if changed:
+                digest = self._whole()
                 with self._store.index.writing() as change:
                     for node_id, blob in changed.items():
+                        before = self._store.index.entry(node_id)
+                        digest ^= digest_of(blob) ^ (0 if before is None else digest_of(before))
                         change.save_entry(node_id, blob)
+                self._digest = digest
+                for blob in changed.values():
+                    self.fresh.add(blob)
         return len(changed)
+
+    def _whole(self) -> int:
+        digest = self._digest
+        if digest is None:
+            digest = 0
+            for blob in self._store.index.entries(b"", 1 << 40)[1]:
+                digest ^= digest_of(blob)
+        return digest
+
+    def digest(self) -> bytes:
+        """32 bytes: the same for nodes that know the same entries. Blocks when it is asked for the first time."""
+        with self._store.lock:
+            self._digest = self._whole()
+            return self._digest.to_bytes(32, "big")
+
+    def holds(self, node_id: NodeId) -> bool:
+        """Whether that node is in the roster and not revoked."""
+        kept = self._store.index.entry(node_id)
+        return kept is not None and not self._members.covers(member.entry_from_bytes(kept).membership)
+
+    def certificate(self, node_id: NodeId) -> Membership | None:
+        """The newest certificate of that node."""
+        kept = self._store.index.entry(node_id)
+        return None if kept is None else member.entry_from_bytes(kept).membership
 
     def page(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
         """(more, entries behind ``after``)."""
@@ -73,3 +107,8 @@ class Roster:
         """All of them that are not revoked."""
         made = [member.entry_from_bytes(blob) for blob in self._store.index.entries(b"", 1 << 40)[1]]
         return [entry for entry in made if not self._members.covers(entry.membership)]
+
+
+def digest_of(blob: bytes) -> int:
+    """What a blob adds to the digest of a set; taken twice it is gone."""
+    return int.from_bytes(hashlib.sha256(blob).digest(), "big")

@@ -15,10 +15,10 @@ from hivefs.errors import NodeProblem
 from hivefs.formats import member
 from hivefs.formats.meter import PEERS, Day
 from hivefs.model.ids import NodeId
-from hivefs.model.node import LEAVING_MARK, RosterEntry
+from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.caps import NO_CAP, Caps
-from hivefs.node.config import NodeConfig, load_node
+from hivefs.node.config import NodeConfig, load_node, set_membership
 from hivefs.node.drain import Drain
 from hivefs.node.events import Events
 from hivefs.node.gossip import Gossip
@@ -34,8 +34,8 @@ MOST_COUNTED = 10_000
 """Leases that end soon are counted so far: a status is asked for often, and takes milliseconds."""
 
 STATUS_DAYS = 14
-MOST_ADDRESSES = 15
-"""In one record, beside a mark."""
+MOST_ADDRESSES = 14
+"""In one record, beside two marks."""
 
 SAMPLE_SECONDS = 5.0
 _STARTED_WITH = "leaving"
@@ -53,6 +53,8 @@ def own_entry(
     addresses = addresses[:MOST_ADDRESSES]
     if config.leaving_ns:
         addresses = (*addresses, LEAVING_MARK + str(config.leaving_ns // 10**9))
+    if config.credits:
+        addresses = (*addresses, CREDITS_MARK + config.credits)
     kept = index.entry(node_id)
     sequence = now_ns // 10**9
     if kept is not None:
@@ -96,11 +98,33 @@ class Running:
         self._began = 0
         self._started_s = trio.current_time()
         self._reloading = trio.Lock()
+        self._heard = trio.Event()
         self.entry: RosterEntry = own_entry(answerer.store.index, config, seed, node_id, addresses, clock())
 
     async def begin(self) -> None:
         """Take the settings as they are, and note our own entry. Before anybody is served."""
         await self._apply(self.config)
+        self.answerer.on_news = self._hear
+
+    def _hear(self) -> None:
+        self._heard.set()
+        if self.gossip is not None:
+            self.gossip.push()
+
+    async def adopt(self) -> None:
+        """Take the certificate that the hive's owner signed anew for this node and gave to some node, until cancelled."""
+        while True:
+            self._heard = trio.Event()
+            heard = self.answerer.roster.certificate(self.node_id)
+            own = self.config.membership
+            if heard is not None and own is not None and member.age(heard) > member.age(own):
+                try:
+                    await trio.to_thread.run_sync(set_membership, self._directory, heard)
+                    await self.reload()
+                    self._events.say("membership", "the hive's owner signed it anew; it was taken", logging.WARNING)
+                except NodeProblem as error:
+                    self._events.say("membership", f"a new one cannot be taken: {error}", logging.ERROR)
+            await self._heard.wait()
 
     async def reload(self) -> None:
         """Read the settings again and take those that can change while the node runs: capacity, quota, caps, quiet hours,
@@ -118,18 +142,31 @@ class Running:
     async def _apply(self, config: NodeConfig) -> None:
         self.config = config
         answerer = self.answerer
+        if config.membership is not None:
+            answerer.membership = config.membership
+            if self.gossip is not None:
+                self.gossip.renew(config.membership)
         answerer.space.capacity, answerer.space.vault_quota = config.capacity, config.vault_quota
         self.streams.line.caps = config.caps
         answerer.leaving = self._upkeep.leaving = bool(config.leaving_ns)
         await trio.to_thread.run_sync(self._note_leaving)
         index = answerer.store.index
         entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._clock())
-        self.entry = entry
+        left, self.entry = self.entry.address.leaving_s, entry
         if index.entry(self.node_id) != member.entry_to_bytes(entry):
             await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
             if self.gossip is not None:
                 self.gossip.tell()
-                self._events.say("roster", "the node leaves" if config.leaving_ns else "the node stays", logging.WARNING)
+                if left != entry.address.leaving_s:
+                    words = "the node leaves" if config.leaving_ns else "the node stays"
+                    self._events.say("roster", words, logging.WARNING)
+        said = await trio.to_thread.run_sync(
+            answerer.statements.say, self._seed, self.node_id, config.claims, config.attestations, self._clock()
+        )
+        if said:
+            self._events.say("statement", "what the node says of itself has changed", logging.WARNING)
+            if self.gossip is not None:
+                self.gossip.tell()
 
     def _note_leaving(self) -> None:
         """Remember what there was when it began to leave. Blocks."""

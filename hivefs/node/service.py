@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hivefs.node.gossip import Gossip
 from hivefs.node.meter import Meter
 from hivefs.node.pacing import Line
 from hivefs.node.ports import Lan, Serve
+from hivefs.node.receipts import Receipts
 from hivefs.node.running import Running
 from hivefs.node.session import Bounds, Streams
 from hivefs.node.store import ShareStore
@@ -64,6 +66,8 @@ async def run_node(
         await trio.to_thread.run_sync(store.clear_tmp)
         lease_clock = open_lease_clock(store, clock())
         answerer = Answerer(store, membership, config.capacity, config.vault_quota, lease_clock, clock)
+        own_id = NodeId(keys.public_key(seed))
+        answerer.receipts = Receipts(store, own_id, partial(keys.sign, seed), clock)
         upkeep = Upkeep(store, lease_clock, clock, events)
         streams = Streams(answerer, events, Line(config.caps, clock), meter, bounds)
         async with trio.open_nursery() as nursery:
@@ -80,9 +84,8 @@ async def run_node(
                 async with serve(seed, listen=config.listen, handlers={PROTOCOL: streams.serve}) as host:
                     told = announced(host.addresses, config.announce)
                     host.announce(told)
-                    node_id = NodeId(keys.public_key(seed))
                     running = Running(
-                        directory, config, seed, node_id, told, answerer, streams, meter, upkeep, events, clock
+                        directory, config, seed, own_id, told, answerer, streams, meter, upkeep, events, clock
                     )
                     await _own_membership(answerer, events)
                     await running.begin()
@@ -95,6 +98,7 @@ async def run_node(
                         # What it listens on, not what it tells the world: that may be a router's address.
                         nursery.start_soon(lan, membership.hive_key, announced(host.addresses, ()), gossip.hear)
                     nursery.start_soon(watched, running.run)
+                    nursery.start_soon(watched, running.adopt)
                     nursery.start_soon(watched, upkeep.run)
                     nursery.start_soon(watched, meter.run)
                     events.say("serving", f"{store.index.count} shares, at {', '.join(told)}")

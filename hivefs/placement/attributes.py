@@ -1,12 +1,20 @@
-"""From what is known of a node to the authorities that have power over it."""
+"""From what is known of a node to the authorities that have power over it, and whether a policy accepts it at all. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from hivefs.model.node import JURISDICTION_NAMES, UNKNOWN, Attribute, Evidence
+from hivefs.placement.blocs import blocs_of
 
-FAMILIES = ("jurisdiction", "operator", "hoster", "asn")
+if TYPE_CHECKING:
+    from hivefs.placement.policy import Policy
+
+FAMILIES = ("jurisdiction", "operator", "hoster", "asn", "subnet", "bloc")
+
+NOBODY_SAID = ("operator", "hoster", "asn", "subnet")
+"""Families whose cap says nothing about a stripe none of whose nodes states an authority (limits.py)."""
 
 
 def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CLAIMED) -> dict[str, frozenset[str]]:
@@ -14,8 +22,9 @@ def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CL
     ``weakest`` gives UNKNOWN, which counts against every authority. An owner's parent that does not exist is stated by
     leaving out parent and parent_country both.
     """
-    known = {a.name: a.value for a in attributes if a.value and a.evidence >= weakest}
-    said = {a.name for a in attributes}
+    stated = tuple(attributes)
+    known = {a.name: a.value for a in stated if a.value and a.evidence >= weakest}
+    said = {a.name for a in stated}
     countries = set()
     for name in JURISDICTION_NAMES:
         if name in known:
@@ -25,9 +34,41 @@ def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CL
     operators = {known["operator"]} if "operator" in known else {UNKNOWN}
     if "parent" in said:
         operators.add(known.get("parent", UNKNOWN))
+    blocs = blocs_of(frozenset(countries - {UNKNOWN}))
     return {
         "jurisdiction": frozenset(countries),
         "operator": frozenset(operators),
         "hoster": frozenset({known.get("hoster", UNKNOWN)}),
         "asn": frozenset({known.get("asn", UNKNOWN)}),
+        "subnet": frozenset({known.get("subnet", UNKNOWN)}),
+        "bloc": blocs | {UNKNOWN} if UNKNOWN in countries else blocs,
     }
+
+
+def eligible(policy: Policy, over: Mapping[str, frozenset[str]]) -> str:
+    """Empty when a node under these authorities may hold shares at all, else the reason in words ("US is denied")."""
+    for family, named in _by_family(policy.deny).items():
+        mine = over.get(family, frozenset({UNKNOWN}))
+        if UNKNOWN in mine:
+            return f"its {family} is not known and some are denied"
+        if mine & named:
+            return f"{' and '.join(sorted(mine & named))} is denied"
+    for family, named in _by_family(policy.allow).items():
+        mine = over.get(family, frozenset({UNKNOWN}))
+        if UNKNOWN in mine:
+            return f"its {family} is not known and only some are allowed"
+        if not mine <= named:
+            return f"{' and '.join(sorted(mine - named))} is not allowed"
+    return ""
+
+
+def _by_family(entries: Iterable[str]) -> dict[str, set[str]]:
+    """The entries of allow or deny: "DE" is a jurisdiction, "operator:Cloud" an authority of another family."""
+    found: dict[str, set[str]] = {}
+    for entry in entries:
+        family, colon, name = entry.partition(":")
+        if colon:
+            found.setdefault(family, set()).add(name)
+        else:
+            found.setdefault("jurisdiction", set()).add(entry.upper())
+    return found

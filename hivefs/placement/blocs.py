@@ -21,6 +21,7 @@ BLOCS: dict[str, frozenset[str]] = {
         "FIVE-EYES": _FIVE,
         "NINE-EYES": f"{_FIVE} DK FR NL NO",
         "FOURTEEN-EYES": f"{_FIVE} DK FR NL NO BE DE ES IT SE",
+        "NATO": "AL BE BG CA CZ DE DK EE ES FI FR GB GR HR HU IS IT LT LU LV ME MK NL NO PL PT RO SE SI SK TR US",
         "EAEU": "AM BY KG KZ RU",
         "CIS": "AM AZ BY KG KZ MD RU TJ UZ",
         "GCC": "AE BH KW OM QA SA",

@@ -5,12 +5,10 @@ How users write it, and how it is read, is in placement/language.py.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from hivefs.errors import BadSetting
 from hivefs.model.node import Evidence
-from hivefs.placement.selector import Need
 from hivefs.placement.verifier import Rules
 
 DEFAULT = "default"
@@ -47,14 +45,8 @@ class Policy:
             raise BadSetting(name="code", reason=f"{self.needed}/{self.total} is not a code (1 <= k <= n <= 255)")
 
     def resolved(self, needed: int, total: int) -> Policy:
-        """The same with this code; its digest is that of the policy as the user wrote it when the code is automatic."""
+        """The same with this code; its digest (formats/policy.py) stays the same when the code is automatic."""
         return replace(self, needed=needed, total=total)
-
-    @property
-    def digest(self) -> bytes:
-        """16 bytes that name this policy in certificates; an automatic code is not part of it (the stripe says its own)."""
-        bare = replace(self, needed=0, total=0) if self.auto else self
-        return hashlib.sha256(repr(bare).encode()).digest()[:16]
 
     @property
     def expansion(self) -> float:
@@ -64,8 +56,3 @@ class Policy:
     def cap(self, family: str) -> int:
         """How many shares of a stripe one authority of that family may hold; 0 means no cap."""
         return dict(self.max_per).get(family, 0)
-
-    def need(self) -> Need:
-        """The selector's view of the first rule."""
-        rule = self.rules[0] if self.rules else Rules(coalition=0, lose=0)
-        return Need(self.needed, self.total, rule.family, rule.coalition, rule.lose, rule.slack, self.cap("operator"))

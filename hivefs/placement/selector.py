@@ -1,89 +1,38 @@
 """The selector: which nodes get the shares of a stripe. Pure: the same input and seed give the same answer.
 
-Shares of a stripe are interchangeable, so a *set* of nodes is chosen. A node is under a set of authorities (machine,
-operator, parent), so the caps cross; this selector is greedy by the least loaded authority, then mends by swapping, and
-asks the verifier's question (not its code) through plain counts. Later work puts exact methods behind the same call.
-
-The bound per authority, for single authorities (c = a = 1), is u = min(k-1, n-k-s): with at most u shares under each,
-G1 and G2 hold. For larger coalitions the bound applies to the sum of the c (or a) fullest.
+Shares of a stripe are interchangeable, so a *set* of nodes is chosen, under the limits that the policy makes (limits.py).
+Nodes are taken in the order of their lots as far as the limits allow; when that does not end well the least loaded
+authorities come first; when that does not either, the exact search decides (search.py). Where one family binds, taking
+whatever still fits is already exact (a partition matroid). What search.py could not decide within its budget is said as
+such: "no placement was found".
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from math import log
+from collections.abc import Collection, Iterable, Sequence
 
-import blake3
-
-from hivefs.errors import PolicyInfeasible, TooFewNodes
+from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId
-from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.model.node import Candidate
+from hivefs.placement.attributes import eligible
+from hivefs.placement.explain import explain
+from hivefs.placement.field import Field
+from hivefs.placement.limits import Limit, Load, Mode, binding, modes, wishes
+from hivefs.placement.lots import key, lot
+from hivefs.placement.policy import Policy
+from hivefs.placement.search import Found, solve
+from hivefs.placement.settlement import Settlement
 
+SMALL = 400
+"""Up to so many nodes all of them draw; of more, a field gives samples."""
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """The code and the rules of one family: k, n, c, a, s, and how many shares one operator may hold (0: no cap)."""
-
-    needed: int
-    total: int
-    family: str = "jurisdiction"
-    coalition: int = 1
-    lose: int = 1
-    slack: int = 0
-    max_per_operator: int = 0
-
-
-def _fits(need: Need, counts: Mapping[str, int], unknown: int) -> bool:
-    """Whether the fullest coalitions stay below the bounds of G1 and G2, counting each share once per authority.
-
-    A share under two members of a coalition is counted twice here, so this may refuse what the verifier would prove,
-    never the other way round.
-    """
-    full = sorted(counts.values(), reverse=True)
-    if need.coalition and unknown + sum(full[: need.coalition]) > need.needed - 1:
-        return False
-    return not need.lose or unknown + sum(full[: need.lose]) <= need.total - need.needed - need.slack
-
-
-class _Load:
-    def __init__(self, need: Need, kept: Sequence[Candidate]) -> None:
-        self.need = need
-        self.counts: dict[str, int] = {}
-        self.operators: dict[str, int] = {}
-        self.unknown = 0
-        for node in kept:
-            self.add(node, 1)
-
-    def add(self, node: Candidate, sign: int) -> None:
-        for name in node.authorities.get(self.need.family, frozenset({UNKNOWN})):
-            if name == UNKNOWN:
-                self.unknown += sign
-            else:
-                self.counts[name] = self.counts.get(name, 0) + sign
-        for name in node.authorities.get("operator", frozenset()):
-            self.operators[name] = self.operators.get(name, 0) + sign
-
-    def accepts(self, node: Candidate) -> bool:
-        self.add(node, 1)
-        good = _fits(self.need, self.counts, self.unknown)
-        if good and self.need.max_per_operator:
-            mine = node.authorities.get("operator", frozenset())
-            good = all(self.operators[o] <= self.need.max_per_operator for o in mine if o != UNKNOWN)
-        self.add(node, -1)
-        return good
-
-    def weight(self, node: Candidate) -> tuple[int, int]:
-        mine = node.authorities.get(self.need.family, frozenset())
-        return (
-            max((self.counts.get(name, 0) for name in mine), default=0),
-            sum(self.operators.get(name, 0) for name in node.authorities.get("operator", frozenset())),
-        )
+SAMPLE = 600
+"""Nodes of a field that the exact search looks at when the first sample does not do."""
 
 
 def choose(
-    need: Need,
-    candidates: Sequence[Candidate],
+    policy: Policy,
+    candidates: Sequence[Candidate] | Field,
     seed: int,
     *,
     kept: Sequence[Candidate] = (),
@@ -94,68 +43,267 @@ def choose(
     """``count`` (default n - len(kept)) nodes for the shares that have none, beside the nodes in ``kept``.
 
     Raises TooFewNodes when there are not enough usable nodes at all, PolicyInfeasible with the binding constraint in
-    words when there are but the rules forbid every set that was found.
+    words when there are but the rules forbid every set. Both have ``most``, for how many a set was found, and ``remedy``
+    (explain.Remedy): what to add so that it becomes feasible.
     """
-    wanted = need.total - len(kept) if count is None else count
-    taken = {node.node_id for node in kept} | set(avoid)
-    pool = [c for c in candidates if c.usable and c.node_id not in taken and c.free_bytes >= share_bytes]
+    wanted = policy.total - len(kept) if count is None else count
+    if wanted <= 0:
+        return []
+    taken = {node.node_id for node in kept}.union(avoid)
+    draw = key(seed)
+    if isinstance(candidates, Field):
+        if len(candidates) > SMALL:
+            found = _from_field(policy, candidates, draw, kept, wanted, share_bytes, taken)
+            if found is not None:
+                return [c.node_id for c in found]
+        candidates = candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
+    pool, refused = _pool(policy, candidates, draw, share_bytes, taken)
+    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted)]
+
+
+def settle(
+    policy: Policy,
+    holders: Sequence[Candidate | None],
+    candidates: Sequence[Candidate] | Field,
+    seed: int,
+    *,
+    share_bytes: int = 0,
+    avoid: Collection[NodeId] = (),
+) -> Settlement:
+    """The fewest moves after which the policy holds. ``holders[i]`` holds share i (None: nobody does; give None for a node
+    that is gone or leaves). A holder stays whether it is usable now or not, unless the policy refuses it.
+
+    Raises TooFewNodes and PolicyInfeasible as choose() does.
+    """
+    missing = tuple(i for i, holder in enumerate(holders) if holder is None)
+    standing: dict[int, Candidate] = {}
+    seen: set[NodeId] = set()
+    for i, holder in enumerate(holders):
+        if holder is not None and holder.node_id not in seen and not eligible(policy, holder.authorities):
+            standing[i] = holder
+            seen.add(holder.node_id)
+    away = {h.node_id for h in holders if h is not None}.union(avoid)
+    keep, fewest, spare = _keep(policy, standing, candidates, key(seed), share_bytes, away)
+    move = tuple(i for i, holder in enumerate(holders) if holder is not None and i not in keep)
+    wanted = sorted(move + missing)
+    if not wanted:
+        return Settlement(tuple(keep), (), ())
+    kept = [standing[i] for i in keep]
+    try:
+        nodes = choose(policy, candidates, seed, kept=kept, count=len(wanted), share_bytes=share_bytes, avoid=away)
+    except PolicyInfeasible:
+        if len(spare) != len(wanted):
+            raise
+        nodes = [c.node_id for c in spare]
+    return Settlement(tuple(keep), move, missing, dict(zip(wanted, nodes, strict=True)), fewest)
+
+
+def _keep(
+    policy: Policy,
+    standing: dict[int, Candidate],
+    candidates: Sequence[Candidate] | Field,
+    draw: bytes,
+    share_bytes: int,
+    away: Collection[NodeId],
+) -> tuple[list[int], bool, list[Candidate]]:
+    """Which holders stay, whether that is the most that can, and others that go with them ([] when not looked for)."""
+    numbers, nodes = list(standing), list(standing.values())
+    for mode in modes(policy, nodes, ()):
+        load = Load(mode.limits)
+        for node in nodes:
+            load.add(node)
+        if load.holds() and all(map(mode.admits, nodes)):
+            if len(nodes) == policy.total:
+                return numbers, True, []
+            try:  # what is there is good; most often the rest can be added
+                choose(policy, candidates, int.from_bytes(draw, "big"), kept=nodes, share_bytes=share_bytes, avoid=away)
+                return numbers, True, []
+            except (TooFewNodes, PolicyInfeasible):
+                break
+    if isinstance(candidates, Field):
+        candidates = candidates.sample(policy, draw, share_bytes, away, SAMPLE)
+        whole = False
+    else:
+        whole = True
+    pool, refused = _pool(policy, candidates, draw, share_bytes, away)
+    best: tuple[int, Found, list[Candidate]] | None = None
+    proved = True
+    for mode in modes(policy, [*pool, *nodes], ()):
+        old = [i for i, node in enumerate(nodes) if mode.admits(node)]
+        new = [node for node in pool if mode.admits(node)]
+        found = solve(mode.limits, (), [nodes[i] for i in old], new, policy.total)
+        proved = proved and found.exact
+        if found.complete and (best is None or len(found.kept) > best[0]):
+            kept = tuple(old[i] for i in found.kept)
+            best = len(kept), Found(kept, found.new, True, found.exact), [new[i] for i in found.new]
+    if best is not None:
+        return [numbers[i] for i in best[1].kept], proved and whole, best[2]
+    if proved and whole:
+        if len(pool) + len(nodes) < policy.total:
+            raise _too_few(policy, pool, refused, nodes, policy.total - len(nodes))
+        raise _infeasible(policy, [*pool, *nodes], (), policy.total, proved=True)
+    # Not decided: keep what can be kept one by one; choose() says whether the rest can be filled.
+    load = Load(next(modes(policy, [*pool, *nodes], ())).limits)
+    keep = []
+    for i, node in standing.items():
+        if load.accepts(node):
+            load.add(node)
+            keep.append(i)
+    return keep, False, []
+
+
+# ---- choosing -------------------------------------------------------------------------------------------------------
+
+
+def _pool(
+    policy: Policy, candidates: Iterable[Candidate], draw: bytes, share_bytes: int, taken: Collection[NodeId]
+) -> tuple[list[Candidate], int]:
+    """The nodes that could be chosen in the order of their lots, and how many the policy refuses."""
+    usable = [c for c in candidates if c.usable and c.free_bytes >= share_bytes and c.node_id not in taken]
+    picky = bool(policy.allow or policy.deny)
+    pool = [c for c in usable if not eligible(policy, c.authorities)] if picky else usable
+    return sorted(pool, key=lambda c: lot(draw, c), reverse=True), len(usable) - len(pool)
+
+
+def _choose(policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int) -> list[Candidate]:
     if len(pool) < wanted:
-        raise TooFewNodes(
-            total=need.total, available=len(pool) + len(kept), reason="others are offline, full or hold a share already"
-        )
-    keyed = sorted(pool, key=lambda c: _lot(seed, c), reverse=True)
-    load = _Load(need, kept)
+        raise _too_few(policy, pool, refused, kept, wanted)
+    proved = True
+    for mode in modes(policy, pool, kept):
+        found, exact = _in_mode(policy, mode, [c for c in pool if mode.admits(c)], kept, wanted)
+        if found is not None:
+            return found
+        proved = proved and exact
+    raise _infeasible(policy, pool, kept, wanted, proved=proved)
+
+
+def _in_mode(
+    policy: Policy, mode: Mode, pool: list[Candidate], kept: Sequence[Candidate], wanted: int
+) -> tuple[list[Candidate] | None, bool]:
+    if len(pool) < wanted:
+        return None, True
+    everyone = [*kept, *pool]
+    hard = binding(mode.limits, everyone, wanted + len(kept))
+    soft = binding(wishes(policy), everyone, wanted + len(kept))
+    for number in range(len(soft), 0, -1):
+        found = _fit((*hard, *soft[:number]), kept, pool, wanted) or _searched((*hard, *soft[:number]), kept, pool, wanted)
+        if found is not None:
+            return found, True
+    found = _fit(hard, kept, pool, wanted)
+    if found is not None:
+        return found, True
+    answer = solve(hard, kept, (), pool, wanted)
+    return ([pool[i] for i in answer.new], True) if answer.complete else (None, answer.exact)
+
+
+def _searched(
+    limits: Sequence[Limit], kept: Sequence[Candidate], pool: list[Candidate], wanted: int
+) -> list[Candidate] | None:
+    answer = solve(limits, kept, (), pool, wanted, budget=200)
+    return [pool[i] for i in answer.new] if answer.complete else None
+
+
+def _fit(
+    limits: Sequence[Limit], kept: Sequence[Candidate], ordered: Sequence[Candidate], wanted: int
+) -> list[Candidate] | None:
+    """First by lots alone, then by the least loaded authority; None when neither comes to ``wanted``."""
+    for levelled in (False, True):
+        load = Load(limits)
+        for node in kept:
+            load.add(node)
+        if not load.holds():
+            return None
+        chosen = _levelled(load, ordered, wanted) if levelled else _first(load, ordered, wanted)
+        if len(chosen) == wanted:
+            return chosen
+        if len(load.limits) == 1 and not load.wide and all(len(o) <= 1 for o in load.authorities(ordered)):
+            return None  # one partition: what does not fit so does not fit
+    return None
+
+
+def _first(load: Load, ordered: Iterable[Candidate], wanted: int) -> list[Candidate]:
     chosen: list[Candidate] = []
-    rest = keyed
+    for node in ordered:
+        if load.accepts(node):
+            load.add(node)
+            chosen.append(node)
+            if len(chosen) == wanted:
+                break
+    return chosen
+
+
+def _levelled(load: Load, ordered: Sequence[Candidate], wanted: int) -> list[Candidate]:
+    """Always a node of the least loaded authorities. Nodes under the same ones are looked at together."""
+    kinds: dict[tuple[frozenset[str], ...], list[Candidate]] = {}
+    for node in reversed(ordered):
+        kinds.setdefault(load.kind(node), []).append(node)
+    chosen: list[Candidate] = []
     while len(chosen) < wanted:
-        best = min((c for c in rest if load.accepts(c)), key=load.weight, default=None)
-        if best is None:
-            if not _swap(load, chosen, rest):
-                raise PolicyInfeasible(reason=_explain(need, load, pool))
+        fitting = [nodes for nodes in kinds.values() if load.accepts(nodes[-1])]
+        if not fitting:
+            break
+        best = min(fitting, key=lambda nodes: load.weight(nodes[-1]))
+        node = best.pop()
+        if not best:
+            del kinds[load.kind(node)]
+        load.add(node)
+        chosen.append(node)
+    return chosen
+
+
+def _from_field(
+    policy: Policy,
+    field: Field,
+    draw: bytes,
+    kept: Sequence[Candidate],
+    wanted: int,
+    share_bytes: int,
+    taken: Collection[NodeId],
+) -> list[Candidate] | None:
+    """Nodes as the field draws them, as long as limits and wishes allow; None when too few of them fit."""
+    mode = next(modes(policy, field.some, kept))
+    load = Load((*mode.limits, *wishes(policy)))
+    for node in kept:
+        load.add(node)
+    if not load.holds():
+        return None
+    chosen: list[Candidate] = []
+    seen = set(taken)
+    picky = bool(policy.allow or policy.deny)
+    draws = field.draws(draw, 12 * wanted + 60)
+    for node in draws:
+        if node.node_id in seen or not node.usable or node.free_bytes < share_bytes:
             continue
-        chosen.append(best)
-        load.add(best, 1)
-        rest = [c for c in rest if c is not best]
-    return [c.node_id for c in chosen]
+        if not load.accepts(node) or (picky and eligible(policy, node.authorities)):
+            if not load.accepts(node, "jurisdiction", "bloc") or (picky and eligible(policy, field.shared(node))):
+                draws.close_class(node)
+            continue
+        seen.add(node.node_id)
+        load.add(node)
+        chosen.append(node)
+        if len(chosen) == wanted:
+            return chosen
+    return None
 
 
-def _lot(seed: int, node: Candidate) -> float:
-    """A draw weighted by free space (Efraimidis and Spirakis 2006, in logarithms), from a hash of seed and node."""
-    digest = blake3.blake3(seed.to_bytes(16, "big", signed=True) + node.node_id).digest(length=8)
-    uniform = (int.from_bytes(digest, "big") + 1) / (1 << 64)
-    return log(uniform) / max(node.free_bytes, 1)
+# ---- when it cannot be ----------------------------------------------------------------------------------------------
 
 
-def _swap(load: _Load, chosen: list[Candidate], rest: list[Candidate]) -> bool:
-    """Exchange one chosen node for two unchosen ones; True when the set grew."""
-    for out in chosen:
-        load.add(out, -1)
-        for first in rest:
-            if not load.accepts(first):
-                continue
-            load.add(first, 1)
-            second = next((c for c in [*rest, out] if c is not first and load.accepts(c)), None)
-            if second is not None:
-                load.add(second, 1)
-                chosen.remove(out)
-                chosen += [first, second]
-                rest.append(out)
-                for node in (first, second):
-                    rest.remove(node)
-                return True
-            load.add(first, -1)
-        load.add(out, 1)
-    return False
-
-
-def _explain(need: Need, load: _Load, pool: Sequence[Candidate]) -> str:
-    names = sorted({n for c in pool for n in c.authorities.get(need.family, frozenset()) if n != UNKNOWN})
-    bound = min(need.needed - 1, need.total - need.needed - need.slack)
-    unknown = sum(1 for c in pool if UNKNOWN in c.authorities.get(need.family, frozenset()))
-    words = (
-        f"at most {bound} of the {need.total} shares may lie under one {need.family}, "
-        f"and the nodes with room are under {len(names)} ({', '.join(names[:8])})"
+def _too_few(
+    policy: Policy, pool: Sequence[Candidate], refused: int, kept: Sequence[Candidate], wanted: int
+) -> HivefsError:
+    reason = "others are offline, full or hold a share already"
+    if refused:
+        reason = f"{refused} more are there that the policy refuses; " + reason
+    answer = explain(policy, pool, kept, wanted)
+    return TooFewNodes(
+        total=policy.total, available=len(pool) + len(kept), reason=reason, most=answer.most, remedy=answer.remedy
     )
-    if unknown:
-        words += f"; {unknown} nodes have an unknown {need.family}, which counts against every one"
-    return words + f"; a node under another {need.family} is needed"
+
+
+def _infeasible(
+    policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int, *, proved: bool
+) -> HivefsError:
+    answer = explain(policy, pool, kept, wanted)
+    reason = answer.words if proved else "no placement was found (nor was it proved that there is none); " + answer.words
+    return PolicyInfeasible(reason=reason, most=answer.most, remedy=answer.remedy, proved=proved)

@@ -1,18 +1,25 @@
-"""The verifier: proves G1 and G2 for one placement by counting every coalition. It knows nothing of the selector.
+"""The verifier: proves G1 and G2 for one placement by counting every coalition. It shares no code with the selector: what
+authorities a node is under it derives from the attributes itself (a test proves what this file imports).
 
 G1(c), no reassembly: for every coalition of c authorities, the shares on nodes under any of them number at most k-1.
 G2(a, s), no hostage: after removing every node under any a authorities, at least k+s shares remain.
 
-An unknown authority (UNKNOWN in a node's set) counts against every authority: such a node belongs to every coalition.
+An unknown authority (UNKNOWN in a node's set) counts against every authority: such a node belongs to every coalition. A cap
+(max_per) is broken by a node whose authority is unknown in the same way, with the one exception that verify() states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TYPE_CHECKING
 
-from hivefs.model.node import UNKNOWN
+from hivefs.model.node import UNKNOWN, Attribute, Evidence
+from hivefs.placement.blocs import BLOCS
+
+if TYPE_CHECKING:
+    from hivefs.placement.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,114 @@ class Proof:
     worst_loss: tuple[str, ...]
     remaining: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome for a policy: a Proof for each of its rules, the shares that are ``out`` of it (by number, with the
+    reason), and all that is wrong in words ("proved" when nothing is).
+    """
+
+    holds: bool
+    proofs: tuple[Proof, ...]
+    out: dict[int, str] = field(hash=False)
+    words: str
+
+
+def verify(policy: Policy, needed: int, holders: Sequence[Sequence[Attribute] | None]) -> Verdict:
+    """Prove a placement from what is known of the nodes. ``holders[i]`` are the attributes of the node that has share i;
+    None: nobody has it. Shares that nobody has are not counted, and are no reason for a verdict to fail.
+
+    A cap on operators, hosters, networks or subnets says nothing when the policy accepts claims, has no rule for that
+    family, and none of the nodes states an authority of it.
+    """
+    placed = [i for i, said in enumerate(holders) if said is not None]
+    known = {i: _Known(holders[i] or (), policy.evidence) for i in placed}
+    proofs = tuple(prove(rule, needed, [known[i].under(rule.family) for i in placed]) for rule in policy.rules)
+    out: dict[int, str] = {}
+    for i in placed:
+        reason = _refused(policy, known[i])
+        if reason:
+            out[i] = reason
+    for family, cap in policy.max_per:
+        if cap:
+            ruled = any(rule.family == family for rule in policy.rules)
+            quiet = family in ("operator", "hoster", "asn", "subnet") and policy.evidence <= Evidence.CLAIMED and not ruled
+            sets = {i: known[i].under(family) for i in placed}
+            if quiet and all(UNKNOWN in names for names in sets.values()):
+                continue
+            for i, reason in _over_cap(family, cap, sets).items():
+                out.setdefault(i, reason)
+    words = [p.reason for p in proofs if not p.holds]
+    words += [f"share {i}: {reason}" for i, reason in sorted(out.items())]
+    return Verdict(not words, proofs, out, "; ".join(words) or "proved")
+
+
+class _Known:
+    """What is known of a node by evidence that is strong enough."""
+
+    def __init__(self, attributes: Iterable[Attribute], weakest: Evidence) -> None:
+        self.named: set[str] = set()
+        self.values: dict[str, str] = {}
+        for attribute in attributes:
+            self.named.add(attribute.name)
+            if attribute.value and attribute.evidence >= weakest:
+                self.values[attribute.name] = attribute.value
+
+    def _value(self, name: str) -> str:
+        return self.values.get(name, UNKNOWN)
+
+    def under(self, family: str) -> frozenset[str]:
+        """The authorities of a family over the node."""
+        if family == "jurisdiction":
+            countries = [self._value("country"), self._value("operator_country")]
+            if self.named & {"parent", "parent_country"}:
+                countries.append(self._value("parent_country"))
+            return frozenset(country.upper() for country in countries)
+        if family == "operator":
+            mine = {self._value("operator")}
+            return frozenset(mine | {self._value("parent")} if "parent" in self.named else mine)
+        if family == "bloc":
+            found = set()
+            for country in self.under("jurisdiction"):
+                found |= {name for name, members in BLOCS.items() if country in members} or {country}
+            return frozenset(found)
+        if family == "outage":
+            return frozenset()
+        return frozenset({self._value(family)})
+
+
+def _refused(policy: Policy, node: _Known) -> str:
+    """Why a node may hold nothing under the policy; empty when it may."""
+    for entry in policy.deny:
+        family, _, name = entry.rpartition(":")
+        mine = node.under(family or "jurisdiction")
+        if (name if family else name.upper()) in mine:
+            return f"{entry} is denied"
+        if UNKNOWN in mine:
+            return f"its {family or 'jurisdiction'} is not known and {entry} is denied"
+    families = {entry.rpartition(":")[0] for entry in policy.allow}
+    for family in sorted(families):
+        allowed = {
+            name if family else name.upper() for of, _, name in (e.rpartition(":") for e in policy.allow) if of == family
+        }
+        beyond = sorted(node.under(family or "jurisdiction") - allowed)
+        if beyond:
+            return f"{' and '.join(beyond)} is not allowed".replace(UNKNOWN, f"an unknown {family or 'jurisdiction'}")
+    return ""
+
+
+def _over_cap(family: str, cap: int, sets: dict[int, frozenset[str]]) -> dict[int, str]:
+    """The shares beyond a cap: of each authority the last ones. Unknown ones count under each authority, and first."""
+    found: dict[int, str] = {}
+    unknown = [i for i, names in sets.items() if UNKNOWN in names]
+    for i in unknown[cap:]:
+        found[i] = f"more than {cap} shares lie on nodes whose {family} is not known"
+    for name in sorted({name for names in sets.values() for name in names if name != UNKNOWN}):
+        mine = [*unknown, *(i for i, names in sets.items() if name in names and i not in unknown)]
+        for i in mine[cap:]:
+            found.setdefault(i, f"{family} {name} would hold {len(mine)} shares and may hold {cap}")
+    return found
 
 
 def prove(rules: Rules, needed: int, authorities: Sequence[frozenset[str]]) -> Proof:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from hivefs.errors import Corrupt
 from hivefs.formats import head, revoked, strict
-from hivefs.model.ids import MAX_SHARE_BYTES
+from hivefs.model.ids import KEY_BYTES, MAX_SHARE_BYTES, ShareId
+from hivefs.model.receipt import Listed
 from hivefs.protocol.frames import VERSION, Frame, Kind
 from hivefs.protocol.requests import MAX_ENTRY_BYTES, join_blobs, split_blobs
 
 T = TypeVar("T")
 MAX_PATH = 32
+MAX_LISTED = 8192
+"""Shares in one listing."""
+
+_LISTED = struct.Struct(">QI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,9 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET: some blobs; ``more`` when there are others after the last one."""
+    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET, RECEIPT_GET: some blobs; ``more`` when there
+    are others after the last one.
+    """
 
     more: bool
     blobs: tuple[bytes, ...]
@@ -62,7 +71,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT: how many entries were news."""
+    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT, STATEMENTS_PUT, RECEIPT_PUT: how many entries were news."""
 
     count: int
 
@@ -92,7 +101,25 @@ class HiveState:
     members: bytes
 
 
-Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """LIST: shares of the asker in the order of their ids. ``reached`` is the id after which to ask on; empty: that
+    was all. (A node looks at so many rows for one answer, so it may reach far and list little.)
+    """
+
+    reached: bytes
+    shares: tuple[Listed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """NEWS: 32 bytes each that are the same for the same roster, and for the same statements of nodes."""
+
+    roster: bytes
+    statements: bytes
+
+
+Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState | Listing | News
 
 
 def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
@@ -116,6 +143,11 @@ def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
             return "stat", (s.capacity, s.used, s.free_bytes, s.shares, s.dropped, s.time_ns, s.version), b""
         case HiveState(number, members):
             return "hive state", (number, members), b""
+        case Listing(reached, shares):
+            rows = (s.share_id + _LISTED.pack(s.lease_ns, s.size) for s in shares)
+            return "listing", (reached,), b"".join(rows)
+        case News(roster, statements):
+            return "news", (roster, statements), b""
 
 
 def to_frame(answer: Answer, number: int) -> Frame:
@@ -157,6 +189,22 @@ def _page(items: list[Any], payload: bytes) -> Page:
     return Page(more, blobs)
 
 
+def _listing(items: list[Any], payload: bytes) -> Listing:
+    (reached,) = items
+    row = KEY_BYTES + _LISTED.size
+    if len(payload) % row or len(payload) > MAX_LISTED * row or len(strict.blob(reached)) not in (0, KEY_BYTES):
+        raise ValueError("not a listing")
+    shares = []
+    for i in range(0, len(payload), row):
+        lease, size = _LISTED.unpack_from(payload, i + KEY_BYTES)
+        number = strict.number(lease), strict.number(size, 1, MAX_SHARE_BYTES)
+        shares.append(Listed(ShareId(payload[i : i + KEY_BYTES]), *number))
+    ids = [share.share_id for share in shares]
+    if any(a >= b for a, b in pairwise(ids)) or (ids and reached and ids[-1] > reached):
+        raise ValueError("a listing out of order")
+    return Listing(reached, tuple(shares))
+
+
 def _stat(items: list[Any], payload: bytes) -> NodeStat:
     *numbers, version = items
     capacity, used, free, shares, dropped, time_ns = (strict.number(n) for n in numbers)
@@ -172,7 +220,9 @@ _READ: dict[type[Any], tuple[str, Callable[[list[Any], bytes], Any]]] = {
     Page: ("page", _page),
     Taken: ("taken", lambda items, payload: Taken(strict.number(items[0]))),
     NodeStat: ("stat", _stat),
+    Listing: ("listing", _listing),
     HiveState: ("hive state", lambda items, payload: HiveState(strict.number(items[0]), strict.blob(items[1], 32))),
+    News: ("news", lambda items, payload: News(strict.blob(items[0], 32), strict.blob(items[1], 32))),
 }
 
 
@@ -186,6 +236,6 @@ def from_frame(expected: type[T], frame: Frame) -> T:
         return strict.encode(magic, VERSION, *_items(answer)[1])  # type: ignore[arg-type]
 
     answer: T = strict.exactly(what, frame.header, lambda: build(items, frame.payload), header_of)
-    if frame.payload and expected in (Done, Kept, Taken, NodeStat, HiveState):
+    if frame.payload and expected in (Done, Kept, Taken, NodeStat, HiveState, News):
         raise Corrupt(what=what, reason="it has a payload")
     return answer

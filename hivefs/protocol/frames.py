@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from hivefs.formats import head, member, revoked
+from hivefs.formats import attestation, head, member, receipt, revoked
 from hivefs.model.ids import MAX_SHARE_BYTES
 
 PROTOCOL: Final = "/hivefs/node/1"
@@ -59,6 +59,12 @@ class Kind(enum.IntEnum):
     MEMBERS_PUT = 29
     REVOKED_GET = 30
     REVOKED_PUT = 31
+    RECEIPT_GET = 32
+    RECEIPT_PUT = 33
+    LIST = 34
+    NEWS = 40
+    STATEMENTS_GET = 41
+    STATEMENTS_PUT = 42
 
 
 MAX_PAYLOAD: Final[dict[Kind, int]] = {
@@ -85,12 +91,22 @@ MAX_PAYLOAD: Final[dict[Kind, int]] = {
     Kind.MEMBERS_PUT: 512 << 10,
     Kind.REVOKED_GET: 0,
     Kind.REVOKED_PUT: revoked.MAX_BYTES,
+    Kind.RECEIPT_GET: 0,
+    Kind.RECEIPT_PUT: receipt.MAX_BYTES,
+    Kind.LIST: 0,
+    Kind.NEWS: 0,
+    Kind.STATEMENTS_GET: 0,
+    Kind.STATEMENTS_PUT: 4 * attestation.MAX_STATEMENT_BYTES,
 }
 """Payload bytes that a frame of each kind may have."""
 
 REQUESTS: Final = frozenset(kind for kind in Kind if kind >= 16)
 FROM_CLIENT: Final = REQUESTS | {Kind.CANCEL}
 FROM_NODE: Final = frozenset({Kind.ANSWER, Kind.FAILURE})
+
+
+_LARGE: Final = 64 << 10
+_SMALL_PIECE: Final = 4 << 10
 
 
 class ProtocolViolation(Exception):
@@ -107,11 +123,14 @@ class Frame:
     payload: bytes = b""
 
 
-def head_of(frame: Frame) -> bytes:
-    """All of a frame but its payload, which a sender can send without copying it. ValueError over the limits."""
-    if len(frame.header) > MAX_HEADER_BYTES or len(frame.payload) > MAX_PAYLOAD[frame.kind]:
+def head_of(frame: Frame, payload: int | None = None) -> bytes:
+    """All of a frame but its payload, which a sender can send without copying it, or in pieces of ``payload`` bytes in all
+    that are not in the frame. ValueError over the limits.
+    """
+    size = len(frame.payload) if payload is None else payload
+    if len(frame.header) > MAX_HEADER_BYTES or size > MAX_PAYLOAD[frame.kind]:
         raise ValueError(f"a {frame.kind.name} frame is too long")
-    length = _AFTER_LENGTH + len(frame.header) + len(frame.payload)
+    length = _AFTER_LENGTH + len(frame.header) + size
     return _PREFIX.pack(length, frame.kind, frame.request, len(frame.header)) + frame.header
 
 
@@ -121,11 +140,17 @@ def to_bytes(frame: Frame) -> bytes:
 
 
 class FrameDecoder:
-    """Bytes in, frames out. ``accept`` are the kinds that may come; it can be changed between frames."""
+    """Bytes in, frames out. ``accept`` are the kinds that may come; it can be changed between frames.
+
+    A large frame is kept in the pieces in which it came and joined once, when it is complete: growing one buffer and
+    cutting the payload out of it costs two copies of every share more.
+    """
 
     def __init__(self, accept: Collection[Kind]) -> None:
         self.accept = accept
         self._buffer = bytearray()
+        self._pieces: list[bytes | bytearray] = []  # instead of the buffer, while a large frame is coming
+        self._in_pieces = 0
         self._kind = Kind.PING
         self._request = 0
         self._header = 0
@@ -134,12 +159,12 @@ class FrameDecoder:
     @property
     def buffered(self) -> int:
         """Bytes held."""
-        return len(self._buffer)
+        return self._in_pieces or len(self._buffer)
 
     @property
     def inside(self) -> bool:
         """Whether a frame has begun and is not complete."""
-        return bool(self._buffer)
+        return bool(self._in_pieces or self._buffer)
 
     @property
     def request(self) -> int:
@@ -149,19 +174,33 @@ class FrameDecoder:
     def start_of_payload(self, count: int) -> bytes | None:
         """The first bytes of the payload of the ANSWER that has begun, as soon as there are so many."""
         start = PREFIX_BYTES + self._header
-        if not self._total or self._kind != Kind.ANSWER or min(len(self._buffer), self._total) < start + count:
+        if not self._total or self._kind != Kind.ANSWER or min(self.buffered, self._total) < start + count:
             return None
-        with memoryview(self._buffer) as view:
+        with memoryview(self._front(start + count) if self._in_pieces else self._buffer) as view:
             return bytes(view[start : start + count])
 
     @property
     def wanted(self) -> int:
         """How many bytes complete the current frame (or its prefix)."""
-        return (self._total or PREFIX_BYTES) - len(self._buffer)
+        return (self._total or PREFIX_BYTES) - self.buffered
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the wire."""
-        self._buffer += data
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take bytes from the wire; they are not to be changed afterwards. Costs least when next_frame is called after
+        each piece.
+        """
+        if not self._in_pieces:
+            self._buffer += data
+            return
+        self._in_pieces += len(data)
+        if len(data) >= _SMALL_PIECE:
+            self._pieces.append(data)
+            return
+        # One who sends byte by byte must not make us keep an object for each of them.
+        last = self._pieces[-1]
+        if type(last) is bytearray and len(last) < _LARGE:
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
 
     def next_frame(self) -> Frame | None:
         """The next complete frame, or None until more was fed. ProtocolViolation when it cannot become one."""
@@ -169,14 +208,45 @@ class FrameDecoder:
             if len(self._buffer) < PREFIX_BYTES:
                 return None
             self._read_prefix()
-        if len(self._buffer) < self._total:
+            if len(self._buffer) < self._total > _LARGE:
+                self._pieces, self._in_pieces = [self._buffer], len(self._buffer)
+                self._buffer = bytearray()
+        if self.buffered < self._total:
             return None
+        if self._in_pieces:
+            return self._join()
         start = PREFIX_BYTES + self._header
         with memoryview(self._buffer) as view:
             frame = Frame(self._kind, self._request, bytes(view[PREFIX_BYTES:start]), bytes(view[start : self._total]))
         del self._buffer[: self._total]
         self._total = 0
         return frame
+
+    def _join(self) -> Frame:
+        """The large frame, out of its pieces."""
+        start = PREFIX_BYTES + self._header
+        self._front(start)
+        first = memoryview(self._pieces[0])
+        header, parts, left = bytes(first[PREFIX_BYTES:start]), list[memoryview](), self._total
+        for piece in self._pieces:
+            view = memoryview(piece)
+            parts.append(view[:left])
+            self._buffer += view[left:]
+            left -= min(left, len(view))
+        parts[0] = parts[0][start:]
+        frame = Frame(self._kind, self._request, header, b"".join(parts))
+        self._pieces, self._in_pieces, self._total = [], 0, 0
+        return frame
+
+    def _front(self, count: int) -> bytes | bytearray:
+        """The first piece, with at least ``count`` bytes (so many are there)."""
+        number, size = 0, 0
+        while size < count:
+            size += len(self._pieces[number])
+            number += 1
+        if number > 1:
+            self._pieces[:number] = [b"".join(self._pieces[:number])]
+        return self._pieces[0]
 
     def _read_prefix(self) -> None:
         length, number, request, header = _PREFIX.unpack_from(self._buffer)

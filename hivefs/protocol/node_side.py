@@ -19,6 +19,7 @@ from hivefs.protocol.requests import (
     HiveStateGet,
     MembersGet,
     MembersPut,
+    NewsGet,
     Ping,
     Request,
     RevokedGet,
@@ -26,9 +27,14 @@ from hivefs.protocol.requests import (
     RosterGet,
     RosterPut,
     Stat,
+    StatementsGet,
+    StatementsPut,
 )
 
-_OF_NODES = RosterGet | RosterPut | Stat | Ping | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut
+_OF_NODES = (
+    RosterGet | RosterPut | Stat | Ping | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut
+    | NewsGet | StatementsGet | StatementsPut
+)  # fmt: skip
 
 
 @dataclass(slots=True)

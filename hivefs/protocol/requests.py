@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from hivefs.errors import Corrupt
-from hivefs.formats import member, strict
+from hivefs.formats import attestation, member, receipt, strict
 from hivefs.model.ids import KEY_BYTES, MAX_SHARE_BYTES, ShareId
 from hivefs.protocol.frames import MAX_IDS, MAX_PAYLOAD, VERSION, Frame, Kind
 
@@ -132,9 +132,50 @@ class RevokedPut:
     revoked: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ReceiptGet:
+    """Sign what you hold for me now, and put these 32 bytes of mine in, so that I know it is new."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptPut:
+    """The receipt that you gave me last (formats/receipt.py), with my signature."""
+
+    receipt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ListShares:
+    """The shares that you hold for me, from the one after ``after`` on (empty: from the first)."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class NewsGet:
+    """What do your roster and the statements that you know come to?"""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsGet:
+    """What nodes whose key is after ``after`` (empty: from the first) say of themselves (formats/attestation.py)."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsPut:
+    """Statements of nodes that you may not know."""
+
+    statements: tuple[bytes, ...]
+
+
 Request: TypeAlias = (
     Put | Get | Have | Delete | Renew | HeadPut | HeadsGet | RosterGet | RosterPut | Stat | Ping
-    | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut
+    | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut | ReceiptGet | ReceiptPut | ListShares
+    | NewsGet | StatementsGet | StatementsPut
 )  # fmt: skip
 
 
@@ -211,6 +252,12 @@ def _revoked_put(items: list[Any], payload: bytes) -> RevokedPut:
     return RevokedPut(payload)
 
 
+def _receipt_put(items: list[Any], payload: bytes) -> ReceiptPut:
+    if not payload:
+        raise ValueError("an empty receipt")
+    return ReceiptPut(payload)
+
+
 def _head_put(items: list[Any], payload: bytes) -> HeadPut:
     if not payload:
         raise ValueError("an empty head")
@@ -234,6 +281,15 @@ _READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
     Kind.MEMBERS_PUT: ("members put", lambda items, payload: MembersPut(split_blobs(payload, member.MAX_BYTES))),
     Kind.REVOKED_GET: ("revoked get", lambda items, payload: RevokedGet()),
     Kind.REVOKED_PUT: ("revoked put", _revoked_put),
+    Kind.RECEIPT_GET: ("receipt get", lambda items, payload: ReceiptGet(strict.blob(items[0], receipt.NONCE_BYTES))),
+    Kind.RECEIPT_PUT: ("receipt put", _receipt_put),
+    Kind.LIST: ("list", lambda items, payload: ListShares(_after(items[0]))),
+    Kind.NEWS: ("news get", lambda items, payload: NewsGet()),
+    Kind.STATEMENTS_GET: ("statements get", lambda items, payload: StatementsGet(_after(items[0]))),
+    Kind.STATEMENTS_PUT: (
+        "statements put",
+        lambda items, payload: StatementsPut(split_blobs(payload, attestation.MAX_STATEMENT_BYTES)),
+    ),
 }
 
 
@@ -271,6 +327,18 @@ def _written(request: Request) -> tuple[Kind, tuple[Any, ...], bytes]:
             return Kind.REVOKED_GET, (), b""
         case RevokedPut(data):
             return Kind.REVOKED_PUT, (), data
+        case ReceiptGet(nonce):
+            return Kind.RECEIPT_GET, (nonce,), b""
+        case ReceiptPut(data):
+            return Kind.RECEIPT_PUT, (), data
+        case ListShares(after):
+            return Kind.LIST, (after,), b""
+        case NewsGet():
+            return Kind.NEWS, (), b""
+        case StatementsGet(after):
+            return Kind.STATEMENTS_GET, (after,), b""
+        case StatementsPut(statements):
+            return Kind.STATEMENTS_PUT, (), join_blobs(statements)
 
 
 def to_frame(request: Request, number: int) -> Frame:

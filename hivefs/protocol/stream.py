@@ -23,6 +23,22 @@ class ByteStream(Protocol):
         """At least one byte, or b"" at the end."""
         ...
 
+    async def receive_pieces(self, max_bytes: int = ...) -> list[bytes | bytearray]:
+        """The same without joining what lies there in pieces, of which none is empty; [] at the end. The last one may go
+        beyond ``max_bytes``. The pieces are the caller's.
+        """
+        ...
+
+    def accepted(self) -> int:
+        """A count that grows with every byte sent on this connection, also by other streams."""
+        ...
+
+    def departed(self) -> int:
+        """As far as the same count has left this machine: what ``accepted`` said before a pause has left when this is as
+        much. Costs a system call.
+        """
+        ...
+
     async def aclose(self) -> None: ...
 
     async def reset(self) -> None: ...

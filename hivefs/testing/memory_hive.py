@@ -7,9 +7,10 @@ their names as a real node and a real client do.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import trio
@@ -19,20 +20,26 @@ from hivefs.chunkstore.patience import Patience
 from hivefs.crypto import keys
 from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeBusy, NodeFull, PeerUnreachable, ShareMissing
 from hivefs.formats import head as head_format
-from hivefs.formats.member import sign_address, sign_member
+from hivefs.formats import receipt as receipt_format
+from hivefs.formats.attestation import statement_to_bytes
+from hivefs.formats.member import entry_to_bytes, sign_address, sign_member
 from hivefs.formats.revoked import revocations_from_bytes
+from hivefs.model.attestation import Statement
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
-from hivefs.model.node import LEAVING_MARK, Attribute, Membership, Role, RosterEntry
-from hivefs.protocol.answers import HiveState, NodeStat
+from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, Attribute, Membership, Role, RosterEntry
+from hivefs.model.receipt import Listed, Receipt
+from hivefs.protocol.answers import HiveState, Listing, News, NodeStat
 
 HIVE_SEED = bytes([7]) * 32
 
 
 @dataclass
 class MemoryNode:
-    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while ``busy`` it refuses shares, and
-    counts how many it ``refused``; ``leaving_s`` is since when it leaves.
+    """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while ``busy`` it refuses shares,
+    and counts how many it ``refused``; ``leaving_s`` is since when it leaves; ``also`` is what the owner says of it
+    beside country and operator. An ``old`` one knows no receipts and ends the conversation when it is asked for one;
+    ``clock_ns`` is what its clock says (None: the machine's), ``credits`` the vault that it credits.
     """
 
     number: int
@@ -45,9 +52,17 @@ class MemoryNode:
     rotten: set[ShareId] = field(default_factory=set)
     puts: int = 0
     leaving_s: int = 0
+    also: tuple[Attribute, ...] = ()
+    epoch: int = 1
     busy: bool = False
     refused: int = 0
     stopped: trio.Event = field(default_factory=trio.Event)
+    leases: dict[ShareId, int] = field(default_factory=dict)
+    receipts: int = 0
+    agreed: list[Receipt] = field(default_factory=list)
+    old: bool = False
+    clock_ns: int | None = None
+    credits: str = ""
 
     @property
     def seed(self) -> bytes:
@@ -70,11 +85,14 @@ class MemoryNode:
             Attribute("country", self.country),
             Attribute("operator", self.operator),
             Attribute("operator_country", self.country),
+            *self.also,
         )
-        member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, 1))
+        member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, said, 1, 0, self.epoch))
         told: tuple[str, ...] = (f"/ip4/127.0.0.1/tcp/{self.number}",)
         if self.leaving_s:
             told = (*told, LEAVING_MARK + str(self.leaving_s))
+        if self.credits:
+            told = (*told, CREDITS_MARK + self.credits)
         return RosterEntry(member, sign_address(self.seed, told, max(1, self.leaving_s)))
 
     def stop(self) -> None:
@@ -101,6 +119,10 @@ class MemoryClient:
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
 
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """There is no line on which a request could wait."""
+        return asked, True
+
     async def _answer(self) -> None:
         await trio.sleep(self._hive.delay)
         if not self._node.up:
@@ -117,6 +139,7 @@ class MemoryClient:
         if self._node.leaving_s or self._node.used + len(data) > self._node.capacity:
             raise NodeFull(peer=str(self._node.number), reason="full")
         self._node.shares[share_id] = data
+        self._node.leases[share_id] = max(lease_ns, self._node.leases.get(share_id, 0))
         self._node.rotten.discard(share_id)
         self._node.puts += 1
 
@@ -151,9 +174,44 @@ class MemoryClient:
         return [self._node.shares.pop(s, None) is not None for s in share_ids]
 
     async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = 30) -> list[bool]:
-        """Leases are not kept here."""
+        """Prolong leases."""
         await self._answer()
+        for share_id in share_ids:
+            if share_id in self._node.shares:
+                self._node.leases[share_id] = max(lease_ns, self._node.leases.get(share_id, 0))
         return [s in self._node.shares for s in share_ids]
+
+    def _know(self) -> None:
+        if self._node.old:
+            self._node.stopped.set()
+            self._node.stopped = trio.Event()
+            raise ConnectionLost(peer=self.peer, reason="the node ended the conversation")
+
+    async def get_receipt(self, nonce: bytes, *, timeout: float = 30) -> tuple[Receipt, Receipt | None]:
+        """Signed with its key; all shares are the one vault's."""
+        await self._answer()
+        self._know()
+        node = self._node
+        node.receipts += 1
+        now = time.time_ns() if node.clock_ns is None else node.clock_ns
+        made = Receipt(node.node_id, self._hive.owner, node.receipts, now, nonce, len(node.shares), node.used)
+        signed = receipt_format.sign_receipt(made, lambda message: keys.sign(node.seed, message))
+        return signed, node.agreed[-1] if node.agreed else None
+
+    async def agree(self, receipt: Receipt, *, timeout: float = 30) -> Receipt:
+        """Keep it, with a countersignature of zeros."""
+        await self._answer()
+        made = replace(receipt, counter=bytes(64))
+        self._node.agreed.append(made)
+        return made
+
+    async def list_shares(self, after: bytes = b"", *, timeout: float = 30) -> Listing:
+        """Three at a time, so that paging is used."""
+        await self._answer()
+        self._know()
+        ids = [s for s in sorted(self._node.shares) if s > after]
+        page = tuple(Listed(s, self._node.leases.get(s, 0), len(self._node.shares[s])) for s in ids[:3])
+        return Listing(b"" if len(ids) <= 3 else page[-1].share_id, page)
 
     async def put_head(self, head: bytes, *, timeout: float = 30) -> None:
         """Keep the newest of each device."""
@@ -196,6 +254,18 @@ class MemoryClient:
         self._hive.revoked = revoked
         return True
 
+    async def news(self, *, timeout: float = 30) -> News:
+        """Digests of all entries and statements."""
+        await self._answer()
+        roster = hashlib.sha256(b"".join(map(entry_to_bytes, await self.get_roster()))).digest()
+        said = hashlib.sha256(b"".join(map(statement_to_bytes, self._hive.statements))).digest()
+        return News(roster, said)
+
+    async def get_statements(self, *, timeout: float = 30) -> list[Statement]:
+        """What nodes say of themselves."""
+        await self._answer()
+        return list(self._hive.statements)
+
     async def stat(self, *, timeout: float = 30) -> NodeStat:
         """Room."""
         await self._answer()
@@ -219,7 +289,9 @@ class MemoryHive:
             for i, country in enumerate(c for c in countries for _ in range(per_country))
         ]
         self.delay = 0.0
+        self.owner = bytes(32)
         self.revoked: bytes | None = None
+        self.statements: list[Statement] = []
         self.asked: list[tuple[int, ShareId, int, int | None]] = []
         """Every GET so far: node, share, offset, length."""
 
@@ -237,7 +309,7 @@ class MemoryHive:
             shares=len(node.shares),
             dropped=0,
             time_ns=0,
-            version="",
+            version="memory",
         )
 
     @asynccontextmanager

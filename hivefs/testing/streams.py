@@ -27,12 +27,15 @@ class _Pipe:
 
 
 class MemoryStream:
-    """One end; made by ``stream_pair``. ``received_bytes`` and ``sent_bytes`` count, for tests."""
+    """One end; made by ``stream_pair``. ``received_bytes`` and ``sent_bytes`` count, for tests.
+    ``unsent`` is what a test says has not left this machine yet of the bytes that were sent.
+    """
 
     def __init__(self, peer_key: bytes, inbound: _Pipe, outbound: _Pipe) -> None:
         self.peer_key = peer_key
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.unsent = 0
         self._in = inbound
         self._out = outbound
         self._sending = False
@@ -90,6 +93,19 @@ class MemoryStream:
         self.received_bytes += len(data)
         self._in.wake()
         return data
+
+    async def receive_pieces(self, max_bytes: int = 262144) -> list[bytes | bytearray]:
+        """What receive_some gives, as a list; [] at the end."""
+        data = await self.receive_some(max_bytes)
+        return [data] if data else []
+
+    def accepted(self) -> int:
+        """Bytes sent so far."""
+        return self.sent_bytes
+
+    def departed(self) -> int:
+        """The same but for ``unsent``."""
+        return self.sent_bytes - self.unsent
 
     async def aclose(self) -> None:
         """The other end reads what was sent, then the end; what it sends from now on fails."""

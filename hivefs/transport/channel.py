@@ -70,6 +70,8 @@ class Channel(ABC):
         self._plain = bytearray()
         self._sealed: deque[bytes | memoryview] = deque()
         self._sealed_bytes = 0
+        self.flushed = 0
+        """Bytes that the kernel took so far."""
 
     # ---- negotiation: waits, under the caller's deadline ----------------------------------------------------
 
@@ -143,6 +145,7 @@ class Channel(ABC):
             except (BlockingIOError, InterruptedError):
                 return
             self._sealed_bytes -= sent
+            self.flushed += sent
             while sent:
                 first = sealed[0]
                 if sent < len(first):

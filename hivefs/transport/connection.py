@@ -161,6 +161,14 @@ class Connection:
         if self._writer_idle and self._channel.backlog:
             self._writer_idle.unpark()
 
+    def accepted(self) -> int:
+        """A count that grows with every byte put, about one for each."""
+        return self._channel.flushed + self._channel.backlog
+
+    def departed(self) -> int:
+        """As far as the same count has left this machine."""
+        return self._channel.flushed - self._channel.raw.unsent()
+
     async def room(self) -> None:
         """Wait until the backlog is below the high-water mark."""
         while self._channel.backlog > HIGH_WATER:

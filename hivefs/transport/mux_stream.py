@@ -108,13 +108,25 @@ class MuxStream:
                 parts.append(pieces.popleft())
                 room -= len(parts[-1])
             data = b"".join(parts)
-        self.buffered -= len(data)
-        self.session.stored(-len(data))
+        self._taken(len(data))
+        return data
+
+    def take_pieces(self, most: int) -> list[bytes | bytearray]:
+        """Received pieces as they are (there must be some) until they are ``most`` bytes or more, and their credit."""
+        pieces, taken, size = self._pieces, list[bytes | bytearray](), 0
+        while pieces and size < most:
+            taken.append(pieces.popleft())
+            size += len(taken[-1])
+        self._taken(size)
+        return taken
+
+    def _taken(self, size: int) -> None:
+        self.buffered -= size
+        self.session.stored(-size)
         if not self.got_fin and self._in_table:
             credit = self._target - self.buffered - self._receive_window
             if credit >= self._target // 2:
                 self._grant(credit)
-        return data
 
     def _grant(self, credit: int) -> None:
         now = self.session.clock()

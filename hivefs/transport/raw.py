@@ -7,9 +7,11 @@ when the kernel has nothing to give (`trio.lowlevel.wait_readable`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import ipaddress
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ MAX_NEGOTIATION_READ = 64 * 1024
 UNSENT_LOW_WATER = 256 * 1024
 """Bytes that may wait unsent in the kernel: enough to keep the line busy, and a ping is not stuck behind megabytes."""
 
+_SIOCOUTQNSD = 0x894B
+_INT = struct.Struct("=i")
 _ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 
 
@@ -116,6 +120,13 @@ class RawSocket(IRawConnection):  # type: ignore[misc]
         if self.socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self.socket.fileno())
             self.socket.close()
+
+    def unsent(self) -> int:
+        """Bytes that the kernel took and has not sent once yet; 0 where it does not tell."""
+        try:
+            return _INT.unpack(fcntl.ioctl(self.socket, _SIOCOUTQNSD, bytes(_INT.size)))[0]  # type: ignore[no-any-return]
+        except (OSError, ValueError):  # no Linux, or closed
+            return 0
 
     def end_writing(self) -> None:
         """Tell the other end that nothing more comes."""

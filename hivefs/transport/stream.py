@@ -25,6 +25,12 @@ class Outlet(Protocol):
     async def room(self) -> None:
         """Wait until the backlog is below the high-water mark."""
 
+    def accepted(self) -> int:
+        """A count that grows with every byte put."""
+
+    def departed(self) -> int:
+        """As far as the same count has left this machine."""
+
 
 class Stream:
     """One bidirectional stream of bytes. One task may send and one may receive at a time.
@@ -80,6 +86,24 @@ class Stream:
 
     async def receive_some(self, max_bytes: int = 262144) -> bytes:
         """Between 1 and ``max_bytes`` bytes as soon as there are any; b"" when the other end closed its side."""
+        if not await self._something(max_bytes):
+            return b""
+        data = self._mux.take(max_bytes)
+        self._connection.push()
+        return data
+
+    async def receive_pieces(self, max_bytes: int = 262144) -> list[bytes | bytearray]:
+        """The same in the pieces in which it came, which saves a copy of all of it; [] when the other end closed its side.
+        The last piece may go beyond ``max_bytes``. The pieces are the caller's.
+        """
+        if not await self._something(max_bytes):
+            return []
+        pieces = self._mux.take_pieces(max_bytes)
+        self._connection.push()
+        return pieces
+
+    async def _something(self, max_bytes: int) -> bool:
+        """Wait until something can be read; False at the clean end."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this stream")
@@ -90,15 +114,23 @@ class Stream:
             mux = self._mux
             while not mux.buffered:
                 if mux.got_fin:
-                    return b""
+                    return False
                 if mux.failure is not None:
                     raise fresh(mux.failure)
                 await self._readable.park()
-            data = mux.take(max_bytes)
-            self._connection.push()
-            return data
+            return True
         finally:
             self._receiving = False
+
+    def accepted(self) -> int:
+        """A count that grows with every byte sent on the connection, also by other streams."""
+        return self._connection.accepted()
+
+    def departed(self) -> int:
+        """As far as the same count has left this machine: behind our own upload some 768 KiB may still wait here, and on
+        a slow line that takes longer than any answer. A system call.
+        """
+        return self._connection.departed()
 
     async def send_eof(self) -> None:
         """Close our direction only; the answer can still be received."""

@@ -34,6 +34,12 @@ class Client:
         self.patience = Patience()
         self.moved = 0.0
         self.asked: list[tuple[int, int | None]] = []
+        self.leaves_after = 0.0
+        """Seconds for which our own uploads, which move, are before the request."""
+
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        now = trio.current_time()
+        return min(now, asked + self.leaves_after), now >= asked + self.leaves_after
 
     async def get(self, share_id: ShareId, offset: int = 0, length: int | None = None, **more: Any) -> bytes:
         self.asked.append((offset, length))
@@ -111,6 +117,28 @@ def test_a_silent_node_is_not_waited_for(world: World) -> None:
     data, took = world.run(lambda: world.reader.data_share(world.stripe, 0))
     assert data == DATA[0] and FLOOR < took < FLOOR + 0.5
     assert world.requests == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_request_behind_our_own_uploads_is_not_late_before_it_has_left(world: World) -> None:
+    """Two seconds behind our own upload, then an answer in 0.1 s: nobody else is asked, and nothing is held against it."""
+    world.clients[0].seconds, world.clients[0].leaves_after = 2.1, 2.0
+    data, took = world.run(lambda: world.reader.data_share(world.stripe, 0))
+    assert data == DATA[0] and took == pytest.approx(2.1)
+    assert world.requests == [1, 0, 0, 0, 0, 0]
+    assert world.clients[0].patience.limit == FLOOR
+
+
+def test_a_node_that_is_silent_after_the_request_has_left_is_late(world: World) -> None:
+    world.clients[0].seconds, world.clients[0].leaves_after = 14.0, 1.0
+    data, took = world.run(lambda: world.reader.data_share(world.stripe, 0))
+    assert data == DATA[0] and 1.0 + FLOOR < took < 1.0 + FLOOR + 0.5
+    assert world.requests == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_range_that_could_not_be_asked_for_yet_is_waited_for(world: World) -> None:
+    world.clients[0].seconds, world.clients[0].leaves_after = 1.1, 1.0
+    part, took = world.run(lambda: world.reader.part(world.stripe, 0, 100, 50))
+    assert part == DATA[0][100:150] and took == pytest.approx(1.1)
 
 
 def test_a_node_that_was_always_slow_gets_its_time(world: World) -> None:

@@ -99,6 +99,11 @@ def test_the_users_day(drive: User) -> None:
     assert status["mount"]["mountpoint"] == str(drive.drive) and status["mount"]["dirty_bytes"] == 0
     states = [n["state"] for n in status["engine"]["nodes"]]
     assert len(states) >= 3 and set(states) == {"online"} and status["code"] == "2/3"
+    moving, accounts = status["engine"]["moving"], drive.json("ledger")
+    assert moving["queue"] == 0 and moving["waiting_for"] == ""
+    assert {row["id"] for row in accounts["nodes"]} == {n["id"] for n in status["engine"]["nodes"]}
+    assert accounts["vault_id"] == status["vault_id"] and not accounts["enforced"] and accounts["missing"] == 0
+    assert accounts["vault_id"] in drive.run("ledger")
     assert "guaranteed" in drive.run("status") and drive.json("check") == {"problems": 0, "findings": []}
     assert drive.json("up", drive.drive, "--no-password")["started"] == 0, "again: nothing to do"
     assert drive.json("umount", "--wait", "100")["unmounted"] == str(drive.drive) and not drive.mounted()

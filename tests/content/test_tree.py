@@ -76,7 +76,7 @@ def test_a_changed_byte_is_refused_or_gives_another_page(page):
 
 def test_version():
     with pytest.raises(UnknownVersion):
-        page_format.from_bytes(strict.encode("HVpage", 2, 0, [b"k"], [b"v"], []))
+        page_format.from_bytes(strict.encode("HVpage", 3, 0, [b"k"], [b"v"], []))
     with pytest.raises(Corrupt):
         page_format.from_bytes(strict.encode("HVstripe", 1, 0, [b"k"], [b"v"], []))
 

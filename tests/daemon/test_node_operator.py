@@ -191,6 +191,11 @@ def test_bad_settings_are_one_sentence(directory: Path, capsys: pytest.CaptureFi
     assert "there is no node in it" in node("set", str(directory / "nothing"), code=39)
     assert "must run until its shares have moved" in node("leave", str(directory), code=39)
     assert "The node does not run" in node("set", str(directory))
+    vault = "0123456789abcdef" * 2
+    assert vault in node("set", str(directory), "--credit", vault.upper())
+    assert vault in node("set", str(directory), "--capacity", "1G")
+    assert "credit is wrong" in node("set", str(directory), "--credit", "me", code=60)
+    assert vault not in node("set", str(directory), "--credit", "none")
     # It was told to leave: that holds for its next start, and can be taken back before.
     assert json.loads((directory / "node.json").read_text())["leaving_ns"] > 0
     node("leave", str(directory), "--cancel")

@@ -20,8 +20,9 @@ from mutating import mutants
 from hivefs.crypto.keys import public_key
 from hivefs.daemon import hive
 from hivefs.daemon.home import Secrets
-from hivefs.errors import BadInvitation, Corrupt, UnknownVersion
+from hivefs.errors import BadAttestation, BadInvitation, Corrupt, UnknownVersion
 from hivefs.formats import (
+    attestation,
     cid,
     head,
     invite,
@@ -31,9 +32,13 @@ from hivefs.formats import (
     member,
     meter,
     page,
+    policy,
+    receipt,
     records,
+    reputation,
     revoked,
     staged,
+    standing,
     stripe,
     vault,
 )
@@ -111,6 +116,9 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
+    "listing": answers.Listing,
+    "listing of nothing": answers.Listing,
+    "news": answers.News,
 }
 
 
@@ -186,9 +194,12 @@ CASES: dict[str, Case] = {
     "records.place_from_bytes": Case(records.place_from_bytes, records.place_to_bytes, seeds("records", "place")),
     "local.local_inode_fields": Case(local.local_inode_fields, None, [bytes.fromhex(METADATA["local_inode"]["bytes"])]),
     "stripe.from_bytes": Case(stripe.from_bytes, stripe.to_bytes, seeds("stripe", "stripe", "certified")),
-    "page.from_bytes": Case(page.from_bytes, page.to_bytes, PAGES),
+    "page.from_bytes": Case(page.from_bytes, page.to_bytes, PAGES + seeds("page_certified", "inner")),
+    "policy.from_bytes": Case(policy.from_bytes, policy.to_bytes, seeds("policy", "plain", "auto", "all")),
+    "policy.text_from_bytes": Case(policy.text_from_bytes, policy.text_to_bytes, seeds("policy", "text")),
+    "standing.from_bytes": Case(standing.from_bytes, standing.to_bytes, seeds("standing", "standing", "nothing")),
     "head.from_bytes": Case(head.from_bytes, head.to_bytes, seeds("head", "head")),
-    "head.root_from_bytes": Case(head.root_from_bytes, head.root_to_bytes, seeds("head", "root")),
+    "head.root_from_bytes": Case(head.root_from_bytes, head.root_to_bytes, seeds("head", "root", "certified root")),
     "head.certificate_from_bytes": Case(
         head.certificate_from_bytes,
         head.certificate_to_bytes,
@@ -202,7 +213,7 @@ CASES: dict[str, Case] = {
     "member.entry_from_bytes": Case(
         member.entry_from_bytes,
         member.entry_to_bytes,
-        seeds("member", "entry", "leaving") + seeds("invite", "entry by invitation"),
+        seeds("member", "entry", "leaving", "credits") + seeds("invite", "entry by invitation"),
     ),
     "invite.invitation_from_bytes": Case(
         invite.invitation_from_bytes, invite.invitation_to_bytes, seeds("invite", "invitation")
@@ -217,12 +228,33 @@ CASES: dict[str, Case] = {
     "revoked.revocations_from_bytes": Case(
         revoked.revocations_from_bytes, revoked.revocations_to_bytes, seeds("invite", "revoked", "revoked nobody")
     ),
+    "attestation.attestation_from_bytes": Case(
+        attestation.attestation_from_bytes,
+        attestation.attestation_to_bytes,
+        seeds("attestation", "attestation", "for ever"),
+    ),
+    "attestation.attestations_from_text": Case(
+        lambda data: attestation.attestations_from_text(data.decode("latin-1")),
+        None,  # white space, notes and empty lines do no harm
+        [kept("attestation")["vectors"]["attestation text"].encode()],
+        (BadAttestation,),
+    ),
+    "attestation.statement_from_bytes": Case(
+        attestation.statement_from_bytes, attestation.statement_to_bytes, seeds("attestation", "statement", "says nothing")
+    ),
+    "attestation.trusted_from_bytes": Case(
+        attestation.trusted_from_bytes, attestation.trusted_to_bytes, seeds("attestation", "trusted key")
+    ),
     "cid.cid_from_text": Case(
         lambda data: cid.cid_from_text(data.decode("latin-1")),
         lambda value: cid.cid_to_text(value).encode(),
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "reputation.from_bytes": Case(reputation.from_bytes, reputation.to_bytes, seeds("reputation", "full", "new")),
+    "receipt.receipt_from_bytes": Case(
+        receipt.receipt_from_bytes, receipt.receipt_to_bytes, seeds("receipt", "signed", "countersigned")
+    ),
     "meter.from_bytes": Case(meter.from_bytes, meter.to_bytes, seeds("meter", "day", "empty")),
     "staged.extents_from_bytes": Case(
         staged.extents_from_bytes, staged.extents_to_bytes, [bytes.fromhex(r["hex"]) for r in STAGE["slot_records"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.crypto import keys, seal
 from hivefs.errors import Corrupt, UnknownVersion
-from hivefs.formats import head, member, records, stripe
+from hivefs.formats import head, member, page, policy, receipt, records, standing, stripe
 from hivefs.model.head import Root
 from hivefs.model.ids import ChunkId, DeviceId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
 from hivefs.model.node import Attribute, Evidence, Membership, Role, RosterEntry
+from hivefs.model.page import Child, InnerPage
+from hivefs.model.receipt import Receipt
 from hivefs.model.stripe import ChunkPlace, PageRef, Purpose, Share, Stripe
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import Rules
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 
@@ -46,6 +51,30 @@ STRIPE = Stripe(
 CERTIFIED = replace(
     STRIPE, shares=tuple(replace(s, standing=fill(150 + i, 16) if s.node else b"") for i, s in enumerate(STRIPE.shares))
 )
+META = replace(CERTIFIED, purpose=Purpose.METADATA)
+INNER = InnerPage(
+    1,
+    (Child(b"d1", PageRef(PLACE, fill(60, 32), 30_000, 1), 12), Child(b"i2", PageRef(PLACE, fill(61, 32), 9, 0), 1)),
+    {META.stripe_id: META},
+)
+PLAIN = Policy(2, 3)
+AUTO = Policy(0, 0, auto=True)
+STRICT = Policy(
+    4,
+    8,
+    (Rules(), Rules("operator", 2, 1, 1)),
+    (("operator", 2), ("subnet", 1)),
+    Evidence.ATTESTED,
+    ("CH", "DE"),
+    ("US", "asn:64500"),
+    "strict",
+    repair_at=6,
+)
+KNOWN = (
+    Attribute("country", "DE", Evidence.ATTESTED),
+    Attribute("operator", "Müller"),
+    Attribute("country", "DE", Evidence.CLAIMED),
+)
 PAGE = PageRef(PLACE, fill(60, 32), 30_000, 1)
 ROOT = Root(PAGE, 2, 12_345, (STRIPE,), 99, ((1, 17), (2, 3)), fill(80, 32))
 CERTIFICATE = head.sign_certificate(OWNER, DeviceId(keys.public_key(DEVICE)), 2, 1_700_000_000_000_000_000)
@@ -65,6 +94,13 @@ MEMBER = member.sign_member(
 ENTRY = RosterEntry(MEMBER, member.sign_address(NODE, ("/ip4/127.0.0.1/tcp/4001",), 8))
 MARKED = ("/ip4/127.0.0.1/tcp/4001", "/hivefs-leaving/1700000000")
 LEAVING = RosterEntry(MEMBER, member.sign_address(NODE, MARKED, 9))
+CREDITING = RosterEntry(MEMBER, member.sign_address(NODE, (*MARKED, "/hivefs-credits/" + "0123456789abcdef" * 2), 10))
+
+RECEIPT = receipt.sign_receipt(
+    Receipt(NodeId(keys.public_key(NODE)), keys.public_key(OWNER), 7, 1_700_000_000_000_000_000, fill(3, 32), 12, 49_152),
+    partial(keys.sign, NODE),
+)
+COUNTERSIGNED = receipt.countersign(RECEIPT, partial(keys.sign, OWNER))
 
 
 def sealed_chunk(size: int) -> bytes:
@@ -89,14 +125,34 @@ def made() -> dict[str, dict[str, str]]:
         "head": {
             "head": head.to_bytes(HEAD).hex(),
             "root": head.root_to_bytes(ROOT).hex(),
+            "certified root": head.root_to_bytes(replace(ROOT, stripes=(CERTIFIED,))).hex(),
             "vault_id": KEYS.vault_id.hex(),
             "owner_key": KEYS.owner_key.hex(),
             "head_key": KEYS.head_key.hex(),
+        },
+        "page_certified": {"inner": page.to_bytes(INNER).hex()},
+        "policy": {
+            "plain": policy.to_bytes(PLAIN).hex(),
+            "auto": policy.to_bytes(AUTO).hex(),
+            "all": policy.to_bytes(STRICT).hex(),
+            "text": policy.text_to_bytes('[paths]\n"/Fotos/Müller" = "strict"\n').hex(),
+            "digest of auto": policy.digest(AUTO).hex(),
+            "digest of all": policy.digest(STRICT).hex(),
+        },
+        "standing": {
+            "standing": standing.to_bytes(KNOWN).hex(),
+            "nothing": standing.to_bytes(()).hex(),
+            "digest": standing.digest(KNOWN).hex(),
         },
         "member": {
             "certificate": member.member_to_bytes(MEMBER).hex(),
             "entry": member.entry_to_bytes(ENTRY).hex(),
             "leaving": member.entry_to_bytes(LEAVING).hex(),
+            "credits": member.entry_to_bytes(CREDITING).hex(),
+        },
+        "receipt": {
+            "signed": receipt.receipt_to_bytes(RECEIPT).hex(),
+            "countersigned": receipt.receipt_to_bytes(COUNTERSIGNED).hex(),
         },
         "chunk": {
             "small": sealed_chunk(100).hex(),
@@ -107,7 +163,10 @@ def made() -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("name", ["records", "stripe", "head", "member", "chunk"])
+NAMES = ("records", "stripe", "head", "page_certified", "policy", "standing", "member", "receipt", "chunk")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_vectors_are_written_and_read_the_same(name: str) -> None:
     kept: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
     assert kept["version"] == 1
@@ -127,15 +186,30 @@ def test_vectors_are_read() -> None:
     assert records.xattr_from_bytes(kept("records", "xattr")) == (b"user.comment", b"\x00value")
     assert stripe.from_bytes(kept("stripe", "stripe")) == STRIPE
     assert stripe.from_bytes(kept("stripe", "certified")) == CERTIFIED
+    assert page.from_bytes(kept("page_certified", "inner")) == INNER
+    assert head.root_from_bytes(kept("head", "certified root")) == replace(ROOT, stripes=(CERTIFIED,))
+    assert [policy.from_bytes(kept("policy", name)) for name in ("plain", "auto", "all")] == [PLAIN, AUTO, STRICT]
+    assert policy.digest(AUTO) == policy.digest(AUTO.resolved(4, 8)) != policy.digest(Policy(4, 8))
+    assert set(standing.from_bytes(kept("standing", "standing"))) == set(KNOWN)
+    assert standing.digest(KNOWN) == standing.digest(KNOWN[::-1])
     assert head.from_bytes(kept("head", "head")) == HEAD and head.head_valid(HEAD, CERTIFICATE.vault_id)
     assert head.root_from_bytes(kept("head", "root")) == ROOT
     assert member.member_from_bytes(kept("member", "certificate")) == MEMBER
+    assert receipt.receipt_from_bytes(kept("receipt", "signed")) == RECEIPT and receipt.receipt_valid(RECEIPT)
+    assert receipt.receipt_from_bytes(kept("receipt", "countersigned")) == COUNTERSIGNED
+    assert receipt.counter_valid(COUNTERSIGNED) and not receipt.counter_valid(RECEIPT)
+    assert receipt.vault_of(RECEIPT) == keys.vault_id_of(keys.public_key(OWNER))
     assert member.entry_from_bytes(kept("member", "entry")) == ENTRY
     assert member.entry_valid(ENTRY, keys.public_key(HIVE), 1)
     assert member.entry_from_bytes(kept("member", "leaving")) == LEAVING
     assert member.entry_valid(LEAVING, keys.public_key(HIVE), 1)
     assert LEAVING.address.leaving_s == 1_700_000_000 and LEAVING.address.reachable == ENTRY.address.addresses
-    assert ENTRY.address.leaving_s == 0
+    assert ENTRY.address.leaving_s == 0 and ENTRY.address.credits == LEAVING.address.credits == ""
+    assert member.entry_from_bytes(kept("member", "credits")) == CREDITING
+    assert CREDITING.address.credits == "0123456789abcdef" * 2
+    assert CREDITING.address.reachable == ENTRY.address.addresses and CREDITING.address.leaving_s
+    for wrong in ("0123", "0123456789ABCDEF" * 2, "x" * 32, ""):
+        assert replace(CREDITING.address, addresses=("/hivefs-credits/" + wrong,)).credits == ""
     opened = seal.open_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, 100, 0, kept("chunk", "small"))
     assert opened == hashlib.shake_128(b"noise").digest(100)
 
@@ -144,7 +218,11 @@ DECODERS = {
     "stripe": (stripe.from_bytes, stripe.to_bytes(STRIPE)),
     "certified": (stripe.from_bytes, stripe.to_bytes(CERTIFIED)),
     "head": (head.from_bytes, head.to_bytes(HEAD)),
+    "inner": (page.from_bytes, page.to_bytes(INNER)),
+    "policy": (policy.from_bytes, policy.to_bytes(STRICT)),
+    "standing": (standing.from_bytes, standing.to_bytes(KNOWN)),
     "root": (head.root_from_bytes, head.root_to_bytes(ROOT)),
+    "receipt": (receipt.receipt_from_bytes, receipt.receipt_to_bytes(COUNTERSIGNED)),
     "member": (member.member_from_bytes, member.member_to_bytes(MEMBER)),
     "entry": (member.entry_from_bytes, member.entry_to_bytes(ENTRY)),
 }

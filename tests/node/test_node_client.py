@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import trio
@@ -415,6 +416,36 @@ def test_bytes_of_shares_are_seen_and_teach_patience() -> None:
             await drip(node, number, data, 0.7)
         assert got == [data] and client.moved == trio.current_time()
         assert client.patience.limit == pytest.approx(2 * 0.7) and client.patience.limit > limit
+
+    dripping(body)
+
+
+def test_a_request_has_left_when_what_was_sent_before_it_has() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(50_000)
+        mine = client._conversation._stream
+        assert isinstance(mine, MemoryStream)
+        asked = trio.current_time()
+        assert client.departed(share_id, asked) == (asked, True), "nobody asked for it"
+        limit = client.patience.limit
+        async with trio.open_nursery() as nursery:
+            mine.sent_bytes += 1_000_000
+            mine.unsent = 700_000
+            nursery.start_soon(partial(client.get, share_id, timeout=3.0))
+            number, _ = await node.request()
+            for _ in range(4):  # 700 kB leave at 100 kB/s: far more than the time-out of the request, and no silence
+                await trio.sleep(1)
+                mine.unsent -= 100_000
+                assert client.departed(share_id, asked) == (trio.current_time(), False)
+            await trio.sleep(2)
+            assert client.departed(share_id, asked) == (trio.current_time() - 2, False), "what does not move counts"
+            mine.unsent = 0
+            left = trio.current_time()
+            assert client.departed(share_id, asked) == (left, True)
+            await trio.sleep(0.3)
+            assert client.departed(share_id, asked) == (left, True)
+            await node.answer(number, answers.Part(len(data), 0, (), data))
+        assert limit < client.patience.limit == pytest.approx(2 * 0.3), "only the node's own silence teaches"
 
     dripping(body)
 

@@ -28,7 +28,7 @@ def candidates(count: int) -> list[Candidate]:
 
 def fits(needed: int, total: int, nodes: list[Candidate]) -> bool:
     try:
-        chosen = choose(Policy(needed, total).need(), nodes, 7)
+        chosen = choose(Policy(needed, total), nodes, 7)
     except (PolicyInfeasible, TooFewNodes):
         return False
     by_id = {n.node_id: n for n in nodes}

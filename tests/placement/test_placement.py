@@ -15,7 +15,8 @@ from hivefs.model.stripe import Level, Purpose, Share, Stripe
 from hivefs.placement.attributes import authorities
 from hivefs.placement.capacity import user_capacity
 from hivefs.placement.health import NodeState, NodeView, State, judge
-from hivefs.placement.selector import Need, choose
+from hivefs.placement.policy import Policy
+from hivefs.placement.selector import choose
 from hivefs.placement.verifier import Rules, prove
 
 COUNTRIES = ["DE", "FR", "CH", "IS", "US"]
@@ -61,15 +62,15 @@ def test_selector_finds_a_set_exactly_when_there_is_one(
     where: list[str], needed: int, extra: int, slack: int, seed: int
 ) -> None:
     total = needed + extra
-    need = Need(needed, total, slack=slack)
     rules = Rules(slack=slack)
+    policy = Policy(needed, total, (rules,))
     nodes = [node(i, country) for i, country in enumerate(where)]
     assume(len(nodes) >= total)
     possible = any(
         prove(rules, needed, [n.authorities["jurisdiction"] for n in some]).holds for some in combinations(nodes, total)
     )
     try:
-        chosen = choose(need, nodes, seed)
+        chosen = choose(policy, nodes, seed)
     except PolicyInfeasible:
         assert not possible
         return
@@ -86,7 +87,7 @@ def test_what_the_selector_gives_the_verifier_proves(over: list[frozenset[str]],
         for i, s in enumerate(over)
     ]
     try:
-        chosen = choose(Need(2, 4), nodes, seed)
+        chosen = choose(Policy(2, 4), nodes, seed)
     except (PolicyInfeasible, TooFewNodes):
         return
     by_id = {n.node_id: n for n in nodes}
@@ -95,34 +96,34 @@ def test_what_the_selector_gives_the_verifier_proves(over: list[frozenset[str]],
 
 def test_same_seed_same_answer_and_order_of_nodes_does_not_matter() -> None:
     nodes = [node(i, COUNTRIES[i % 4]) for i in range(12)]
-    first = choose(Need(4, 6), nodes, 7)
-    assert choose(Need(4, 6), nodes[::-1], 7) == first
-    assert any(choose(Need(4, 6), nodes, s) != first for s in range(8, 20))
+    first = choose(Policy(4, 6), nodes, 7)
+    assert choose(Policy(4, 6), nodes[::-1], 7) == first
+    assert any(choose(Policy(4, 6), nodes, s) != first for s in range(8, 20))
 
 
 def test_kept_nodes_count_and_full_or_offline_nodes_are_left_out() -> None:
     nodes = [node(i, COUNTRIES[i // 2]) for i in range(8)]
-    chosen = choose(Need(4, 6), nodes, 1, kept=nodes[:4])
+    chosen = choose(Policy(4, 6), nodes, 1, kept=nodes[:4])
     assert len(chosen) == 2 and not set(chosen) & {n.node_id for n in nodes[:4]}
     small = [node(i, COUNTRIES[i // 2], free=10) for i in range(8)]
     with pytest.raises(TooFewNodes):
-        choose(Need(4, 6), small, 1, share_bytes=11)
+        choose(Policy(4, 6), small, 1, share_bytes=11)
     away = [node(i, COUNTRIES[i // 2], usable=i > 2) for i in range(8)]
     with pytest.raises(TooFewNodes):
-        choose(Need(4, 6), away, 1)
+        choose(Policy(4, 6), away, 1)
 
 
 def test_infeasible_says_what_is_missing_and_adding_it_helps() -> None:
     nodes = [node(i, COUNTRIES[i % 2]) for i in range(8)]
     with pytest.raises(PolicyInfeasible) as caught:
-        choose(Need(4, 6), nodes, 1)
+        choose(Policy(4, 6), nodes, 1)
     assert "under 2 (DE, FR)" in str(caught.value)
-    assert len(choose(Need(4, 6), [*nodes, node(8, "CH"), node(9, "CH")], 1)) == 6
+    assert len(choose(Policy(4, 6), [*nodes, node(8, "CH"), node(9, "CH")], 1)) == 6
 
 
 def test_operator_cap() -> None:
     nodes = [node(i, COUNTRIES[i % 4], operator="same" if i < 6 else f"o{i}") for i in range(12)]
-    chosen = choose(Need(4, 6, max_per_operator=2), nodes, 3)
+    chosen = choose(Policy(4, 6, max_per=(("operator", 2),)), nodes, 3)
     assert sum(1 for c in chosen if int.from_bytes(c, "big") < 6) <= 2
 
 
@@ -167,18 +168,18 @@ def test_health_words_and_levels() -> None:
 
 def test_capacity_counts_what_rules_allow() -> None:
     even = [node(i, COUNTRIES[i // 2], free=600) for i in range(8)]
-    assert user_capacity(Need(4, 6), even) == 8 * 600 // 6 * 4
+    assert user_capacity(Policy(4, 6), even) == 8 * 600 // 6 * 4
     lopsided = [node(0, "DE", free=10**9), *(node(i, COUNTRIES[i % 4], free=600) for i in range(1, 8))]
-    assert user_capacity(Need(4, 6), lopsided) < 8 * 600 // 6 * 4 + 600 * 4
-    assert user_capacity(Need(4, 6), even[:4]) == 0, "two jurisdictions cannot hold 4/6 under the rules"
+    assert user_capacity(Policy(4, 6), lopsided) < 8 * 600 // 6 * 4 + 600 * 4
+    assert user_capacity(Policy(4, 6), even[:4]) == 0, "two jurisdictions cannot hold 4/6 under the rules"
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(COUNTRIES[:4]), st.integers(0, 30)), min_size=3, max_size=9))
 def test_capacity_is_reached_by_placing_greedily(spaces: list[tuple[str, int]]) -> None:
     """Unit stripes of 2/3 placed on the nodes with most room never exceed the formula."""
-    need, free = Need(2, 3), [f for _, f in spaces]
-    bound = user_capacity(need, [node(i, c, free=f) for i, (c, f) in enumerate(spaces)])
+    policy, free = Policy(2, 3), [f for _, f in spaces]
+    bound = user_capacity(policy, [node(i, c, free=f) for i, (c, f) in enumerate(spaces)])
     placed = 0
     while True:
         # The largest first, by country; within it by node: for one node a stripe in each country that is optimal.

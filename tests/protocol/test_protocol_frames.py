@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivefs.protocol import frames
@@ -41,6 +42,52 @@ def test_any_cutting_of_the_bytes_gives_the_same_frames(sent: list[Frame], cuts:
         at, turn = at + len(piece), turn + 1
     assert got == sent
     assert not decoder.inside
+
+
+SIZES = st.sampled_from([0, 1, 65_000, 65_537, 70_000, 131_072, 200_000])
+CUTS = st.sampled_from([1000, 4095, 4096, 65_535, 65_536, 70_001, 300_000])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(SIZES, st.integers(0, 2000)), max_size=4), st.lists(CUTS, min_size=1), st.booleans())
+def test_large_frames_come_out_of_any_pieces_whole(sent: list[tuple[int, int]], cuts: list[int], at_once: bool) -> None:
+    made = [
+        Frame(Kind.ANSWER, number + 1, bytes([number]) * header, random.Random(number).randbytes(size))
+        for number, (size, header) in enumerate(sent)
+    ]
+    wire = b"".join(map(frames.to_bytes, made))
+    decoder = FrameDecoder(frozenset(Kind))
+    got: list[Frame] = []
+    at = turn = 0
+    while at < len(wire):
+        piece = wire[at : at + cuts[turn % len(cuts)]]
+        decoder.feed(bytearray(piece) if turn % 2 else piece)
+        at, turn = at + len(piece), turn + 1
+        if at_once and at < len(wire):
+            continue
+        got += frames_of(decoder)
+        if decoder.request:
+            frame = made[decoder.request - 1]
+            have = decoder.buffered - frames.PREFIX_BYTES - len(frame.header)
+            for count in (1, have + 1) if turn % 7 else (have,):  # looking joins what it looks at
+                wanted = frame.payload[:count] if 0 < count <= have else None
+                assert count < 1 or decoder.start_of_payload(count) == wanted
+            assert decoder.wanted == len(frame.payload) - have
+    assert got == made
+    assert not decoder.inside
+    assert decoder.buffered == 0
+
+
+def test_a_large_frame_that_comes_byte_by_byte_is_not_kept_as_so_many_objects() -> None:
+    frame = Frame(Kind.ANSWER, 1, b"", bytes(range(256)) * 500)
+    decoder = FrameDecoder(frozenset(Kind))
+    wire = frames.to_bytes(frame)
+    for at in range(len(wire) - 1):
+        decoder.feed(wire[at : at + 1])
+        assert decoder.next_frame() is None
+    assert len(decoder._pieces) < 4
+    decoder.feed(wire[-1:])
+    assert decoder.next_frame() == frame
 
 
 @given(st.binary(max_size=400))

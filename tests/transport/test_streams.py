@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
+import socket
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ import trio.testing
 
 from hivefs.errors import ConnectionLost, Refused
 from hivefs.transport import Limits
-from hivefs.transport.raw import congestion_control
+from hivefs.transport.raw import RawSocket, congestion_control
 
 pytestmark = pytest.mark.usefixtures("security")  # over TLS and again over Noise
 
@@ -40,9 +42,20 @@ def test_echo_of_64_mib_in_varied_sizes(kit, run):
             count = 0
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
-                while data := await stream.receive_some(dice.choice([1, 1000, 65536, 262144, 1 << 20])):
-                    received.update(data)
-                    count += len(data)
+                while True:
+                    most = dice.choice([1, 1000, 65536, 262144, 1 << 20])
+                    if dice.random() < 0.5:
+                        pieces = await stream.receive_pieces(most)
+                        assert all(pieces)
+                        assert sum(map(len, pieces[:-1])) < most
+                    else:
+                        data = await stream.receive_some(most)
+                        pieces = [data] if data else []
+                    if not pieces:
+                        break
+                    for piece in pieces:
+                        received.update(piece)
+                        count += len(piece)
             assert count == total
             assert received.digest() == sent.digest()
 
@@ -281,3 +294,65 @@ def test_the_round_trip_is_known_from_the_start(kit, run):
 )
 def test_bbr_only_where_the_administrator_allows_it_and_not_on_this_machine(host, allowed, chosen):
     assert congestion_control(host, allowed) == chosen
+
+
+def test_what_waits_on_this_machine_has_not_departed(kit, run):
+    async def test():
+        read = trio.Event()
+        total = 0
+
+        async def late(stream):
+            nonlocal total
+            await read.wait()
+            while data := await stream.receive_some():
+                total += len(data)
+            await stream.send_all(b"all")
+
+        async with kit.pair({"/late/1": late}, limits=Limits(max_buffered_bytes=64 << 20)) as (_, connection):
+            stream = await connection.open_stream("/late/1")
+            # The peer's session takes only its window: what is more waits in the session, so hold up the socket itself.
+            connection._channel.raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            before = stream.accepted()
+            assert stream.departed() <= before
+            held = connection._channel.flush
+            connection._channel.flush = lambda: None
+            await stream.send_all(bytes(200_000))
+            assert stream.accepted() >= before + 200_000
+            assert stream.departed() <= before, "nothing of it went to the kernel"
+            connection._channel.flush = held
+            mark = stream.accepted()
+            read.set()
+            await stream.send_all(b"last")
+            await stream.send_eof()
+            assert await stream.receive_some() == b"all"
+            assert stream.departed() > mark and total == 200_004
+
+    run(test)
+
+
+def test_what_the_kernel_has_not_sent_has_not_departed(kit, run):
+    """A socket whose other end does not read: the kernel takes more than it sends."""
+
+    async def test():
+        listener = socket.create_server(("127.0.0.1", 0))
+        stream = await trio.open_tcp_stream(*listener.getsockname())
+        raw = RawSocket(stream, is_initiator=True)
+        other, _ = listener.accept()
+        try:
+            assert raw.unsent() == 0
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += raw.socket.send(bytes(1 << 16))
+            assert 0 < raw.unsent() < sent
+            other.settimeout(10)
+            while sent:
+                sent -= len(other.recv(1 << 20))
+            assert raw.unsent() == 0
+        finally:
+            other.close()
+            listener.close()
+            raw.abort()
+        assert raw.unsent() == 0, "closed"
+
+    run(test)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shlex
-import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hivefs.testing.bench import all_peers, hive_figures, node_figures, sources, table
 from hivefs.testing.bench.drive import Drive
+from hivefs.testing.bench.guard import guarded
 from hivefs.testing.bench.rounds import Record, Rounds, say
 from hivefs.testing.bench.targets import CannotStart, Ceiling, Disk, Target
 from hivefs.testing.bench.wan import figures as wan_figures
@@ -81,16 +80,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Exit status 0 when everything of ours was measured, 1 when not; what fails on a peer is only shown."""
     chosen = parse(arguments)
-    signal.signal(signal.SIGTERM, _interrupted)
     if _filesystem(chosen.directory) in _MEMORY_BACKED:
         say(f"note: {chosen.directory} is in memory, so stores cost less there than on a disk; see --directory")
     root = Path(tempfile.mkdtemp(prefix="hivefs-bench-", dir=chosen.directory))
-    try:
-        command = shlex.join(["scripts/bench", *arguments])
-        result = measure_wan(chosen, root, command) if chosen.wan else measure(chosen, root, command)
-    finally:
-        if not chosen.keep:
-            shutil.rmtree(root, ignore_errors=True)
+    return guarded(partial(_run, chosen, root, shlex.join(["scripts/bench", *arguments])), root, keep=chosen.keep)
+
+
+def _run(chosen: argparse.Namespace, root: Path, command: str) -> int:
+    """In a child of its own (guard.py)."""
+    result = measure_wan(chosen, root, command) if chosen.wan else measure(chosen, root, command)
     sys.stdout.write(table.text(result) + "\n")
     if chosen.json is not None:
         table.save(result, chosen.json)
@@ -178,13 +176,5 @@ def _filesystem(directory: Path) -> str:
     return kind
 
 
-def _interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        os.write(2, b"interrupted\n")
-        sys.exit(130)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+"""``hivefs ledger``"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+import trio
+
+from hivefs.cli.drive import ask
+from hivefs.cli.output import console, duration, json_option, show_json, size
+from hivefs.daemon.home import Home, default_home
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@click.command("ledger")
+@json_option
+def command(as_json: bool) -> None:
+    """Show the accounts: the receipts of all nodes against the engine's own book, and the vault's entitlement.
+
+    Nodes sign what they hold for the vault, about once an hour; a difference is mended by the engine. The entitlement
+    is what nodes that credit this vault ('hivefs node set --credit') offer, times how much of the time they are
+    there, over what a byte of data takes in shares. It limits the drive only with the setting enforce_entitlement.
+    Needs a running engine.
+    """
+    value = trio.run(ask, Home.load(default_home()), "engine", "ledger")
+    if as_json:
+        show_json(value)
+    else:
+        console().print(picture(value))
+
+
+def picture(value: dict[str, Any]) -> RenderableType:
+    """For people."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("vault", value["vault_id"])
+    facts.add_row("data", f"{size(value['data_bytes'])}, each byte takes {value['expansion']:g} in shares")
+    enforced = "enforced" if value["enforced"] else "shown, not enforced"
+    facts.add_row("entitlement", f"{size(value['entitlement'])} ({enforced})")
+    facts.add_row("receipts", f"{value['leases']} shares by the nodes' receipts, {value['book_shares']} by the book")
+    facts.add_row("differences", differences(value))
+    table = Table("node", "receipt", "shares", "bytes", "book", "there", "credits us", "", box=None, padding=(0, 2, 0, 0))
+    for row in sorted(value["nodes"], key=lambda row: str(row["id"])):
+        age = f"{duration(time.time() - row['looked_ns'] / 1e9)} ago" if row["receipt"] else "none yet"
+        words = row["problem"] or differences(row)
+        table.add_row(
+            row["id"][:12],
+            age,
+            str(row["leases"]),
+            size(row["bytes"]),
+            str(row["book_shares"]),
+            f"{row['availability']:.0%}" if row["watched_s"] else "?",
+            size(row["capacity"]) if row["credits"] == value["vault_id"] else "",
+            Text(words, style="red" if row["problem"] else ""),
+        )
+    return Group(facts, table)
+
+
+def differences(value: dict[str, Any]) -> str:
+    """What the nodes and the book do not agree on."""
+    if value["balanced"]:
+        return "none"
+    found = []
+    if value["missing"]:
+        found.append(f"{value['missing']} shares are missing and are made again")
+    if value["unknown"]:
+        found.append(f"{value['unknown']} shares that nothing names, deleted when that is certain")
+    return "; ".join(found) or "not known yet"

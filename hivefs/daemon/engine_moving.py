@@ -1,0 +1,212 @@
+"""The engine's duties that move data and keep accounts, wired: one budget for all of them, and what status shows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from hivefs.content.packing import Packed
+from hivefs.errors import HivefsError
+from hivefs.maintenance.accounts import Contribution, entitlement
+from hivefs.maintenance.budget import Budget
+from hivefs.maintenance.evacuate import Evacuation
+from hivefs.maintenance.ledger import Ledger
+from hivefs.maintenance.moving import Moving
+from hivefs.maintenance.rebalance import Rebalance
+from hivefs.maintenance.rebalance_plan import Fill
+from hivefs.maintenance.repack import Repack
+from hivefs.maintenance.repack_plan import Target
+from hivefs.metadata.engine_contents import Contents
+from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.stripe import Purpose, Stripe
+from hivefs.placement.health import NodeState
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import verify
+
+if TYPE_CHECKING:
+    from hivefs.daemon.engine_core import Engine
+
+NEARLY_FULL = 0.1
+"""Below this part of the hive's room free, moving data to free some is worth more traffic."""
+
+
+class EngineMoving:
+    """See the head of the file. Made at the end of the engine's own construction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.budget = Budget(engine.home.vault.setting("maintenance_bytes_s"), self.calm, lambda: engine.reader.waiting)
+        self.contents = Contents(engine.store)
+        self.policy_of: Callable[[Stripe], Policy] = lambda stripe: engine.policy
+        self.repack = Repack(
+            engine.store,
+            self.contents,
+            engine.reader,
+            engine.cache,
+            self._place,
+            self._belongs,
+            self.budget,
+            time.time_ns,
+            os.urandom,
+            engine.writer.new_id,
+        )
+        self.repack.held = self.held
+        self.repack.full = self._nearly_full
+        self.rebalance = Rebalance(
+            engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
+        )
+        self.rebalance.held = self.held
+        self.evacuation = Evacuation(
+            lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()), self._give_to_checkpoint
+        )
+        self.ledger = Ledger(
+            engine.store,
+            self.contents,
+            engine.claims,
+            engine.online,
+            lambda: [(m.node_id, m.client is not None) for m in engine.pool.members.values()],
+            self._unsettled,
+            engine.checkpoint.compare,
+            time.time_ns,
+            os.urandom,
+            engine.repair.bad_share,
+            engine.pool.report,
+        )
+        engine.repair.admit = self.budget.take
+        engine.audit.admit = self.budget.take
+        engine.reader.current = self._current
+
+    async def run(self) -> None:
+        """All of them until cancelled; the whole book must be here."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.repack.run)
+            nursery.start_soon(self.evacuation.run)
+            nursery.start_soon(self.rebalance.run)
+            nursery.start_soon(self.ledger.run)
+
+    async def calm(self) -> bool:
+        """Whether nobody uses the drive now."""
+        vault = self._engine.vault
+        try:
+            return vault is None or await vault.calm()
+        except HivefsError:
+            return True  # it went this moment
+
+    def held(self) -> str:
+        """Why nothing may be moved or deleted now."""
+        forked = self._engine.checkpoint.forked
+        return "" if forked is None else str(forked)
+
+    def _unsettled(self) -> str:
+        """Why a share that our book does not name may be somebody's all the same."""
+        engine = self._engine
+        if words := self.held():
+            return words
+        if not engine.hydration.done.is_set():
+            return "the book is not here yet"
+        if engine.store.info("head_out") is not True:
+            return "the newest head is not out yet"
+        members = [m for m in engine.pool.members.values() if m.row.state != NodeState.GONE]
+        if 2 * len(engine.pool.online()) < len(members):
+            return "fewer than half of the nodes answer, and another may have a newer head"
+        return ""
+
+    # ---- accounts ---------------------------------------------------------------------------------------------------
+
+    def entitlement(self) -> int:
+        """Bytes of data that the vault may keep for what nodes that credit it contribute."""
+        mine = self._engine.keys.vault_id.hex()
+        given = [
+            Contribution(m.row.capacity, self.ledger.uptime(m.node_id).availability)
+            for m in self._engine.pool.members.values()
+            if m.entry.address.credits == mine and not m.leaving and m.row.state != NodeState.GONE
+        ]
+        return entitlement(given, self._engine.policy.expansion)
+
+    def limited(self, total: int, free: int) -> tuple[int, int]:
+        """Total and free bytes for the drive, under the entitlement when that is enforced."""
+        if not self._engine.home.vault.setting("enforce_entitlement"):
+            return total, free
+        most = self.entitlement()
+        return min(total, most), min(free, max(0, most - self._data_bytes()))
+
+    def _data_bytes(self) -> int:
+        """Bytes of data with padding, as the engine measured last."""
+        return sum(self._engine.levels.values())
+
+    def accounts(self) -> dict[str, Any]:
+        """For ``hivefs ledger``."""
+        engine = self._engine
+        rows = self.ledger.rows()
+        for row in rows:
+            member = engine.pool.members[NodeId(bytes.fromhex(row["id"]))]
+            row["credits"] = member.entry.address.credits or None
+            row["capacity"] = member.row.capacity
+        counted = [row for row in rows if row["receipt"]]
+        return {
+            "vault_id": engine.keys.vault_id.hex(),
+            "expansion": round(engine.policy.expansion, 4),
+            "data_bytes": self._data_bytes(),
+            "entitlement": self.entitlement(),
+            "enforced": bool(engine.home.vault.setting("enforce_entitlement")),
+            "leases": sum(row["leases"] for row in counted),
+            "book_shares": sum(row["book_shares"] for row in counted),
+            "missing": sum(row["missing"] for row in rows),
+            "unknown": sum(row["unknown"] for row in rows),
+            "balanced": bool(counted) and all(row["balanced"] for row in counted),
+            "nodes": rows,
+        }
+
+    # ---- what the duties ask ----------------------------------------------------------------------------------------
+
+    def _current(self, stripe: Stripe) -> Stripe | None:
+        now = self._engine.store.stripe(stripe.stripe_id)
+        # Pages of a tree that is being recovered lie in stripes that the book does not have yet.
+        return now if now is not None or stripe.purpose == Purpose.DATA else stripe
+
+    async def _place(self, packed: Packed, stripe_id: StripeId, target: Target) -> Stripe:
+        return await self._engine.writer.place(packed, Purpose.DATA, stripe_id)
+
+    def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:
+        policy = self._engine.policy
+        target = Target(policy.name, policy.needed, policy.total)
+        if (stripe.needed, stripe.total) != (policy.needed, policy.total):
+            return target, f"the code is {policy.needed}/{policy.total} now", 0
+        return target, "", 0
+
+    def _nearly_full(self) -> bool:
+        capacity = self._engine.capacity()
+        return capacity is not None and capacity[1] < capacity[0] * NEARLY_FULL
+
+    def _fills(self) -> list[Fill]:
+        """Nodes that answer and stay. What a node cannot take counts as used, whoever uses it."""
+        return [
+            Fill(m.node_id, m.row.capacity, max(0, m.row.capacity - m.row.free_bytes), 0)
+            for m in self._engine.pool.online()
+            if m.row.capacity and not m.leaving
+        ]
+
+    def _takes(self, node_id: NodeId) -> bool:
+        return any(c.node_id == node_id and c.usable and c.vetted for c in self._engine.pool.candidates())
+
+    def _keeps(self, before: Stripe, after: Stripe) -> bool:
+        """Whether the policy is proved of the stripe as it would be, and its level is what it was."""
+        store = self._engine.store
+        policy = self.policy_of(before)
+        holders = [None if s.node is None else store.weighed(s.node).attributes for s in after.shares]
+        if not verify(policy, after.needed, holders).holds:
+            return False
+        return store.health(after).level >= store.health(before).level
+
+    def _give_to_checkpoint(self, stripe_ids: frozenset[StripeId]) -> None:
+        self._engine.checkpoint.evacuate = stripe_ids
+
+    def status(self) -> dict[str, Any]:
+        """For ``hivefs status``."""
+        waiting = self.held() or self.budget.waiting_for
+        both = Moving.together(self.repack.moving.status(waiting), self.rebalance.moving.status(waiting))
+        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated}

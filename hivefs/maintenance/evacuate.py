@@ -1,0 +1,69 @@
+"""Evacuation: metadata stripes with few living pages give them to the next checkpoint, and go.
+
+Which pages live where is read from the published tree itself (its inner pages only); writing them elsewhere is an edit of
+the tree like any other, so crashes are the checkpoint's matter (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import trio
+import trio.lowlevel
+
+from hivefs.errors import HivefsError
+from hivefs.maintenance.repack_plan import evacuate
+from hivefs.model.ids import StripeId
+from hivefs.model.stripe import PageRef, Stripe
+
+log = logging.getLogger(__name__)
+
+FIRST: Final = 60.0
+EVERY: Final = 900.0
+MOST: Final = 32 << 20
+"""Living bytes that one checkpoint is given to write again."""
+SLICE: Final = 512
+
+
+class Evacuation:
+    """``pages`` gives every page of the published tree with its level and stripe, ``give`` hands stripes to the
+    checkpoint.
+    """
+
+    def __init__(
+        self,
+        pages: Callable[[], AsyncIterator[tuple[int, PageRef, Stripe]]],
+        give: Callable[[frozenset[StripeId]], None],
+    ) -> None:
+        self._pages = pages
+        self._give = give
+        self.evacuated = 0
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        await trio.sleep(FIRST)
+        while True:
+            try:
+                await self.once()
+            except HivefsError as error:
+                log.info("evacuating metadata stripes waits: %s", error)
+            await trio.sleep(EVERY)
+
+    async def once(self) -> frozenset[StripeId]:
+        """Hand over what is worth it; returns it. Raises what reading the tree raises."""
+        alive: dict[StripeId, tuple[Stripe, int]] = {}
+        above = number = 0
+        async for level, ref, stripe in self._pages():
+            alive[stripe.stripe_id] = (stripe, alive.get(stripe.stripe_id, (stripe, 0))[1] + ref.place.length)
+            above += ref.place.length if level else 0
+            number += 1
+            if number % SLICE == 0:
+                await trio.lowlevel.checkpoint()
+        chosen = evacuate(alive.values(), above, MOST)
+        if chosen:
+            log.info("the pages of %d metadata stripes are written again in fewer", len(chosen))
+            self.evacuated += len(chosen)
+            self._give(chosen)
+        return chosen

@@ -1,0 +1,342 @@
+"""The ledger: receipts of all nodes against the engine's own book; differences are found, shown and mended.
+
+Once an hour each node is asked for a receipt, which is checked, countersigned and given back. When it does not say exactly
+what the book says, the node lists our shares. What is missing there is asked for once more (RENEW says what it holds) and
+goes to repair. What nothing names is noted, and deleted with great care, in this order:
+
+1. It is noted in the store's table ``unknown`` with the time. ``save_stripe`` takes the note away when a stripe names it.
+2. In a later look, at least three days after, the node still lists it, and the book, read from its beginning *after* the
+   note was made, does not name it; nor does the trash, a share that waits for a head, a running placement (claims), or
+   anybody in ``needed``. Its lease was not renewed for forty days. The node's clock and ours agree within a day.
+3. Nothing holds: this machine's head is the newest that this node and at least half of all nodes know of, and it is out.
+4. In one transaction, without await since the last of these checks, the note becomes trash, if it is still there. The trash
+   is emptied as ever (garbage.py): a claim that comes now keeps the pair from it, or is refused while it is being deleted.
+
+So a share that anybody names before, during or after any of these steps either has no note, or has no trash.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import astuple, fields, replace
+from typing import Any, Final, Protocol
+
+import trio
+
+from hivefs.chunkstore.claims import Claims
+from hivefs.chunkstore.ports import Random
+from hivefs.chunkstore.writer import LEASE_NS
+from hivefs.errors import ConnectionLost, Corrupt, HivefsError, Refused, UnknownVersion
+from hivefs.formats.receipt import receipt_from_bytes, receipt_to_bytes
+from hivefs.maintenance.accounts import Account, Uptime, clocks_agree, deletable, refuse
+from hivefs.maintenance.ports import State
+from hivefs.model.head import Head
+from hivefs.model.ids import NodeId, ShareId
+from hivefs.model.receipt import Listed, Receipt
+from hivefs.model.stripe import Stripe
+from hivefs.protocol.answers import Listing, NodeStat
+
+log = logging.getLogger(__name__)
+
+FIRST: Final = 20.0
+LOOK: Final = 60.0
+EVERY_NS: Final = 3600 * 10**9
+AGAIN_NS: Final = 86_400 * 10**9
+"""When a node that gives no receipts is asked again."""
+LOST_TWICE: Final = 2
+SLICE: Final = 128
+MOST_DELETED: Final = 256
+"""Unknown shares that are deleted at one node in one look: a mistake would be noticed before it is complete."""
+NONCE_BYTES: Final = 32
+
+
+class Teller(Protocol):
+    """One conversation, as the ledger uses it (chunkstore/node_client.py)."""
+
+    async def stat(self) -> NodeStat: ...
+    async def get_receipt(self, nonce: bytes) -> tuple[Receipt, Receipt | None]: ...
+    async def agree(self, receipt: Receipt) -> Receipt: ...
+    async def list_shares(self, after: bytes = b"") -> Listing: ...
+    async def renew(self, share_ids: list[ShareId], lease_ns: int) -> list[bool]: ...
+    async def get_heads(self) -> list[Head]: ...
+
+
+class Notes(Protocol):
+    """Shares that nothing names (metadata/engine_contents.py)."""
+
+    def note_unknown(self, node_id: NodeId, share_ids: Collection[ShareId], now_ns: int) -> None: ...
+    def unknown(self, node_id: NodeId) -> dict[ShareId, int]: ...
+    def forget_unknown(self, node_id: NodeId, share_ids: Collection[ShareId]) -> None: ...
+    def trash_unknown(self, node_id: NodeId, share_ids: Collection[ShareId]) -> list[ShareId]: ...
+    def moved_share(self, key: bytes) -> tuple[NodeId, ShareId] | None: ...
+
+
+class Ledger:
+    """See the head of the file. ``nodes`` are all known nodes with whether they answer now; ``settled`` says in words
+    why nothing may be deleted now, empty when it may; ``compare`` takes the heads that a node keeps. ``run`` needs
+    the whole book.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        notes: Notes,
+        claims: Claims,
+        online: Callable[[], Iterable[tuple[NodeId, Teller]]],
+        nodes: Callable[[], Iterable[tuple[NodeId, bool]]],
+        settled: Callable[[], str],
+        compare: Callable[[Iterable[Head]], None],
+        clock: Callable[[], int],
+        random: Random,
+        on_bad: Callable[[Stripe, int, str], None],
+        on_problem: Callable[[NodeId, str], None],
+    ) -> None:
+        self._state = state
+        self._notes = notes
+        self._claims = claims
+        self._online = online
+        self._nodes = nodes
+        self._settled = settled
+        self._compare = compare
+        self._clock = clock
+        self._random = random
+        self._on_bad = on_bad
+        self._on_problem = on_problem
+        self._lost: dict[NodeId, int] = {}
+        self.needed: list[Callable[[NodeId, ShareId], bool]] = []
+        """Others who may still need a share that no stripe names."""
+
+    async def run(self) -> None:
+        """Watch and ask until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            await trio.sleep(FIRST)
+            while True:
+                for node_id, client in list(self._online()):
+                    if self._due(node_id):
+                        await self.account(node_id, client)
+                await trio.sleep(LOOK)
+
+    def _due(self, node_id: NodeId) -> bool:
+        return not 0 <= self._clock() - self.row(node_id).looked_ns < EVERY_NS
+
+    # ---- what is kept -----------------------------------------------------------------------------------------------
+
+    def row(self, node_id: NodeId) -> Account:
+        """What was found last at a node."""
+        kept = self._state.info("ledger-" + node_id.hex())
+        return Account(node_id) if kept is None else Account(node_id, *kept[: len(fields(Account)) - 1])
+
+    def _save(self, row: Account) -> None:
+        with self._state.writing():
+            self._state.save_info("ledger-" + row.node_id.hex(), list(astuple(row)[1:]))
+
+    def receipt(self, node_id: NodeId) -> Receipt | None:
+        """The last receipt of a node that counted."""
+        kept = self._state.info("receipt-" + node_id.hex())
+        return None if kept is None else receipt_from_bytes(kept)
+
+    def uptime(self, node_id: NodeId) -> Uptime:
+        """For how long a node was there while this engine ran."""
+        kept = self._state.info("uptime-" + node_id.hex())
+        return Uptime() if kept is None else Uptime(*kept)
+
+    async def _watch(self) -> None:
+        last = trio.current_time()
+        while True:
+            await trio.sleep(LOOK)
+            now = trio.current_time()
+            with self._state.writing():
+                for node_id, there in self._nodes():
+                    seen = self.uptime(node_id).note(now - last, there)
+                    self._state.save_info("uptime-" + node_id.hex(), [seen.watched_s, seen.there_s])
+            last = now
+
+    # ---- one node ---------------------------------------------------------------------------------------------------
+
+    async def account(self, node_id: NodeId, client: Teller) -> Account:
+        """Ask one node, compare, mend. What goes wrong is in the row that is kept and given back."""
+        row = replace(self.row(node_id), deleted=0)
+        try:
+            row = await self._account(row, client)
+        except (Corrupt, UnknownVersion) as error:
+            # Forged, replayed or damaged: whoever signed what is no receipt of this node for us.
+            row = replace(row, problem=f"refused: {error}", agreed=False)
+            self._on_problem(node_id, row.problem)
+        except HivefsError as error:
+            row = replace(row, problem=str(error))
+        row = replace(row, looked_ns=self._clock())
+        self._save(row)
+        return row
+
+    async def _account(self, row: Account, client: Teller) -> Account:
+        node_id = row.node_id
+        version = (await client.stat()).version
+        if row.silent and row.silent == version and 0 <= self._clock() - row.looked_ns < AGAIN_NS:
+            return row
+        given = await self._receipt(node_id, client)
+        if given is None:
+            silent = version if self._lost[node_id] >= LOST_TWICE else ""
+            return replace(row, silent=silent, problem="it gives no receipts" if silent else "")
+        last = self.receipt(node_id)
+        if last is None or (given[1] is not None and given[1].sequence > last.sequence):
+            last = given[1]  # after a recovery the node brings back what we agreed to
+        receipt = given[0]
+        row = replace(row, silent="")
+        if words := refuse(receipt, last):
+            self._on_problem(node_id, f"refused: {words}")
+            return replace(row, problem=f"refused: {words}", agreed=False)
+        agreed = await client.agree(receipt)
+        with self._state.writing():
+            self._state.save_info("receipt-" + node_id.hex(), receipt_to_bytes(agreed))
+        row = replace(
+            row,
+            told_ns=receipt.time_ns,
+            number=receipt.sequence,
+            leases=receipt.leases,
+            size=receipt.size,
+            agreed=True,
+            problem="",
+        )
+        book = await self._shares_at(node_id)
+        transit = await self._in_transit(node_id)
+        row = replace(row, book=len(book), book_size=sum(s.share_bytes for s, _ in book.values()), transit=len(transit))
+        if (row.leases, row.size) == (row.book, row.book_size) and not self._notes.unknown(node_id):
+            return replace(row, missing=0, unknown=0)
+        listed = await self._listed(client)
+        missing = await self._missing(client, node_id, [s for s in book if s not in listed])
+        transit |= await self._in_transit(node_id)
+        return await self._unknown(replace(row, missing=missing), client, listed, book.keys() | transit)
+
+    async def _receipt(self, node_id: NodeId, client: Teller) -> tuple[Receipt, Receipt | None] | None:
+        """None from a node that does not know what a receipt is: it ends the conversation, or says that it was asked
+        badly.
+        """
+        try:
+            given = await client.get_receipt(self._random(NONCE_BYTES))
+        except (ConnectionLost, Refused):
+            self._lost[node_id] = self._lost.get(node_id, 0) + 1
+            return None
+        self._lost.pop(node_id, None)
+        return given
+
+    async def _shares_at(self, node_id: NodeId) -> dict[ShareId, tuple[Stripe, int]]:
+        """What the book names at a node. The list of stripes is read at once, so what is recorded later is not in it."""
+        found: dict[ShareId, tuple[Stripe, int]] = {}
+        for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
+            stripe = self._state.stripe(stripe_id)
+            if stripe is not None:
+                found |= {s.share_id: (stripe, i) for i, s in enumerate(stripe.shares) if s.node == node_id}
+            if number % SLICE == SLICE - 1:
+                await trio.sleep(0.001)
+        return found
+
+    async def _in_transit(self, node_id: NodeId) -> set[ShareId]:
+        """Shares that are to be deleted at a node, or wait for a head to be. What joins them while this looks was
+        named by a stripe until then, so there is no note of it.
+        """
+        found: set[ShareId] = set()
+        for table, mine in (("trash", node_id), ("doomed", b"")):
+            after: bytes | None = None
+            while keys := self._state.keys(table, mine, after, SLICE):
+                for key in keys:
+                    share = self._notes.moved_share(key) if table == "doomed" else (node_id, ShareId(key[len(node_id) :]))
+                    if share is not None and share[0] == node_id:
+                        found.add(share[1])
+                after = keys[-1]
+                await trio.sleep(0.001)
+        return found
+
+    @staticmethod
+    async def _listed(client: Teller) -> dict[ShareId, Listed]:
+        found: dict[ShareId, Listed] = {}
+        after = b""
+        while True:
+            listing = await client.list_shares(after)
+            found |= {share.share_id: share for share in listing.shares}
+            if not listing.reached:
+                return found
+            after = listing.reached
+
+    # ---- mending ----------------------------------------------------------------------------------------------------
+
+    async def _missing(self, client: Teller, node_id: NodeId, share_ids: list[ShareId]) -> int:
+        """Ask for these once more; repair hears of what is not there. How many are not."""
+        if not share_ids:
+            return 0
+        book = await self._shares_at(node_id)  # some may have moved while the node listed
+        wanted = [share_id for share_id in share_ids if share_id in book]
+        held = await client.renew(wanted, self._clock() + LEASE_NS) if wanted else []
+        gone = [share_id for share_id, there in zip(wanted, held, strict=True) if not there]
+        for share_id in gone:
+            stripe, index = book[share_id]
+            self._on_bad(stripe, index, "the node does not list it")
+        if gone:
+            log.warning("node %s does not hold %d shares of this vault: repair", node_id.hex()[:12], len(gone))
+        return len(gone)
+
+    async def _unknown(
+        self, row: Account, client: Teller, listed: dict[ShareId, Listed], book: Collection[ShareId]
+    ) -> Account:
+        node_id, now = row.node_id, self._clock()
+        noted = self._notes.unknown(node_id)
+        known = {s for s in listed if s in book or self._is_needed(node_id, s)}
+        unknown = listed.keys() - known
+        self._notes.forget_unknown(node_id, [s for s in noted if s not in unknown])
+        self._notes.note_unknown(node_id, unknown, now)
+        old = [s for s in unknown if s in noted and deletable(noted[s], listed[s].lease_ns, LEASE_NS, now)]
+        deleted: list[ShareId] = []
+        if old and clocks_agree(row.told_ns, now):
+            self._compare(await client.get_heads())
+            # No checkpoint of trio from here on.
+            words = self._settled()
+            if words:
+                log.info("%d shares at node %s that nothing names stay: %s", len(old), node_id.hex()[:12], words)
+            else:
+                still = [s for s in old if not self._is_needed(node_id, s)][:MOST_DELETED]
+                deleted = self._notes.trash_unknown(node_id, still)
+        if deleted:
+            log.warning(
+                "node %s: %d shares that nothing has named for days, nor renewed for %d days, are deleted, %s the first",
+                node_id.hex()[:12],
+                len(deleted),
+                min((now - listed[s].lease_ns + LEASE_NS) // 86_400_000_000_000 for s in deleted),
+                deleted[0].hex()[:12],
+            )
+        return replace(row, unknown=len(unknown) - len(deleted), deleted=len(deleted))
+
+    def _is_needed(self, node_id: NodeId, share_id: ShareId) -> bool:
+        if self._claims.claimed(node_id, share_id) or self._state.has_trash(node_id, share_id):
+            return True
+        return any(needs(node_id, share_id) for needs in self.needed)
+
+    # ---- showing ----------------------------------------------------------------------------------------------------
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each node, plain values."""
+        found = []
+        for node_id, there in self._nodes():
+            row, uptime = self.row(node_id), self.uptime(node_id)
+            found.append(
+                {
+                    "id": node_id.hex(),
+                    "online": there,
+                    "looked_ns": row.looked_ns,
+                    "told_ns": row.told_ns,
+                    "receipt": row.number,
+                    "countersigned": row.agreed,
+                    "leases": row.leases,
+                    "bytes": row.size,
+                    "book_shares": row.book,
+                    "book_bytes": row.book_size,
+                    "in_transit": row.transit,
+                    "missing": row.missing,
+                    "unknown": row.unknown,
+                    "balanced": row.balanced,
+                    "problem": row.problem,
+                    "availability": round(uptime.availability, 4),
+                    "watched_s": round(uptime.watched_s),
+                }
+            )
+        return found

@@ -1,0 +1,202 @@
+"""Rebalancing: shares move from nodes that fill to nodes that are new, a little at a time.
+
+Placing already prefers nodes with room, so this only has to mend what that cannot: a node that joined a full hive,
+one whose capacity was changed. It begins when a node is far from the mean and ends when all are near it
+(rebalance_plan.py, which also says why it does not go to and fro).
+
+A share is read, put at the other node and recorded there; the old copy stays until a head that names the new holder is out
+(EngineStore.doom_share), so that who recovers from the published head finds every share where it says. Killed anywhere, the
+new copy is in the trash or recorded, and the old one named or doomed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.writer import Writer, name_share
+from hivefs.errors import HivefsError
+from hivefs.maintenance.budget import Budget
+from hivefs.maintenance.moving import Moving
+from hivefs.maintenance.ports import State
+from hivefs.maintenance.rebalance_plan import BEGIN, WIDTH, Fill, Held, Move, bound, farthest, plan, sources
+from hivefs.model.ids import NodeId
+from hivefs.model.stripe import Stripe
+from hivefs.placement.health import State as StripeState
+
+log = logging.getLogger(__name__)
+
+FIRST: Final = 120.0
+EVERY: Final = 60.0
+MOST_SOURCES: Final = 8
+MOST_SHARES: Final = 256
+"""Shares of a node that one plan looks at."""
+SLICE: Final = 32
+COUNT_EVERY: Final = 900.0
+REASON: Final = "filling nodes"
+
+
+class Rebalance:
+    """``nodes`` gives capacity and use of all nodes that answer and stay, with the bytes that are this vault's left
+    0; ``takes`` says whether a node may be given shares now; ``keeps`` whether a stripe as it would be, compared with
+    how it is, keeps its policy.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        reader: Reader,
+        writer: Writer,
+        nodes: Callable[[], Sequence[Fill]],
+        takes: Callable[[NodeId], bool],
+        keeps: Callable[[Stripe, Stripe], bool],
+        budget: Budget,
+    ) -> None:
+        self._state = state
+        self._reader = reader
+        self._writer = writer
+        self._nodes = nodes
+        self._takes = takes
+        self._keeps = keeps
+        self._budget = budget
+        self._random = random.Random(0)
+        self._counted: Counter[NodeId] | None = None
+        self._counted_at = 0.0
+        self.active = False
+        self.moving = Moving()
+        self.held: Callable[[], str] = lambda: ""
+
+    async def run(self) -> None:
+        """Look now and then, and move, until cancelled."""
+        await trio.sleep(FIRST)
+        while True:
+            await self.round()
+            await trio.sleep(EVERY)
+
+    async def round(self) -> int:
+        """One look, and what it calls for; how many shares moved."""
+        nodes = self._nodes()
+        away = farthest(nodes)
+        if self.active and away <= WIDTH:
+            log.info("the nodes are about equally full now")
+            self.active = False
+        if not self.active and away <= BEGIN:
+            self.moving.plan([])
+            return 0
+        if words := self.held():
+            self.moving.waiting_for = words
+            return 0
+        self.active = True
+        nodes, shares = await self._shares(nodes)
+        moves = plan(nodes, shares, self._allowed)
+        self.moving.plan([(REASON, round(bound(nodes)))] if moves else [])
+        if not moves:
+            self.active = False  # nothing that may move helps: that is as near as it gets
+        went = 0
+        for move in moves:
+            try:
+                went += await self.move(move)
+            except HivefsError as error:
+                if self.moving.waiting_for != str(error):
+                    log.info("rebalancing waits: %s", error)
+                self.moving.waiting_for = str(error)
+        return went
+
+    async def _shares(self, nodes: Sequence[Fill]) -> tuple[list[Fill], dict[NodeId, list[Held]]]:
+        """The nodes with the bytes that are ours, and some shares of those that may have to give, from a place in the list
+        that changes, so that what may not move is not looked at each time.
+        """
+        own = await self._own_bytes()
+        counted = [replace(node, own=min(own.get(node.node_id, 0), node.used)) for node in nodes]
+        shares: dict[NodeId, list[Held]] = {}
+        for node_id in sources(counted)[:MOST_SOURCES]:
+            stripe_ids = self._state.stripes_on(node_id)
+            start = self._random.randrange(len(stripe_ids)) if stripe_ids else 0
+            held = []
+            for stripe_id in (stripe_ids[start:] + stripe_ids[:start])[:MOST_SHARES]:
+                stripe = self._state.stripe(stripe_id)
+                if stripe is not None:
+                    held += [
+                        Held(stripe_id, i, stripe.share_bytes) for i, s in enumerate(stripe.shares) if s.node == node_id
+                    ]
+            shares[node_id] = held
+            await trio.sleep(0.001)
+        return counted, shares
+
+    async def _own_bytes(self) -> Counter[NodeId]:
+        """This vault's bytes at each node: counted now and then, kept right by what moves in between."""
+        now = trio.current_time()
+        if self._counted is None or now - self._counted_at > COUNT_EVERY:
+            found: Counter[NodeId] = Counter()
+            for number, stripe in enumerate(self._state.stripes()):
+                for share in stripe.shares:
+                    if share.node is not None:
+                        found[share.node] += stripe.share_bytes
+                if number % SLICE == SLICE - 1:
+                    await trio.sleep(0.001)
+            self._counted, self._counted_at = found, now
+        return self._counted
+
+    def _allowed(self, held: Held, source: NodeId, target: NodeId) -> bool:
+        stripe = self._state.stripe(held.stripe_id)
+        if stripe is None or stripe.shares[held.index].node != source or not self._takes(target):
+            return False
+        if any(share.node == target for share in stripe.shares):
+            return False
+        if self._state.has_trash(target, stripe.shares[held.index].share_id):
+            return False
+        # What misses shares is repair's; it would be less safe while one is on its way.
+        return self._state.health(stripe).state == StripeState.HEALTHY and self._keeps(
+            stripe, at(stripe, held.index, target)
+        )
+
+    async def move(self, move: Move) -> bool:
+        """Move one share; False when it is not there to move any more, or may not go there now. HivefsError when a node
+        fails.
+        """
+        held = move.held
+        if not self._allowed(held, move.source, move.target):
+            return False
+        stripe = self._state.stripe(held.stripe_id)
+        if stripe is None:
+            return False
+        await self._budget.take(2 * held.size)
+        data = await self._reader.one(stripe, held.index)
+        if data is None:
+            return False
+        coded = await trio.to_thread.run_sync(name_share, data)
+        if coded.share_id != stripe.shares[held.index].share_id:
+            return False  # its Merkle root holds and its name does not: the record is damaged, and a check will say so
+        if not await self._writer.put_at(coded, move.target):
+            return False
+        # No checkpoint of trio from here to the end of the transaction: see Writer.
+        if not self._record(held, move, stripe):
+            return False
+        if self._counted is not None:
+            self._counted[move.source] -= held.size
+            self._counted[move.target] += held.size
+        self.moving.done(REASON, held.size)
+        return True
+
+    def _record(self, held: Held, move: Move, before: Stripe) -> bool:
+        with self._state.writing():
+            now = self._state.stripe(held.stripe_id)
+            if now is None or now.shares != before.shares:
+                return False  # repair was faster: the new copy is in the trash
+            self._state.save_stripe(at(now, held.index, move.target))
+            self._state.doom_share(held.stripe_id, move.source, before.shares[held.index].share_id)
+        return True
+
+
+def at(stripe: Stripe, index: int, node_id: NodeId) -> Stripe:
+    """The stripe with that share at that node; what was known of the node when it was placed is known no more."""
+    shares = list(stripe.shares)
+    shares[index] = replace(shares[index], node=node_id, standing=b"")
+    return replace(stripe, shares=tuple(shares))

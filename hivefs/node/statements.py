@@ -1,0 +1,102 @@
+"""What nodes say of themselves (formats/attestation.py), as this node heard it: of each node the newest.
+
+Only the node itself can make its statement, and only statements of nodes of the roster are kept, so nobody can fill the
+disk with what strangers attest of strangers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hivefs.errors import Corrupt, UnknownVersion
+from hivefs.formats import attestation
+from hivefs.model.attestation import Said, Statement
+from hivefs.model.ids import NodeId
+from hivefs.node.fresh import MOST, Fresh
+from hivefs.node.roster import Roster, digest_of
+from hivefs.node.store import ShareStore
+
+
+class Statements:
+    """Of one hive, in the store's index. One thread changes at a time (the store's lock)."""
+
+    def __init__(self, store: ShareStore, roster: Roster) -> None:
+        self._store = store
+        self._roster = roster
+        self._digest: int | None = None
+        self.fresh = Fresh()
+
+    def take(self, blobs: Sequence[bytes]) -> int:
+        """Keep what is valid and newer; how many were. Blocks: up to nine signatures are checked for each. Raises
+        DiskFull.
+        """
+        made = [good for good in map(self._news, blobs) if good is not None]
+        count = 0
+        with self._store.lock:
+            changed: dict[NodeId, tuple[bytes, bytes | None]] = {}
+            for statement in made:
+                node_id = statement.node_id
+                kept = changed[node_id][0] if node_id in changed else self._store.index.statement(node_id)
+                if attestation.newer(statement, None if kept is None else attestation.statement_from_bytes(kept)):
+                    changed[node_id] = attestation.statement_to_bytes(statement), self._store.index.statement(node_id)
+                    count += 1
+            if changed:
+                digest = self._whole()
+                with self._store.index.writing() as change:
+                    for node_id, (blob, before) in changed.items():
+                        change.save_statement(node_id, blob)
+                        digest ^= digest_of(blob) ^ (0 if before is None else digest_of(before))
+                self._digest = digest
+                for blob, _ in changed.values():
+                    self.fresh.add(blob)
+        return count
+
+    def _news(self, blob: bytes) -> Statement | None:
+        try:
+            made = attestation.statement_from_bytes(blob)
+        except (Corrupt, UnknownVersion):
+            return None
+        kept = self._store.index.statement(made.node_id)
+        if kept == blob or not self._roster.holds(made.node_id):
+            return None
+        if kept is not None and not attestation.newer(made, attestation.statement_from_bytes(kept)):
+            return None
+        return made if attestation.statement_valid(made) else None
+
+    def _whole(self) -> int:
+        digest = self._digest
+        if digest is None:
+            digest = 0
+            for blob in self._store.index.statements(b"", 1 << 40)[1]:
+                digest ^= digest_of(blob)
+        return digest
+
+    def digest(self) -> bytes:
+        """32 bytes: the same for nodes that know the same statements. Blocks when it is asked for the first time."""
+        with self._store.lock:
+            self._digest = self._whole()
+            return self._digest.to_bytes(32, "big")
+
+    def page(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+        """(more, statements of the nodes behind ``after``)."""
+        return self._store.index.statements(after, most_bytes)
+
+    def others(self, theirs: Sequence[bytes]) -> list[bytes]:
+        """Some that another node does not have as we have them: it gave ``theirs``. Blocks."""
+        known = set(theirs)
+        return [blob for blob in self._store.index.statements(b"", 1 << 40)[1] if blob not in known][:MOST]
+
+    def say(self, seed: bytes, node_id: NodeId, claims: Said, attestations: Sequence[bytes], now_ns: int) -> bool:
+        """Make our own statement when it says something else than the last; whether it does. Its sequence is the time in
+        seconds, so that it grows also when the store was lost. Who never said anything says nothing. Blocks.
+        """
+        made = tuple(attestation.attestation_from_bytes(blob) for blob in attestations)
+        kept = self._store.index.statement(node_id)
+        before = None if kept is None else attestation.statement_from_bytes(kept)
+        if before is None and not claims and not made:
+            return False
+        if before is not None and (before.claims, before.attestations) == (tuple(sorted(claims)), made):
+            return False
+        sequence = max(now_ns // 10**9, 0 if before is None else before.sequence + 1)
+        own = attestation.sign_statement(seed, Statement(node_id, sequence, claims, made))
+        return bool(self.take([attestation.statement_to_bytes(own)]))

@@ -1,0 +1,70 @@
+"""The decoders under atheris for a bounded time: five seconds, a minute with the slow tests, or HIVEFS_FUZZ_SECONDS."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SECONDS, LONG = 5, int(os.environ.get("HIVEFS_FUZZ_SECONDS", "60"))
+PROGRAM = Path(__file__).with_name("fuzzing.py")
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None,
+    reason="atheris is missing: it has wheels for CPython 3.11 to 3.13 on Linux with x86-64 only (setup.cfg)",
+)
+
+
+def fuzz(directory: Path, *options: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    corpus = directory / "corpus"
+    corpus.mkdir(exist_ok=True)
+    words = [sys.executable, *(["-c", program] if program else [str(PROGRAM)]), str(corpus), "-rss_limit_mb=2048"]
+    paths = os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [*words, f"-artifact_prefix={directory}/", *options],
+        capture_output=True,
+        text=True,
+        timeout=LONG + 240,
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+
+
+@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(LONG, marks=pytest.mark.slow)])
+def test_no_input_makes_a_decoder_do_what_it_does_not_say(tmp_path: Path, seconds: int) -> None:
+    done = fuzz(tmp_path, f"-max_total_time={seconds}", "-timeout=10", "-max_len=4096")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    runs = re.search(r"Done (\d+) runs", done.stderr)
+    assert runs is not None and int(runs[1]) > 1000, done.stderr[-2000:]
+    assert len(list((tmp_path / "corpus").iterdir())) > 100, "it found no new paths: nothing is instrumented"
+
+
+def test_a_decoder_that_raises_something_else_is_found(tmp_path: Path) -> None:
+    """The harness itself: one decoder gets a mistake that the vectors do not meet."""
+    program = """
+import sys, fuzzing
+from pathlib import Path
+from dataclasses import replace
+
+name = "cid.from_text" if "cid.from_text" in fuzzing.CASES else fuzzing.NAMES[0]
+right = fuzzing.CASES[name]
+
+def wrong(data):
+    value = right.decode(data[:-1] if data.endswith(b"!") else data)
+    if data.endswith(b"!"):
+        raise KeyError("a mistake")
+    return value
+
+fuzzing.NAMES[:] = [name]
+fuzzing.CASES[name] = replace(right, decode=wrong)
+fuzzing.fill(Path(sys.argv[1]))
+fuzzing.atheris.Setup(sys.argv, fuzzing.one)
+fuzzing.atheris.Fuzz()
+"""
+    done = fuzz(tmp_path, "-max_total_time=60", "-max_len=512", program=program)
+    assert done.returncode != 0 and "a mistake" in done.stdout + done.stderr, done.stderr[-2000:]
