@@ -1,4 +1,4 @@
-"""Writing policy.toml: the text that says what holds without one, and setting a path while all else stays as it is. Pure."""
+"""Writing policy.toml: the text that says what holds without one, and setting a path while all else stays. Pure."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _guarantee(key: str, rules: Sequence[tuple[Rules, str]]) -> str:
 def with_path(text: str, path: str, name: str | None) -> str:
     """The text with the policy of one path set to ``name``, or without that path (None); comments and order stay.
 
-    ``text`` is one that ``parse`` takes, ``path`` absolute and without a slash at its end. Raises BadPolicy when the text is
-    written in a way that this cannot edit.
+    ``text`` is one that ``parse`` takes, ``path`` absolute and without a slash at its end. Raises BadPolicy when the text
+    is written in a way that this cannot edit.
     """
     before = tomllib.loads(text)
     found = places(text)
