@@ -74,9 +74,9 @@ class Fate:
 
 @dataclass(slots=True)
 class Outcome:
-    """Files by what becomes of them. ``endangered`` ones are readable but have a stripe with no share to spare; ``whole`` could
-    be put together by those who seize, ``partly`` at least a stripe of them. ``expected_lost`` are bounds on the expected number
-    of files lost with random nodes.
+    """Files by what becomes of them. ``endangered`` ones are readable but have a stripe with no share to spare; ``whole``
+    could be put together by those who seize, ``partly`` at least a stripe of them. ``least_expected`` and ``most_expected``
+    bound the expected number of files lost with random nodes.
     """
 
     files: int = 0
