@@ -40,7 +40,10 @@ def vault_path(home: Home, path: str) -> str:
     BadSetting.
     """
     status = trio.run(ask_or_none, home, "mount", "status")
-    whole = os.path.normpath(Path.cwd() / path)
+    try:
+        whole = os.path.normpath(Path.cwd() / path)
+    except OSError:  # the working directory was removed
+        whole = ""
     if status is not None:
         drive = os.path.normpath(str(status["mountpoint"]))
         if whole == drive or whole.startswith(drive.rstrip("/") + "/"):

@@ -22,7 +22,7 @@ from hivefs.placement.language_text import default_text
 @unlock_options
 @json_option
 def command(force: bool, password_file: str | None, key_file: Path | None, as_json: bool) -> None:
-    """Open the text in your editor (EDITOR) and put it into force when it is saved. A mistake is named and can be mended."""
+    """Open the text in your editor (EDITOR) and put it into force when it is saved. A mistake can be mended at once."""
     home = Home.load(default_home())
     found = ask_engine(home, "policy_get", None, password_file, key_file, visible=not as_json)
     before = found["text"] or default_text(home.policy())

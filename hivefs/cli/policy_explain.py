@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def command(path: str, password_file: str | None, key_file: Path | None, as_json: bool) -> None:
     """Show for everything at and below PATH who holds what, and prove the guarantees.
 
-    Of each rule the stripe is shown that is nearest to breaking it. Evidence: a attested, m measured, r registry, c claimed.
+    Of each rule the stripe is shown that is nearest to breaking it. Evidence: a attested, m measured, r registry,
+    c claimed.
     """
     home = Home.load(default_home())
     value = {"path": vault_path(home, path)}

@@ -37,8 +37,8 @@ def command(
 ) -> None:
     """Show what would be left, and what could be put together. Nothing is changed.
 
-    WHO is a country (DE), a bloc (EU), or operator:NAME, hoster:NAME, asn:NUMBER, subnet:NET. A node of which it is not known
-    counts as under all of them. What is seized is sealed: without the keys of the vault it cannot be read.
+    WHO is a country (DE), a bloc (EU), or operator:NAME, hoster:NAME, asn:NUMBER, subnet:NET. A node of which it is not
+    known counts as under all of them. What is seized is sealed: without the keys of the vault it cannot be read.
     """
     home = Home.load(default_home())
     value = {

@@ -169,7 +169,9 @@ def bad_path(path: str) -> str:
     """What is wrong with a path inside of the drive, as the end of a sentence; "" when nothing is."""
     if not path.startswith("/"):
         return "does not begin with a slash: paths are those inside of the drive, /Photos for instance"
-    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+    if any("\ud800" <= c <= "\udfff" for c in path):
+        return "is not UTF-8"
+    if len(path.encode()) > MAX_PATH_BYTES:
         return f"is longer than {MAX_PATH_BYTES} bytes"
     parts = path[1:].removesuffix("/").split("/") if path != "/" else []
     for part in parts:
@@ -177,7 +179,7 @@ def bad_path(path: str) -> str:
             return 'has an empty part, a "." or a ".." in it'
         if "\0" in part:
             return "has a NUL in it"
-        if len(part.encode("utf-8", "surrogatepass")) > MAX_PATH_PART:
+        if len(part.encode()) > MAX_PATH_PART:
             return f"has a name of more than {MAX_PATH_PART} bytes"
     return ""
 
