@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import click
 import trio
 
 from hivefs.cli.check import Bar
@@ -50,5 +51,8 @@ def vault_path(home: Home, path: str) -> str:
             return "/" + whole[len(drive) :].strip("/")
     reason = bad_path(path)
     if reason:
-        raise BadSetting(name="PATH", reason=f"the path '{path}' {reason}, or below the mount point of a mounted drive")
+        raise BadSetting(
+            name="PATH",
+            reason=f"the path '{click.format_filename(path)}' {reason}, or below the mount point of a mounted drive",
+        )
     return "/" + path.strip("/")

@@ -26,6 +26,7 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon import registry_file
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.home import Home, Secrets
@@ -43,6 +44,7 @@ from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.round_trips import RoundTrips
 from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
@@ -77,6 +79,9 @@ class Engine:
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
         self.trust.on_suspended = lambda node_id: self.pool.touch()
         self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
+        self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
+        self.evidence.refuted = self.round_trips.refuted
+        self.evidence.registry = registry_file.load(self.store)
         self.news = News(self.learn, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
@@ -207,10 +212,9 @@ class Engine:
                     new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-            changed = self.evidence.weigh(new)
+            self.evidence.weigh(new)
         if new:
             self.pool.refresh()
-            self.pool.weighed_anew(changed)
         return len(new)
 
     # ---- running ----------------------------------------------------------------------------------------------------
@@ -223,6 +227,7 @@ class Engine:
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.evidence.run)
+            nursery.start_soon(self.round_trips.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)

@@ -16,7 +16,7 @@ MOST_REASONS = 20
 
 
 class Holdings:
-    """``look`` gives what is known of each node; one that is not in it is gone, and a share there counts as held by nobody."""
+    """``look`` says what is known of each node; one that is not in it is gone, and a share there is held by nobody."""
 
     def __init__(self, look: Mapping[NodeId, Sequence[Attribute]]) -> None:
         self._look = look

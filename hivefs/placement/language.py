@@ -22,6 +22,7 @@ MAX_POLICIES = 256
 MAX_PATHS = 4096
 MAX_PATH_BYTES = 4096
 MAX_PATH_PART = 255
+MAX_DOTS = 1000
 METADATA = "metadata"
 """The name of the policy of metadata when no policy was named for it: the conjunction. No policy of a user has it."""
 
@@ -76,6 +77,9 @@ def parse(text: str, default: Policy) -> PolicySet:
     """Read a policy.toml. What it does not say is as in ``default``, the vault's own. Raises BadPolicy."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
         raise BadPolicy(line=1, column=1, reason=f"the text is longer than {MAX_TEXT_BYTES >> 10} KiB")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MAX_DOTS:  # tomllib takes the square of the parts of a key in time
+            raise BadPolicy(line=number, column=1, reason=f"there are more than {MAX_DOTS} dots in a line")
     try:
         data = tomllib.loads(text)
         found = places(text)

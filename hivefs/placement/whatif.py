@@ -104,8 +104,8 @@ class Outcome:
 
 
 class WhatIf:
-    """One question. ``nodes`` are the authorities of all nodes that are not given up; a holder that is not among them has no
-    share to give.
+    """One question. ``nodes`` are the authorities of all nodes that are not given up; a holder that is not among them has
+    no share to give.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ def simulate(
     return outcome
 
 
-# ---- freshness of the head ------------------------------------------------------------------------------------------------
+# ---- freshness of the head ----------------------------------------------------------------------------------------------
 
 
 def independent(sets: Iterable[frozenset[str]]) -> int:
@@ -200,8 +200,8 @@ def independent(sets: Iterable[frozenset[str]]) -> int:
 
 
 def freshness(jurisdictions: int, hostile: int) -> dict[str, str]:
-    """Whether a device can know that a head is the newest when ``hostile`` jurisdictions lie: "known", or "unknown" with the
-    reason. A device that remembers its last head needs 2f+1 jurisdictions, a fresh one 3f+1 (guarantees: quorums of heads).
+    """Whether a device can know that a head is the newest when ``hostile`` jurisdictions lie: "known", or "unknown" with
+    the reason. A device that remembers its last head needs 2f+1 jurisdictions, a fresh one 3f+1 (guarantees: quorums of heads).
     """
 
     def word(needed: int) -> str:

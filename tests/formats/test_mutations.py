@@ -18,7 +18,7 @@ import pytest
 from mutating import mutants
 
 from hivefs.crypto.keys import public_key
-from hivefs.daemon import hive
+from hivefs.daemon import attester, hive
 from hivefs.daemon.home import Secrets
 from hivefs.errors import BadAttestation, BadInvitation, Corrupt, UnknownVersion
 from hivefs.formats import (
@@ -35,6 +35,7 @@ from hivefs.formats import (
     policy,
     receipt,
     records,
+    registry,
     reputation,
     revoked,
     staged,
@@ -245,6 +246,10 @@ CASES: dict[str, Case] = {
     "attestation.trusted_from_bytes": Case(
         attestation.trusted_from_bytes, attestation.trusted_to_bytes, seeds("attestation", "trusted key")
     ),
+    "registry.registry_from_bytes": Case(
+        registry.registry_from_bytes, registry.registry_to_bytes, seeds("registry", "table", "one network")
+    ),
+    "attester.from_bytes": Case(attester.from_bytes, None, seeds("attestation", "attester key")),
     "cid.cid_from_text": Case(
         lambda data: cid.cid_from_text(data.decode("latin-1")),
         lambda value: cid.cid_to_text(value).encode(),

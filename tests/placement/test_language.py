@@ -155,7 +155,7 @@ def test_bytes_that_are_no_text() -> None:
     with pytest.raises(BadPolicy):
         decode(b"#" * (300 << 10))
     assert decode("\ufeff# x".encode()) == "# x"
-    for text in ("x = " + "[" * 5000, "x = " + "9" * 5000, "#" * (300 << 10), "a." * 9000 + "b = 1"):
+    for text in ("x = " + "[" * 5000, "x = " + "9" * 5000, "#" * (300 << 10), "a." * 120_000 + "b = 1"):
         refused(text)
 
 
@@ -374,7 +374,7 @@ def test_what_cannot_be_edited_says_so() -> None:
         with_path('paths = { "/a" = "x", "/b" = "x" }\n[policy.x]\n', "/a", None)
 
 
-# ---- the page for users -----------------------------------------------------------------------------------------------
+# ---- the page for users ---------------------------------------------------------------------------------------------
 
 
 def examples() -> list[str]:

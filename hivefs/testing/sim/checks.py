@@ -1,0 +1,106 @@
+"""What is looked at every day of a simulated hive. Each look raises Violation."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import trio
+
+from hivefs.model.ids import NodeId
+from hivefs.model.stripe import Level, Stripe
+from hivefs.testing.sim.truth import Kept, Violation
+
+if TYPE_CHECKING:
+    from hivefs.testing.sim.world import World
+
+
+def check(world: World) -> None:
+    """All looks, and what is counted on the way."""
+    if world.life.store.dead:
+        return
+    _damage_is_repaired(world)
+    _leases_last(world)
+    for kept in world.truth.stripes.values():
+        if kept.lost or kept.stripe_id is None:
+            continue
+        stripe = world.life.store.stripe(kept.stripe_id)
+        if stripe is None:
+            raise Violation(f"the engine forgot stripe {kept.name}")
+        world.result.looks += 1
+        world.result.missing += len(kept.share_ids) - kept.left
+        world.result.unreachable += world.truth.reachable(kept) < kept.needed
+        if world.life.store.health(stripe).level == Level.GUARANTEED:
+            _is_guaranteed(world, kept, stripe)
+        _nobody_can_read(world, kept, stripe)
+
+
+def gone_is_gone(world: World, gone: list[NodeId]) -> None:
+    """The engine gave nodes up just now: nothing with a share there is guaranteed any more."""
+    store = world.life.store
+    for node_id in gone:
+        for stripe_id in store.stripes_on(node_id):
+            stripe = store.stripe(stripe_id)
+            if stripe is not None and store.health(stripe).level == Level.GUARANTEED:
+                name = world.truth.by_id[stripe_id].name if stripe_id in world.truth.by_id else "?"
+                raise Violation(f"stripe {name} is called guaranteed with a share at a node that was given up")
+
+
+def _damage_is_repaired(world: World) -> None:
+    if world.impaired_until > trio.current_time():
+        return
+    for kept, index in world.truth.overdue():
+        raise Violation(f"share {index} of stripe {kept.name} was not made again in time ({world.life.repair.waiting_for})")
+
+
+def _leases_last(world: World) -> None:
+    """No node may forget a share that is named, and is honest for that."""
+    running = round(trio.current_time() * 1e9)
+    for node in world.nodes.values():
+        if not node.reachable:
+            continue
+        for share_id in node.collectable(world.true_ns(), running):
+            kept, index = world.truth.find(share_id)
+            stripe = None if kept.stripe_id is None else world.life.store.stripe(kept.stripe_id)
+            if not kept.lost and stripe is not None and stripe.shares[index].node == node.node_id:
+                raise Violation(f"the lease of share {index} of stripe {kept.name} at node {node.number} ended")
+
+
+def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
+    """The engine says guaranteed: each share is at a node of its own that has it (or lost it a moment ago), and both guarantees
+    hold by a plain count over what the nodes truly are.
+    """
+    holders = [share.node for share in stripe.shares]
+    if len(set(holders)) != len(holders) or None in holders:
+        raise Violation(f"stripe {kept.name} is called guaranteed with two shares at one node, or none")
+    for index, node_id in enumerate(holders):
+        node = world.by_id[node_id]  # type: ignore[index]
+        if node.number in kept.intact[index]:
+            continue
+        due = kept.broken.get((node.number, index))
+        if due is None:
+            raise Violation(f"share {index} of stripe {kept.name} never was at node {node.number}, and is counted")
+        if due < trio.current_time() and world.impaired_until < trio.current_time():
+            raise Violation(f"share {index} of stripe {kept.name} is at node {node.number} no more, and is still counted")
+    nodes = [world.by_id[h] for h in holders if h is not None]
+    for rule in world.policy.rules:
+        sets = [n.countries if rule.family == "jurisdiction" else frozenset({n.operator}) for n in nodes]
+        names = sorted(frozenset().union(*sets))
+        for size, most in (
+            (rule.coalition, stripe.needed - 1),
+            (rule.lose, stripe.total - stripe.needed - rule.slack),
+        ):
+            for members in combinations(names, size):
+                if size and sum(1 for s in sets if not s.isdisjoint(members)) > most:
+                    raise Violation(f"stripe {kept.name} is called guaranteed, and {' and '.join(members)} hold more than {most}")
+
+
+def _nobody_can_read(world: World, kept: Kept, stripe: Stripe) -> None:
+    """Seize each operator: all that its nodes ever took and were not asked to forget does not make the stripe."""
+    seen: dict[str, int] = {}
+    for holders in kept.exposed:
+        for name in {world.nodes[n].operator for n in holders}:
+            seen[name] = seen.get(name, 0) + 1
+    for name, count in seen.items():
+        if count >= kept.needed:
+            raise Violation(f"{name} has {count} shares of stripe {kept.name}")

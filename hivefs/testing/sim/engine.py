@@ -1,0 +1,254 @@
+"""One life of the engine in the simulator: its own store and duties, over simulated nodes, until it ends or is killed.
+
+Polling pauses of the duties are stretched (``STRETCHED``): a year has six million pauses of five seconds, in which nothing
+happens. What they decide, and after which events, stays as it is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import trio
+
+from hivefs.chunkstore.cache import Cache
+from hivefs.chunkstore.claims import Claims, Pair
+from hivefs.chunkstore.node_client import NodeClient
+from hivefs.chunkstore.pool import Member, Pool
+from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.writer import Writer
+from hivefs.maintenance import garbage, leases, repair
+from hivefs.maintenance.garbage import Garbage
+from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.repair import Repair
+from hivefs.metadata.engine_store import EngineStore
+from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.node import RosterEntry
+from hivefs.model.stripe import Stripe
+from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.policy import Policy
+from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+
+HOUR = 3600.0
+STRETCHED: list[tuple[Any, str, float]] = [
+    (repair, "RETRY", HOUR),
+    (repair, "LEAVING_AGAIN", HOUR),
+    (garbage, "EVERY", HOUR),
+    (leases, "EVERY", DAY),
+]
+KEY = bytes(range(32))
+
+
+class Killed(BaseException):
+    """The engine's process was ended by SIGKILL here. No HivefsError: nothing of the engine may catch it."""
+
+
+def only_killed(error: BaseException) -> bool:
+    """Whether that is Killed, perhaps in groups, and nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(only_killed, error.exceptions))
+    return isinstance(error, Killed)
+
+
+class SimStore(EngineStore):
+    """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no more."""
+
+    dead = False
+    dies_at = 0
+    dies_after = False
+    commits = 0
+
+    @contextmanager
+    def writing(self) -> Iterator[EngineStore]:
+        if self.dead:
+            raise Killed
+        if self._write is not None:
+            yield self
+            return
+        self.commits += 1
+        dies = self.commits == self.dies_at
+        with super().writing():
+            yield self
+            if dies and not self.dies_after:
+                self.dead = True
+                raise Killed
+        if dies:
+            self.dead = True
+            raise Killed
+
+
+class Book:
+    """The pool's view of the store: when few nodes are news, only those are read again."""
+
+    def __init__(self, store: EngineStore) -> None:
+        self._store = store
+        self.news: list[NodeId] | None = None
+        self.weighed = store.weighed
+        self.save_seen = store.save_seen
+
+    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
+        """All known nodes, or the news."""
+        if self.news is None:
+            return self._store.nodes()
+        found = [(n, self._store.roster_entry(n), self._store.node_row(n)) for n in self.news]
+        return [(n, entry, row) for n, entry, row in found if entry is not None and row is not None]
+
+
+class NoCache(Cache):
+    """Everything comes from the nodes."""
+
+    def __init__(self) -> None:
+        self.usage = self.budget = 0
+
+    def has(self, stripe_id: StripeId, index: int) -> bool:
+        return False
+
+    def get(self, stripe_id: StripeId, index: int) -> bytes | None:
+        return None
+
+    def put(self, stripe_id: StripeId, index: int, data: bytes) -> bool:
+        return False
+
+    def remove(self, stripe_id: StripeId, index: int) -> None:
+        return
+
+
+class Life:
+    """From a start of the engine to its end. ``connect`` gives a conversation with a node that can be reached."""
+
+    def __init__(
+        self,
+        path: Path,
+        policy: Policy,
+        gone_after: float,
+        clock: Callable[[], int],
+        seed: str,
+        connect: Callable[[NodeId], SimClient | None],
+    ) -> None:
+        chance = random.Random(seed)
+        self.policy = policy
+        self.clock = clock
+        self._connect = connect
+        self._gone_after = gone_after
+        self.store = SimStore(path, KEY, policy.rules, chance.randbytes)
+        self._book = Book(self.store)
+        self.pool = Pool(self._book, cast("Any", None), clock, gone_after, cast("Any", None))
+        self.reader = Reader(self.pool, NoCache(), self._bad)
+        claims = Claims(self._intend)
+        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
+        self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, lambda: self._news)
+        self.garbage = Garbage(self.store, claims, cast("Any", self.online))
+        self.leases = Leases(self.store, cast("Any", self.online), clock, self._bad)
+        self._news = trio.Event()
+        self._scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.on_gone: Callable[[list[NodeId]], None] = lambda gone: None
+
+    def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
+        """Nodes that can be asked now."""
+        return [(m.node_id, m.client) for m in self.pool.online() if m.client is not None]
+
+    def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
+        self.repair.bad_share(stripe, index, reason)
+
+    def _intend(self, pairs: Collection[Pair]) -> None:
+        with self.store.writing():
+            for node_id, share_id in pairs:
+                self.store.trash_share(node_id, share_id)
+
+    # ---- what happens to it -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Around what others than the duties do with the engine: it may die of that, they do not."""
+        try:
+            yield
+        except BaseException as error:
+            if not only_killed(error):
+                raise
+            self.kill()
+
+    def learn(self, nodes: Iterable[SimNode]) -> None:
+        """Nodes that are new to the book."""
+        now, nodes = self.clock(), list(nodes)
+        self._book.news = [node.node_id for node in nodes] if self.pool.members else None
+        with self.outside():
+            with self.store.writing():
+                for node in nodes:
+                    if self.store.save_node(node.entry()) and self.store.node_row(node.node_id) is None:
+                        self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
+            self.pool.refresh()
+
+    def look_at(self, node: SimNode) -> None:
+        """A node came or went: what the pool's conversation with it would see."""
+        member = self.pool.members.get(node.node_id)
+        if member is None or self.store.dead:
+            return
+        if node.reachable and member.client is None:
+            member.client = cast("Any", self._connect(node.node_id))
+            member.problems = 0
+            member.reserved = 0
+            self._saw(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
+        elif not node.reachable and member.client is not None:
+            member.client = None
+            self._saw(member, NodeState.OFFLINE)
+
+    def _saw(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
+        before = member.row.state
+        with self.outside():
+            self.pool._set(member, state, free, capacity)
+        if before == NodeState.GONE:
+            self._tell()
+
+    def measure(self, nodes: Iterable[SimNode]) -> None:
+        """What the pool asks its nodes every now and then: their room."""
+        for node in nodes:
+            member = self.pool.members.get(node.node_id)
+            if member is not None and member.client is not None and not self.store.dead:
+                member.reserved = 0
+                self._saw(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    async def _give_up(self) -> None:
+        """The pool's look at who is away for too long: it looks every second, here every hour."""
+        while True:
+            before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
+            self.pool._give_up()
+            while self.pool._unsaved:
+                self.pool._give_up()
+            members = self.pool.members.values()
+            gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]
+            if gone:
+                self.on_gone(gone)
+                self._tell()
+            await trio.sleep(min(HOUR, self._gone_after / 4))
+
+    async def run(self) -> None:
+        """The duties, until killed."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._give_up)
+                    for duty in self.duties():
+                        nursery.start_soon(duty)
+        except BaseException as error:
+            if not only_killed(error):
+                raise
+        finally:
+            self.store.dead = True
+            self.ended.set()
+
+    def duties(self) -> list[Callable[[], Any]]:
+        """One loop for each."""
+        return [self.repair.run, self.leases.run, self.garbage.empty_trash]
+
+    def kill(self) -> None:
+        """SIGKILL, now."""
+        self.store.dead = True
+        self._scope.cancel()

@@ -1,0 +1,130 @@
+"""What befalls a simulated hive besides churn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from hivefs.testing.sim.nodes import DAY, DAY_NS, SimNode
+from hivefs.testing.sim.scenario import Fault
+
+if TYPE_CHECKING:
+    from hivefs.testing.sim.world import World
+
+
+def befall(world: World, fault: Fault) -> None:
+    """Let a fault happen now. Raises ValueError for a kind that there is not."""
+    world.say("fault", fault.kind, fault.part, fault.days, fault.where)
+    _KINDS[fault.kind](world, fault)
+
+
+def _some(world: World, part: float) -> list[SimNode]:
+    """A part of the nodes that are alive."""
+    alive = [n for n in world.nodes.values() if not n.dead]
+    return world.chance.sample(alive, max(1, round(part * len(alive))))
+
+
+def _cut(world: World, fault: Fault) -> None:
+    """A jurisdiction cannot be reached; after ``days`` it can again."""
+    nodes = [n for n in world.nodes.values() if not n.dead and n.country == fault.where]
+    for node in nodes:
+        node.cut = True
+        world.saw(node)
+    until = trio.current_time() + fault.days * DAY
+    world.impaired(until)
+
+    def back() -> None:
+        world.say("joined again", fault.where)
+        for node in nodes:
+            node.cut = False
+            world.saw(node)
+
+    world.at(until, back)
+
+
+def _wipe(world: World, fault: Fault) -> None:
+    """A bad release: nodes start again with empty stores, all at once."""
+    due = trio.current_time() + world.truth.detection
+    for node in _some(world, fault.part):
+        world.say("wiped", node.number, len(node.shares))
+        node.up = False
+        world.saw(node)
+        world.wipe(node, due)
+        node.up = True
+        world.saw(node)
+
+
+def _destroy(world: World, fault: Fault) -> None:
+    for node in _some(world, fault.part):
+        world.destroy(node)
+
+
+def _rot(world: World, fault: Fault) -> None:
+    """Bits flip on disks: a part of all shares."""
+    due = trio.current_time() + world.truth.blind
+    for node in world.nodes.values():
+        for share_id in list(node.shares):
+            if not node.dead and world.chance.random() < fault.part:
+                held = node.shares[share_id]
+                held.data = held.data[:-1] + bytes([held.data[-1] ^ 0x80])
+                world.say("rot", node.number, *world.truth.find(share_id)[1:])
+                world.truth.damaged(node, share_id, due, exposed=True)
+
+
+def _drop(world: World, fault: Fault) -> None:
+    """Nodes throw away all that they have and say that they have it."""
+    due = trio.current_time() + world.truth.blind
+    for node in _some(world, fault.part):
+        world.say("drops", node.number)
+        node.drops = True
+        shares, node.shares, node.used = node.shares, {}, 0
+        node.pretended |= shares.keys()
+        for share_id in shares:
+            world.truth.damaged(node, share_id, due, exposed=True)
+
+
+def _flip(world: World, fault: Fault) -> None:
+    due = trio.current_time() + world.truth.blind
+    for node in _some(world, fault.part):
+        world.say("flips", node.number)
+        node.flips = True
+        for share_id in node.shares:
+            world.truth.damaged(node, share_id, due, exposed=True)
+
+
+def _slow(world: World, fault: Fault) -> None:
+    for node in _some(world, fault.part):
+        world.say("slow", node.number)
+        node.slow = world.chance.uniform(1.0, 6.0)
+
+
+def _full(world: World, fault: Fault) -> None:
+    """Disks that take nothing more."""
+    for node in _some(world, fault.part):
+        world.say("full", node.number)
+        node.capacity = node.used
+
+
+def _step(world: World, fault: Fault) -> None:
+    """What went away before the step may be counted anew from it."""
+    world.step_ns += round(fault.days * DAY_NS)
+    world.truth.grant_time(trio.current_time() + world.truth.lag)
+
+
+def _kill(world: World, fault: Fault) -> None:
+    world.life.kill()
+
+
+_KINDS = {
+    "cut": _cut,
+    "wipe": _wipe,
+    "destroy": _destroy,
+    "rot": _rot,
+    "drop": _drop,
+    "flip": _flip,
+    "slow": _slow,
+    "full": _full,
+    "step": _step,
+    "kill": _kill,
+}

@@ -1,0 +1,206 @@
+"""A node as the simulator has it: shares with leases, and every way in which a node can be bad."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from hivefs.chunkstore.conversation import Early
+from hivefs.chunkstore.patience import Patience
+from hivefs.content.merkle import merkle_root as root_of
+from hivefs.crypto import keys
+from hivefs.errors import ConnectionLost, Corrupt, NodeFull, PeerTimeout, ShareMissing
+from hivefs.formats.member import sign_address, sign_member
+from hivefs.model.ids import NodeId, ShareId
+from hivefs.model.node import Attribute, Membership, Role, RosterEntry
+from hivefs.node.leases import GRACE_NS, SKEW_NS, LeaseClock, grant
+
+if TYPE_CHECKING:
+    from hivefs.testing.sim.truth import Truth
+
+HIVE_SEED = bytes([7]) * 32
+DAY = 86_400.0
+DAY_NS = 86_400 * 10**9
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """What a node has of a share: the bytes (perhaps not those any more), and until when it promised to keep them."""
+
+    data: bytes
+    lease_ns: int
+
+
+@dataclass(eq=False)
+class SimNode:
+    """``number`` names it for ever. ``drops``: it takes shares, says that it has them, and has not. ``flips``: what it gives is
+    altered. ``slow`` in seconds before every answer; ``skew_ns`` is how far its clock is off.
+    """
+
+    number: int
+    country: str
+    operator: str
+    operator_country: str
+    capacity: int
+    began: float
+    up: bool = True
+    dead: bool = False
+    cut: bool = False
+    drops: bool = False
+    flips: bool = False
+    slow: float = 0.05
+    skew_ns: int = 0
+    shares: dict[ShareId, Held] = field(default_factory=dict)
+    pretended: set[ShareId] = field(default_factory=set)
+    used: int = 0
+    lease_clock: LeaseClock | None = None
+
+    def __post_init__(self) -> None:
+        self.seed = hashlib.sha256(b"simulated node %d" % self.number).digest()
+        self.node_id = NodeId(keys.public_key(self.seed))
+
+    @property
+    def reachable(self) -> bool:
+        """It answers."""
+        return self.up and not self.cut and not self.dead
+
+    @property
+    def countries(self) -> frozenset[str]:
+        """The jurisdictions over it, as they truly are."""
+        return frozenset({self.country, self.operator_country})
+
+    def attributes(self) -> tuple[Attribute, ...]:
+        """What its certificate says."""
+        return (
+            Attribute("country", self.country),
+            Attribute("operator", self.operator),
+            Attribute("operator_country", self.operator_country),
+        )
+
+    def entry(self) -> RosterEntry:
+        """Its roster entry, signed."""
+        member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, self.attributes(), 1, 0, 1))
+        return RosterEntry(member, sign_address(self.seed, (f"/ip4/127.0.0.1/tcp/{self.number % 60_000 + 1}",), 1))
+
+    def time(self, now_ns: int, running_ns: int) -> int:
+        """The time that its leases go by."""
+        if self.lease_clock is None:
+            self.lease_clock = LeaseClock(0, now_ns + self.skew_ns, running_ns)
+        return self.lease_clock.observe(now_ns + self.skew_ns, running_ns)
+
+    def collectable(self, now_ns: int, running_ns: int) -> list[ShareId]:
+        """Shares whose lease ended so long ago that the node may forget them."""
+        clock = self.time(now_ns, running_ns)
+        return [s for s, held in self.shares.items() if held.lease_ns + SKEW_NS + GRACE_NS < clock]
+
+
+class SimClient:
+    """A conversation with a SimNode, as the engine's duties use it (chunkstore/node_client.py)."""
+
+    def __init__(self, node: SimNode, truth: Truth, clock: Callable[[], int]) -> None:
+        self.node = node
+        self.node_id = node.node_id
+        self.peer = str(node.number)
+        self.patience = Patience()
+        self.moved = 0.0
+        self._truth = truth
+        self._clock = clock
+
+    def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
+        """Requests leave at once here."""
+        return asked, True
+
+    async def _answer(self, timeout: float) -> None:
+        """The way there and back; the node may go meanwhile."""
+        if self.node.slow >= timeout:
+            await trio.sleep(timeout)
+            raise PeerTimeout(peer=self.peer, what="a request", seconds=f"{timeout:g}")
+        await trio.sleep(self.node.slow)
+        if not self.node.reachable:
+            raise ConnectionLost(peer=self.peer, reason="it is down")
+
+    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> None:
+        """Keep a share; the bytes are there before the answer is."""
+        await self._answer(timeout)
+        if hashlib.sha256(data).digest() != share_id:
+            raise Corrupt(what="a share", reason="its hash is wrong")
+        node = self.node
+        if node.used + len(data) > node.capacity:
+            raise NodeFull(peer=self.peer, reason="full")
+        self._truth.traffic.put(len(data))
+        if node.drops:
+            node.pretended.add(share_id)
+            self._truth.pretended(node, share_id)
+        else:
+            if share_id not in node.shares:
+                node.used += len(data)
+            until = grant(lease_ns, node.time(self._clock(), self._running()))
+            node.shares[share_id] = Held(data, until)
+            if node.flips:
+                self._truth.pretended(node, share_id)
+            else:
+                self._truth.stored(node, share_id)
+        await self._answer(timeout)
+
+    @staticmethod
+    def _running() -> int:
+        return round(trio.current_time() * 1e9)
+
+    async def get(
+        self,
+        share_id: ShareId,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        merkle_root: bytes | None = None,
+        timeout: float = 30,
+        early: Early | None = None,
+    ) -> bytes:
+        """A share, checked as a client does."""
+        asked = trio.current_time()
+        await self._answer(timeout)
+        held = self.node.shares.get(share_id)
+        if held is None:
+            raise ShareMissing(peer=self.peer, share=share_id.hex()[:12])
+        data = bytes([held.data[0] ^ 1]) + held.data[1:] if self.node.flips else held.data
+        self._truth.traffic.get(len(data))
+        self.moved = trio.current_time()
+        self.patience.answered(self.moved - asked)
+        if hashlib.sha256(data).digest() != share_id or merkle_root is not None and root_of(data) != merkle_root:
+            raise Corrupt(what="a share", reason="its hash is wrong")
+        return data[offset:] if length is None else data[offset : offset + length]
+
+    def _has(self, share_id: ShareId) -> bool:
+        return share_id in self.node.shares or share_id in self.node.pretended
+
+    async def have(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[int]:
+        """Sizes, as the node claims them."""
+        await self._answer(timeout)
+        return [self._truth.share_bytes if self._has(s) else 0 for s in share_ids]
+
+    async def delete(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[bool]:
+        """Forget shares."""
+        await self._answer(timeout)
+        answer = [self._has(s) for s in share_ids]
+        for share_id in share_ids:
+            held = self.node.shares.pop(share_id, None)
+            if held is not None:
+                self.node.used -= len(held.data)
+            self.node.pretended.discard(share_id)
+            self._truth.deleted(self.node, share_id)
+        await self._answer(timeout)
+        return answer
+
+    async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = 30) -> list[bool]:
+        """Prolong leases."""
+        await self._answer(timeout)
+        until = grant(lease_ns, self.node.time(self._clock(), self._running()))
+        for share_id in share_ids:
+            held = self.node.shares.get(share_id)
+            if held is not None:
+                held.lease_ns = max(held.lease_ns, until)
+        return [self._has(s) for s in share_ids]

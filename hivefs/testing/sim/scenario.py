@@ -1,0 +1,97 @@
+"""What is simulated: the hive, how its nodes come and go, what befalls it, and how long. All of it plain data with a seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from math import gamma, log, pi, sin
+
+from hivefs.testing.sim.nodes import DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """After how many days a node is destroyed for ever. ``shape`` 1 is exponential; below 1 most die young (Weibull), as was
+    measured of peers (Stutzbach and Rejaie 2006). ``mean_days`` 0: never.
+    """
+
+    mean_days: float = 0.0
+    shape: float = 1.0
+
+    def draw(self, chance: random.Random) -> float:
+        """Seconds."""
+        if not self.mean_days:
+            return float("inf")
+        scale = self.mean_days / gamma(1 + 1 / self.shape)
+        return DAY * scale * (-log(1.0 - chance.random())) ** (1 / self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Outages:
+    """A node is away for ``hours`` on average, ``per_month`` times; with ``diurnal`` mostly at night (by its country's hour)."""
+
+    per_month: float = 0.0
+    hours: float = 6.0
+    diurnal: bool = False
+
+    def next(self, chance: random.Random, now: float, zone: int) -> float:
+        """When the next one begins, in seconds; infinity for never. Thinning (Lewis and Shedler 1979) of twice the rate."""
+        if not self.per_month:
+            return float("inf")
+        rate = self.per_month / (30 * DAY)
+        when = now
+        while True:
+            when += chance.expovariate(rate * (2 if self.diurnal else 1))
+            hour = (when / 3600 + zone) % 24
+            if not self.diurnal or chance.random() < (1 + sin(2 * pi * (hour - 18) / 24)) / 2:
+                return when
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """On day ``day``, of ``kind``: ``cut`` (a jurisdiction cannot be reached for ``days``), ``wipe`` (a bad release: a ``part``
+    of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``rot`` (a part of all shares is altered on
+    disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late), ``full`` (a part of the
+    disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the engine).
+    """
+
+    day: float
+    kind: str
+    part: float = 0.0
+    days: float = 0.0
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """See the fields; times are in the units that their names say. After ``days`` of faults and churn nothing happens any more,
+    and the hive has ``settle_days`` to become whole again.
+    """
+
+    seed: int = 1
+    days: float = 365.0
+    settle_days: float = 75.0
+    nodes: int = 40
+    stripes: int = 40
+    needed: int = 4
+    total: int = 8
+    countries: tuple[str, ...] = ("CH", "DE", "FI", "FR", "IS", "NO")
+    foreign: float = 0.1
+    """The part of the nodes whose operator sits in another country."""
+    max_per_operator: int = 2
+    nodes_per_operator: int = 2
+    share_bytes: int = 24
+    gone_after_days: float = 7.0
+    detection_days: float = 35.0
+    """Within so many days the engine must notice that a node that answers lost a share: leases are renewed after 30."""
+    blind_days: float = float("inf")
+    """Within so many days the engine must notice that a node gives altered shares, or claims to have what it has not."""
+    join_after_days: float = 1.0
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    outages: Outages = field(default_factory=Outages)
+    reads_per_day: float = 2.0
+    check_hours: float = 24.0
+    kills_per_year: float = 0.0
+    faults: tuple[Fault, ...] = ()
+    command: str = ""
+    """What plays this very run again."""

@@ -1,0 +1,439 @@
+"""The whole simulated hive: makes nodes, lets things happen to them, starts the engine again, reads, and looks at everything."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import trio
+
+from hivefs.chunkstore import writer as writing
+from hivefs.content.packing import Packed
+from hivefs.errors import HivefsError
+from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.stripe import Level, Purpose
+from hivefs.placement.policy import Policy
+from hivefs.testing.sim import determinism
+from hivefs.testing.sim.checks import check, gone_is_gone
+from hivefs.testing.sim.engine import STRETCHED, Life
+from hivefs.testing.sim.faults import befall
+from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+from hivefs.testing.sim.scenario import Scenario
+from hivefs.testing.sim.truth import BY_USER, Kept, Truth, Violation
+
+BEGIN_NS = 1_800_000_000 * 10**9
+SLACK = 2 * DAY
+"""After the time-out of a node the engine has so long to make its shares again."""
+
+
+@dataclass
+class Result:
+    """What came out. ``digest`` is of the whole trace; times in days, bytes of shares, expectations in docs/durability.md."""
+
+    digest: str = ""
+    events: int = 0
+    lost: list[tuple[float, int]] = field(default_factory=list)
+    stripe_days: float = 0.0
+    looks: int = 0
+    unreachable: int = 0
+    missing: int = 0
+    destroyed: int = 0
+    repaired: int = 0
+    repair_read: int = 0
+    repair_written: int = 0
+    most_exposed: int = 0
+    reads: int = 0
+    late_reads: int = 0
+    lives: int = 0
+    stored: int = 0
+
+
+class World:
+    """One run of a scenario. ``change`` may break the engine on purpose (for tests of the simulator)."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        path: Path,
+        *,
+        policy: Policy | None = None,
+        make_life: Callable[..., Life] = Life,
+        trace: TextIO | None = None,
+    ) -> None:
+        self.scenario = scenario
+        self.policy = policy or Policy(
+            scenario.needed, scenario.total, max_per=(("operator", scenario.max_per_operator),)
+        )
+        self.chance = random.Random(f"world {scenario.seed}")
+        self.step_ns = 0
+        self.result = Result()
+        self._hash = hashlib.sha256()
+        self._trace = trace
+        self._path = path
+        self._make_life = make_life
+        rules = tuple((rule.family, rule.coalition) for rule in self.policy.rules if rule.coalition)
+        lags = scenario.gone_after_days * DAY + SLACK, scenario.detection_days * DAY, scenario.blind_days * DAY
+        self.truth = Truth(scenario.share_bytes, rules, *lags, self.say)
+        self.truth.on_lost = self._on_lost
+        self.nodes = self.truth.nodes
+        self.by_id: dict[NodeId, SimNode] = {}
+        self.life: Life = None  # type: ignore[assignment]
+        self.quiet = False
+        self.impaired_until = 0.0
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._timer_added = trio.Event()
+
+    # ---- time and trace ---------------------------------------------------------------------------------------------
+
+    def say(self, kind: str, *about: object) -> None:
+        """One line of the trace."""
+        line = f"{trio.current_time():.6f} {kind} {' '.join(map(str, about))}\n"
+        self.result.events += 1
+        self._hash.update(line.encode())
+        if self._trace is not None:
+            self._trace.write(line)
+
+    def true_ns(self) -> int:
+        """Nanoseconds since 1970, as they are."""
+        return BEGIN_NS + round(trio.current_time() * 1e9)
+
+    def engine_ns(self) -> int:
+        """The engine's clock."""
+        return self.true_ns() + self.step_ns
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        """Call it then (seconds of the virtual clock; never for infinity)."""
+        if when != float("inf"):
+            self._number += 1
+            heapq.heappush(self._timers, (when, self._number, what))
+            self._timer_added.set()
+
+    async def _happen(self) -> None:
+        while True:
+            if not self._timers:
+                self._timer_added = trio.Event()
+                await self._timer_added.wait()
+            self._timer_added = trio.Event()
+            with trio.move_on_at(self._timers[0][0]):
+                await self._timer_added.wait()
+            while self._timers and self._timers[0][0] <= trio.current_time():
+                heapq.heappop(self._timers)[2]()
+
+    # ---- nodes ------------------------------------------------------------------------------------------------------
+
+    def join(self, country: str, operator: str, operator_country: str) -> SimNode:
+        """A new node."""
+        chance, now = self.chance, trio.current_time()
+        node = SimNode(len(self.nodes) + 1, country, operator, operator_country, 1 << 40, now)
+        node.slow = chance.uniform(0.02, 0.2)
+        node.skew_ns = round(chance.gauss(0, 30) * 1e9)
+        self.nodes[node.number] = node
+        self.by_id[node.node_id] = node
+        if self.life is not None and not self.life.store.dead:
+            self.life.learn([node])
+        self.saw(node)
+        self.say("join", node.number, country, operator)
+        self.at(now + self.scenario.lifetimes.draw(chance), lambda: self.destroy(node))
+        self._plan_outage(node)
+        return node
+
+    def _plan_outage(self, node: SimNode) -> None:
+        zone = self.scenario.countries.index(node.country) * 4
+        self.at(self.scenario.outages.next(self.chance, trio.current_time(), zone), lambda: self._leave(node))
+
+    def _leave(self, node: SimNode) -> None:
+        if self.quiet or not node.up or node.dead:
+            return
+        node.up = False
+        self.say("down", node.number)
+        self.saw(node)
+        self.at(trio.current_time() + self.chance.expovariate(1 / (self.scenario.outages.hours * 3600)), lambda: self._return(node))
+
+    def _return(self, node: SimNode) -> None:
+        if not node.dead:
+            node.up = True
+            self.say("up", node.number)
+            self.saw(node)
+            self._plan_outage(node)
+
+    def saw(self, node: SimNode) -> None:
+        """The engine notices, if it runs, whether that node answers."""
+        if self.life is not None:
+            self.life.look_at(node)
+
+    def wipe(self, node: SimNode, due: float) -> None:
+        """All that is on its disk is destroyed."""
+        shares, node.shares, node.used = node.shares, {}, 0
+        for share_id in shares:
+            self.truth.damaged(node, share_id, due, exposed=False)
+
+    def destroy(self, node: SimNode) -> None:
+        """The node is gone for ever, with its disk; another one joins in its place some time later."""
+        if self.quiet or node.dead:
+            return
+        node.dead = True
+        self.say("destroyed", node.number, len(node.shares))
+        self.result.destroyed += len(node.shares)
+        self.saw(node)
+        self.wipe(node, max(trio.current_time(), self.impaired_until) + self.truth.lag)
+        when = trio.current_time() + self.scenario.join_after_days * DAY
+        self.at(when, lambda: self.join(node.country, node.operator, node.operator_country) and None)
+
+    def impaired(self, until: float) -> None:
+        """Repair may be impossible until then: what is due is due a repair lag later."""
+        self.impaired_until = max(self.impaired_until, until)
+        self.truth.grant_time(self.impaired_until + self.truth.lag)
+
+    # ---- the engine -------------------------------------------------------------------------------------------------
+
+    def _connect(self, node_id: NodeId) -> SimClient:
+        return SimClient(self.by_id[node_id], self.truth, self.true_ns)
+
+    async def _engine(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Lives of the engine, one after the other."""
+        started = False
+        while True:
+            self.result.lives += 1
+            self.life = life = self._make_life(
+                self._path / "engine",
+                self.policy,
+                self.scenario.gone_after_days * DAY,
+                self.engine_ns,
+                f"engine {self.scenario.seed} {self.result.lives}",
+                self._connect,
+            )
+            life.on_gone = lambda gone: gone_is_gone(self, gone)
+            try:
+                life.learn(self.nodes.values())
+                for node in self.nodes.values():
+                    life.look_at(node)
+                self._plan_kill(life)
+                if not started:
+                    task_status.started()
+                    started = True
+                await life.run()
+            finally:
+                self.result.repaired += life.repair.repaired
+                life.store.close()
+            self.say("engine killed", life.store.commits)
+            await trio.sleep(self.chance.expovariate(1 / 600))
+
+    def _plan_kill(self, life: Life) -> None:
+        if self.scenario.kills_per_year and not self.quiet:
+            when = self.chance.expovariate(self.scenario.kills_per_year / (365 * DAY))
+            self.at(trio.current_time() + when, lambda: self._arm(life))
+
+    def _arm(self, life: Life) -> None:
+        """Dies at once, or at one of its next commits."""
+        if not self.quiet:
+            if self.chance.random() < 0.3:
+                life.kill()
+            else:
+                life.store.dies_after = self.chance.random() < 0.5
+                life.store.dies_at = life.store.commits + self.chance.randrange(1, 40)
+
+    def _on_lost(self, kept: Kept) -> None:
+        async def forget() -> None:
+            stripe_id = kept.stripe_id
+            if stripe_id is not None and not self.life.store.dead:
+                with self.life.store.writing():
+                    self.life.store.forget_stripe(stripe_id)
+
+        self._nursery.start_soon(forget)
+
+    # ---- the user ---------------------------------------------------------------------------------------------------
+
+    async def write(self) -> None:
+        """Place one stripe, however often the engine dies meanwhile."""
+        BY_USER.set(True)
+        needed, total, size = self.policy.needed, self.policy.total, self.scenario.share_bytes
+        while True:
+            data = tuple(self.chance.randbytes(size) for _ in range(needed))
+            ids = tuple(c.share_id for c in writing.code(needed, total, data))
+            kept = Kept(len(self.truth.stripes) + 1, needed, ids, data)
+            self.truth.know(kept)
+            life = self.life
+            stripe_id: StripeId | None = None
+            try:
+                with life.outside():
+                    stripe_id = life.writer.new_id()
+                    stripe = await life.writer.place(Packed(size, data, ()), Purpose.DATA, stripe_id)
+                    with life.store.writing():
+                        life.store.save_stripe(stripe)
+                        life.store.add_live(stripe_id, 1)
+                    if any(share.node is None for share in stripe.shares):
+                        life.repair.add(stripe_id)
+            except HivefsError as error:
+                self.say("write waits", error)
+            while self.life.store.dead:
+                await trio.sleep(60.0)
+            if stripe_id is not None and self.life.store.stripe(stripe_id) is not None:
+                self.truth.placed(kept, stripe_id)
+                return
+            kept.lost = True  # never was a file: what was put of it must be deleted again
+            await trio.sleep(600.0)
+
+    async def _reading(self) -> None:
+        """Somebody reads something now and then."""
+        BY_USER.set(True)
+        while True:
+            await trio.sleep(self.chance.expovariate(self.scenario.reads_per_day / DAY))
+            placed = [k for k in self.truth.stripes.values() if k.stripe_id is not None and not k.lost]
+            if placed:
+                await self._read(self.chance.choice(placed))
+
+    async def _read(self, kept: Kept) -> None:
+        life, index = self.life, self.chance.randrange(kept.needed)
+        if kept.stripe_id is None or life.store.dead:
+            return
+        stripe = life.store.stripe(kept.stripe_id)
+        if stripe is None:
+            raise Violation(f"the engine forgot stripe {kept.name}")
+        before = self.truth.reachable(kept)
+        self.result.reads += 1
+        data: bytes | None = None
+        try:
+            with life.outside():
+                data = await life.reader.data_share(stripe, index)
+        except HivefsError as error:
+            self.result.late_reads += 1
+            self.say("read failed", kept.name, before)
+            if not life.store.dead and not kept.lost and min(before, self.truth.reachable(kept)) >= kept.needed + self.bad_nodes:
+                raise Violation(f"stripe {kept.name} could not be read with {before} shares in reach: {error}") from None
+            return
+        if data is None:
+            return  # the engine died
+        if data != kept.data[index]:
+            raise Violation(f"stripe {kept.name} was read as something else")
+        self.say("read", kept.name, index)
+
+    @property
+    def bad_nodes(self) -> int:
+        """Nodes that may keep a reader waiting."""
+        return 0
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def populate(self) -> None:
+        """The first nodes: operators with a few each, in all countries."""
+        scenario = self.scenario
+        for number in range(scenario.nodes):
+            country = scenario.countries[number % len(scenario.countries)]
+            owner = number // (len(scenario.countries) * scenario.nodes_per_operator) * len(scenario.countries)
+            name = owner + number % len(scenario.countries)
+            foreign = random.Random(f"operator {scenario.seed} {name}").random() < scenario.foreign
+            home = scenario.countries[(name + 1) % len(scenario.countries)] if foreign else country
+            self.join(country, f"operator-{name}", home)
+
+    async def _watching(self) -> None:
+        while True:
+            await trio.sleep(self.scenario.check_hours * 3600)
+            self.life.measure(self.nodes.values()) if not self.life.store.dead else None
+            check(self)
+
+    async def run(self) -> Result:
+        """All of it. Raises Violation (in a group)."""
+        scenario = self.scenario
+        self.populate()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._happen)
+            await nursery.start(self._engine)
+            for _ in range(scenario.stripes):
+                await self.write()
+            begun = trio.current_time()
+            for fault in scenario.faults:
+                self.at(begun + fault.day * DAY, lambda fault=fault: befall(self, fault))  # type: ignore[misc]
+            nursery.start_soon(self._reading)
+            nursery.start_soon(self._watching)
+            await trio.sleep_until(begun + scenario.days * DAY)
+            self._measure(begun)
+            self.calm()
+            await trio.sleep(scenario.settle_days * DAY)
+            while self.life.store.dead:
+                await trio.sleep(60.0)
+            check(self)
+            self.whole_again()
+            nursery.cancel_scope.cancel()
+        self.result.digest = self._hash.hexdigest()
+        return self.result
+
+    def _measure(self, begun: float) -> None:
+        result, now = self.result, trio.current_time()
+        result.lost = [(when - begun, name) for when, name in self.truth.lost]
+        placed = [k for k in self.truth.stripes.values() if k.stripe_id is not None]
+        gone = dict((name, when) for when, name in self.truth.lost)
+        result.stripe_days = sum(gone.get(k.name, now) - begun for k in placed) / DAY
+        result.stored = len(placed) * self.policy.total * self.scenario.share_bytes
+        result.repair_read = self.truth.traffic.repair_read
+        result.repair_written = self.truth.traffic.repair_written
+        result.most_exposed = self.truth.most_exposed
+
+    def calm(self) -> None:
+        """From now on nothing befalls the hive any more; who is only away comes back."""
+        self.quiet = True
+        for node in self.nodes.values():
+            if not node.dead and not (node.up and not node.cut):
+                node.up, node.cut = True, False
+                self.say("up", node.number)
+                self.saw(node)
+
+    def whole_again(self) -> None:
+        """Everything is guaranteed again, each share is on one disk, and no disk has one that nobody names. Raises Violation."""
+        named: set[tuple[NodeId, bytes]] = set()
+        store = self.life.store
+        for kept in self.truth.stripes.values():
+            if kept.lost or kept.stripe_id is None:
+                continue
+            stripe = store.stripe(kept.stripe_id)
+            unseen = sum(1 for due in kept.due.values() if due == float("inf"))
+            if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left + unseen < self.policy.total:
+                raise Violation(f"stripe {kept.name} is not whole again: {kept.left} shares, waiting for {self.life.repair.waiting_for}")
+            named |= {(share.node, share.share_id) for share in stripe.shares if share.node is not None}
+        for node in self.nodes.values():
+            stray = [s for s in node.shares if not node.dead and (node.node_id, s) not in named]
+            if stray:
+                raise Violation(f"node {node.number} keeps {len(stray)} shares that nothing names")
+
+
+def simulate(
+    scenario: Scenario,
+    *,
+    policy: Policy | None = None,
+    make_life: Callable[..., Life] = Life,
+    trace: TextIO | None = None,
+) -> Result:
+    """Run a scenario in a directory of its own, in memory where there is /dev/shm. Raises Violation."""
+    memory = Path("/dev/shm")  # noqa: S108 - a private directory inside of it
+    with (
+        tempfile.TemporaryDirectory(prefix="hivefs-sim-", dir=memory if memory.is_dir() else None) as name,
+        determinism.patched(list(STRETCHED)),
+    ):
+
+        async def program() -> Result:
+            world = World(scenario, Path(name), policy=policy, make_life=make_life, trace=trace)
+            try:
+                return await world.run()
+            except BaseExceptionGroup as group:
+                found = first_violation(group)
+                if found is None:
+                    raise
+                raise Violation(f"{found} (again: {scenario.command})") from None
+
+        return determinism.run(scenario.seed, program)
+
+
+def first_violation(group: BaseExceptionGroup[BaseException]) -> Violation | None:
+    """The first violation inside of a group."""
+    for error in group.exceptions:
+        found = first_violation(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, Violation):
+            return found
+    return None
