@@ -85,9 +85,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
 
 
 @pytest.mark.slow
-def test_a_node_that_moved_is_found(
-    tmp_path: Path, start: Callable[..., tuple[subprocess.Popen[str], str]]
-) -> None:
+def test_a_node_that_moved_is_found(tmp_path: Path, start: Callable[..., tuple[subprocess.Popen[str], str]]) -> None:
     ports = _free_ports(4)
     first, said = start("dht", "serve", "--listen", f"/ip4/127.0.0.1/tcp/{ports[0]}")
     member = said.removeprefix("Serving at ").split(" ")[0]
