@@ -38,6 +38,7 @@ COMMANDS = {
     "nodes": "Show the nodes, and what is known of each with what evidence.",
     "trust": "Say who may vouch for nodes.",
     "attest": "Vouch for what a node is.",
+    "dht": "Experimental: find nodes that changed their address.",
     "version": "Show the version.",
 }
 

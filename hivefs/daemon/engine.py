@@ -33,6 +33,7 @@ from hivefs.daemon.policy_control import PolicyControl
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
 from hivefs.filesystem import check as metadata_check
+from hivefs.formats.member import entry_from_bytes
 from hivefs.formats.records import extent_from_bytes
 from hivefs.formats.vault import VaultFile
 from hivefs.maintenance.check import HiveCheck
@@ -81,6 +82,7 @@ class Process:
                 "ledger": lambda _: engine.moving.accounts(),
                 "nodes": lambda _: engine.status()["nodes"],
                 "hurry": self._hurry,
+                "learn": lambda value: engine.learn(map(entry_from_bytes, value)),
                 "fetch": self._fetch,
                 "ahead": self._ahead,
                 "load_page": self._load_page,
