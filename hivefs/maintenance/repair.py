@@ -149,7 +149,7 @@ class Repair:
         while True:
             changed = self._changed()
             now = self._nodes_away()
-            for node_id, _ in now - self._away:
+            for node_id, _ in sorted(now - self._away):
                 for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
                     self.add(stripe_id)
                     if number % SCAN_SLICE == SCAN_SLICE - 1:
@@ -171,7 +171,7 @@ class Repair:
         return away
 
     def _nodes(self) -> list[NodeId]:
-        return [node_id for node_id, _, _ in self._state.nodes()]
+        return self._state.node_ids()
 
     async def _work(self) -> None:
         while True:
@@ -201,7 +201,7 @@ class Repair:
             with trio.move_on_after(RETRY):
                 await changed.wait()
             parked, self._parked = self._parked, set()
-            for number, stripe_id in enumerate(parked):
+            for number, stripe_id in enumerate(sorted(parked)):
                 self.add(stripe_id)
                 if number % SCAN_SLICE == SCAN_SLICE - 1:
                     await trio.sleep(0.01)
@@ -233,7 +233,7 @@ class Repair:
     def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
         """Nodes at which one of these shares waits to be deleted."""
         ids = [stripe.shares[i].share_id for i in wanted]
-        return {n for n in self._nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+        return {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
 
     async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
         """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""

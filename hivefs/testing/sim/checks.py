@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Level, Stripe
 from hivefs.testing.sim.truth import Kept, Violation
 
@@ -32,6 +33,17 @@ def check(world: World) -> None:
         if world.life.store.health(stripe).level == Level.GUARANTEED:
             _is_guaranteed(world, kept, stripe)
         _nobody_can_read(world, kept, stripe)
+
+
+def gone_is_gone(world: World, gone: list[NodeId]) -> None:
+    """The engine gave nodes up just now: nothing with a share there is guaranteed any more."""
+    store = world.life.store
+    for node_id in gone:
+        for stripe_id in store.stripes_on(node_id):
+            stripe = store.stripe(stripe_id)
+            if stripe is not None and store.health(stripe).level == Level.GUARANTEED:
+                name = world.truth.by_id[stripe_id].name if stripe_id in world.truth.by_id else "?"
+                raise Violation(f"stripe {name} is called guaranteed with a share at a node that was given up")
 
 
 def _damage_is_repaired(world: World) -> None:

@@ -26,6 +26,7 @@ from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.repair import Repair
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.node import RosterEntry
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
@@ -79,6 +80,23 @@ class SimStore(EngineStore):
             raise Killed
 
 
+class Book:
+    """The pool's view of the store: when few nodes are news, only those are read again."""
+
+    def __init__(self, store: EngineStore) -> None:
+        self._store = store
+        self.news: list[NodeId] | None = None
+        self.weighed = store.weighed
+        self.save_seen = store.save_seen
+
+    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
+        """All known nodes, or the news."""
+        if self.news is None:
+            return self._store.nodes()
+        found = [(n, self._store.roster_entry(n), self._store.node_row(n)) for n in self.news]
+        return [(n, entry, row) for n, entry, row in found if entry is not None and row is not None]
+
+
 class NoCache(Cache):
     """Everything comes from the nodes."""
 
@@ -116,7 +134,8 @@ class Life:
         self._connect = connect
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy.rules, chance.randbytes)
-        self.pool = Pool(self.store, cast("Any", None), clock, gone_after, cast("Any", None))
+        self._book = Book(self.store)
+        self.pool = Pool(self._book, cast("Any", None), clock, gone_after, cast("Any", None))
         self.reader = Reader(self.pool, NoCache(), self._bad)
         claims = Claims(self._intend)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
@@ -126,6 +145,7 @@ class Life:
         self._news = trio.Event()
         self._scope = trio.CancelScope()
         self.ended = trio.Event()
+        self.on_gone: Callable[[list[NodeId]], None] = lambda gone: None
 
     def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now."""
@@ -153,7 +173,8 @@ class Life:
 
     def learn(self, nodes: Iterable[SimNode]) -> None:
         """Nodes that are new to the book."""
-        now = self.clock()
+        now, nodes = self.clock(), list(nodes)
+        self._book.news = [node.node_id for node in nodes] if self.pool.members else None
         with self.outside():
             with self.store.writing():
                 for node in nodes:
@@ -201,7 +222,10 @@ class Life:
             self.pool._give_up()
             while self.pool._unsaved:
                 self.pool._give_up()
-            if any(m.row.state == NodeState.GONE and m.node_id not in before for m in self.pool.members.values()):
+            members = self.pool.members.values()
+            gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]
+            if gone:
+                self.on_gone(gone)
                 self._tell()
             await trio.sleep(min(HOUR, self._gone_after / 4))
 

@@ -93,3 +93,5 @@ class Scenario:
     check_hours: float = 24.0
     kills_per_year: float = 0.0
     faults: tuple[Fault, ...] = ()
+    command: str = ""
+    """What plays this very run again."""

@@ -20,7 +20,7 @@ from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim import determinism
-from hivefs.testing.sim.checks import check
+from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
 from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
@@ -209,6 +209,7 @@ class World:
                 f"engine {self.scenario.seed} {self.result.lives}",
                 self._connect,
             )
+            life.on_gone = lambda gone: gone_is_gone(self, gone)
             try:
                 life.learn(self.nodes.values())
                 for node in self.nodes.values():
@@ -421,7 +422,10 @@ def simulate(
             try:
                 return await world.run()
             except BaseExceptionGroup as group:
-                raise first_violation(group) or group from None
+                found = first_violation(group)
+                if found is None:
+                    raise
+                raise Violation(f"{found} (again: {scenario.command})") from None
 
         return determinism.run(scenario.seed, program)
 

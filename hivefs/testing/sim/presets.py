@@ -1,0 +1,62 @@
+"""Scenarios with a name, for tests and for playing a failing seed again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hivefs.testing.sim.scenario import Fault, Lifetimes, Outages, Scenario
+
+STORM = (
+    Fault(8, "cut", days=12, where="DE"),
+    Fault(34, "wipe", 0.1),
+    Fault(44, "rot", 0.02),
+    Fault(50, "drop", 0.04),
+    Fault(56, "flip", 0.04),
+    Fault(62, "slow", 0.1),
+    Fault(68, "step", days=20),
+    Fault(72, "step", days=-20),
+    Fault(76, "full", 0.1),
+    Fault(82, "destroy", 0.08),
+)
+"""Everything that can befall a hive, within three months."""
+
+PRESETS = {
+    "storm": Scenario(
+        days=90,
+        nodes=36,
+        stripes=10,
+        lifetimes=Lifetimes(400, 0.7),
+        outages=Outages(2, diurnal=True),
+        kills_per_year=100,
+        faults=STORM,
+    ),
+    "churn": Scenario(days=365, nodes=30, stripes=10, lifetimes=Lifetimes(200), kills_per_year=12, settle_days=40),
+    "small": Scenario(days=40, nodes=24, stripes=6, lifetimes=Lifetimes(120), settle_days=20),
+    "leases": Scenario(days=190, nodes=20, stripes=4, settle_days=2, outages=Outages(1)),
+    "losses": Scenario(
+        days=730,
+        nodes=40,
+        stripes=40,
+        needed=2,
+        total=3,
+        lifetimes=Lifetimes(60),
+        max_per_operator=1,
+        reads_per_day=0.05,
+        settle_days=40,
+    ),
+    "thousand": Scenario(
+        days=60,
+        nodes=1000,
+        stripes=20,
+        needed=16,
+        total=30,
+        lifetimes=Lifetimes(200, 0.7),
+        kills_per_year=30,
+        faults=(Fault(10, "cut", days=5, where="FR"), Fault(30, "wipe", 0.1), Fault(40, "destroy", 0.05)),
+    ),
+}
+
+
+def preset(name: str, seed: int) -> Scenario:
+    """A scenario by name. Raises KeyError."""
+    return replace(PRESETS[name], seed=seed, command=f"python -m hivefs.testing.sim --preset {name} --seed {seed}")

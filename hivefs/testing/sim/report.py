@@ -1,0 +1,143 @@
+"""What a simulation says beside the closed formulas, as text, and the formulas' own tables and plot."""
+
+from __future__ import annotations
+
+from math import log10, sqrt
+from typing import Any
+
+from hivefs.placement import durability
+from hivefs.testing.sim.scenario import Scenario
+from hivefs.testing.sim.world import Result
+
+CHURNS = (0.165, 0.5, 1.5, 5.0, 10.0, 20.0)
+CODES = ((4, 8, 8), (10, 30, 20), (12, 30, 22), (16, 30, 24), (16, 30, 30), (16, 40, 30), (29, 80, 52))
+
+
+def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
+    """Measured and expected, per stripe and year."""
+    years = result.stripe_days / 365
+    mean = scenario.lifetimes.mean_days
+    rate = 1 / mean if mean else 0.0
+    needed, total, lag = scenario.needed, scenario.total, scenario.gone_after_days
+    outages = scenario.outages
+    away = outages.per_month * outages.hours / (30 * 24)
+    away = away / (1 + away)
+    read, written = durability.repair_traffic(needed, total, total, lag, rate)
+    looks = max(1, result.looks)
+    return {
+        "seed": scenario.seed,
+        "digest": result.digest,
+        "events": result.events,
+        "stripe_years": years,
+        "lost": len(result.lost),
+        "losses_a_year": len(result.lost) / years,
+        "losses_a_year_expected": durability.losses(needed, total, total, lag, rate) if rate else 0.0,
+        "losses_a_year_by_windows": durability.windows(needed, total, lag, rate) if rate else 0.0,
+        "missing": result.missing / looks / total,
+        "missing_expected": rate * lag / (1 + rate * lag),
+        "unreachable": result.unreachable / looks,
+        "unreachable_expected": durability.unreachable(needed, total, lag, rate, away),
+        "repair_read": result.repair_read / scenario.share_bytes / years,
+        "repair_read_expected": read,
+        "repair_written": result.repair_written / scenario.share_bytes / years,
+        "repair_written_expected": written,
+        "most_exposed": result.most_exposed,
+        "reads": result.reads,
+        "reads_failed": result.late_reads,
+        "lives_of_the_engine": result.lives,
+    }
+
+
+def text(scenario: Scenario, result: Result, seconds: float) -> str:
+    """The same for people."""
+    found = figures(scenario, result)
+    margin = 2 * sqrt(max(1, found["lost"])) / found["stripe_years"]
+    rows = [
+        ("losses a stripe and year", f"{found['losses_a_year']:.3g} +- {margin:.1g}", f"{found['losses_a_year_expected']:.3g}"),
+        ("  by (365/T) P[Bin(n, p_T) >= n-k+1]", "", f"{found['losses_a_year_by_windows']:.3g}"),
+        ("part of the shares missing", f"{found['missing']:.3g}", f"{found['missing_expected']:.3g}"),
+        ("part of the time below k in reach", f"{found['unreachable']:.3g}", f"{found['unreachable_expected']:.3g}"),
+        ("shares read for repair, a stripe and year", f"{found['repair_read']:.4g}", f"{found['repair_read_expected']:.4g}"),
+        ("shares written for it", f"{found['repair_written']:.4g}", f"{found['repair_written_expected']:.4g}"),
+    ]
+    head = (
+        f"{scenario.command}\n  {scenario.needed}/{scenario.total}, {scenario.nodes} nodes, {found['stripe_years']:.4g} stripe-years,"
+        f" {result.lives} lives of the engine, {result.reads} reads ({result.late_reads} without k shares in reach),"
+        f" {result.events} events in {seconds:.0f} s; digest {result.digest[:16]}\n"
+        f"  most shares of a stripe that one coalition ever could bring together: {result.most_exposed} of {scenario.needed}\n"
+        f"  {'':44}{'measured':>18}{'formula':>12}\n"
+    )
+    return head + "".join(f"  {name:44}{seen:>18}{expected:>12}\n" for name, seen, expected in rows)
+
+
+def formulas() -> str:
+    """The tables of docs/durability.md."""
+    lines = ["losses a stripe and year, 7 days lag", f"  {'code, repair at':18}" + "".join(f"{c:>10g} %" for c in CHURNS)]
+    for needed, total, at in CODES:
+        values = (durability.losses(needed, total, at, 7.0, durability.daily_rate(c / 100)) for c in CHURNS)
+        lines.append(f"  {f'{needed}/{total}, {at}':18}" + "".join(f"{v:>12.1e}" for v in values))
+    lines.append("the same by (365/T) P[Bin(r, p_T) >= r-k+1]")
+    for needed, total, at in CODES:
+        values = (durability.windows(needed, at, 7.0, durability.daily_rate(c / 100)) for c in CHURNS)
+        lines.append(f"  {f'{needed}/{total}, {at}':18}" + "".join(f"{v:>12.1e}" for v in values))
+    lines.append("bytes that repair moves in a year for each byte of data (read and written)")
+    for needed, total, at in CODES:
+        both = [durability.repair_traffic(needed, total, at, 7.0, durability.daily_rate(c / 100)) for c in CHURNS]
+        lines.append(f"  {f'{needed}/{total}, {at}':18}" + "".join(f"{(read + sent) / needed:>12.2g}" for read, sent in both))
+    lines.append("who runs a part of all eligible nodes reassembles a given stripe with")
+    parts = (0.05, 0.1, 0.2, 0.3)
+    lines.append(f"  {'code':28}" + "".join(f"{p:>10.0%}" for p in parts) + "   authorities for c = a = 1")
+    for name, needed, total in SYSTEMS:
+        values = (durability.reassembled(needed, total, p) for p in parts)
+        label = f"{needed}/{total} ({name})" if name else f"{needed}/{total}"
+        authorities = durability.least_authorities(needed, total)
+        lines.append(f"  {label:28}" + "".join(f"{v:>10.1e}" for v in values) + f"{authorities:>10g}")
+    return "\n".join(lines) + "\n"
+
+
+SYSTEMS = (
+    ("", 16, 30),
+    ("", 12, 30),
+    ("", 16, 40),
+    ("", 4, 8),
+    ("", 2, 3),
+    ("Storj", 29, 80),
+    ("Sia", 10, 30),
+    ("Cubbit", 20, 60),
+    ("Tahoe-LAFS", 3, 10),
+    ("three copies", 1, 3),
+)
+"""Codes by their k/n, as the systems' own pages give them."""
+
+
+def plot(points: tuple[tuple[float, float, str], ...] = ()) -> str:
+    """An SVG: losses a stripe and year against churn, both in powers of ten; ``points`` are (churn, losses, colour)."""
+    colours = ("#7a7a7a", "#c06000", "#a02060", "#2060a0", "#000000", "#208040", "#806000")
+    width, height, left, low = 720, 420, 60, -30
+
+    def x(churn: float) -> float:
+        return left + (log10(churn) + 1) / 2.5 * (width - left - 150)
+
+    def y(loss: float) -> float:
+        return 20 + (1 - log10(max(loss, 10.0**low))) / (1 - low) * (height - 60)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">']
+    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
+    for power in range(low, 1, 5):
+        at = y(10.0**power)
+        parts.append(f'<path d="M{left} {at:.1f}H{width - 150}" stroke="#ddd"/><text x="8" y="{at + 4:.1f}">1e{power}</text>')
+    for churn in (0.1, 0.3, 1, 3, 10, 30):
+        parts.append(f'<text x="{x(churn) - 8:.1f}" y="{height - 22}">{churn:g}</text>')
+    parts.append(f'<text x="{left}" y="{height - 6}">percent of the nodes lost in 30 days; up: losses of a stripe in a year</text>')
+    for number, (needed, total, at) in enumerate(CODES):
+        curve = []
+        for step in range(51):
+            churn = 10 ** (-1 + 2.5 * step / 50)
+            loss = durability.losses(needed, total, at, 7.0, durability.daily_rate(churn / 100))
+            if loss > 10.0**low:
+                curve.append(f"{x(churn):.1f},{y(loss):.1f}")
+        parts.append(f'<polyline points="{" ".join(curve)}" fill="none" stroke="{colours[number]}" stroke-width="1.5"/>')
+        name = f"{needed}/{total}, repair at {at}"
+        parts.append(f'<text x="{width - 140}" y="{40 + 18 * number}" fill="{colours[number]}">{name}</text>')
+    parts += [f'<circle cx="{x(c):.1f}" cy="{y(loss):.1f}" r="4" fill="{colour}"/>' for c, loss, colour in points]
+    return "\n".join([*parts, "</svg>\n"])
