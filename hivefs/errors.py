@@ -334,6 +334,12 @@ class BadAttestation(HivefsError):
     exit_code = 64
 
 
+class BadPolicy(HivefsError):
+    """The policy is wrong at line {line}, column {column}: {reason}."""
+
+    exit_code = 62
+
+
 class Interrupted(HivefsError):
     """Stopped on request; nothing was lost."""
 

@@ -226,35 +226,6 @@ class NodeClient:
             taken += (await self._ask(requests.MembersPut(blobs), answers.Taken, timeout, "members")).count
         return taken
 
-    async def news(self, *, timeout: float = DEFAULT_TIMEOUT) -> News:
-        """What the node's roster and statements come to. One of before there were statements ends the conversation."""
-        return await self._ask(requests.NewsGet(), News, timeout, "a question for news")
-
-    async def get_statements(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[Statement]:
-        """What nodes say of themselves, as far as this node heard. Check each with attestation.statement_valid before use.
-        Raises Corrupt.
-        """
-        found: list[Statement] = []
-        more = True
-        while more:
-            after = found[-1].node_id if found else b""
-            page = await self._ask(requests.StatementsGet(after), answers.Page, timeout, "a question for statements")
-            for blob in page.blobs:
-                made = attestation.statement_from_bytes(blob)
-                if made.node_id <= after or len(found) >= MAX_ROSTER:
-                    raise Corrupt(what=f"the statements of node {self.peer}", reason="they are out of order or have no end")
-                after = made.node_id
-                found.append(made)
-            more = page.more
-        return found
-
-    async def put_statements(self, statements: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT) -> int:
-        """Tell the node what nodes say of themselves; how many were news."""
-        taken = 0
-        for blobs in _blob_batches(statements, frames.MAX_PAYLOAD[Kind.STATEMENTS_PUT]):
-            taken += (await self._ask(requests.StatementsPut(blobs), answers.Taken, timeout, "statements")).count
-        return taken
-
     async def get_receipt(self, nonce: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> tuple[Receipt, Receipt | None]:
         """A new receipt for what the node holds for us, and the last one that both have signed. The node signed both, and
         the new one has our nonce (32 bytes); otherwise this raises Corrupt. An older node ends the conversation.
@@ -289,6 +260,35 @@ class NodeClient:
         if (ids and ids[0] <= after) or (listing.reached and listing.reached <= after):
             raise Corrupt(what=f"the listing of node {self.peer}", reason="it is out of order or has no end")
         return listing
+
+    async def news(self, *, timeout: float = DEFAULT_TIMEOUT) -> News:
+        """What the node's roster and statements come to. One of before there were statements ends the conversation."""
+        return await self._ask(requests.NewsGet(), News, timeout, "a question for news")
+
+    async def get_statements(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[Statement]:
+        """What nodes say of themselves, as far as this node heard. Check each with attestation.statement_valid before use.
+        Raises Corrupt.
+        """
+        found: list[Statement] = []
+        more = True
+        while more:
+            after = found[-1].node_id if found else b""
+            page = await self._ask(requests.StatementsGet(after), answers.Page, timeout, "a question for statements")
+            for blob in page.blobs:
+                made = attestation.statement_from_bytes(blob)
+                if made.node_id <= after or len(found) >= MAX_ROSTER:
+                    raise Corrupt(what=f"the statements of node {self.peer}", reason="they are out of order or have no end")
+                after = made.node_id
+                found.append(made)
+            more = page.more
+        return found
+
+    async def put_statements(self, statements: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Tell the node what nodes say of themselves; how many were news."""
+        taken = 0
+        for blobs in _blob_batches(statements, frames.MAX_PAYLOAD[Kind.STATEMENTS_PUT]):
+            taken += (await self._ask(requests.StatementsPut(blobs), answers.Taken, timeout, "statements")).count
+        return taken
 
     async def stat(self, *, timeout: float = DEFAULT_TIMEOUT) -> NodeStat:
         """Room and state of the node."""

@@ -1,9 +1,9 @@
 """The pool: one lasting conversation with every node of the hive, and what is known of each.
 
 A task per node dials, greets, measures free space now and then, and dials again with growing pauses when the
-conversation ends. A node that is away for longer than ``gone_after`` is given up (GONE): its shares count as lost and
-are made again elsewhere; when it returns it is ONLINE again and what it still holds counts again where the stripe
-still names it.
+conversation ends. A node that is away for longer than is usual for it (``conduct``, maintenance/trust.py) is given up
+(GONE): its shares count as lost and are made again elsewhere; when it returns it is ONLINE again and what it still holds
+counts again where the stripe still names it.
 
 Atomic between two checkpoints of trio: everything but ``_keep`` is synchronous.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from hivefs.chunkstore.node_client import NodeClient
-from hivefs.chunkstore.ports import NodeBook
+from hivefs.chunkstore.ports import Conduct, NodeBook
 from hivefs.errors import HivefsError
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
@@ -35,7 +35,8 @@ FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 8.0
 STAT_EVERY = 15.0
 PROBLEMS_BEFORE_SUSPECT = 3
-SAVED_AT_ONCE = 8
+LOOK_EVERY = 0.25
+"""How often it is looked who is away for too long, in seconds."""
 BUSY_SECONDS = 5.0
 BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""
@@ -66,26 +67,25 @@ class Member:
 
 
 class Pool:
-    """See the head of the file. ``clock`` gives nanoseconds since 1970; ``gone_after`` is in seconds."""
+    """See the head of the file. ``clock`` gives nanoseconds since 1970."""
 
     def __init__(
         self,
         book: NodeBook,
         dial: Dial,
         clock: Callable[[], int],
-        gone_after: float,
+        conduct: Conduct,
         on_connect: Callable[[NodeClient], Awaitable[None]],
     ) -> None:
         self._book = book
         self._dial = dial
         self._clock = clock
-        self._gone_after_ns = int(gone_after * 1e9)
+        self._conduct = conduct
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
         self._changed = trio.Event()
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._unsaved: list[Member] = []
         self.revoked: Callable[[Membership], bool] = lambda membership: False
 
     # ---- what others ask --------------------------------------------------------------------------------------------
@@ -104,12 +104,18 @@ class Pool:
         return [
             Candidate(
                 m.node_id,
-                m.authorities,
+                m.authorities | {"outage": self._conduct.outage(m.node_id)},
                 max(0, m.row.free_bytes - m.reserved),
-                m.client is not None and m.problems < PROBLEMS_BEFORE_SUSPECT and not m.leaving and not self._busy(m),
+                self._usable(m),
+                self._conduct.weight(m.node_id),
+                self._conduct.vetted(m.node_id),
             )
             for m in self.members.values()
         ]
+
+    def _usable(self, member: Member) -> bool:
+        behaves = member.problems < PROBLEMS_BEFORE_SUSPECT and not self._conduct.suspended(member.node_id)
+        return member.client is not None and behaves and not member.leaving and not self._busy(member)
 
     @staticmethod
     def _busy(member: Member) -> bool:
@@ -148,6 +154,10 @@ class Pool:
         """An event that is set when the next node comes or goes."""
         return self._changed
 
+    def touch(self) -> None:
+        """Something else is thought of a node now: whoever waits for a change looks again."""
+        self._notify()
+
     def _notify(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
@@ -160,9 +170,12 @@ class Pool:
             self._nursery = nursery
             self.refresh()
             task_status.started()
+            before = trio.current_time()
             while True:
-                await trio.sleep(min(1.0, self._gone_after_ns / 4e9))
-                self._give_up()
+                await trio.sleep(LOOK_EVERY)
+                now = trio.current_time()
+                self._give_up(now - before)
+                before = now
 
     def refresh(self) -> None:
         """Take in nodes (and new addresses) that the book learnt since."""
@@ -175,7 +188,6 @@ class Pool:
                 member = Member(node_id, entry, replace(row, state=state), made, weighed)
                 if state != row.state or not row.since_ns:
                     member.row = replace(member.row, since_ns=self._clock())
-                    self._unsaved.append(member)
                 self.members[node_id] = member
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep, member)
@@ -215,23 +227,18 @@ class Pool:
             self._set(member, NodeState.GONE)
         member.refused = "the hive's owner revoked its membership"
 
-    def _give_up(self) -> None:
-        now = self._clock()
-        # Who did not answer since this start is away since then for later starts too: otherwise the time-out of a node would
-        # begin anew with each start, and of an engine that is started every day no node would ever be gone.
-        late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
-        for member in late:
-            if member.row.state == NodeState.OFFLINE:
-                self._book.save_seen(member.node_id, member.row)
+    def _give_up(self, seconds: float) -> None:
+        """So much time passed since the last look."""
+        by_state: dict[NodeState, list[NodeId]] = {state: [] for state in NodeState}
         for member in self.members.values():
-            row = member.row
-            if now < row.since_ns:
-                # The clock stepped back: count anew rather than wait for it to catch up.
-                member.row = replace(row, since_ns=now)
-                self._unsaved.append(member)
-            elif row.state == NodeState.OFFLINE and now - row.since_ns > self._gone_after_ns:
-                log.warning("node %s is gone: away for %.0f s", member.node_id.hex()[:12], self._gone_after_ns / 1e9)
-                self._set(member, NodeState.GONE)
+            by_state[NodeState.ONLINE if member.client is not None else member.row.state].append(member.node_id)
+        away = by_state[NodeState.OFFLINE]
+        self._conduct.tick(seconds, by_state[NodeState.ONLINE], away, by_state[NodeState.GONE])
+        for node_id in away:
+            limit = self._conduct.gone_after(node_id)
+            if self._conduct.away(node_id) > limit:
+                log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
+                self._set(self.members[node_id], NodeState.GONE)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         row = member.row

@@ -9,6 +9,7 @@ missing.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import logging
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from hivefs.chunkstore.pool import Pool
 from hivefs.chunkstore.ports import ShareClient
 from hivefs.content import coding
 from hivefs.content.merkle import LEAF_BYTES
-from hivefs.errors import Corrupt, HivefsError, NotEnoughShares, ShareMissing
+from hivefs.errors import Corrupt, HivefsError, NodeBusy, NotEnoughShares, ShareMissing
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 
@@ -35,6 +36,16 @@ LOOK = 0.05
 """Seconds between two looks whether a request has left this machine."""
 
 
+class Answer(enum.Enum):
+    """What became of a request for a share. SILENT: late, refused, or the conversation ended meanwhile."""
+
+    RIGHT = enum.auto()
+    WRONG = enum.auto()
+    SILENT = enum.auto()
+    BUSY = enum.auto()
+    AWAY = enum.auto()
+
+
 @dataclass(eq=False, slots=True)
 class _Flight:
     """A share on its way. ``wanted`` is set when somebody waits for it, and not only may read it soon."""
@@ -44,7 +55,9 @@ class _Flight:
 
 
 class Reader:
-    """Gets shares. ``on_bad(stripe, index)`` is told of a share that its node gave back damaged or does not have."""
+    """Gets shares. ``on_bad(stripe, index, reason)`` is told of a share that its node gave back damaged or does not have,
+    ``on_good`` of a node that gave one (or a range of it) that was right.
+    """
 
     def __init__(
         self,
@@ -52,8 +65,10 @@ class Reader:
         cache: Cache,
         on_bad: Callable[[Stripe, int, str], None],
         deadline: float = DEADLINE,
+        on_good: Callable[[NodeId], None] = lambda node_id: None,
     ) -> None:
         self._pool = pool
+        self._on_good = on_good
         self._cache = cache
         self._on_bad = on_bad
         self.deadline = deadline
@@ -205,10 +220,22 @@ class Reader:
         self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
     ) -> bytes | None:
         """One share (or a range of it) from the node that should hold it, or None (away, late, missing or wrong)."""
+        answer, data = await self.ask(stripe, index, offset, length, early)
+        node = stripe.shares[index].node
+        if answer is Answer.RIGHT and node is not None:
+            self._on_good(node)
+        return data
+
+    async def ask(
+        self, stripe: Stripe, index: int, offset: int = 0, length: int | None = None, early: Early | None = None
+    ) -> tuple[Answer, bytes | None]:
+        """The same, and what kind of answer it was. Reads and audits both go through here, so that no node can tell one
+        from the other.
+        """
         share = stripe.shares[index]
         client = None if share.node is None else self._pool.client(share.node)
         if share.node is None or client is None:
-            return None
+            return Answer.AWAY, None
         root = share.merkle_root
         try:
             # Proved by the Merkle root (BLAKE3), which costs a fifth of hashing it all with SHA-256.
@@ -216,11 +243,13 @@ class Reader:
         except (Corrupt, ShareMissing) as error:
             self._pool.report(share.node, f"a share that it should hold is bad: {error}")
             self._on_bad(stripe, index, str(error))
-            return None
+            return Answer.WRONG, None
+        except NodeBusy:
+            return Answer.BUSY, None
         except HivefsError:
-            return None  # away, late or busy: others are asked
+            return Answer.SILENT, None  # away or late: others are asked
         self.fetched_bytes += len(data)
-        return data
+        return Answer.RIGHT, data
 
     def coming(self, stripe: Stripe, index: int) -> bool:
         """Whether a data share is in the cache, perhaps damaged, or on its way there."""

@@ -9,6 +9,7 @@ from hivefs.cli.lazy import LazyGroup
 SUMMARIES = {
     "create": "Make the owner's key of a new hive.",
     "members": "Show who belongs to the hive, and who was revoked.",
+    "relabel": "Say something else of a node than before.",
     "revoke": "Take back memberships and invitations.",
 }
 

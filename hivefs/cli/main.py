@@ -33,6 +33,9 @@ COMMANDS = {
     "down": "Stop the embedded hive.",
     "hive": "Make a hive of your own.",
     "node": "Make and run a storage node.",
+    "nodes": "Show the nodes, and what is known of each with what evidence.",
+    "trust": "Say who may vouch for nodes.",
+    "attest": "Vouch for what a node is.",
     "version": "Show the version.",
 }
 

@@ -13,6 +13,7 @@ from hivefs.cli.output import json_option, show_json
 from hivefs.cli.sizes import byte_count
 from hivefs.daemon import hive
 from hivefs.daemon.node_process import Labels
+from hivefs.model.node import Evidence
 from hivefs.node.caps import Caps
 
 
@@ -23,6 +24,13 @@ from hivefs.node.caps import Caps
 @click.option("--announce", default="", help="Address that others dial instead, when it differs (0.0.0.0, NAT).")
 @click.option("--capacity", default="10G", show_default=True, help="Most bytes of shares: 500M, 50G, 2T.")
 @label_options(SAYS, required=("country", "operator"))
+@click.option(
+    "--evidence",
+    type=click.Choice([e.name.lower() for e in Evidence]),
+    default="attested",
+    show_default=True,
+    help="How well you, the hive's owner, know this.",
+)
 @click.option("--lan", is_flag=True, help="Tell and look for nodes of this hive on the local network (mDNS).")
 @click.option("--bootstrap", multiple=True, help="Address of another node of the hive; may be repeated.")
 @cap_options
@@ -34,6 +42,7 @@ def command(
     announce: str,
     capacity: str,
     labels: Labels,
+    evidence: str,
     lan: bool,
     bootstrap: tuple[str, ...],
     change_caps: ChangeCaps,
@@ -46,7 +55,9 @@ def command(
     key = hive.load(hive_file)
     from hivefs.daemon.node import make_node  # loads libp2p: slow
 
-    address = make_node(directory.absolute(), key, listen, size, labels, bootstrap, announce, lan, caps)
+    address = make_node(
+        directory.absolute(), key, listen, size, labels, bootstrap, announce, lan, caps, Evidence[evidence.upper()]
+    )
     if as_json:
         show_json({"address": address, "directory": directory.absolute(), "capacity": size})
     else:

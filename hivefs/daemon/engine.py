@@ -21,7 +21,7 @@ import trio
 
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto.keys import VaultKeys
-from hivefs.daemon import control, priority
+from hivefs.daemon import control, evidence_control, priority
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
@@ -87,6 +87,7 @@ class Process:
             }
         )
         methods.add_stream("check", self._check)
+        evidence_control.add(methods, engine)
         return methods
 
     def _hurry(self, _: Any) -> None:

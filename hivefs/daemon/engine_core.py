@@ -26,6 +26,7 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon import registry_file
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.home import Home, Secrets
@@ -34,6 +35,7 @@ from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
+from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
@@ -42,12 +44,14 @@ from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.round_trips import RoundTrips
+from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
 from hivefs.placement.capacity import user_capacity
-from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.stage.reader import StageReader
 
 log = logging.getLogger(__name__)
@@ -71,14 +75,21 @@ class Engine:
         setting = home.vault.setting
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
         self.cache = Cache(home.cache, setting("cache_bytes"))
-        self.pool = Pool(self.store, dial, time.time_ns, float(setting("node_gone_after_s")), self._greeted)
+        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
+        self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
+        self.trust.on_suspended = lambda node_id: self.pool.touch()
         self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
+        self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
+        self.evidence.refuted = self.round_trips.refuted
+        self.evidence.registry = registry_file.load(self.store)
         self.news = News(self.learn, self.evidence)
-        self.reader = Reader(self.pool, self.cache, self._bad, deadline=float(setting("read_deadline_s")))
+        self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
         self.stage = StageReader(home.stage, self.keys.stage_key)
-        self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, self.pool.change)
+        self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
+        self.repair.on_bad = self.trust.failed
+        self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
@@ -133,6 +144,11 @@ class Engine:
         member = self.pool.members.get(node_id)
         family = self.policy.rules[0].family
         return frozenset() if member is None else member.authorities.get(family, frozenset())
+
+    def node_view(self, node_id: NodeId) -> NodeView | None:
+        """A node as repair sees it: one that is out of trust is left as one that leaves."""
+        view = self.store.node_view(node_id)
+        return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.repair.bad_share(stripe, index, reason)
@@ -196,10 +212,9 @@ class Engine:
                     new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-            changed = self.evidence.weigh(new)
+            self.evidence.weigh(new)
         if new:
             self.pool.refresh()
-            self.pool.weighed_anew(changed)
         return len(new)
 
     # ---- running ----------------------------------------------------------------------------------------------------
@@ -212,6 +227,7 @@ class Engine:
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.evidence.run)
+            nursery.start_soon(self.round_trips.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
@@ -225,6 +241,7 @@ class Engine:
         await self.evidence.weigh_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
+            nursery.start_soon(self.audit.run)
             nursery.start_soon(self.garbage.empty_trash)
             nursery.start_soon(self.moving.run)
 
@@ -390,6 +407,7 @@ class Engine:
                 "forked": "" if self.checkpoint.forked is None else str(self.checkpoint.forked),
             },
             "trash": self.store.count("trash"),
+            "audit": self.audit.status(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
@@ -413,6 +431,7 @@ class Engine:
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
             "leaving_s": member.entry.address.leaving_s,
+            **self.trust.status(node_id),
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,6 +24,8 @@ from hivefs.metadata.engine_contents import Contents
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import verify
 
 if TYPE_CHECKING:
     from hivefs.daemon.engine_core import Engine
@@ -38,6 +41,7 @@ class EngineMoving:
         self._engine = engine
         self.budget = Budget(engine.home.vault.setting("maintenance_bytes_s"), self.calm, lambda: engine.reader.waiting)
         self.contents = Contents(engine.store)
+        self.policy_of: Callable[[Stripe], Policy] = lambda stripe: engine.policy
         self.repack = Repack(
             engine.store,
             self.contents,
@@ -61,7 +65,6 @@ class EngineMoving:
         )
         self.ledger = Ledger(
             engine.store,
-            engine.store,
             self.contents,
             engine.claims,
             engine.online,
@@ -74,6 +77,7 @@ class EngineMoving:
             engine.pool.report,
         )
         engine.repair.admit = self.budget.take
+        engine.audit.admit = self.budget.take
         engine.reader.current = self._current
 
     async def run(self) -> None:
@@ -190,8 +194,13 @@ class EngineMoving:
         return any(c.node_id == node_id and c.usable and c.vetted for c in self._engine.pool.candidates())
 
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
-        health = self._engine.store.health
-        return health(after).level >= health(before).level
+        """Whether the policy is proved of the stripe as it would be, and its level is what it was."""
+        store = self._engine.store
+        policy = self.policy_of(before)
+        holders = [None if s.node is None else store.weighed(s.node).attributes for s in after.shares]
+        if not verify(policy, after.needed, holders).holds:
+            return False
+        return store.health(after).level >= store.health(before).level
 
     def _give_to_checkpoint(self, stripe_ids: frozenset[StripeId]) -> None:
         self._engine.checkpoint.evacuate = stripe_ids

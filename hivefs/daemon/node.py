@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from hivefs.daemon.service_manager import notify
 from hivefs.errors import BadInvitation, BadSetting, HivefsError, NodeProblem
 from hivefs.formats.member import accept
 from hivefs.model.ids import KEY_BYTES
-from hivefs.model.node import Attribute, Role, Ticket
+from hivefs.model.node import Attribute, Evidence, Role, Ticket
 from hivefs.node.caps import Caps
 from hivefs.node.config import CONFIG, create_node, forget_node, load_node, set_membership
 from hivefs.node.running import Running
@@ -48,8 +49,10 @@ def make_node(
     announce: str = "",
     lan: bool = False,
     caps: Caps = Caps(),  # noqa: B008 - frozen
+    evidence: Evidence = Evidence.CLAIMED,
 ) -> str:
-    """Make a node's directory with its certificate; returns the address that others dial.
+    """Make a node's directory with its certificate; returns the address that others dial. ``evidence`` is how well the
+    hive's owner knows the labels.
 
     ``listen`` is an address without peer id, ``announce`` one that others use instead where it differs. Raises
     BadAddress, BadSetting, NodeProblem.
@@ -59,7 +62,7 @@ def make_node(
         directory,
         listen=(listen,),
         capacity=capacity,
-        attributes=labels.attributes(),
+        attributes=tuple(replace(a, evidence=evidence) for a in labels.attributes()),
         hive_seed=key.seed,
         bootstrap=bootstrap,
         announce=(announce,) if announce else (),

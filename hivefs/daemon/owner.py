@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from hivefs.errors import BadSetting, HivefsError, KeyFileProblem
 from hivefs.formats import member, revoked
 from hivefs.formats.member import sign_member
 from hivefs.model.ids import KEY_BYTES
-from hivefs.model.node import Membership, Revocations, Role, RosterEntry
+from hivefs.model.node import ATTRIBUTE_NAMES, Attribute, Membership, Revocations, Role, RosterEntry
 from hivefs.transport import Host, open_host
 
 ASK_SECONDS = 10.0
@@ -104,6 +104,34 @@ async def tell(key: HiveKey, addresses: Sequence[str], made: Revocations, known:
     said = {address for addresses_of in others for address in addresses_of}
     await _each(key, [*others, *((a,) for a in addresses if a not in said)], one, known)
     return len(told)
+
+
+async def give_entry(key: HiveKey, addresses: Sequence[str], entry: RosterEntry, known: Known) -> int:
+    """Give a roster entry to the nodes at these addresses and to all others that are known; how many were told."""
+    told: set[bytes] = set()
+
+    async def one(client: NodeClient) -> None:
+        await client.put_roster([entry], timeout=ASK_SECONDS)
+        told.add(client.node_id)
+
+    others = [e.address.reachable for e in known.entries.values() if e.address.reachable]
+    said = {address for addresses_of in others for address in addresses_of}
+    await _each(key, [*others, *((a,) for a in addresses if a not in said)], one, known)
+    return len(told)
+
+
+def relabelled(
+    key: HiveKey, before: Membership, said: Sequence[Attribute], dropped: Collection[str], now_ns: int
+) -> Membership:
+    """The certificate of a member with other attributes and the next epoch, signed by the owner. What is neither said nor
+    dropped stays as it is. Raises BadSetting when nothing would change.
+    """
+    kept = [a for a in before.attributes if a.name not in dropped and a.name not in {new.name for new in said}]
+    attributes = tuple(sorted([*kept, *said], key=lambda a: ATTRIBUTE_NAMES.index(a.name)))
+    if set(attributes) == set(before.attributes):
+        raise BadSetting(name="NODE", reason="nothing would change; say a label, such as --parent NAME or --drop parent")
+    made = Membership(key.public, before.subject, before.roles, attributes, now_ns, before.expires_ns, before.epoch + 1)
+    return sign_member(key.seed, made)
 
 
 async def _each(

@@ -32,6 +32,9 @@ class Budget:
         self._free_at = 0.0
         self._last = 0.0
         self._asked = -1.0
+        self._seen = -PATIENCE
+        """When the drive was found in use last, without a pause since ``_since``."""
+        self._since = 0.0
         self._was_calm = True
         self.taken = 0
         """Bytes that were let through so far."""
@@ -54,13 +57,17 @@ class Budget:
         self.taken += size
 
     async def _yield(self) -> None:
-        began = trio.current_time()
         while await self._in_use():
             now = trio.current_time()
-            if now - began >= PATIENCE and now - self._last >= TRICKLE:
+            if now - self._seen > PATIENCE:
+                self._since = now  # nobody asked for a while, so nobody knows how it was
+            self._seen = now
+            if now - self._since >= PATIENCE and now - self._last >= TRICKLE:
+                self._last = now
                 return
             self.waiting_for = USED
             await trio.sleep(LOOK_EVERY)
+        self._seen = -PATIENCE
 
     async def _in_use(self) -> bool:
         if self._reading():

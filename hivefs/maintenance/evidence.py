@@ -20,10 +20,10 @@ import trio.lowlevel
 from hivefs.errors import BadAttestation, BadSetting
 from hivefs.formats import attestation
 from hivefs.formats.invite import SKEW_NS
-from hivefs.model.attestation import Attestation, Statement, TrustedKey
+from hivefs.model.attestation import Attestation, Said, Statement, TrustedKey
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
-from hivefs.placement.evidence import Table, Weighed, weigh
+from hivefs.placement.evidence import Table, Weighed, current, weigh
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +55,14 @@ class Store(Protocol):
 
 class Evidence:
     """See the head of the file. ``clock`` gives ns since 1970; ``on_change`` hears of which nodes something else is known
-    now; ``refuted`` says what measured times refute of a node.
+    now; ``refuted`` gives the reason in words when measured times refute that a node is in a country, else "".
     """
 
     def __init__(self, store: Store, clock: Callable[[], int], on_change: Callable[[list[NodeId]], None]) -> None:
         self._store = store
         self._clock = clock
         self._on_change = on_change
-        self.refuted: Callable[[NodeId], Mapping[str, str]] = lambda node_id: {}
+        self.refuted: Callable[[NodeId, str], str] = lambda node_id, country: ""
         self.registry: Table | None = None
         self._next_ns = 0
         self._again = trio.Event()
@@ -94,16 +94,11 @@ class Evidence:
         attestations = self._store.attestations_of(node_id)
         if said is not None:
             attestations += said.attestations
-        made = weigh(
-            entry.membership,
-            attestations,
-            self.trusted,
-            self.refuted(node_id),
-            self.registry,
-            addresses=entry.address.reachable,
-            claims=() if said is None else said.claims,
-            now_ns=now,
-        )
+        made = self._weighed(entry, attestations, () if said is None else said.claims, now, {})
+        country = next((a.value for a in made.attributes if a.name == "country"), "")
+        reason = self.refuted(node_id, country) if country else ""
+        if reason:
+            made = self._weighed(entry, attestations, () if said is None else said.claims, now, {"country": reason})
         self._note_times(attestations, now)
         before, known = self._store.weighed(node_id), self._store.is_weighed(node_id)
         if known and made == before:
@@ -117,6 +112,20 @@ class Evidence:
             if problem not in before.problems or not known:
                 log.warning("node %s: %s", node_id.hex()[:12], problem)
         return True
+
+    def _weighed(
+        self, entry: RosterEntry, attestations: list[Attestation], claims: Said, now: int, refuted: Mapping[str, str]
+    ) -> Weighed:
+        return weigh(
+            entry.membership,
+            attestations,
+            self.trusted,
+            refuted,
+            self.registry,
+            addresses=entry.address.reachable,
+            claims=claims,
+            now_ns=now,
+        )
 
     def _note_times(self, attestations: Sequence[Attestation], now: int) -> None:
         for made in attestations:
@@ -178,6 +187,25 @@ class Evidence:
         self.reload()
         return True
 
+    def use_registry(self, registry: Table | None) -> None:
+        """The user's table of networks, from now on."""
+        self.registry = registry
+        self.again()
+
+    def again(self) -> None:
+        """Weigh all soon: something that all hangs on has changed."""
+        self._again.set()
+
+    def country(self, node_id: NodeId) -> str:
+        """Where a node is taken to be; "" when that is not known."""
+        return next((a.value for a in self._store.weighed(node_id).attributes if a.name == "country"), "")
+
+    def attesters(self, node_id: NodeId) -> list[bytes]:
+        """Trusted keys whose attestations count for that node now."""
+        said = self._store.statement_of(node_id)
+        attestations = self._store.attestations_of(node_id) + ([] if said is None else list(said.attestations))
+        return [made.attester for made in current(attestations, node_id, self.trusted, self._clock())]
+
     def distrust(self, key: bytes) -> bool:
         """Believe them no more; whether they were believed."""
         with self._store.writing():
@@ -193,11 +221,11 @@ class Evidence:
         now = self._clock()
         for made in attestations:
             reason = attestation.problem(made, now)
+            if not reason and made.attester not in self.trusted:
+                who = made.attester.hex()
+                reason = f"its attester {who} is not trusted; say 'hivefs trust {who}' if you do"
             if reason:
                 raise BadAttestation(reason=f"the one about node {made.subject.hex()[:12]}: {reason}")
-            if made.attester not in self.trusted:
-                who = made.attester.hex()
-                raise BadAttestation(reason=f"its attester {who} is not trusted; say 'hivefs trust {who}' if you do")
         with self._store.writing():
             news = [made for made in attestations if self._store.save_attestation(made)]
             self.weigh({NodeId(made.subject) for made in news})

@@ -69,12 +69,7 @@ class Notes(Protocol):
     def unknown(self, node_id: NodeId) -> dict[ShareId, int]: ...
     def forget_unknown(self, node_id: NodeId, share_ids: Collection[ShareId]) -> None: ...
     def trash_unknown(self, node_id: NodeId, share_ids: Collection[ShareId]) -> list[ShareId]: ...
-
-
-class Book(Protocol):
-    """What the ledger asks of the engine's store beside State."""
-
-    def doomed_shares(self) -> set[tuple[NodeId, ShareId]]: ...
+    def moved_share(self, key: bytes) -> tuple[NodeId, ShareId] | None: ...
 
 
 class Ledger:
@@ -86,7 +81,6 @@ class Ledger:
     def __init__(
         self,
         state: State,
-        book: Book,
         notes: Notes,
         claims: Claims,
         online: Callable[[], Iterable[tuple[NodeId, Teller]]],
@@ -99,7 +93,6 @@ class Ledger:
         on_problem: Callable[[NodeId, str], None],
     ) -> None:
         self._state = state
-        self._book = book
         self._notes = notes
         self._claims = claims
         self._online = online
@@ -207,13 +200,14 @@ class Ledger:
             problem="",
         )
         book = await self._shares_at(node_id)
-        transit = self._in_transit(node_id)
+        transit = await self._in_transit(node_id)
         row = replace(row, book=len(book), book_size=sum(s.share_bytes for s, _ in book.values()), transit=len(transit))
         if (row.leases, row.size) == (row.book, row.book_size) and not self._notes.unknown(node_id):
             return replace(row, missing=0, unknown=0)
         listed = await self._listed(client)
         missing = await self._missing(client, node_id, [s for s in book if s not in listed])
-        return await self._unknown(replace(row, missing=missing), client, listed, book.keys())
+        transit |= await self._in_transit(node_id)
+        return await self._unknown(replace(row, missing=missing), client, listed, book.keys() | transit)
 
     async def _receipt(self, node_id: NodeId, client: Teller) -> tuple[Receipt, Receipt | None] | None:
         """None from a node that does not know what a receipt is: it ends the conversation, or says that it was asked
@@ -238,10 +232,21 @@ class Ledger:
                 await trio.sleep(0.001)
         return found
 
-    def _in_transit(self, node_id: NodeId) -> set[ShareId]:
-        """Shares that are to be deleted at a node, or wait for a head to be, or are on their way to it."""
-        doomed = {share_id for node, share_id in self._book.doomed_shares() if node == node_id}
-        return doomed | set(self._state.trash_of(node_id, 1 << 30))
+    async def _in_transit(self, node_id: NodeId) -> set[ShareId]:
+        """Shares that are to be deleted at a node, or wait for a head to be. What joins them while this looks was
+        named by a stripe until then, so there is no note of it.
+        """
+        found: set[ShareId] = set()
+        for table, mine in (("trash", node_id), ("doomed", b"")):
+            after: bytes | None = None
+            while keys := self._state.keys(table, mine, after, SLICE):
+                for key in keys:
+                    share = self._notes.moved_share(key) if table == "doomed" else (node_id, ShareId(key[len(node_id) :]))
+                    if share is not None and share[0] == node_id:
+                        found.add(share[1])
+                after = keys[-1]
+                await trio.sleep(0.001)
+        return found
 
     @staticmethod
     async def _listed(client: Teller) -> dict[ShareId, Listed]:
@@ -276,7 +281,7 @@ class Ledger:
     ) -> Account:
         node_id, now = row.node_id, self._clock()
         noted = self._notes.unknown(node_id)
-        known = {s for s in listed if s in book or self._is_needed(node_id, s)} | self._in_transit(node_id)
+        known = {s for s in listed if s in book or self._is_needed(node_id, s)}
         unknown = listed.keys() - known
         self._notes.forget_unknown(node_id, [s for s in noted if s not in unknown])
         self._notes.note_unknown(node_id, unknown, now)
@@ -289,8 +294,7 @@ class Ledger:
             if words:
                 log.info("%d shares at node %s that nothing names stay: %s", len(old), node_id.hex()[:12], words)
             else:
-                free = self._in_transit(node_id)
-                still = [s for s in old if s not in free and not self._is_needed(node_id, s)][:MOST_DELETED]
+                still = [s for s in old if not self._is_needed(node_id, s)][:MOST_DELETED]
                 deleted = self._notes.trash_unknown(node_id, still)
         if deleted:
             log.warning(
@@ -303,7 +307,9 @@ class Ledger:
         return replace(row, unknown=len(unknown) - len(deleted), deleted=len(deleted))
 
     def _is_needed(self, node_id: NodeId, share_id: ShareId) -> bool:
-        return self._claims.claimed(node_id, share_id) or any(needs(node_id, share_id) for needs in self.needed)
+        if self._claims.claimed(node_id, share_id) or self._state.has_trash(node_id, share_id):
+            return True
+        return any(needs(node_id, share_id) for needs in self.needed)
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -37,7 +38,8 @@ EVERY: Final = 60.0
 MOST_SOURCES: Final = 8
 MOST_SHARES: Final = 256
 """Shares of a node that one plan looks at."""
-SLICE: Final = 64
+SLICE: Final = 32
+COUNT_EVERY: Final = 900.0
 REASON: Final = "filling nodes"
 
 
@@ -65,6 +67,8 @@ class Rebalance:
         self._keeps = keeps
         self._budget = budget
         self._random = random.Random(0)
+        self._counted: Counter[NodeId] | None = None
+        self._counted_at = 0.0
         self.active = False
         self.moving = Moving()
         self.held: Callable[[], str] = lambda: ""
@@ -109,15 +113,8 @@ class Rebalance:
         """The nodes with the bytes that are ours, and some shares of those that may have to give, from a place in the list
         that changes, so that what may not move is not looked at each time.
         """
-        counted = []
-        for node in nodes:
-            own = 0
-            for number, stripe_id in enumerate(self._state.stripes_on(node.node_id)):
-                stripe = self._state.stripe(stripe_id)
-                own += 0 if stripe is None else stripe.share_bytes
-                if number % SLICE == SLICE - 1:
-                    await trio.sleep(0.001)
-            counted.append(replace(node, own=min(own, node.used)))
+        own = await self._own_bytes()
+        counted = [replace(node, own=min(own.get(node.node_id, 0), node.used)) for node in nodes]
         shares: dict[NodeId, list[Held]] = {}
         for node_id in sources(counted)[:MOST_SOURCES]:
             stripe_ids = self._state.stripes_on(node_id)
@@ -132,6 +129,20 @@ class Rebalance:
             shares[node_id] = held
             await trio.sleep(0.001)
         return counted, shares
+
+    async def _own_bytes(self) -> Counter[NodeId]:
+        """This vault's bytes at each node: counted now and then, kept right by what moves in between."""
+        now = trio.current_time()
+        if self._counted is None or now - self._counted_at > COUNT_EVERY:
+            found: Counter[NodeId] = Counter()
+            for number, stripe in enumerate(self._state.stripes()):
+                for share in stripe.shares:
+                    if share.node is not None:
+                        found[share.node] += stripe.share_bytes
+                if number % SLICE == SLICE - 1:
+                    await trio.sleep(0.001)
+            self._counted, self._counted_at = found, now
+        return self._counted
 
     def _allowed(self, held: Held, source: NodeId, target: NodeId) -> bool:
         stripe = self._state.stripe(held.stripe_id)
@@ -168,6 +179,9 @@ class Rebalance:
         # No checkpoint of trio from here to the end of the transaction: see Writer.
         if not self._record(held, move, stripe):
             return False
+        if self._counted is not None:
+            self._counted[move.source] -= held.size
+            self._counted[move.target] += held.size
         self.moving.done(REASON, held.size)
         return True
 

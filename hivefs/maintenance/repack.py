@@ -4,8 +4,9 @@ Only the place in the engine's book changes; files name chunks, not places (docs
 a crash at any point leave either the old place or the new one, and nothing behind:
 
 1. The chunks are read and put into a new stripe; its shares are in the trash until it is recorded (chunkstore/claims.py).
-2. When all its shares are acknowledged, and it is worth at least what the old ones were: in one transaction the new stripe
-   is recorded, the places switch, and the chunks are doomed in the old stripes. What a file gave up meanwhile stays.
+2. When all its shares are acknowledged, and it is worth at least what the old ones were, the new stripe
+   is recorded; then, some at a time, a place switches and the chunk is doomed in the old stripe, in one transaction. What a
+   file gave up meanwhile does not switch.
 3. A head that names the new stripe goes out; only then the old stripes lose their chunks, and with the last one their
    shares (maintenance/garbage.py).
 
@@ -22,6 +23,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol
 
 import trio
+import trio.lowlevel
 
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.ports import Random
@@ -43,6 +45,9 @@ PASS_EVERY: Final = 900.0
 YOUNG_NS: Final = 600 * 10**9
 """A stripe that was placed a moment ago may fall empty by itself: files that are written often are."""
 SLICE: Final = 16
+PLACES: Final = 64
+"""Places that are read, or switched, without letting others go on."""
+
 MOST_LOADS: Final = 2048
 """Loads that one pass keeps in memory; the rest is found by the next."""
 RETRY: Final = 30.0
@@ -54,7 +59,7 @@ class Contents(Protocol):
     @property
     def indexed(self) -> bool: ...
     def index(self) -> None: ...
-    def chunks(self, stripe_id: StripeId) -> list[tuple[ChunkId, ChunkPlace]]: ...
+    def names(self, stripe_id: StripeId) -> list[ChunkId]: ...
     def forget_empty(self, stripe_ids: Collection[StripeId]) -> int: ...
 
 
@@ -176,7 +181,7 @@ class Repack:
             if not self._state.live(stripe.stripe_id):
                 empty.append(stripe.stripe_id)
                 continue
-            load = self._load(stripe, price)
+            load = await self._load(stripe, price)
             if load is not None:
                 count += 1
                 # The least is kept: what is far out of policy first, then what has the least data.
@@ -188,7 +193,7 @@ class Repack:
         loads = [load for _, _, load in best]
         seen = {load.stripe_id for load in loads if load.reason}
         for (stripe_id, target, reason), chunk_ids in wishes.items():
-            chunks = tuple((c, p) for c, p in self._contents.chunks(stripe_id) if c in chunk_ids)
+            chunks = tuple((c, p) for c, p in await self._chunks(stripe_id) if c in chunk_ids)
             if stripe_id not in seen:
                 loads = [load for load in loads if load.stripe_id != stripe_id]
                 loads.append(Load(stripe_id, target, chunks, 0, reason))
@@ -196,12 +201,23 @@ class Repack:
             log.info("stripes with nothing alive in them are given up: at most %d", len(empty))
         return plan(loads, price)
 
-    def _load(self, stripe: Stripe, price: float) -> Load | None:
+    async def _chunks(self, stripe_id: StripeId) -> list[tuple[ChunkId, ChunkPlace]]:
+        """The chunks of a stripe with their places."""
+        found = []
+        for number, chunk_id in enumerate(self._contents.names(stripe_id), 1):
+            place = self._state.place(chunk_id)
+            if place is not None and place.stripe_id == stripe_id:
+                found.append((chunk_id, place))
+            if number % PLACES == 0:
+                await trio.sleep(0.001)
+        return found
+
+    async def _load(self, stripe: Stripe, price: float) -> Load | None:
         """All living chunks of a stripe that may be worth moving."""
         target, reason, out = self._belongs(stripe)
         if not reason and 0 <= self._clock() - stripe.placed_ns < self.young_ns:
             return None
-        chunks = tuple(self._contents.chunks(stripe.stripe_id))
+        chunks = tuple(await self._chunks(stripe.stripe_id))
         alive = sum(place.length for _, place in chunks)
         if not chunks or not (reason or may_pay(alive, stripe.needed, stripe.share_bytes, price)):
             return None
@@ -232,7 +248,7 @@ class Repack:
         packed = await trio.to_thread.run_sync(packer.pack, self._random, False, FRESH)
         await self._budget.take(job.target.total * packed.share_bytes)
         stripe = await self._place(packed, self._new_id(), job.target)
-        # No checkpoint of trio from here to the end of the transaction: see Writer.
+        # No checkpoint of trio from here until the stripe is recorded: see Writer.
         level = self._state.health(stripe).level
         if any(share.node is None for share in stripe.shares) or level < max(worth):
             # Its shares are in the trash and go from there.
@@ -242,7 +258,7 @@ class Repack:
                 stripe="(moved data)",
                 reason="what is moved must be as safe at once as it was",
             )
-        if not self._switch(stripe, packed, moved):
+        if not await self._switch(stripe, packed, moved):
             self.moving.drop(job.reason, job.sent)
             return False
         self.moving.done(job.reason, job.sent, job.freed)
@@ -250,17 +266,29 @@ class Repack:
             await trio.to_thread.run_sync(self._keep_cached, stripe.stripe_id, packed)
         return True
 
-    def _switch(self, stripe: Stripe, packed: Packed, moved: list[tuple[ChunkId, ChunkPlace]]) -> int:
-        """Record the new stripe and switch the places; how many were still as they were."""
-        with self._state.writing():
-            self._state.save_stripe(stripe)
-            count = 0
-            for (chunk_id, before), (index, offset) in zip(moved, packed.places, strict=True):
-                after = ChunkPlace(stripe.stripe_id, index, offset, before.length)
-                count += self._state.move_place(chunk_id, before, after)
-            if not count:
+    async def _switch(self, stripe: Stripe, packed: Packed, moved: list[tuple[ChunkId, ChunkPlace]]) -> int:
+        """Record the new stripe and switch the places; how many were still as they were. Some at a time: each place
+        is right before and after, and a stripe in which nothing lives yet, because we died, is given up by the next
+        look.
+        """
+        switches = [
+            (chunk_id, before, ChunkPlace(stripe.stripe_id, index, offset, before.length))
+            for (chunk_id, before), (index, offset) in zip(moved, packed.places, strict=True)
+        ]
+        self._record(stripe)
+        count = 0
+        for start in range(0, len(switches), PLACES):
+            with self._state.writing():
+                count += sum(self._state.move_place(*switch) for switch in switches[start : start + PLACES])
+            await trio.lowlevel.checkpoint()
+        if not count:
+            with self._state.writing():
                 self._state.forget_stripe(stripe.stripe_id)
         return count
+
+    def _record(self, stripe: Stripe) -> None:
+        with self._state.writing():
+            self._state.save_stripe(stripe)
 
     async def _read(
         self, stripe: Stripe, chunks: Collection[tuple[ChunkId, ChunkPlace]]

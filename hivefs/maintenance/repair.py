@@ -97,6 +97,8 @@ class Repair:
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
         """Waits until so many bytes may be fetched or sent; urgent ones wait less (maintenance/budget.py)."""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
+        self.on_bad: Callable[[NodeId], None] = lambda node_id: None
+        """Hears of a node that does not hold what it should, once for each share."""
 
     @property
     def queue(self) -> int:
@@ -131,6 +133,8 @@ class Repair:
             self._state.save_stripe(replace(now, shares=tuple(shares)))
             if node is not None:
                 self._state.trash_share(node, shares[index].share_id)
+        if node is not None:
+            self.on_bad(node)
         self.add(stripe.stripe_id)
 
     async def run(self) -> None:

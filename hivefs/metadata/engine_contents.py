@@ -11,8 +11,8 @@ from collections.abc import Collection
 
 from hivefs.formats import records
 from hivefs.metadata.engine_store import EngineStore
+from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
-from hivefs.model.stripe import ChunkPlace
 
 _U64 = struct.Struct(">Q")
 _DONE = "within"
@@ -30,7 +30,7 @@ class Contents:
 
     @property
     def indexed(self) -> bool:
-        """Whether ``chunks`` knows all chunks."""
+        """Whether ``names`` knows all chunks."""
         return self._store.info(_DONE) is True
 
     def index(self) -> None:
@@ -46,15 +46,9 @@ class Contents:
             else:
                 self._after = keys[-1]
 
-    def chunks(self, stripe_id: StripeId) -> list[tuple[ChunkId, ChunkPlace]]:
-        """The chunks of a data stripe that are not doomed, with their places."""
-        found = []
-        for key in self._store.keys("within", stripe_id):
-            chunk_id = ChunkId(key[len(stripe_id) :])
-            place = self._store.place(chunk_id)
-            if place is not None and place.stripe_id == stripe_id:
-                found.append((chunk_id, place))
-        return found
+    def names(self, stripe_id: StripeId) -> list[ChunkId]:
+        """The chunks of a data stripe that are not doomed."""
+        return [ChunkId(key[len(stripe_id) :]) for key in self._store.keys("within", stripe_id)]
 
     def forget_empty(self, stripe_ids: Collection[StripeId]) -> int:
         """Give up those of these data stripes in which nothing is counted alive: a head may name a stripe whose chunks were
@@ -67,6 +61,11 @@ class Contents:
                     self._store.forget_stripe(stripe_id)
                     count += 1
         return count
+
+    @staticmethod
+    def moved_share(key: bytes) -> tuple[NodeId, ShareId] | None:
+        """Node and share that a key of the table ``doomed`` speaks of, when it is a share that moved."""
+        return moved_share(key)
 
     # ---- shares that nothing names ----------------------------------------------------------------------------------
 

@@ -16,8 +16,16 @@ _OFFER = struct.Struct(">QQ")
 _DOOMED_NAME, _DOOMED_SHARE = 0, 1
 
 
+def moved_share(key: bytes) -> tuple[NodeId, ShareId] | None:
+    """The share that a key of ``doomed`` speaks of, when it is one that moved (``doom_share``)."""
+    if key[_DOOMED.size - 1] != _DOOMED_SHARE:
+        return None
+    name = key[_DOOMED.size + 16 :]
+    return NodeId(name[:32]), ShareId(name[32:])
+
+
 class StripeTables(EngineWriter):
-    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash."""
+    """Tables tree (c, s), meta, bynode, live, offered, doomed, trash; takes out of spare."""
 
     def save_stripe(self, stripe: Stripe) -> None:
         """Record a stripe and who holds it (also over an older version of it)."""
@@ -30,6 +38,7 @@ class StripeTables(EngineWriter):
             if share.node is not None:
                 self.put("bynode", share.node + stripe.stripe_id, bytes([index]))
                 self.delete("trash", share.node + share.share_id)
+                self.delete("spare", share.node + share.share_id)
                 self.delete("unknown", share.node + share.share_id)
         value = stripe_format.to_bytes(stripe)
         if stripe.purpose == Purpose.METADATA:
@@ -106,11 +115,6 @@ class StripeTables(EngineWriter):
         """A share was copied to another node: the one at this node is deleted once a head that names the other is out."""
         self._doom(stripe_id, node_id + share_id, _DOOMED_SHARE)
 
-    def doomed_shares(self) -> set[tuple[NodeId, ShareId]]:
-        """What doom_share said, as far as it is not done."""
-        keys = [key[_DOOMED.size + 16 :] for key in self.keys("doomed") if key[_DOOMED.size - 1] == _DOOMED_SHARE]
-        return {(NodeId(key[:32]), ShareId(key[32:])) for key in keys}
-
     def _doom(self, stripe_id: StripeId, name: bytes, kind: int = _DOOMED_NAME) -> None:
         self.put("doomed", _DOOMED.pack(self.sequence, kind) + stripe_id + name)
 
@@ -121,15 +125,13 @@ class StripeTables(EngineWriter):
         """
         done = 0
         for key in self.keys("doomed", limit=limit):
-            sequence, kind = _DOOMED.unpack_from(key)
-            if sequence > published:
+            if _DOOMED.unpack_from(key)[0] > published:
                 break
             done += 1
             self.delete("doomed", key)
             stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
-            if kind == _DOOMED_SHARE:
-                name = key[_DOOMED.size + 16 :]
-                self._reap_share(stripe_id, NodeId(name[:32]), ShareId(name[32:]))
+            if (share := moved_share(key)) is not None:
+                self._reap_share(stripe_id, *share)
             elif self.live(stripe_id) and self.add_live(stripe_id, -1) == 0:
                 self.forget_stripe(stripe_id)
         return done

@@ -20,6 +20,8 @@ Tables and what they hold (values sealed with the vault's engine key unless said
     within    stripe id || chunk id -> (empty): the chunks of each data stripe                       (plain)
     unknown   node id || share id -> when that node first listed it, a share that nothing names (ns)  (plain)
     info      small values                                                                           (sealed)
+    reputation node id -> what is known of its conduct (docs/formats/reputation.md)                  (sealed)
+    spare     node id || share id -> stripe id, share number, since: old copies at nodes that were gone (plain)
 
 Every write transaction is synced at commit: what the engine says to the mount or to a node is on disk before.
 """
@@ -43,6 +45,7 @@ from hivefs.placement.verifier import Rules
 MAP_BYTES = 64 << 30
 TABLES = (
     *("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info"),
+    *("reputation", "spare"),
     *("known", "within", "unknown"),
 )
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""

@@ -6,7 +6,8 @@ Runs in trio; everything that touches the disk for longer than an index lookup g
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -45,6 +46,15 @@ LISTED_ROWS = 1 << 16
 _FEW = 64
 _SPARE_DISK = 16 << 20
 """Bytes of the file system that are not reported as free: the index grows too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The answer to a GET: ``part`` without its ``length`` bytes, and ``read(offset, length)`` of those."""
+
+    part: answers.Part
+    length: int
+    read: Callable[[int, int], Awaitable[bytes]]
 
 
 class Answerer:
@@ -147,7 +157,8 @@ class Answerer:
             case requests.Put():
                 return await self._put(session.owner(), request)
             case requests.Get():
-                return await self._get(request)
+                planned = self.plan(request)
+                return replace(planned.part, data=await planned.read(0, planned.length))
             case requests.Have(share_ids):
                 if len(share_ids) <= _FEW:
                     return answers.Sizes(tuple(self.store.index.sizes(share_ids)))
@@ -273,7 +284,8 @@ class Answerer:
                 before = self.lease_clock.now_ns - SKEW_NS
                 await self._in_thread(partial(self.store.collect, before, wanted))
 
-    async def _get(self, request: requests.Get) -> answers.Part:
+    def plan(self, request: requests.Get) -> Planned:
+        """What will be answered to a GET, without the bytes. Raises Refusal."""
         share_id = request.share_id
         size = self.store.index.size(share_id)
         leaves = self.store.index.leaves(share_id)
@@ -284,8 +296,12 @@ class Answerer:
         except ValueError:
             raise Refusal(Code.BAD_REQUEST, f"the range is not inside the share of {size} bytes") from None
         start, end = first * merkle.LEAF_BYTES, min(size, last * merkle.LEAF_BYTES)
-        data = await self._reads.do(ReadJob(share_id, start, end - start))
-        return answers.Part(size, first, tuple(merkle.prove(leaves, first, last)), data)
+        part = answers.Part(size, first, tuple(merkle.prove(leaves, first, last)), b"")
+
+        async def read(offset: int, length: int) -> bytes:
+            return await self._reads.do(ReadJob(share_id, start + offset, length))
+
+        return Planned(part, end - start, read)
 
     async def _renew(self, vault: VaultId, share_ids: tuple[ShareId, ...], lease_ns: int) -> answers.Flags:
         until = self._lease_end(lease_ns)

@@ -70,9 +70,9 @@ def _to_json(config: NodeConfig) -> bytes:
         "quiet_upload": config.caps.quiet_upload,
         "quiet_download": config.caps.quiet_download,
         "leaving_ns": config.leaving_ns,
+        "credits": config.credits,
         "claims": dict(config.claims),
         "attestations": [blob.hex() for blob in config.attestations],
-        "credits": config.credits,
         "membership": None if config.membership is None else member.member_to_bytes(config.membership).hex(),
     }
     return (json.dumps(value, indent=2) + "\n").encode()
@@ -111,17 +111,17 @@ def _from_json(path: Path, data: bytes) -> NodeConfig:
         raise NodeProblem(path=path, reason=f"{CONFIG} is damaged or was edited wrongly") from None
 
 
-def _attestation(text: Any) -> bytes:
-    data = bytes.fromhex(strict.text(text, 2 * attestation.MAX_BYTES))
-    attestation.attestation_from_bytes(data)
-    return data
-
-
 def check_credits(text: str) -> str:
     """``text`` if it is a vault's id in hex, or nothing; else ValueError."""
     if text and (len(text) != 2 * ID_BYTES or set(text) - set("0123456789abcdef")):
         raise ValueError("not a vault's id")
     return text
+
+
+def _attestation(text: Any) -> bytes:
+    data = bytes.fromhex(strict.text(text, 2 * attestation.MAX_BYTES))
+    attestation.attestation_from_bytes(data)
+    return data
 
 
 def _texts(value: Any) -> tuple[str, ...]:

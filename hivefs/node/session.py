@@ -3,7 +3,8 @@
 The reader takes frames in the order in which they come, checks that the peer may ask this, waits until the bounds on
 requests and bytes allow it, and starts a task for each request; answers leave in the order in which they are ready. So
 a peer that asks for much and reads nothing only stops its own reader: its answers wait for their turn to be sent, which
-has a deadline, and the deadline ends the conversation.
+has a deadline, and the deadline ends the conversation. Shares that were not taken while others wait for memory are
+forgotten, and read again as they are taken (outgoing.py).
 
 What the node gives of its line is capped (pacing.py). A GET waits for its turn, and for memory, in its own task, so that
 questions behind it are answered meanwhile. A PUT has come already: its answer waits; what is over the cap is refused as
@@ -11,7 +12,7 @@ busy, and then nothing is read from that peer for REFUSED_PAUSE seconds: one who
 
 Every wait for the peer has an end: GREETING_SECONDS for all of the greeting, FRAME_SECONDS for a frame once it has
 begun, IDLE_SECONDS between frames, SEND_SECONDS for an answer once its turn has come (Bounds has the numbers). While some
-wait for memory, who takes nothing of an answer for STILL_SECONDS is let go, and refused for AWAY_SECONDS.
+wait for memory, who takes nothing of another answer than a share for STILL_SECONDS is let go, and refused for AWAY_SECONDS.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from dataclasses import dataclass
 
 import trio
 
-from hivefs.errors import Corrupt, HivefsError, StoreDamaged, UnknownVersion
+from hivefs.errors import ConnectionLost, Corrupt, HivefsError, StoreDamaged, UnknownVersion
 from hivefs.formats.meter import NODE, UNKNOWN, VAULT
 from hivefs.node.answering import Answerer
 from hivefs.node.batching import Budget
 from hivefs.node.events import Events
 from hivefs.node.meter import Meter
+from hivefs.node.outgoing import PIECE_BYTES, Held, Outgoing
 from hivefs.node.pacing import Line
 from hivefs.protocol import answers, failures, frames, requests
 from hivefs.protocol.failures import Code, Refusal
@@ -40,8 +42,6 @@ from hivefs.protocol.stream import ByteStream
 
 READ_BYTES = 256 << 10
 _WHOLE_BYTES = 64 << 10
-_PIECE_BYTES = 64 << 10
-"""Of an answer on its way; a peer that takes one of them has moved."""
 REFUSED_PAUSE = 1.0
 
 
@@ -57,6 +57,7 @@ class Bounds:
     greetings: int = 64
     """Streams whose greeting is not done; one more ends the oldest of the peer that has most of them."""
     conversations: int = 512
+    """One more ends the oldest of those who have most of them, or is refused when that is the one who asks."""
     conversations_per_peer: int = 16
     requests_in_flight: int = 64
     """Of one conversation; the next is not read before one is answered."""
@@ -65,7 +66,8 @@ class Bounds:
     """Held by requests and answers of all peers together."""
     still_seconds: float = 3.0
     """While others wait for memory, a peer that does not take 64 KiB of its answer in so long is let go: it holds theirs
-    up. An honest one behind a slow line must not be taken for that: 175 kbit/s are enough, from each node.
+    up (not with shares, which are forgotten then). An honest one behind a slow line must not be taken for that: 175 kbit/s
+    are enough, from each node.
     """
     away_seconds: float = 30.0
     """For so long it is refused as busy then."""
@@ -89,6 +91,8 @@ class Streams:
         self.events = events
         self.bounds = bounds
         self.memory = Budget(bounds.bytes_in_all, self._memory_is_short)
+        self.outgoing: set[Outgoing] = set()
+        """Shares that hold memory until their peers have taken them."""
         self._sending: set[trio.CancelScope] = set()
         self._held_up: dict[bytes, float] = {}
         self._random = random
@@ -139,11 +143,11 @@ class Streams:
         if session is None:
             return
         peer = session.peer_key
-        if self.conversations >= self.bounds.conversations or self._peers[peer] >= self.bounds.conversations_per_peer:
-            await self._refuse(stream, Refusal(Code.BUSY, "there are too many conversations already"))
-            return
         if self._held_up.get(session.subject, 0.0) > trio.current_time():
             await self._refuse(stream, Refusal(Code.BUSY, "this peer took no answers and held up others a moment ago"))
+            return
+        if self._peers[peer] >= self.bounds.conversations_per_peer or not self._place_for(session):
+            await self._refuse(stream, Refusal(Code.BUSY, "there are too many conversations already"))
             return
         self._peers[peer] += 1
         scope = trio.CancelScope()
@@ -154,16 +158,43 @@ class Streams:
                     scope.cancel()
                 await _Conversation(self, stream, session).run()
             if scope.cancelled_caught:
-                self.events.say("revoked", "the conversation of a revoked member was ended", logging.WARNING)
+                if scope in self._open:
+                    self.events.say("revoked", "the conversation of a revoked member was ended", logging.WARNING)
+                else:
+                    self.events.say("too many conversations", "the oldest of the member that has most of them was ended")
                 await self._reset(stream)
         finally:
-            del self._open[scope]
+            self._open.pop(scope, None)
             self._peers[peer] -= 1
             if not self._peers[peer]:
                 del self._peers[peer]
 
+    def _place_for(self, session: Session) -> bool:
+        """Whether there is room for one more conversation. Where there is none, those who have most of them lose their
+        oldest, so that one member with many keys keeps nobody out: members count together who came by one invitation. A
+        place is free only when its conversation is over, so an eighth more than the bound may be there for a moment.
+        """
+        most = self.bounds.conversations
+        if self.conversations < most:
+            return True
+        if self.conversations >= most + max(1, most // 8):
+            return False
+        groups = Counter(map(_group, self._open.values()))
+        crowd, count = groups.most_common(1)[0] if groups else (b"", 0)
+        if count <= groups[_group(session)] + 1:
+            return False
+        subject = Counter(s.subject for s in self._open.values() if _group(s) == crowd).most_common(1)[0][0]
+        oldest = next(scope for scope, other in self._open.items() if other.subject == subject)
+        del self._open[oldest]
+        oldest.cancel()
+        return True
+
     def _memory_is_short(self) -> None:
-        """Somebody waits for memory: whoever does not take its answer has a short deadline from now on."""
+        """Somebody waits for memory: shares that were not taken yet are forgotten, and whoever does not take an answer
+        that cannot be made again has a short deadline from now on.
+        """
+        while self.outgoing:
+            self.outgoing.pop().forget()
         deadline = trio.current_time() + self.bounds.still_seconds
         for scope in self._sending:
             scope.deadline = min(scope.deadline, deadline)
@@ -250,24 +281,10 @@ class Streams:
         await stream.aclose()
 
 
-class _Held:
-    """Bytes that one request holds, of its conversation's budget and of that of all."""
-
-    def __init__(self, own: Budget, everyones: Budget) -> None:
-        self._budgets = (own, everyones)
-        self._taken: list[tuple[Budget, int]] = []
-
-    async def take(self, count: int) -> None:
-        """Wait for them."""
-        for budget in self._budgets:
-            await budget.take(count)
-            self._taken.append((budget, count))
-
-    def give(self) -> None:
-        """Give back what was taken; a second time nothing."""
-        while self._taken:
-            budget, count = self._taken.pop()
-            budget.give(count)
+def _group(session: Session) -> bytes:
+    """Who counts together: an invitation makes as many members as it says, and may be one person's."""
+    invitation = session.membership.invitation
+    return session.subject if invitation is None else invitation.key
 
 
 class _Conversation:
@@ -287,6 +304,7 @@ class _Conversation:
         self._session = session
         self._sending = trio.Lock()
         self._running: dict[int, trio.CancelScope] = {}
+        self._leaving: set[Outgoing] = set()
         self._failure: BaseException | None = None
 
     async def run(self) -> None:
@@ -353,7 +371,7 @@ class _Conversation:
             return
         scope = self._running[number] = trio.CancelScope()
         await self._slots.acquire()
-        held = _Held(self._memory, self._all_memory)
+        held = Held(self._memory, self._all_memory)
         if not isinstance(request, requests.Get):
             await held.take(self._answerer.weight(request))
         nursery.start_soon(self._work, number, request, held, turn, scope, nursery)
@@ -362,20 +380,20 @@ class _Conversation:
         self,
         number: int,
         request: requests.Request,
-        held: _Held,
+        held: Held,
         turn: float,
         scope: trio.CancelScope,
         nursery: trio.Nursery,
     ) -> None:
         try:
-            answer: Frame | None = None
+            answer: Frame | Outgoing | None = None
             try:
                 with scope, trio.fail_after(self._bounds.work_seconds):
                     if isinstance(request, requests.Get):
-                        weight = self._answerer.weight(request)
-                        await self._line.send(weight)
-                        await held.take(weight)
-                    answer = answers.to_frame(await self._answerer.answer(self._session, request), number)
+                        answer = await self._share(number, request, held)
+                    else:
+                        answer = answers.to_frame(await self._answerer.answer(self._session, request), number)
+                        held.keep(len(answer.payload))
                     if turn > trio.current_time():
                         request = requests.Ping()
                         held.give()
@@ -397,7 +415,30 @@ class _Conversation:
             held.give()
             self._slots.release()
 
-    async def _send_or_end(self, frame: Frame, nursery: trio.Nursery) -> None:
+    async def _share(self, number: int, request: requests.Get, held: Held) -> Outgoing:
+        """The answer to a GET, read ahead; not where this peer has left others untaken while memory was short."""
+        weight = self._answerer.weight(request)
+        await self._line.send(weight)
+        data = None
+        if not self._forgotten:
+            await held.take(weight)
+        planned = self._answerer.plan(request)
+        if not self._forgotten:
+            data = await planned.read(0, planned.length)
+        head = frames.head_of(answers.to_frame(planned.part, number), planned.length)
+        answer = Outgoing(head, planned.length, data, planned.read, held)
+        if data is None:
+            held.give()
+        elif self._all_memory.short:
+            answer.forget()
+        return answer
+
+    @property
+    def _forgotten(self) -> bool:
+        """Whether an answer of this conversation that is not sent yet was forgotten."""
+        return any(answer.forgotten for answer in self._leaving)
+
+    async def _send_or_end(self, frame: Frame | Outgoing, nursery: trio.Nursery) -> None:
         """Send; when that fails the whole conversation ends."""
         try:
             await self._send(frame)
@@ -408,7 +449,10 @@ class _Conversation:
     async def _fail(self, number: int, refusal: Refusal) -> None:
         await self._send(Frame(Kind.FAILURE, number, failures.to_header(refusal)))
 
-    async def _send(self, frame: Frame) -> None:
+    async def _send(self, frame: Frame | Outgoing) -> None:
+        if isinstance(frame, Outgoing):
+            await self._send_share(frame)
+            return
         if frame.kind == Kind.FAILURE:
             self._count.refused(failures.from_header(frame.header).code)
         async with self._sending:
@@ -417,10 +461,28 @@ class _Conversation:
                 if len(frame.payload) > _WHOLE_BYTES:
                     await self._piece(memoryview(frames.head_of(frame)))
                     payload = memoryview(frame.payload)
-                    for start in range(0, len(payload), _PIECE_BYTES):
-                        await self._piece(payload[start : start + _PIECE_BYTES])
+                    for start in range(0, len(payload), PIECE_BYTES):
+                        await self._piece(payload[start : start + PIECE_BYTES])
                 else:
                     await self._piece(memoryview(frames.to_bytes(frame)))
+
+    async def _send_share(self, answer: Outgoing) -> None:
+        self._leaving.add(answer)
+        if not answer.forgotten:
+            self._streams.outgoing.add(answer)
+        try:
+            async with self._sending:
+                self._count.went(len(answer.head) + answer.length)
+                with trio.fail_after(self._bounds.send_seconds):
+                    await self._stream.send_all(answer.head)
+                    while piece := await answer.piece():
+                        await self._stream.send_all(piece)
+        except Refusal as refusal:  # it was given up meanwhile, or the disk fails; half a frame cannot be taken back
+            peer = self._session.subject.hex()[:12]
+            raise ConnectionLost(peer=peer, reason=f"an answer could not be ended: {refusal.text}") from None
+        finally:
+            self._streams.outgoing.discard(answer)
+            self._leaving.discard(answer)
 
     async def _piece(self, piece: memoryview) -> None:
         await self._streams.send_piece(self._stream, piece, self._session.subject)

@@ -1,10 +1,10 @@
 """Groups of countries under a common law or pact, by the ISO 3166-1 alpha-2 codes of their members. Pure data.
 
-Users write their names in ``allow`` and ``deny``; as authority family ``bloc`` a node is under each bloc of which one of
-its jurisdictions is a member. Sources: the EU's list of countries (2020 on, without GB), the EEA agreement, the EFTA
-convention, the UKUSA agreement and what was published of its wider circles (Nine and Fourteen Eyes), the treaties of the
-Eurasian Economic Union, the CIS charter, the Gulf Cooperation Council and the Shanghai Cooperation Organisation (members of
-2024).
+Users write their names in ``allow`` and ``deny``; as authority family ``bloc`` a node is under each bloc of which one
+of its jurisdictions is a member. Sources: the EU's list of countries (2020 on, without GB), the EEA agreement, the EFTA
+convention, the UKUSA agreement and what was published of its wider circles (Nine and Fourteen Eyes), the treaties of
+the Eurasian Economic Union, the CIS charter, the Gulf Cooperation Council and the Shanghai Cooperation Organisation
+(members of 2024).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ BLOCS: dict[str, frozenset[str]] = {
         "FIVE-EYES": _FIVE,
         "NINE-EYES": f"{_FIVE} DK FR NL NO",
         "FOURTEEN-EYES": f"{_FIVE} DK FR NL NO BE DE ES IT SE",
+        "NATO": "AL BE BG CA CZ DE DK EE ES FI FR GB GR HR HU IS IT LT LU LV ME MK NL NO PL PT RO SE SI SK TR US",
         "EAEU": "AM BY KG KZ RU",
         "CIS": "AM AZ BY KG KZ MD RU TJ UZ",
         "GCC": "AE BH KW OM QA SA",

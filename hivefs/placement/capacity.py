@@ -1,11 +1,11 @@
 """How much user data a hive can still take under a policy. Pure.
 
-A stripe puts at most one share on a node and, by the limits of the policy, at most u under one authority of a family. With
-every share D bytes in total per node at most (D = bytes of one share position summed over all stripes), the hive can take
-k*D bytes of data for the largest D with  sum over authorities of min(u*D, sum over its nodes of min(free, D)) >= n*D  in
-each family. Found by bisection. Exact for one family of disjoint authorities and limits of one authority; otherwise an
-upper bound: nodes under several authorities count for one of them, crossing families are looked at one by one, and of a
-limit for coalitions of c authorities u is a c-th, rounded up.
+A stripe puts at most one share on a node and, by the limits of the policy, at most u under one authority of a family.
+With every share D bytes in total per node at most (D = bytes of one share position summed over all stripes), the hive
+can take k*D bytes of data for the largest D with  sum over authorities of min(u*D, sum over its nodes of min(free, D))
+>= n*D  in each family. Found by bisection. Exact for one family of disjoint authorities and limits of one authority;
+otherwise an upper bound: nodes under several authorities count for one of them, crossing families are looked at one by
+one, and of a limit for coalitions of c authorities u is a c-th, rounded up.
 """
 
 from __future__ import annotations

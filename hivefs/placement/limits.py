@@ -1,8 +1,8 @@
 """What a policy demands, as limits that a set of nodes must keep, and the load of a set against them. Pure.
 
-All demands are of one form: *any ``size`` authorities of a family are over at most ``most`` of the n nodes*. No reassembly
-by c is (family, c, k-1); no hostage to a with slack s is (family, a, n-k-s); a cap is (family, 1, cap). Such limits are
-kept by every subset of a set that keeps them, so nodes can be added one by one.
+All demands are of one form: *any ``size`` authorities of a family are over at most ``most`` of the n nodes*. No
+reassembly by c is (family, c, k-1); no hostage to a with slack s is (family, a, n-k-s); a cap is (family, 1, cap). Such
+limits are kept by every subset of a set that keeps them, so nodes can be added one by one.
 
 A node whose authority is unknown belongs to every coalition. One exception: under a policy that accepts what is merely
 claimed, a *cap* on operators, hosters, networks or subnets says nothing about a stripe none of whose nodes states one, so
@@ -23,6 +23,7 @@ from hivefs.placement.policy import Policy
 Over = Mapping[str, frozenset[str]]
 _ALL = frozenset({UNKNOWN})
 _NONE: frozenset[str] = frozenset()
+_UNVETTED = frozenset({"unvetted"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,17 @@ def limits_of(policy: Policy) -> tuple[Limit, ...]:
     return tuple(Limit(family, size, most) for (family, size), most in sorted(found.items()))
 
 
+def wishes(policy: Policy) -> tuple[Limit, ...]:
+    """Limits that are kept where that is possible: of nodes that fail together at most half as many as may fail, of nodes
+    that are not vetted yet a tenth. The last one is given up first.
+    """
+    spare = policy.total - policy.needed
+    return (
+        Limit("outage", 1, max(1, spare // 2), soft=True),
+        Limit("unvetted", 1, max(1, policy.total // 10), soft=True),
+    )
+
+
 def only_caps(policy: Policy) -> frozenset[str]:
     """Families for which the exception at the head of this file holds."""
     if policy.evidence > Evidence.CLAIMED:
@@ -62,9 +74,13 @@ def only_caps(policy: Policy) -> frozenset[str]:
 
 
 def over(node: Candidate, family: str) -> frozenset[str]:
-    """A node's authorities in a family: just UNKNOWN when any is unknown. Nothing said of outages is no domain."""
+    """A node's authorities in a family: just UNKNOWN when any is unknown. Nothing said of outages is no domain; that a node
+    is not vetted is as if it were under an authority of that name.
+    """
     found = node.authorities.get(family)
     if found is None:
+        if family == "unvetted":
+            return _NONE if node.vetted else _UNVETTED
         return _NONE if family == "outage" else _ALL
     return _ALL if UNKNOWN in found else found
 
@@ -141,9 +157,24 @@ class Load:
                 sets = self._sets[family]
                 sets[names] = sets.get(names, 0) + sign
 
-    def accepts(self, node: Candidate) -> bool:
-        """Whether the limits hold with this node too, if they hold now."""
+    @property
+    def wide(self) -> bool:
+        """Whether there is a limit on several authorities together."""
+        return bool(self._wide)
+
+    def authorities(self, nodes: Iterable[Candidate]) -> Iterator[frozenset[str]]:
+        """What the nodes are under in each limited family."""
+        return (over(node, family) for node in nodes for family in self.limits)
+
+    def kind(self, node: Candidate) -> tuple[frozenset[str], ...]:
+        """What decides whether a node fits: its authorities in each limited family."""
+        return tuple([over(node, family) for family in self.limits])
+
+    def accepts(self, node: Candidate, *families: str) -> bool:
+        """Whether the limits (those of ``families`` only, when some are given) still hold with this node."""
         for family, several in self.limits.items():
+            if families and family not in families:
+                continue
             counts, unknown, names = self.counts[family], self.unknown[family], over(node, family)
             if names is _ALL:
                 now = unknown + 1 + max(counts.values(), default=0)
@@ -155,7 +186,7 @@ class Load:
                 return False
         if self._wide:
             self.add(node)
-            good = all(self.fits(family) for family in self._wide)
+            good = all(self.fits(family) for family in self._wide if not families or family in families)
             self.add(node, -1)
             return good
         return True
@@ -182,6 +213,10 @@ class Load:
             sum(count for under, count in sets.items() if not under.isdisjoint(coalition))
             for coalition in combinations(names, min(size, len(names)))
         )
+
+    def unions(self) -> tuple[object, ...]:
+        """What the counts do not say: of limits on several authorities, how many nodes are under which together."""
+        return tuple(frozenset((names, c) for names, c in sets.items() if c) for sets in self._sets.values())
 
     def weight(self, node: Candidate) -> tuple[int, int]:
         """How full the fullest authority over a node is, and all of them together: less is better."""

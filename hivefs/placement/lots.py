@@ -1,8 +1,8 @@
 """The draw: in which order a stripe prefers the nodes. Pure: a function of a seed and the nodes.
 
 Each node draws a lot from a hash of the seed and its id, weighted by its free space and its weight (Efraimidis and
-Spirakis, "Weighted random sampling with a reservoir", 2006, in logarithms). A node's lot does not depend on which others
-there are, so when one comes or goes the order of the rest stays.
+Spirakis, "Weighted random sampling with a reservoir", 2006, in logarithms). A node's lot does not depend on which
+others there are, so when one comes or goes the order of the rest stays.
 """
 
 from __future__ import annotations

@@ -1,25 +1,38 @@
 """The selector: which nodes get the shares of a stripe. Pure: the same input and seed give the same answer.
 
 Shares of a stripe are interchangeable, so a *set* of nodes is chosen, under the limits that the policy makes (limits.py).
+Nodes are taken in the order of their lots as far as the limits allow; when that does not end well the least loaded
+authorities come first; when that does not either, the exact search decides (search.py). Where one family binds, taking
+whatever still fits is already exact (a partition matroid). What search.py could not decide within its budget is said as
+such: "no placement was found".
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from hivefs.errors import PolicyInfeasible, TooFewNodes
+from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId
-from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.model.node import Candidate
 from hivefs.placement.attributes import eligible
-from hivefs.placement.limits import Limit, Load, modes
+from hivefs.placement.explain import explain
+from hivefs.placement.field import Field
+from hivefs.placement.limits import Limit, Load, Mode, binding, modes, wishes
 from hivefs.placement.lots import key, lot
 from hivefs.placement.policy import Policy
+from hivefs.placement.search import Found, solve
 from hivefs.placement.settlement import Settlement
+
+SMALL = 400
+"""Up to so many nodes all of them draw; of more, a field gives samples."""
+
+SAMPLE = 600
+"""Nodes of a field that the exact search looks at when the first sample does not do."""
 
 
 def choose(
     policy: Policy,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Candidate] | Field,
     seed: int,
     *,
     kept: Sequence[Candidate] = (),
@@ -30,115 +43,267 @@ def choose(
     """``count`` (default n - len(kept)) nodes for the shares that have none, beside the nodes in ``kept``.
 
     Raises TooFewNodes when there are not enough usable nodes at all, PolicyInfeasible with the binding constraint in
-    words when there are but the rules forbid every set that was found.
+    words when there are but the rules forbid every set. Both have ``most``, for how many a set was found, and ``remedy``
+    (explain.Remedy): what to add so that it becomes feasible.
     """
     wanted = policy.total - len(kept) if count is None else count
-    taken = {node.node_id for node in kept} | set(avoid)
-    usable = [c for c in candidates if c.usable and c.node_id not in taken and c.free_bytes >= share_bytes]
-    pool = [c for c in usable if not eligible(policy, c.authorities)]
-    if len(pool) < wanted:
-        raise _too_few(policy, len(pool) + len(kept), len(usable) - len(pool))
+    if wanted <= 0:
+        return []
+    taken = {node.node_id for node in kept}.union(avoid)
     draw = key(seed)
-    ordered = sorted(pool, key=lambda c: lot(draw, c), reverse=True)
-    for mode in modes(policy, pool, kept):
-        found = _greedy(mode.limits, kept, [c for c in ordered if mode.admits(c)], wanted)
-        if found is not None:
-            return [c.node_id for c in found]
-    limits = next(modes(policy, pool, kept)).limits
-    raise PolicyInfeasible(reason=_explain(policy, limits, pool))
+    if isinstance(candidates, Field):
+        if len(candidates) > SMALL:
+            found = _from_field(policy, candidates, draw, kept, wanted, share_bytes, taken)
+            if found is not None:
+                return [c.node_id for c in found]
+        candidates = candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
+    pool, refused = _pool(policy, candidates, draw, share_bytes, taken)
+    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted)]
 
 
 def settle(
     policy: Policy,
     holders: Sequence[Candidate | None],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Candidate] | Field,
     seed: int,
     *,
     share_bytes: int = 0,
     avoid: Collection[NodeId] = (),
 ) -> Settlement:
-    """The fewest moves after which the policy holds. ``holders[i]`` holds share i (None: nobody does).
+    """The fewest moves after which the policy holds. ``holders[i]`` holds share i (None: nobody does; give None for a node
+    that is gone or leaves). A holder stays whether it is usable now or not, unless the policy refuses it.
 
     Raises TooFewNodes and PolicyInfeasible as choose() does.
     """
     missing = tuple(i for i, holder in enumerate(holders) if holder is None)
-    keep: list[int] = []
-    kept: list[Candidate] = []
+    standing: dict[int, Candidate] = {}
     seen: set[NodeId] = set()
-    load = Load(next(modes(policy, [], [h for h in holders if h is not None])).limits)
     for i, holder in enumerate(holders):
-        if holder is None or holder.node_id in seen or eligible(policy, holder.authorities) or not load.accepts(holder):
-            continue
-        keep.append(i)
-        kept.append(holder)
-        seen.add(holder.node_id)
-        load.add(holder)
+        if holder is not None and holder.node_id not in seen and not eligible(policy, holder.authorities):
+            standing[i] = holder
+            seen.add(holder.node_id)
+    away = {h.node_id for h in holders if h is not None}.union(avoid)
+    keep, fewest, spare = _keep(policy, standing, candidates, key(seed), share_bytes, away)
     move = tuple(i for i, holder in enumerate(holders) if holder is not None and i not in keep)
     wanted = sorted(move + missing)
-    away = {h.node_id for h in holders if h is not None} | set(avoid)
-    nodes = choose(policy, candidates, seed, kept=kept, count=len(wanted), share_bytes=share_bytes, avoid=away)
-    return Settlement(tuple(keep), move, missing, dict(zip(wanted, nodes, strict=True)))
+    if not wanted:
+        return Settlement(tuple(keep), (), ())
+    kept = [standing[i] for i in keep]
+    try:
+        nodes = choose(policy, candidates, seed, kept=kept, count=len(wanted), share_bytes=share_bytes, avoid=away)
+    except PolicyInfeasible:
+        if len(spare) != len(wanted):
+            raise
+        nodes = [c.node_id for c in spare]
+    return Settlement(tuple(keep), move, missing, dict(zip(wanted, nodes, strict=True)), fewest)
 
 
-def _too_few(policy: Policy, available: int, refused: int) -> TooFewNodes:
-    reason = "others are offline, full or hold a share already"
-    if refused:
-        reason = f"{refused} more are there that the policy refuses; " + reason
-    return TooFewNodes(total=policy.total, available=available, reason=reason)
+def _keep(
+    policy: Policy,
+    standing: dict[int, Candidate],
+    candidates: Sequence[Candidate] | Field,
+    draw: bytes,
+    share_bytes: int,
+    away: Collection[NodeId],
+) -> tuple[list[int], bool, list[Candidate]]:
+    """Which holders stay, whether that is the most that can, and others that go with them ([] when not looked for)."""
+    numbers, nodes = list(standing), list(standing.values())
+    for mode in modes(policy, nodes, ()):
+        load = Load(mode.limits)
+        for node in nodes:
+            load.add(node)
+        if load.holds() and all(map(mode.admits, nodes)):
+            if len(nodes) == policy.total:
+                return numbers, True, []
+            try:  # what is there is good; most often the rest can be added
+                choose(policy, candidates, int.from_bytes(draw, "big"), kept=nodes, share_bytes=share_bytes, avoid=away)
+                return numbers, True, []
+            except (TooFewNodes, PolicyInfeasible):
+                break
+    if isinstance(candidates, Field):
+        candidates = candidates.sample(policy, draw, share_bytes, away, SAMPLE)
+        whole = False
+    else:
+        whole = True
+    pool, refused = _pool(policy, candidates, draw, share_bytes, away)
+    best: tuple[int, Found, list[Candidate]] | None = None
+    proved = True
+    for mode in modes(policy, [*pool, *nodes], ()):
+        old = [i for i, node in enumerate(nodes) if mode.admits(node)]
+        new = [node for node in pool if mode.admits(node)]
+        found = solve(mode.limits, (), [nodes[i] for i in old], new, policy.total)
+        proved = proved and found.exact
+        if found.complete and (best is None or len(found.kept) > best[0]):
+            kept = tuple(old[i] for i in found.kept)
+            best = len(kept), Found(kept, found.new, True, found.exact), [new[i] for i in found.new]
+    if best is not None:
+        return [numbers[i] for i in best[1].kept], proved and whole, best[2]
+    if proved and whole:
+        if len(pool) + len(nodes) < policy.total:
+            raise _too_few(policy, pool, refused, nodes, policy.total - len(nodes))
+        raise _infeasible(policy, [*pool, *nodes], (), policy.total, proved=True)
+    # Not decided: keep what can be kept one by one; choose() says whether the rest can be filled.
+    load = Load(next(modes(policy, [*pool, *nodes], ())).limits)
+    keep = []
+    for i, node in standing.items():
+        if load.accepts(node):
+            load.add(node)
+            keep.append(i)
+    return keep, False, []
 
 
-def _greedy(
+# ---- choosing -------------------------------------------------------------------------------------------------------
+
+
+def _pool(
+    policy: Policy, candidates: Iterable[Candidate], draw: bytes, share_bytes: int, taken: Collection[NodeId]
+) -> tuple[list[Candidate], int]:
+    """The nodes that could be chosen in the order of their lots, and how many the policy refuses."""
+    usable = [c for c in candidates if c.usable and c.free_bytes >= share_bytes and c.node_id not in taken]
+    picky = bool(policy.allow or policy.deny)
+    pool = [c for c in usable if not eligible(policy, c.authorities)] if picky else usable
+    return sorted(pool, key=lambda c: lot(draw, c), reverse=True), len(usable) - len(pool)
+
+
+def _choose(policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int) -> list[Candidate]:
+    if len(pool) < wanted:
+        raise _too_few(policy, pool, refused, kept, wanted)
+    proved = True
+    for mode in modes(policy, pool, kept):
+        found, exact = _in_mode(policy, mode, [c for c in pool if mode.admits(c)], kept, wanted)
+        if found is not None:
+            return found
+        proved = proved and exact
+    raise _infeasible(policy, pool, kept, wanted, proved=proved)
+
+
+def _in_mode(
+    policy: Policy, mode: Mode, pool: list[Candidate], kept: Sequence[Candidate], wanted: int
+) -> tuple[list[Candidate] | None, bool]:
+    if len(pool) < wanted:
+        return None, True
+    everyone = [*kept, *pool]
+    hard = binding(mode.limits, everyone, wanted + len(kept))
+    soft = binding(wishes(policy), everyone, wanted + len(kept))
+    for number in range(len(soft), 0, -1):
+        found = _fit((*hard, *soft[:number]), kept, pool, wanted) or _searched((*hard, *soft[:number]), kept, pool, wanted)
+        if found is not None:
+            return found, True
+    found = _fit(hard, kept, pool, wanted)
+    if found is not None:
+        return found, True
+    answer = solve(hard, kept, (), pool, wanted)
+    return ([pool[i] for i in answer.new], True) if answer.complete else (None, answer.exact)
+
+
+def _searched(
+    limits: Sequence[Limit], kept: Sequence[Candidate], pool: list[Candidate], wanted: int
+) -> list[Candidate] | None:
+    answer = solve(limits, kept, (), pool, wanted, budget=200)
+    return [pool[i] for i in answer.new] if answer.complete else None
+
+
+def _fit(
     limits: Sequence[Limit], kept: Sequence[Candidate], ordered: Sequence[Candidate], wanted: int
 ) -> list[Candidate] | None:
-    load = Load(limits)
+    """First by lots alone, then by the least loaded authority; None when neither comes to ``wanted``."""
+    for levelled in (False, True):
+        load = Load(limits)
+        for node in kept:
+            load.add(node)
+        if not load.holds():
+            return None
+        chosen = _levelled(load, ordered, wanted) if levelled else _first(load, ordered, wanted)
+        if len(chosen) == wanted:
+            return chosen
+        if len(load.limits) == 1 and not load.wide and all(len(o) <= 1 for o in load.authorities(ordered)):
+            return None  # one partition: what does not fit so does not fit
+    return None
+
+
+def _first(load: Load, ordered: Iterable[Candidate], wanted: int) -> list[Candidate]:
+    chosen: list[Candidate] = []
+    for node in ordered:
+        if load.accepts(node):
+            load.add(node)
+            chosen.append(node)
+            if len(chosen) == wanted:
+                break
+    return chosen
+
+
+def _levelled(load: Load, ordered: Sequence[Candidate], wanted: int) -> list[Candidate]:
+    """Always a node of the least loaded authorities. Nodes under the same ones are looked at together."""
+    kinds: dict[tuple[frozenset[str], ...], list[Candidate]] = {}
+    for node in reversed(ordered):
+        kinds.setdefault(load.kind(node), []).append(node)
+    chosen: list[Candidate] = []
+    while len(chosen) < wanted:
+        fitting = [nodes for nodes in kinds.values() if load.accepts(nodes[-1])]
+        if not fitting:
+            break
+        best = min(fitting, key=lambda nodes: load.weight(nodes[-1]))
+        node = best.pop()
+        if not best:
+            del kinds[load.kind(node)]
+        load.add(node)
+        chosen.append(node)
+    return chosen
+
+
+def _from_field(
+    policy: Policy,
+    field: Field,
+    draw: bytes,
+    kept: Sequence[Candidate],
+    wanted: int,
+    share_bytes: int,
+    taken: Collection[NodeId],
+) -> list[Candidate] | None:
+    """Nodes as the field draws them, as long as limits and wishes allow; None when too few of them fit."""
+    mode = next(modes(policy, field.some, kept))
+    load = Load((*mode.limits, *wishes(policy)))
     for node in kept:
         load.add(node)
     if not load.holds():
         return None
     chosen: list[Candidate] = []
-    rest = list(ordered)
-    while len(chosen) < wanted:
-        best = min((c for c in rest if load.accepts(c)), key=load.weight, default=None)
-        if best is None:
-            if not _swap(load, chosen, rest):
-                return None
+    seen = set(taken)
+    picky = bool(policy.allow or policy.deny)
+    draws = field.draws(draw, 12 * wanted + 60)
+    for node in draws:
+        if node.node_id in seen or not node.usable or node.free_bytes < share_bytes:
             continue
-        chosen.append(best)
-        load.add(best)
-        rest = [c for c in rest if c is not best]
-    return chosen
+        if not load.accepts(node) or (picky and eligible(policy, node.authorities)):
+            if not load.accepts(node, "jurisdiction", "bloc") or (picky and eligible(policy, field.shared(node))):
+                draws.close_class(node)
+            continue
+        seen.add(node.node_id)
+        load.add(node)
+        chosen.append(node)
+        if len(chosen) == wanted:
+            return chosen
+    return None
 
 
-def _swap(load: Load, chosen: list[Candidate], rest: list[Candidate]) -> bool:
-    """Exchange one chosen node for two unchosen ones; True when the set grew."""
-    for out in chosen:
-        load.add(out, -1)
-        for first in rest:
-            if not load.accepts(first):
-                continue
-            load.add(first)
-            second = next((c for c in [*rest, out] if c is not first and load.accepts(c)), None)
-            if second is not None:
-                load.add(second)
-                chosen.remove(out)
-                chosen += [first, second]
-                rest.append(out)
-                for node in (first, second):
-                    rest.remove(node)
-                return True
-            load.add(first, -1)
-        load.add(out)
-    return False
+# ---- when it cannot be ----------------------------------------------------------------------------------------------
 
 
-def _explain(policy: Policy, limits: Sequence[Limit], pool: Sequence[Candidate]) -> str:
-    first = min(limits, key=lambda limit: limit.most // limit.size)
-    names = sorted({n for c in pool for n in c.authorities.get(first.family, frozenset()) if n != UNKNOWN})
-    unknown = sum(1 for c in pool if UNKNOWN in c.authorities.get(first.family, frozenset()))
-    words = (
-        f"at most {first.most} of the {policy.total} shares may lie under one {first.family}, "
-        f"and the nodes with room are under {len(names)} ({', '.join(names[:8])})"
+def _too_few(
+    policy: Policy, pool: Sequence[Candidate], refused: int, kept: Sequence[Candidate], wanted: int
+) -> HivefsError:
+    reason = "others are offline, full or hold a share already"
+    if refused:
+        reason = f"{refused} more are there that the policy refuses; " + reason
+    answer = explain(policy, pool, kept, wanted)
+    return TooFewNodes(
+        total=policy.total, available=len(pool) + len(kept), reason=reason, most=answer.most, remedy=answer.remedy
     )
-    if unknown:
-        words += f"; {unknown} nodes have an unknown {first.family}, which counts against every one"
-    return words + f"; a node under another {first.family} is needed"
+
+
+def _infeasible(
+    policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int, *, proved: bool
+) -> HivefsError:
+    answer = explain(policy, pool, kept, wanted)
+    reason = answer.words if proved else "no placement was found (nor was it proved that there is none); " + answer.words
+    return PolicyInfeasible(reason=reason, most=answer.most, remedy=answer.remedy, proved=proved)

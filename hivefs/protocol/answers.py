@@ -61,8 +61,8 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, RECEIPT_GET, STATEMENTS_GET: some blobs; ``more`` when there are
-    others after the last one.
+    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET, RECEIPT_GET: some blobs; ``more`` when there
+    are others after the last one.
     """
 
     more: bool
@@ -71,7 +71,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT, RECEIPT_PUT, STATEMENTS_PUT: how many entries were news."""
+    """ROSTER_PUT, MEMBERS_PUT, REVOKED_PUT, STATEMENTS_PUT, RECEIPT_PUT: how many entries were news."""
 
     count: int
 
@@ -102,14 +102,6 @@ class HiveState:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """NEWS: 32 bytes each that are the same for the same roster, and for the same statements of nodes."""
-
-    roster: bytes
-    statements: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Listing:
     """LIST: shares of the asker in the order of their ids. ``reached`` is the id after which to ask on; empty: that
     was all. (A node looks at so many rows for one answer, so it may reach far and list little.)
@@ -117,6 +109,14 @@ class Listing:
 
     reached: bytes
     shares: tuple[Listed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """NEWS: 32 bytes each that are the same for the same roster, and for the same statements of nodes."""
+
+    roster: bytes
+    statements: bytes
 
 
 Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState | Listing | News
@@ -143,11 +143,11 @@ def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
             return "stat", (s.capacity, s.used, s.free_bytes, s.shares, s.dropped, s.time_ns, s.version), b""
         case HiveState(number, members):
             return "hive state", (number, members), b""
-        case News(roster, statements):
-            return "news", (roster, statements), b""
         case Listing(reached, shares):
             rows = (s.share_id + _LISTED.pack(s.lease_ns, s.size) for s in shares)
             return "listing", (reached,), b"".join(rows)
+        case News(roster, statements):
+            return "news", (roster, statements), b""
 
 
 def to_frame(answer: Answer, number: int) -> Frame:

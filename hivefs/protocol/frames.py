@@ -123,11 +123,14 @@ class Frame:
     payload: bytes = b""
 
 
-def head_of(frame: Frame) -> bytes:
-    """All of a frame but its payload, which a sender can send without copying it. ValueError over the limits."""
-    if len(frame.header) > MAX_HEADER_BYTES or len(frame.payload) > MAX_PAYLOAD[frame.kind]:
+def head_of(frame: Frame, payload: int | None = None) -> bytes:
+    """All of a frame but its payload, which a sender can send without copying it, or in pieces of ``payload`` bytes in all
+    that are not in the frame. ValueError over the limits.
+    """
+    size = len(frame.payload) if payload is None else payload
+    if len(frame.header) > MAX_HEADER_BYTES or size > MAX_PAYLOAD[frame.kind]:
         raise ValueError(f"a {frame.kind.name} frame is too long")
-    length = _AFTER_LENGTH + len(frame.header) + len(frame.payload)
+    length = _AFTER_LENGTH + len(frame.header) + size
     return _PREFIX.pack(length, frame.kind, frame.request, len(frame.header)) + frame.header
 
 

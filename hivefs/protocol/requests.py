@@ -133,18 +133,6 @@ class RevokedPut:
 
 
 @dataclass(frozen=True, slots=True)
-class NewsGet:
-    """What do your roster and the statements that you know come to?"""
-
-
-@dataclass(frozen=True, slots=True)
-class StatementsGet:
-    """What nodes whose key is after ``after`` (empty: from the first) say of themselves (formats/attestation.py)."""
-
-    after: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
 class ReceiptGet:
     """Sign what you hold for me now, and put these 32 bytes of mine in, so that I know it is new."""
 
@@ -161,6 +149,18 @@ class ReceiptPut:
 @dataclass(frozen=True, slots=True)
 class ListShares:
     """The shares that you hold for me, from the one after ``after`` on (empty: from the first)."""
+
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class NewsGet:
+    """What do your roster and the statements that you know come to?"""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsGet:
+    """What nodes whose key is after ``after`` (empty: from the first) say of themselves (formats/attestation.py)."""
 
     after: bytes = b""
 
@@ -281,15 +281,15 @@ _READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
     Kind.MEMBERS_PUT: ("members put", lambda items, payload: MembersPut(split_blobs(payload, member.MAX_BYTES))),
     Kind.REVOKED_GET: ("revoked get", lambda items, payload: RevokedGet()),
     Kind.REVOKED_PUT: ("revoked put", _revoked_put),
+    Kind.RECEIPT_GET: ("receipt get", lambda items, payload: ReceiptGet(strict.blob(items[0], receipt.NONCE_BYTES))),
+    Kind.RECEIPT_PUT: ("receipt put", _receipt_put),
+    Kind.LIST: ("list", lambda items, payload: ListShares(_after(items[0]))),
     Kind.NEWS: ("news get", lambda items, payload: NewsGet()),
     Kind.STATEMENTS_GET: ("statements get", lambda items, payload: StatementsGet(_after(items[0]))),
     Kind.STATEMENTS_PUT: (
         "statements put",
         lambda items, payload: StatementsPut(split_blobs(payload, attestation.MAX_STATEMENT_BYTES)),
     ),
-    Kind.RECEIPT_GET: ("receipt get", lambda items, payload: ReceiptGet(strict.blob(items[0], receipt.NONCE_BYTES))),
-    Kind.RECEIPT_PUT: ("receipt put", _receipt_put),
-    Kind.LIST: ("list", lambda items, payload: ListShares(_after(items[0]))),
 }
 
 
@@ -327,18 +327,18 @@ def _written(request: Request) -> tuple[Kind, tuple[Any, ...], bytes]:
             return Kind.REVOKED_GET, (), b""
         case RevokedPut(data):
             return Kind.REVOKED_PUT, (), data
-        case NewsGet():
-            return Kind.NEWS, (), b""
-        case StatementsGet(after):
-            return Kind.STATEMENTS_GET, (after,), b""
-        case StatementsPut(statements):
-            return Kind.STATEMENTS_PUT, (), join_blobs(statements)
         case ReceiptGet(nonce):
             return Kind.RECEIPT_GET, (nonce,), b""
         case ReceiptPut(data):
             return Kind.RECEIPT_PUT, (), data
         case ListShares(after):
             return Kind.LIST, (after,), b""
+        case NewsGet():
+            return Kind.NEWS, (), b""
+        case StatementsGet(after):
+            return Kind.STATEMENTS_GET, (after,), b""
+        case StatementsPut(statements):
+            return Kind.STATEMENTS_PUT, (), join_blobs(statements)
 
 
 def to_frame(request: Request, number: int) -> Frame:

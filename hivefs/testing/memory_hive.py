@@ -37,10 +37,9 @@ HIVE_SEED = bytes([7]) * 32
 @dataclass
 class MemoryNode:
     """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while ``busy`` it refuses shares,
-    and counts how many it ``refused``; ``leaving_s`` is since when it leaves; ``also`` is what the owner says of it beside
-    country and operator. An ``old`` one knows no receipts and
-    ends the conversation when it is asked for one; ``clock_ns`` is what its clock says (None: the machine's),
-    ``credits`` the vault that it credits.
+    and counts how many it ``refused``; ``leaving_s`` is since when it leaves; ``also`` is what the owner says of it
+    beside country and operator. An ``old`` one knows no receipts and ends the conversation when it is asked for one;
+    ``clock_ns`` is what its clock says (None: the machine's), ``credits`` the vault that it credits.
     """
 
     number: int

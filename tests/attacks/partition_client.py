@@ -25,10 +25,12 @@ from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon.network import Conversations
 from hivefs.errors import HivefsError
 from hivefs.formats.member import entry_valid
+from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import RosterEntry
 from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.reputation import Reputation
 
 KEPT = 5
 """One share of so many stays, to be read back in the end."""
@@ -40,6 +42,12 @@ class Book:
 
     def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
         return self._rows
+
+    def reputations(self) -> dict[NodeId, Reputation]:
+        return {}
+
+    def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
+        pass
 
     def weighed(self, node_id: NodeId) -> Weighed:
         return Weighed(())
@@ -125,7 +133,7 @@ async def main(address: str) -> None:
     async with Conversations.open(os.urandom(32), keys, HIVE_KEY, client_certificate(keys.owner_seed)) as conversations:
         with trio.fail_after(60):
             book = Book(await entries_of(conversations, address))
-        pool = Pool(book, conversations.with_node, time.time_ns, 86_400.0, greeted)
+        pool = Pool(book, conversations.with_node, time.time_ns, Trust(book, time.time_ns, 86_400.0), greeted)
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             client = Client(pool)

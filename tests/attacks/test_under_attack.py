@@ -46,7 +46,6 @@ SAID = {
     "replayed_login": "refused a peer",
     "replayed_delete": "refused a request",
     "hold_streams": "too many streams",
-    "unread_shares": "held up",
 }
 """The line that tells of an attack. (What the others do is within what any peer may do, and costs them only their turn.)"""
 SHORT, LONG = 0.4, 7.0
@@ -228,12 +227,8 @@ def test_under_attack_data_memory_and_log_are_as_always(node: Node, tmp_path: Pa
     under(node, kind, SHORT, tmp_path / "recorded")
 
 
-HALF = [kind for kind in KINDS if kind != "unread_shares"]
-"""Members together that take no shares are let go two at a time, 2 s each: see "Not covered" in docs/security.md."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", HALF)
+@pytest.mark.parametrize("kind", KINDS)
 def test_under_attack_half_of_the_throughput_stays(node: Node, tmp_path: Path, kind: str) -> None:
     before, during = under(node, kind, LONG, tmp_path / "recorded")
     assert during >= before / 2

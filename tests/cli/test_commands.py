@@ -17,8 +17,9 @@ import pytest
 
 from hivefs.cli import main as cli
 from hivefs.cli.init import parse_code, parse_settings
+from hivefs.cli.ledger import differences
 from hivefs.cli.sizes import byte_count
-from hivefs.cli.status import eta
+from hivefs.cli.status import eta, moving_words
 from hivefs.crypto.phrase import secret_from_phrase
 from hivefs.daemon import hive
 from hivefs.daemon.home import Home
@@ -292,3 +293,29 @@ def test_eta_says_why() -> None:
     assert eta({"mount": mount, "engine": waiting}) == {"seconds": None, "reason": "a node in a third jurisdiction"}
     assert "checkpoint" in eta({"mount": {**mount, "dirty_bytes": 0}, "engine": engine})["reason"]
     assert eta({"mount": {**mount, "dirty_bytes": 0, "published": 2}, "engine": engine})["seconds"] == 0
+
+
+def test_what_the_engine_moves_is_one_line() -> None:
+    moving = {
+        "queue": 0,
+        "bytes_left": 0,
+        "reasons": {},
+        "moved": 3,
+        "moved_bytes": 3 << 20,
+        "freed_bytes": 5 << 20,
+        "rate": 0,
+        "eta_s": 0,
+        "waiting_for": "",
+    }
+    assert moving_words(moving) == "nothing now, 3.0 MiB so far, 5.0 MiB of room came back by it"
+    moving |= {"queue": 2, "bytes_left": 4 << 20, "reasons": {"b": {}, "a": {}}, "rate": 1 << 20, "eta_s": 4}
+    assert moving_words(moving) == "4.0 MiB (a, b), 1.0 MiB/s, 4 s left"
+    moving |= {"eta_s": None, "waiting_for": "The drive is in use."}
+    assert moving_words(moving) == "4.0 MiB (a, b), 1.0 MiB/s, waits: The drive is in use"
+
+
+def test_the_ledger_says_what_differs() -> None:
+    assert differences({"balanced": True, "missing": 0, "unknown": 0}) == "none"
+    words = differences({"balanced": False, "missing": 2, "unknown": 3})
+    assert "2 shares are missing" in words and "3 shares that nothing names" in words
+    assert differences({"balanced": False, "missing": 0, "unknown": 0}) == "not known yet"

@@ -128,7 +128,7 @@ def test_a_chunk_given_up_before_its_page_was_loaded_stays_gone(tmp_path: Path) 
 
 
 def test_a_full_disk_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hivefs.metadata.engine_store.MAP_BYTES", 1 << 20)
+    monkeypatch.setattr("hivefs.metadata.engine_writer.MAP_BYTES", 1 << 20)
     store = store_in(tmp_path)
     with pytest.raises(DiskFull), store.writing():
         for number in range(1000):

@@ -15,8 +15,9 @@ from hivefs.chunkstore.source import CachedChunks
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home
 from hivefs.errors import NotEnoughShares
-from hivefs.maintenance import garbage
+from hivefs.maintenance import garbage, repack
 from hivefs.maintenance.repack import Repack
+from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import CHUNK_BYTES, ChunkId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.testing.memory_hive import MemoryHive
@@ -116,18 +117,24 @@ class Killed(Exception):
 
 
 def test_killed_anywhere_nothing_is_lost_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while shares are put, before the book is changed, after it, and after the head: the next engine goes on."""
+    """Killed before the new stripe is recorded, after it, between two places that switch, and after all: the next engine
+    goes on, with every chunk readable, and with exactly the shares at the nodes that its book names.
+    """
 
-    def dying(name: str, after: bool) -> Callable[[], None]:
+    def dying(name: str, after: int) -> Callable[[], None]:
+        """Die in the ``after``-th call of a method of the state, or, below 0, before the first of the repack's own."""
+
         def patch() -> None:
-            real = getattr(Repack, name)
+            owner = Repack if after < 0 else EngineStore
+            real, calls = getattr(owner, name), [0]
 
-            def die(*args: object, **named: object) -> None:
-                if after:
-                    real(*args, **named)
-                raise Killed
+            def die(*args: object, **named: object) -> object:
+                calls[0] += 1
+                if calls[0] > after:
+                    raise Killed
+                return real(*args, **named)
 
-            monkeypatch.setattr(Repack, name, die)
+            monkeypatch.setattr(owner, name, die)
 
         return patch
 
@@ -141,6 +148,8 @@ def test_killed_anywhere_nothing_is_lost_or_left(tmp_path: Path, monkeypatch: py
         except* Killed:
             pass
         monkeypatch.undo()
+        monkeypatch.setattr(garbage, "EVERY", 0.05)
+        monkeypatch.setattr(repack, "PLACES", 1)
         async with running(home, hive, vault) as engine:
             await all_reads(engine, vault, plain)
             await moved(engine)
@@ -155,7 +164,9 @@ def test_killed_anywhere_nothing_is_lost_or_left(tmp_path: Path, monkeypatch: py
             assert named == held
 
     async def test() -> None:
-        for number, kill in enumerate([dying("_switch", False), dying("_switch", True), dying("_keep_cached", False)]):
+        monkeypatch.setattr(repack, "PLACES", 1)
+        ways = [dying("_record", -1), dying("move_place", 0), dying("move_place", 2), dying("_keep_cached", -1)]
+        for number, kill in enumerate(ways):
             await once(make_home(tmp_path / f"home{number}"), MemoryHive(), MemoryVault(), kill)
 
     run(test)

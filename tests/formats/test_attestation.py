@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivefs.crypto import keys
+from hivefs.daemon import attester
 from hivefs.errors import BadAttestation, Corrupt
 from hivefs.formats import attestation, strict
 from hivefs.model.attestation import Attestation, Statement, TrustedKey
@@ -37,6 +38,7 @@ def made() -> dict[str, str]:
         "for ever": attestation.attestation_to_bytes(FOR_EVER).hex(),
         "statement": attestation.statement_to_bytes(STATEMENT).hex(),
         "says nothing": attestation.statement_to_bytes(NOTHING).hex(),
+        "attester key": attester.to_bytes(attester.AttesterKey(NOTARY)).hex(),
         "trusted key": attestation.trusted_to_bytes(TRUSTED).hex(),
     }
 
@@ -50,6 +52,7 @@ def test_vectors_are_written_and_read_the_same() -> None:
     assert attestation.attestations_from_text("# a note\n\n" + kept["vectors"]["attestation text"] + "\n") == [GOOD]
     assert attestation.statement_from_bytes(data["statement"]) == STATEMENT
     assert attestation.good_statement(data["says nothing"]) == NOTHING
+    assert attester.from_bytes(data["attester key"]) == attester.AttesterKey(NOTARY)
     assert attestation.trusted_from_bytes(data["trusted key"]) == TRUSTED
 
 

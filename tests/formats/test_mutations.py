@@ -18,7 +18,7 @@ import pytest
 from mutating import mutants
 
 from hivefs.crypto.keys import public_key
-from hivefs.daemon import hive
+from hivefs.daemon import attester, hive
 from hivefs.daemon.home import Secrets
 from hivefs.errors import BadAttestation, BadInvitation, Corrupt, UnknownVersion
 from hivefs.formats import (
@@ -35,6 +35,8 @@ from hivefs.formats import (
     policy,
     receipt,
     records,
+    registry,
+    reputation,
     revoked,
     staged,
     standing,
@@ -115,9 +117,9 @@ ANSWERS: dict[str, type[Any]] = {
     "taken": answers.Taken,
     "node stat": answers.NodeStat,
     "hive state": answers.HiveState,
-    "news": answers.News,
     "listing": answers.Listing,
     "listing of nothing": answers.Listing,
+    "news": answers.News,
 }
 
 
@@ -244,12 +246,17 @@ CASES: dict[str, Case] = {
     "attestation.trusted_from_bytes": Case(
         attestation.trusted_from_bytes, attestation.trusted_to_bytes, seeds("attestation", "trusted key")
     ),
+    "registry.registry_from_bytes": Case(
+        registry.registry_from_bytes, registry.registry_to_bytes, seeds("registry", "table", "one network")
+    ),
+    "attester.from_bytes": Case(attester.from_bytes, None, seeds("attestation", "attester key")),
     "cid.cid_from_text": Case(
         lambda data: cid.cid_from_text(data.decode("latin-1")),
         lambda value: cid.cid_to_text(value).encode(),
         [item["cid"].encode() for item in kept("cid")["vectors"].values()],
     ),
     "lan.node_of": Case(announced, None, [TXT]),
+    "reputation.from_bytes": Case(reputation.from_bytes, reputation.to_bytes, seeds("reputation", "full", "new")),
     "receipt.receipt_from_bytes": Case(
         receipt.receipt_from_bytes, receipt.receipt_to_bytes, seeds("receipt", "signed", "countersigned")
     ),

@@ -163,9 +163,10 @@ def made() -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["records", "stripe", "head", "page_certified", "policy", "standing", "member", "receipt", "chunk"]
-)
+NAMES = ("records", "stripe", "head", "page_certified", "policy", "standing", "member", "receipt", "chunk")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_vectors_are_written_and_read_the_same(name: str) -> None:
     kept: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
     assert kept["version"] == 1

@@ -5,19 +5,22 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hive_tools import HIVE_KEY, client_certificate, lease, make, running, seed_of, share, talking, within
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, credentials
+from hivefs.crypto import keys
 from hivefs.errors import ConnectionLost, HivefsError, NodeBusy, Refused
 from hivefs.formats import strict
+from hivefs.model.node import Invitation, Membership, Role
 from hivefs.node.answering import Answerer
 from hivefs.node.session import Bounds
 from hivefs.protocol import answers, failures, frames, requests
@@ -26,7 +29,7 @@ from hivefs.protocol.failures import Code, Refusal
 from hivefs.protocol.frames import Frame, FrameDecoder, Kind
 from hivefs.protocol.node_side import Session
 from hivefs.testing.memory_net import MemoryNetwork
-from hivefs.testing.streams import MemoryStream
+from hivefs.testing.streams import MemoryStream, stream_pair
 
 SHORT = Bounds(greeting_seconds=0.3, frame_seconds=0.3, idle_seconds=0.6, send_seconds=0.5)
 
@@ -298,28 +301,105 @@ def test_a_peer_that_asks_for_much_and_reads_nothing_holds_little_and_is_let_go(
     within(body)
 
 
-def test_who_reads_nothing_while_others_wait_for_memory_is_let_go_and_stays_away(tmp_path: Path) -> None:
-    """Without that it would hold all memory for answers until SEND_SECONDS are over, here an hour."""
+def test_shares_that_nobody_takes_hold_no_memory_that_others_wait_for(tmp_path: Path) -> None:
+    """Nobody is let go for it either (here nobody would be within the hour): who was slow gets its shares in the end."""
 
     async def body() -> None:
         network = MemoryNetwork()
         node_id = make(tmp_path / "n")
-        bounds = Bounds(
-            send_seconds=3600, still_seconds=0.3, away_seconds=3600, bytes_per_conversation=4 << 20, bytes_in_all=4 << 20
-        )
+        bounds = Bounds(send_seconds=3600, still_seconds=3600, bytes_per_conversation=4 << 20, bytes_in_all=4 << 20)
+        shares = [share(2 << 20) for _ in range(3)]
+        async with (
+            running(network, tmp_path / "n", bounds) as serving,
+            talking(network, node_id, "honest") as honest,
+            raw(network, node_id) as peer,
+        ):
+            for share_id, data in shares:
+                await honest.put(share_id, data, lease())
+            memory = serving.streams.memory
+            assert memory.free == memory.total
+            await peer.login("slow")
+            for number, (share_id, _) in enumerate(shares, 1):
+                await peer.send(requests.to_frame(requests.Get(share_id), number))
+            while memory.free:
+                await trio.sleep(0.01)
+            for share_id, data in shares:
+                assert await honest.get(share_id) == data
+            assert memory.free == memory.total, "what nobody takes holds nothing"
+            for number in range(4, 20):
+                await peer.send(requests.to_frame(requests.Get(shares[0][0]), number))
+            for share_id, data in shares:
+                assert await honest.get(share_id) == data
+            assert memory.free == memory.total, "and nothing is read ahead for who is slow"
+            got = {}
+            while len(got) < 19:
+                frame = await peer.receive()
+                assert frame is not None
+                got[frame.request] = frame.payload
+            assert got == {number: shares[number - 1 if number < 4 else 0][1] for number in range(1, 20)}
+            await peer.send(requests.to_frame(requests.Get(shares[0][0]), 20))
+            frame = await peer.receive()
+            assert frame is not None and frame.payload == shares[0][1]
+
+    within(body)
+
+
+def test_a_share_that_goes_while_it_is_on_its_way_ends_the_conversation(tmp_path: Path) -> None:
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        bounds = Bounds(send_seconds=3600, still_seconds=3600, bytes_per_conversation=4 << 20, bytes_in_all=4 << 20)
+        (share_id, data), (other_id, other) = share(2 << 20), share(2 << 20)
+        async with (
+            running(network, tmp_path / "n", bounds) as serving,
+            talking(network, node_id, "honest") as honest,
+            raw(network, node_id) as peer,
+        ):
+            await honest.put(share_id, data, lease())
+            await honest.put(other_id, other, lease())
+            await peer.login("slow")
+            for number in (1, 2):
+                await peer.send(requests.to_frame(requests.Get(share_id), number))
+            while serving.streams.memory.free:
+                await trio.sleep(0.01)
+            assert await honest.get(other_id) == other
+            assert await honest.delete([share_id]) == [True]
+            whole = 0
+            while (frame := await peer.receive()) is not None:
+                assert frame.payload == data
+                whole += 1
+            assert whole < 2
+            assert await honest.get(other_id) == other
+
+    within(body)
+
+
+def test_who_takes_no_answers_that_cannot_be_made_again_is_let_go_and_stays_away(tmp_path: Path) -> None:
+    """Pages of heads and rosters: without that they would hold all memory until SEND_SECONDS are over, here an hour."""
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        bounds = Bounds(send_seconds=3600, still_seconds=0.3, away_seconds=3600, bytes_in_all=4 << 20)
         share_id, data = share(2 << 20)
         async with running(network, tmp_path / "n", bounds) as serving, talking(network, node_id, "honest") as honest:
             await honest.put(share_id, data, lease())
-            async with raw(network, node_id) as peer:
-                await peer.login("thief")
-                for number in range(1, 4):
-                    await peer.send(requests.to_frame(requests.Get(share_id), number))
-                while serving.streams.memory.free:
-                    await trio.sleep(0.01)
+            streams = serving.streams
+            mine, _ = stream_pair(seed_of("a"), seed_of("b"), 1000)
+            subject = keys.public_key(seed_of("thief"))
+
+            async def page() -> None:
+                await streams.memory.take(3 << 20)
+                try:
+                    with pytest.raises(trio.TooSlowError):
+                        await streams.send_piece(mine, memoryview(bytes(4000)), subject)
+                finally:
+                    streams.memory.give(3 << 20)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(page)
+                await trio.testing.wait_all_tasks_blocked()
                 assert await honest.get(share_id) == data
-                with pytest.raises(ConnectionLost):
-                    while await peer.stream.receive_some():
-                        pass
             async with raw(network, node_id, "another key") as peer:
                 await peer.login("thief")
                 assert (await peer.refusal()).code == Code.BUSY
@@ -347,6 +427,60 @@ def test_there_are_only_so_many_conversations_for_one_peer(tmp_path: Path) -> No
             assert caught.value.transient and isinstance(caught.value, ConnectionLost | NodeBusy)
             async with talking(network, node_id, "another") as other:
                 await other.ping()
+
+    within(body)
+
+
+def test_one_member_with_many_keys_keeps_nobody_out(tmp_path: Path) -> None:
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        bounds = replace(PATIENT, conversations=4)
+        async with running(network, tmp_path / "n", bounds) as serving, AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(raw(network, node_id, f"key {number}")) for number in range(6)]
+            for peer in crowd[:4]:
+                await peer.login("thief")
+            await crowd[4].login("thief")
+            assert (await crowd[4].refusal()).code == Code.BUSY, "it would only push out itself"
+            honest = [await stack.enter_async_context(talking(network, node_id, f"honest {n}")) for n in range(2)]
+            for client in honest:
+                await client.ping()
+            assert [await peer.receive() for peer in crowd[:2]] == [None, None], "the oldest of it were ended"
+            await trio.testing.wait_all_tasks_blocked()
+            assert serving.streams.conversations == 4
+            await crowd[5].login("thief")
+            assert (await crowd[5].refusal()).code == Code.BUSY, "two and two are fair"
+            await crowd[3].send(Frame(Kind.PING, 1))
+            assert await crowd[3].receive() is not None
+            for client in honest:
+                await client.ping()
+
+    within(body)
+
+
+def test_who_came_by_one_invitation_counts_together(tmp_path: Path) -> None:
+    async def body() -> None:
+        network = MemoryNetwork()
+        make(tmp_path / "n")
+        key = seed_of("an invitation of many uses")
+
+        def session(name: str, invited: bool) -> Session:
+            invitation = Invitation(HIVE_KEY, key, Role.CLIENT) if invited else None
+            member = Membership(b"", b"", Role.CLIENT, (), 1, invitation=invitation)
+            return Session(b"", seed_of(name), seed_of(name), member, b"", None)
+
+        async with running(network, tmp_path / "n", replace(PATIENT, conversations=5)) as serving:
+            streams = serving.streams
+            scopes = {name: trio.CancelScope() for name in ("a", "b", "c", "d", "one", "other")}
+            for name in ("one", "a", "b", "c", "d"):
+                streams._open[scopes[name]] = session(name, name in "abcd")
+                streams._peers[seed_of(name)] += 1
+            assert not streams._place_for(session("e", True)), "invited by the same one"
+            assert streams._place_for(session("other", False))
+            ended = [name for name, scope in scopes.items() if scope.cancel_called]
+            assert ended == ["a"], "one of the four, although each of them has only one"
+            streams._open.clear()
+            streams._peers.clear()
 
     within(body)
 

@@ -34,7 +34,6 @@ def test_a_real_node_and_the_book_agree_differ_and_agree_again(tmp_path: Path) -
         now = time.time_ns()
         ledger = Ledger(
             store,
-            store,
             Contents(store),
             Claims(lambda pairs: None),
             list,

@@ -58,13 +58,13 @@ REQUESTS: dict[str, requests.Request] = {
     "members put": requests.MembersPut((b"a certificate", b"another")),
     "revoked get": requests.RevokedGet(),
     "revoked put": requests.RevokedPut(b"a list"),
-    "news get": requests.NewsGet(),
-    "statements get": requests.StatementsGet(NODE_KEY),
-    "statements put": requests.StatementsPut((b"a statement", b"another")),
     "receipt get": requests.ReceiptGet(fill(1, 32)),
     "receipt put": requests.ReceiptPut(b"a receipt"),
     "list": requests.ListShares(SHARE),
     "list from the first": requests.ListShares(),
+    "news get": requests.NewsGet(),
+    "statements get": requests.StatementsGet(NODE_KEY),
+    "statements put": requests.StatementsPut((b"a statement", b"another")),
 }
 ANSWERS: dict[str, answers.Answer] = {
     "done": answers.Done(),
@@ -76,11 +76,11 @@ ANSWERS: dict[str, answers.Answer] = {
     "taken": answers.Taken(2),
     "node stat": answers.NodeStat(10, 3, 7, 1, 0, 1_800_000_000_000_000_000, "0.1.0"),
     "hive state": answers.HiveState(7, bytes(range(32))),
-    "news": answers.News(bytes(range(32)), bytes(range(32, 64))),
     "listing": answers.Listing(
         fill(250, 32), (Listed(ShareId(fill(7, 32)), 1_800_000_000_000_000_000, 4096), Listed(SHARE, 1, 100))
     ),
     "listing of nothing": answers.Listing(b"", ()),
+    "news": answers.News(bytes(range(32)), bytes(range(32, 64))),
 }
 GREETING: dict[str, Frame] = {
     "hello": greeting.hello_to_frame(greeting.Hello((1,), HIVE_KEY)),

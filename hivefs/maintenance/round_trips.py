@@ -1,0 +1,168 @@
+"""How fast nodes answer, and what that refutes of where they say that they are (placement/distance.py).
+
+Every minute each node that is online is pinged a few times; the least of the last hours counts, since everything but
+distance only makes it longer. Without a place of this machine nothing is measured and nothing refuted. What was refuted is
+remembered (also over a restart) until a whole window of measurements does not refute it any more, or the node tells other
+addresses, another country, or this machine is somewhere else.
+
+Atomic between two checkpoints of trio: everything but ``_measure``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import trio
+
+from hivefs.errors import HivefsError
+from hivefs.model.ids import NodeId
+from hivefs.model.node import RosterEntry
+from hivefs.placement.distance import KM_PER_MS, least_km, place_of, reach_km
+from hivefs.placement.places import Circle
+
+log = logging.getLogger(__name__)
+
+EVERY = 60.0
+WINDOW = 6 * 3600.0
+PINGS = 3
+AT_A_TIME = 16
+_PLACE, _REFUTED = "place", "refuted"
+
+
+class Pinged(Protocol):
+    """A conversation with a node."""
+
+    async def ping(self) -> None: ...
+
+
+class Store(Protocol):
+    """The engine's store, as this uses it."""
+
+    def writing(self) -> AbstractContextManager[Any]: ...
+    def info(self, name: str) -> Any: ...
+    def save_info(self, name: str, value: Any) -> None: ...
+    def roster_entry(self, node_id: NodeId) -> RosterEntry | None: ...
+
+
+class RoundTrips:
+    """``online`` gives who can be pinged; ``country`` where a node is taken to be ("": not known); ``weigh`` is told of
+    whom something else is to be thought now.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        online: Callable[[], Iterable[tuple[NodeId, Pinged]]],
+        country: Callable[[NodeId], str],
+        weigh: Callable[[list[NodeId]], object],
+    ) -> None:
+        self._store = store
+        self._online = online
+        self._country = country
+        self._weigh = weigh
+        self._now: dict[tuple[NodeId, int], float] = {}
+        self._before: dict[tuple[NodeId, int], float] = {}
+        """Least seconds by node and sequence of its addresses: at others it may be elsewhere."""
+        self._moved = trio.Event()
+        value = store.info(_PLACE)
+        self.place_text = value if isinstance(value, str) else ""
+        self._place: tuple[Circle, ...] = place_of(self.place_text) if self.place_text else ()
+        kept = store.info(_REFUTED)
+        self._refuted: dict[NodeId, list[Any]] = {}
+        """Of a node: country, kilometres, milliseconds, the sequence of its addresses."""
+        if isinstance(kept, dict):
+            self._refuted = {NodeId(node_id): list(said) for node_id, said in kept.items()}
+
+    def move(self, text: str) -> None:
+        """This machine is somewhere else, or (empty) it is not known where. Raises BadSetting."""
+        place = place_of(text) if text else ()
+        self._now, self._before, self._refuted = {}, {}, {}
+        with self._store.writing():
+            self._store.save_info(_PLACE, text)
+            self._store.save_info(_REFUTED, {})
+        self._place, self.place_text = place, text
+        self._moved.set()
+
+    def refuted(self, node_id: NodeId, country: str) -> str:
+        """The reason in words when that node cannot be in that country, else ""."""
+        said = self._refuted.get(node_id)
+        if said is None or said[0] != country.upper() or said[3] != self._sequence(node_id):
+            return ""
+        _, kilometres, milliseconds, _ = said
+        return (
+            f"it answers in {milliseconds:.1f} ms and light takes {2 * kilometres / KM_PER_MS:.1f} ms there and back "
+            f"({kilometres} km at least from the place of this machine)"
+        )
+
+    def _sequence(self, node_id: NodeId) -> int:
+        entry = self._store.roster_entry(node_id)
+        return 0 if entry is None else entry.address.sequence
+
+    def least(self, node_id: NodeId) -> float | None:
+        """The least seconds in which that node answered in the last hours."""
+        key = node_id, self._sequence(node_id)
+        return min((times[key] for times in (self._now, self._before) if key in times), default=None)
+
+    def measured(self, node_id: NodeId, seconds: float) -> bool:
+        """A node answered in so many seconds; whether that, or what was measured before, refutes its country."""
+        key = node_id, self._sequence(node_id)
+        self._now[key] = min(seconds, self._now.get(key, seconds))
+        seconds, country = self.least(node_id) or seconds, self._country(node_id)
+        kilometres = least_km(self._place, country)
+        if not country or kilometres <= reach_km(seconds) or self.refuted(node_id, country):
+            return False
+        self._save({**self._refuted, node_id: [country.upper(), int(kilometres), seconds * 1000, self._sequence(node_id)]})
+        return True
+
+    def turn(self) -> list[NodeId]:
+        """A window of measurements ends; nodes of which the last one does not say any more what was refuted."""
+        over = []
+        for node_id, (country, *_) in self._refuted.items():
+            seconds = self._now.get((node_id, self._sequence(node_id)))
+            if seconds is not None and least_km(self._place, country) <= reach_km(seconds):
+                over.append(node_id)
+        if over:
+            self._save({node_id: said for node_id, said in self._refuted.items() if node_id not in over})
+        self._before, self._now = self._now, {}
+        return over
+
+    def _save(self, refuted: dict[NodeId, list[Any]]) -> None:
+        self._refuted = refuted
+        with self._store.writing():
+            self._store.save_info(_REFUTED, {bytes(node_id): said for node_id, said in refuted.items()})
+
+    # ---- measuring ---
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        turned = trio.current_time()
+        while True:
+            self._moved = trio.Event()
+            if self._place:
+                await self._measure()
+                if trio.current_time() - turned > WINDOW:
+                    turned = trio.current_time()
+                    self._weigh(self.turn())
+            with trio.move_on_after(EVERY):
+                await self._moved.wait()
+
+    async def _measure(self) -> None:
+        slots = trio.CapacityLimiter(AT_A_TIME)
+        async with trio.open_nursery() as nursery:
+            for node_id, client in list(self._online()):
+                nursery.start_soon(self._measure_one, node_id, client, slots)
+
+    async def _measure_one(self, node_id: NodeId, client: Pinged, slots: trio.CapacityLimiter) -> None:
+        async with slots:
+            for _ in range(PINGS):
+                begun = trio.current_time()
+                try:
+                    await client.ping()
+                except HivefsError as error:
+                    log.debug("no ping of node %s: %s", node_id.hex()[:12], error)
+                    return
+                if self.measured(node_id, trio.current_time() - begun):
+                    self._weigh([node_id])

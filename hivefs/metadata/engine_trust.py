@@ -1,0 +1,52 @@
+"""What the engine's store keeps of trust: a row on each node's conduct, and old copies of shares that may be taken back."""
+
+from __future__ import annotations
+
+import struct
+
+from hivefs.errors import Corrupt
+from hivefs.formats import reputation as reputation_format
+from hivefs.metadata.engine_writer import EngineWriter
+from hivefs.model.ids import NodeId, ShareId, StripeId
+from hivefs.placement.reputation import Reputation
+
+_SPARE = struct.Struct(">16sBQ")
+
+
+class TrustTables(EngineWriter):
+    """Tables reputation, spare."""
+
+    def reputations(self) -> dict[NodeId, Reputation]:
+        """All rows. Raises Corrupt, UnknownVersion."""
+        found = {}
+        for key in self.keys("reputation"):
+            value = self._load("reputation", key)
+            if value is not None:
+                found[NodeId(key)] = reputation_format.from_bytes(value)
+        return found
+
+    def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
+        """Record these, in one transaction."""
+        with self.writing():
+            for node_id, row in rows.items():
+                self.save("reputation", node_id, reputation_format.to_bytes(row))
+
+    def spare_share(self, node_id: NodeId, share_id: ShareId, stripe_id: StripeId, index: int, now_s: int) -> None:
+        """A node that is away may still hold this share, which another one holds now."""
+        self.put("spare", node_id + share_id, _SPARE.pack(stripe_id, index, now_s))
+
+    def spares_of(self, node_id: NodeId, after: ShareId | None, limit: int) -> list[tuple[ShareId, StripeId, int, int]]:
+        """Spare shares at a node above ``after``: share, stripe, number, since when (s since 1970). Raises Corrupt."""
+        found = []
+        for key in self.keys("spare", node_id, None if after is None else node_id + after, limit):
+            value = self._get("spare", key)
+            if value is not None:
+                if len(value) != _SPARE.size:
+                    raise Corrupt(what="a spare share", reason="its form is wrong")
+                stripe_id, index, since = _SPARE.unpack(value)
+                found.append((ShareId(key[32:]), StripeId(stripe_id), index, since))
+        return found
+
+    def spare_done(self, node_id: NodeId, share_id: ShareId) -> None:
+        """It is no spare any more."""
+        self.delete("spare", node_id + share_id)

@@ -1,0 +1,199 @@
+"""Why a policy cannot be kept by the nodes there are, in words, and what would make it possible, as data. Pure.
+
+The remedy is tried before it is told: the nodes that it asks for are added to those there are and the search must find
+a placement. What binds comes from the minimum cut of the flow where a flow decided (search.py), and otherwise from
+leaving out the limits one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hivefs.model.ids import NodeId
+from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.placement.attributes import FAMILIES, eligible
+from hivefs.placement.limits import Limit, limits_of, modes, only_caps, over
+from hivefs.placement.policy import Policy
+from hivefs.placement.search import Found, solve
+
+BUDGET = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """``nodes``: the authorities of nodes whose addition makes it possible; () when none are enough. ``policy``: a weaker
+    policy that the nodes there are can keep (None when none of the simple ones does), and in words how it is ``weaker``.
+    """
+
+    nodes: tuple[Mapping[str, frozenset[str]], ...] = ()
+    policy: Policy | None = None
+    weaker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The binding constraint and the remedy in words, how many shares could be placed now at ``most``, the remedy."""
+
+    words: str
+    most: int
+    remedy: Remedy
+
+
+def explain(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> Explanation:
+    """For ``wanted`` nodes of ``pool`` beside ``kept``, when there is no such set."""
+    mode = next(modes(policy, pool, kept))
+    most, found = max(
+        (_most(m.limits, [c for c in pool if m.admits(c)], kept, wanted) for m in modes(policy, pool, kept)),
+        key=lambda tried: tried[0],
+    )
+    nodes = _added(policy, pool, kept, wanted, wanted - most)
+    weaker, said = _weaker(policy, pool, kept, wanted)
+    words = [_binding(policy, mode.limits, pool, kept, wanted, found)]
+    never = next((limit for limit in mode.limits if limit.most < limit.size), None)
+    if never is not None:
+        words.append(
+            f"no nodes whatever make {policy.needed}/{policy.total} possible under this rule: already one share each would "
+            f"put {never.size} shares under {never.size} of family {never.family}, and {max(0, never.most)} may be"
+        )
+    elif nodes:
+        words.append(_asked(nodes))
+    if said:
+        words.append(f"or {said}")
+    return Explanation("; ".join(words), most, Remedy(tuple(nodes), weaker, said))
+
+
+def _most(limits: Sequence[Limit], pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> tuple[int, Found]:
+    """The most nodes for which a set is found, and what the search said of one more."""
+    found = solve(limits, kept, (), pool, min(wanted, len(pool)), BUDGET)
+    if found.complete:
+        return min(wanted, len(pool)), found
+    low, high = len(found.new), min(wanted, len(pool)) - 1
+    if found.cut or low:
+        return low, found
+    while low < high:
+        middle = (low + high + 1) // 2
+        if solve(limits, kept, (), pool, middle, BUDGET).complete:
+            low = middle
+        else:
+            high = middle - 1
+    return low, found
+
+
+def _added(
+    policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int, least: int
+) -> list[Mapping[str, frozenset[str]]]:
+    """The fewest new nodes, under as few new authorities as the limits let them share, that make it possible."""
+    share = {family: policy.total for family in FAMILIES}
+    for limit in limits_of(policy):
+        share[limit.family] = min(share.get(limit.family, policy.total), limit.most // limit.size)
+    if min(share.values()) < 1:
+        return []
+    nodes = (*pool, *kept)
+    silent = [f for f in sorted(only_caps(policy)) if nodes and all(UNKNOWN in over(node, f) for node in nodes)]
+    tries = [
+        (together, quiet) for together in (share, dict.fromkeys(share, 1)) for quiet in ((silent, []) if silent else ([],))
+    ]
+    for count in range(max(1, least), wanted + 1):
+        for together, quiet in tries:
+            new = [_new(policy, pool, kept, {f: i // each for f, each in together.items()}, quiet) for i in range(count)]
+            if any(eligible(policy, node) for node in new):
+                continue
+            more = [Candidate(NodeId(b"new " + i.to_bytes(28, "big")), node) for i, node in enumerate(new)]
+            if _possible(policy, [*pool, *more], kept, wanted):
+                return list(new)
+    return []
+
+
+def _new(
+    policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], numbers: Mapping[str, int], quiet: Sequence[str]
+) -> dict[str, frozenset[str]]:
+    """A node under authorities that no node is under yet; where only some are allowed, under the least used of them."""
+    made = {family: frozenset({f"new {family} {number + 1}"}) for family, number in numbers.items()}
+    made |= {family: frozenset({UNKNOWN}) for family in quiet}
+    allowed: dict[str, list[str]] = {}
+    for entry in policy.allow:
+        family, _, name = entry.rpartition(":")
+        allowed.setdefault(family or "jurisdiction", []).append(name)
+    for family, names in allowed.items():
+        used = [name for node in (*pool, *kept) for name in over(node, family)]
+        names.sort(key=lambda name, used=used: (used.count(name), name))  # type: ignore[misc]
+        made[family] = frozenset({names[min(numbers.get(family, 0), len(names) - 1)]})
+    return made
+
+
+def _weaker(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> tuple[Policy | None, str]:
+    """The first of some weaker policies that the nodes there are can keep."""
+    tries: list[tuple[Policy, str]] = []
+    for i, rule in enumerate(policy.rules):
+        where = f"in no_hostage of family {rule.family}"
+        for changed, said in (
+            (replace(rule, slack=0), f"set slack = 0 {where}"),
+            (replace(rule, lose=0), f"set lose = 0 {where}"),
+        ):
+            if changed != rule:
+                tries.append((replace(policy, rules=(*policy.rules[:i], changed, *policy.rules[i + 1 :])), said))
+    for family, cap in policy.max_per:
+        without = tuple(entry for entry in policy.max_per if entry[0] != family)
+        tries.append((replace(policy, max_per=without), f"give up the cap of {cap} on family {family}"))
+    for weaker, said in tries:
+        if _possible(weaker, pool, kept, wanted):
+            return weaker, said
+    return None, ""
+
+
+def _possible(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> bool:
+    for mode in modes(policy, pool, kept):
+        some = [node for node in pool if mode.admits(node)]
+        if len(some) >= wanted and solve(mode.limits, kept, (), some, wanted, BUDGET).complete:
+            return True
+    return False
+
+
+def _binding(
+    policy: Policy,
+    limits: Sequence[Limit],
+    pool: Sequence[Candidate],
+    kept: Sequence[Candidate],
+    wanted: int,
+    found: Found,
+) -> str:
+    if not limits:
+        return f"{wanted} nodes are needed and {len(pool)} have room"
+    alone = [
+        limit
+        for limit in limits
+        if len(pool) >= wanted and solve([x for x in limits if x != limit], kept, (), pool, wanted, BUDGET).complete
+    ]
+    first = alone or [limit for limit in limits if limit.family in {f for f, _ in found.cut}] or list(limits)
+    limit = min(first, key=lambda x: x.most // x.size)
+    names = sorted({n for c in (*pool, *kept) for n in over(c, limit.family) if n != UNKNOWN})
+    unknown = sum(1 for c in pool if UNKNOWN in over(c, limit.family))
+    who = f"one {limit.family}" if limit.size == 1 else f"any {limit.size} of family {limit.family} together"
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    words = (
+        f"at most {max(0, limit.most)} of the {policy.total} shares may lie under {who}, "
+        f"and the nodes with room are under {len(names)} ({listed})"
+    )
+    if unknown:
+        words += f"; {unknown} nodes have an unknown {limit.family}, which counts against every one"
+    others = sorted({x.family for x in first if x.family != limit.family})
+    if others and not alone:
+        words += f"; together with the limits on family {' and '.join(others)} they leave too few"
+    return words
+
+
+def _asked(nodes: Sequence[Mapping[str, frozenset[str]]]) -> str:
+    """What is asked for: "3 more nodes under 2 other jurisdictions"."""
+    shown = []
+    for family in ("jurisdiction", "bloc", "operator", "hoster", "asn", "subnet"):
+        names = {name for node in nodes for name in node.get(family, ())}
+        if UNKNOWN in names:
+            continue
+        if all(name.startswith("new ") for name in names):
+            shown.append(f"{len(names)} other {family}{'s' if len(names) > 1 else ''}")
+        else:
+            shown.append(f"{family} {' or '.join(sorted(names))}")
+    plural = "s" if len(nodes) > 1 else ""
+    need = "are" if plural else "is"
+    return f"{len(nodes)} more node{plural} {need} needed, under {shown[0]} (and {', '.join(shown[1:])})"

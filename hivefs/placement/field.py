@@ -1,0 +1,203 @@
+"""All nodes that are known, in an order in which a stripe draws some of hundreds of thousands without looking at all. Pure.
+
+Nodes under the same jurisdictions are a class; a class keeps its nodes in buckets by a hash of their id, some sixteen in
+each. A draw picks a class by the room of its nodes (a class that can take no more is closed and not drawn again), a bucket
+of it, accepted with the part that its room is of the roomiest bucket's, and in the bucket the node with the best lot
+(lots.py). So a node's chance is as its room, a draw costs the same whatever the number of nodes, and when a node comes or
+goes only draws that met its bucket change.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from itertools import accumulate
+
+import blake3
+
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Candidate
+from hivefs.placement.attributes import eligible
+from hivefs.placement.limits import over
+from hivefs.placement.lots import lot, room
+from hivefs.placement.policy import Policy
+
+BUCKET = 16
+SOME = 64
+_UNIT = 1 << 64
+
+
+class _Class:
+    """The nodes under the same jurisdictions. A node's bucket is in the first ``bits`` bits of its hash."""
+
+    def __init__(self, bits: int = 0) -> None:
+        self.bits = bits
+        self.buckets: list[dict[NodeId, Candidate]] = [{} for _ in range(1 << bits)]
+        self.rooms = [0.0] * (1 << bits)
+        self.widest = 0.0
+        self.room = 0.0
+        self.count = 0
+
+    def bucket(self, node_id: NodeId) -> int:
+        return int.from_bytes(blake3.blake3(node_id).digest(length=4), "big") >> (32 - self.bits) if self.bits else 0
+
+    def put(self, node: Candidate) -> None:
+        at = self.bucket(node.node_id)
+        self.take(node.node_id)
+        self.buckets[at][node.node_id] = node
+        self.count += 1
+        if node.usable:
+            self.rooms[at] += room(node)
+            self.room += room(node)
+            self.widest = max(self.widest, self.rooms[at])
+
+    def take(self, node_id: NodeId) -> None:
+        at = self.bucket(node_id)
+        before = self.buckets[at].pop(node_id, None)
+        if before is not None:
+            self.count -= 1
+            if before.usable:
+                self.rooms[at] = max(0.0, self.rooms[at] - room(before))
+                self.room = max(0.0, self.room - room(before))
+
+    def grown(self) -> _Class:
+        """The same with buckets for its number of nodes."""
+        bits = max(0, (self.count // BUCKET).bit_length())
+        made = _Class(bits)
+        for bucket in self.buckets:
+            for node in bucket.values():
+                made.put(node)
+        return made
+
+    @property
+    def crowded(self) -> bool:
+        return self.count > 2 * BUCKET << self.bits
+
+
+class Field:
+    """See the head of the file. Changes are put() and remove(): there is nothing to build anew."""
+
+    def __init__(self, candidates: Iterable[Candidate] = ()) -> None:
+        self._nodes: dict[NodeId, frozenset[str]] = {}
+        self._classes: dict[frozenset[str], _Class] = {}
+        self._names: list[frozenset[str]] = []
+        for candidate in candidates:
+            self.put(candidate)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for found in self._classes.values():
+            for bucket in found.buckets:
+                yield from bucket.values()
+
+    def get(self, node_id: NodeId) -> Candidate | None:
+        """What is known of a node."""
+        name = self._nodes.get(node_id)
+        if name is None:
+            return None
+        found = self._classes[name]
+        return found.buckets[found.bucket(node_id)].get(node_id)
+
+    def put(self, node: Candidate) -> None:
+        """Take in a node, or what is new of it."""
+        name = over(node, "jurisdiction")
+        before = self._nodes.get(node.node_id)
+        if before is not None and before != name:
+            self.remove(node.node_id)
+        if name not in self._classes:
+            self._classes[name] = _Class()
+            self._names = sorted(self._classes, key=sorted)
+        self._nodes[node.node_id] = name
+        found = self._classes[name]
+        found.put(node)
+        if found.crowded:
+            self._classes[name] = found.grown()
+
+    def remove(self, node_id: NodeId) -> None:
+        """Forget a node."""
+        name = self._nodes.pop(node_id, None)
+        if name is not None:
+            self._classes[name].take(node_id)
+
+    @property
+    def some(self) -> list[Candidate]:
+        """A few nodes of each class, to see what nodes say of themselves at all."""
+        found = []
+        for name in self._names:
+            bucket = next((b for b in self._classes[name].buckets if b), {})
+            found += list(bucket.values())[: max(1, SOME // len(self._names))]
+        return found
+
+    @staticmethod
+    def shared(node: Candidate) -> dict[str, frozenset[str]]:
+        """What all nodes of a node's class are under."""
+        return {family: node.authorities.get(family, frozenset()) for family in ("jurisdiction", "bloc")}
+
+    def draws(self, key: bytes, most: int) -> Draws:
+        """Nodes in the order in which a stripe with this key prefers them; the same may come again."""
+        return Draws(self._names, self._classes, key, most)
+
+    def sample(
+        self, policy: Policy, key: bytes, share_bytes: int, without: Collection[NodeId], most: int
+    ) -> list[Candidate]:
+        """About ``most`` nodes that a policy accepts, as many of each class as of the others, all when there are fewer."""
+        if len(self) <= most:
+            return list(self)
+        classes = [self._classes[name] for name in self._names if self._classes[name].count]
+        each = max(2 * BUCKET, most // max(1, len(classes)))
+        found: list[Candidate] = []
+        for one in classes:
+            mine: list[Candidate] = []
+            start = int.from_bytes(key[:4], "big")
+            for number in range(len(one.buckets)):
+                for node in one.buckets[(start + number) % len(one.buckets)].values():
+                    good = node.usable and node.free_bytes >= share_bytes and node.node_id not in without
+                    if good and not eligible(policy, node.authorities):
+                        mine.append(node)
+                if len(mine) >= each:
+                    break
+            found += mine
+        return found
+
+
+class Draws:
+    """An iterator over drawn nodes."""
+
+    def __init__(self, names: list[frozenset[str]], classes: dict[frozenset[str], _Class], key: bytes, most: int) -> None:
+        self._open = [name for name in names if classes[name].room > 0]
+        self._classes = classes
+        self._key = key
+        self._left = most
+        self._number = 0
+        self._sums = list(accumulate(classes[name].room for name in self._open))
+
+    def close_class(self, node: Candidate) -> None:
+        """Draw no more nodes of this one's class."""
+        name = over(node, "jurisdiction")
+        if name in self._open:
+            self._open.remove(name)
+            self._sums = list(accumulate(self._classes[n].room for n in self._open))
+
+    def __iter__(self) -> Draws:
+        return self
+
+    def __next__(self) -> Candidate:
+        for _ in range(32 * max(1, self._left)):
+            if self._left <= 0 or not self._open:
+                raise StopIteration
+            self._number += 1
+            draw = blake3.blake3(self._number.to_bytes(8, "big"), key=self._key).digest(length=56)
+            at = int.from_bytes(draw[:8], "big") / _UNIT * self._sums[-1]
+            found = self._classes[self._open[min(bisect_right(self._sums, at), len(self._open) - 1)]]
+            bucket = int.from_bytes(draw[8:16], "big") % len(found.buckets)
+            if int.from_bytes(draw[16:24], "big") / _UNIT * found.widest >= found.rooms[bucket]:
+                continue
+            nodes = [node for node in found.buckets[bucket].values() if node.usable]
+            if not nodes:
+                continue
+            self._left -= 1
+            # One lot for the stripe and the draw, so that a node that was met twice does not stand before the others.
+            return max(nodes, key=lambda node: lot(draw[24:], node))
+        raise StopIteration

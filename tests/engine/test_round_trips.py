@@ -1,0 +1,148 @@
+"""Measured times, the user's table and the place of the machine, in the engine: what they make unknown, and until when."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from hivefs.daemon import evidence_control, registry_file
+from hivefs.daemon.control import Methods
+from hivefs.daemon.engine_core import Engine
+from hivefs.errors import BadSetting, Corrupt
+from hivefs.formats.member import sign_address
+from hivefs.model.node import UNKNOWN, RosterEntry
+from hivefs.placement.registry import from_lines
+from hivefs.testing.memory_hive import MemoryHive, MemoryNode
+
+from .test_engine import make_home, run, running, until
+from .test_evidence import country, jurisdictions
+
+PLACE = "52.5,13.4"  # Berlin
+
+
+async def ask(engine: Engine, method: str, value: Any) -> Any:
+    methods = Methods()
+    evidence_control.add(methods, engine)
+
+    async def report(_: Any) -> None:
+        return
+
+    return await methods.answer(method, value, report)
+
+
+def test_a_node_that_answers_too_fast_for_its_country_is_nowhere_until_that_is_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        hive = MemoryHive(("DE", "US", "IS", "CH"), 1)
+        berlin, liar, *_ = hive.nodes
+        home = make_home(tmp_path / "home", needed=2, total=3)
+        async with running(home, hive, None) as engine:
+            trips = engine.round_trips
+            trips.measured(liar.node_id, 0.001)
+            assert country(engine, liar) == ("US", "claimed"), "where we are is not known"
+            assert await ask(engine, "evidence_place", PLACE) == PLACE
+            for node, seconds in ((berlin, 0.0001), (liar, 0.200)):
+                assert not trips.measured(node.node_id, seconds)
+            assert trips.measured(liar.node_id, 0.002) and engine.evidence.weigh([liar.node_id]) == [liar.node_id]
+            assert not trips.measured(liar.node_id, 0.001), "once"
+            assert country(engine, liar) == ("", "measured") and UNKNOWN in jurisdictions(engine, liar)
+            (row,) = [n for n in engine.status()["nodes"] if n["id"] == liar.node_id.hex()]
+            assert "country US is refuted: it answers in 2.0 ms and light takes" in row["unsure"][0]
+            assert country(engine, berlin) == ("DE", "claimed")
+        said = [r.getMessage() for r in caplog.records if "is refuted" in r.getMessage()]
+        assert len(said) == 1
+        async with running(home, hive, None) as engine:
+            assert engine.round_trips.place_text == PLACE
+            assert country(engine, liar) == ("", "measured"), "after a restart"
+            engine.evidence.again()
+            await trio.sleep(0.1)
+            assert country(engine, liar) == ("", "measured")
+            moved = replace(liar.entry().address, addresses=("/ip4/127.0.0.1/tcp/99",), sequence=9)
+            engine.learn([RosterEntry(liar.entry().membership, sign_address(liar.seed, moved.addresses, 9))])
+            assert country(engine, liar) == ("US", "claimed"), "at another address it may be elsewhere"
+            engine.round_trips._now.clear()  # the pings of the memory hive take no time at all
+            assert engine.round_trips.measured(liar.node_id, 0.002) and engine.evidence.weigh([liar.node_id])
+            engine.round_trips.turn()
+            assert not engine.round_trips.turn() and country(engine, liar) == ("", "measured")
+            engine.round_trips._now[liar.node_id, 9] = 0.3
+            assert engine.round_trips.turn() == [liar.node_id] and engine.evidence.weigh([liar.node_id])
+            assert country(engine, liar) == ("US", "claimed")
+            assert await ask(engine, "evidence_place", "none") == ""
+            with pytest.raises(BadSetting):
+                await ask(engine, "evidence_place", "Berlin")
+
+    with caplog.at_level("INFO"):
+        run(test)
+
+
+def test_pings_refute_by_themselves_when_the_place_is_known(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive = MemoryHive(("DE", "US", "IS", "CH"), 1)
+        async with running(make_home(tmp_path / "home", needed=2, total=3), hive, None) as engine:
+            await until(lambda: len(engine.pool.online()) == 4)
+            await ask(engine, "evidence_place", "DE")
+            await until(lambda: country(engine, hive.nodes[1]) == ("", "measured"))
+            await until(lambda: country(engine, hive.nodes[2]) == ("", "measured"))
+            assert country(engine, hive.nodes[0]) == ("DE", "claimed")
+            assert country(engine, hive.nodes[3]) == ("CH", "claimed"), "which borders on Germany"
+            await ask(engine, "evidence_place", "none")
+            await until(lambda: country(engine, hive.nodes[1]) == ("US", "claimed"))
+
+    run(test)
+
+
+class PublicNode(MemoryNode):
+    """One that tells a public address."""
+
+    def entry(self) -> RosterEntry:
+        made = super().entry()
+        return RosterEntry(made.membership, sign_address(self.seed, (f"/ip4/8.8.{self.number}.8/tcp/4001",), 1))
+
+
+def test_the_users_table_counts_after_a_restart_and_a_planted_one_does_not(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive = MemoryHive(("DE", "US", "IS", "CH"), 1)
+        hive.nodes = [PublicNode(n.number, n.country, n.operator) for n in hive.nodes]
+        honest, liar = hive.nodes[0], hive.nodes[1]
+        home = make_home(tmp_path / "home", needed=2, total=3)
+        (tmp_path / "table.csv").write_text("network,country\n8.8.1.0/24,DE,64500,R\n8.8.2.0/24,SG\n")
+        async with running(home, hive, None) as engine:
+            made = registry_file.read_csv(tmp_path / "table.csv")
+            with registry_file.handed_over(home.engine, made) as name:
+                facts = await ask(engine, "evidence_registry", name)
+            assert facts["rows"] == 2 and sorted(p.name for p in home.engine.glob("*registry*")) == [
+                "registry-" + facts["digest"].hex()
+            ]
+            await until(lambda: country(engine, honest) == ("DE", "registry"))
+            await until(lambda: country(engine, liar) == ("", "registry"))
+            assert UNKNOWN in jurisdictions(engine, liar)
+            for wrong in ("../vault.json", "registry-x", 7, "new-registry-gone"):
+                with pytest.raises((BadSetting, Corrupt)):
+                    await ask(engine, "evidence_registry", wrong)
+        async with running(home, hive, None) as engine:
+            assert country(engine, honest) == ("DE", "registry")
+        path = next(home.engine.glob("registry-*"))
+        path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+        async with running(home, hive, None) as engine:
+            await until(lambda: country(engine, honest) == ("DE", "claimed"))
+            assert registry_file.facts(engine.store) is not None
+            assert await ask(engine, "evidence_registry", None) is None
+            await until(lambda: country(engine, liar) == ("US", "claimed"))
+            assert not list(home.engine.glob("registry-*"))
+
+    run(test)
+
+
+def test_tables_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="cannot be read"):
+        registry_file.read_csv(tmp_path / "none")
+    (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00\x00,DE\n")
+    with pytest.raises(BadSetting, match="line 1"):
+        registry_file.read_csv(tmp_path / "bad.csv")
+    assert from_lines(csv.reader(["192.0.2.0/24,DE"])).rows == 1

@@ -1,0 +1,172 @@
+"""What nodes say of themselves, and what their owner says anew, spreads from node to node; nobody can say it for them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from hive_tools import HIVE, HIVE_KEY, make, running, seed_of, talking, within
+
+from hivefs.crypto import keys
+from hivefs.formats import attestation
+from hivefs.formats.member import sign_member
+from hivefs.model.attestation import Attestation, Said, Statement
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Attribute, RosterEntry
+from hivefs.node import gossip, session
+from hivefs.node.config import change_settings, load_node
+from hivefs.protocol import frames
+from hivefs.protocol.frames import Kind
+from hivefs.testing.memory_net import MemoryNetwork
+
+NOTARY = seed_of("notary")
+
+
+def vouch(subject: bytes, country: str = "DE") -> Attestation:
+    said: Said = (("country", country),)
+    return attestation.sign_attestation(NOTARY, Attestation(b"", subject, said, time.time_ns()))
+
+
+def statement(name: str, *vouched: Attestation, sequence: int = 5, claims: Said = ()) -> bytes:
+    made = Statement(NodeId(bytes(32)), sequence, claims, vouched)
+    return attestation.statement_to_bytes(attestation.sign_statement(seed_of(name), made))
+
+
+def configure(directory: Path, claims: Said = (), *vouched: Attestation) -> None:
+    blobs = tuple(attestation.attestation_to_bytes(made) for made in vouched)
+    change_settings(directory, lambda config: replace(config, claims=claims, attestations=blobs))
+
+
+async def heard(network: MemoryNetwork, at: bytes, of: bytes, wanted: Said) -> Statement:
+    """Ask a node until it knows that statement of another."""
+    async with talking(network, at) as client:
+        while True:
+            for made in await client.get_statements():
+                if made.node_id == of and made.claims == wanted:
+                    return made
+            await trio.sleep(0.02)
+
+
+def test_a_statement_goes_from_node_to_node_survives_a_restart_and_follows_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four nodes in a chain. The first has an attestation and a claim; the last hears of both, and of the change soon."""
+    monkeypatch.setattr(gossip, "LEAST_SECONDS", 0.05)
+    names = [f"node {i}" for i in range(4)]
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        ids: list[bytes] = []
+        for name in names:
+            ids.append(make(tmp_path / name, name, bootstrap=(network.address(ids[-1]),) if ids else ()))
+        vouched = vouch(ids[0])
+        configure(tmp_path / names[0], (("parent", "X"),), vouched)
+        async with AsyncExitStack() as stack:
+            first = await stack.enter_async_context(running(network, tmp_path / names[0]))
+            for name in names[1:]:
+                await stack.enter_async_context(running(network, tmp_path / name))
+            made = await heard(network, ids[3], ids[0], (("parent", "X"),))
+            assert made.attestations == (vouched,) and attestation.statement_valid(made)
+            configure(tmp_path / names[0], (("parent", "Y"), ("parent_country", "US")), vouched)
+            await first.reload()  # every minute would be too late: news do not wait for it
+            await heard(network, ids[3], ids[0], (("parent", "Y"), ("parent_country", "US")))
+            configure(tmp_path / names[0])
+            await first.reload()
+            assert not (await heard(network, ids[3], ids[0], ())).attestations
+        async with running(network, tmp_path / names[3]):
+            assert (await heard(network, ids[3], ids[0], ())).sequence > made.sequence
+
+    within(body)
+
+
+def test_nobody_says_it_for_another_node_and_of_strangers_nothing_is_kept(tmp_path: Path) -> None:
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        async with running(network, tmp_path / "n"), talking(network, node_id) as client:
+            own = vouch(node_id)
+            other = vouch(keys.public_key(seed_of("other")))
+            forged = attestation.statement_to_bytes(
+                replace(attestation.statement_from_bytes(statement("node", own)), claims=(("country", "CH"),))
+            )
+            fake = replace(own, said=(("country", "CH"),))
+            bad = [statement("stranger"), statement("node", other), statement("node", fake), forged, b"garbage"]
+            before = await client.news()
+            assert await client.put_statements(bad) == 0
+            assert await client.news() == before
+            assert await client.put_statements([statement("node", own, sequence=7)]) == 1
+            assert await client.put_statements([statement("node", sequence=6)]) == 0, "an older one brought back"
+            (kept,) = await client.get_statements()
+            assert kept.attestations == (own,)
+            after = await client.news()
+            assert after.statements != before.statements and after.roster == before.roster
+
+    within(body)
+
+
+def test_a_certificate_that_the_owner_signed_anew_reaches_the_node_by_another_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "LEAST_SECONDS", 0.05)
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        first = make(tmp_path / "a", "a")
+        second = make(tmp_path / "b", "b", bootstrap=(network.address(first),))
+        async with running(network, tmp_path / "a"), running(network, tmp_path / "b") as moved:
+            async with talking(network, first) as client:
+                while len(roster := await client.get_roster()) < 2:
+                    await trio.sleep(0.02)
+                entry = next(e for e in roster if e.membership.subject == second)
+                news = (await client.news()).roster
+                said = (Attribute("country", "DE"), Attribute("parent_country", "US"))
+                made = sign_member(HIVE, replace(entry.membership, attributes=said, epoch=1))
+                thief = sign_member(seed_of("another hive"), replace(made, epoch=9, attributes=()))
+                assert await client.put_roster([RosterEntry(thief, entry.address)]) == 0
+                assert await client.put_roster([RosterEntry(made, entry.address)]) == 1
+                assert (await client.news()).roster != news
+            while moved.config.membership != made:
+                await trio.sleep(0.02)
+            async with talking(network, second) as client:
+                assert client.greeted.node_membership == made, "it shows the new one to who greets it"
+        config, _ = load_node(tmp_path / "b")
+        assert config.membership == made and made.hive_key == HIVE_KEY
+        async with running(network, tmp_path / "b") as again:
+            assert again.entry.membership == made
+
+    within(body)
+
+
+def test_a_node_of_before_there_were_statements_is_asked_once_and_gossip_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the conversation at a kind that it does not know, after the rosters were exchanged."""
+    monkeypatch.setattr(gossip, "EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(gossip, "LEAST_SECONDS", 0.05)
+    known = frames.FROM_CLIENT - {Kind.NEWS, Kind.STATEMENTS_GET, Kind.STATEMENTS_PUT}
+    monkeypatch.setattr(frames, "FROM_CLIENT", known)
+    ended: list[str] = []
+    say = session.Events.say
+    monkeypatch.setattr(
+        session.Events, "say", lambda self, *args, **more: (ended.append(args[0]), say(self, *args, **more))[1]
+    )
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        first = make(tmp_path / "a", "a")
+        second = make(tmp_path / "b", "b", bootstrap=(network.address(first),))
+        configure(tmp_path / "b", (("hoster", "R"),))
+        async with running(network, tmp_path / "a"), running(network, tmp_path / "b"):
+            async with talking(network, first) as client:
+                while {e.membership.subject for e in await client.get_roster()} != {first, second}:
+                    await trio.sleep(0.02)
+            while "no news" not in ended:
+                await trio.sleep(0.02)
+            await trio.sleep(1.0)  # some rounds more
+        assert ended.count("no news") <= 2, "once by each of the two"
+
+    within(body)
