@@ -54,7 +54,7 @@ class Trust:
         self._clock = clock
         self._setting = gone_after
         self._rows = book.reputations()
-        self._unsaved: set[NodeId] = set()
+        self._unsaved: dict[NodeId, None] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
         self._since_save = 0.0
         self._online: set[NodeId] = set()
         self._read_due: dict[NodeId, float] = {}
@@ -77,7 +77,7 @@ class Trust:
             now = self._clock()
             row = self._rows[node_id] = Reputation(max(0, now), max(0, now))
             self._founded = min(self._founded or row.first_seen_ns, row.first_seen_ns)
-            self._unsaved.add(node_id)
+            self._unsaved[node_id] = None
         return row
 
     @property
@@ -172,10 +172,10 @@ class Trust:
     def _set(self, node_id: NodeId, row: Reputation) -> None:
         before = self._rows.get(node_id)
         self._rows[node_id] = row
-        self._unsaved.add(node_id)
+        self._unsaved[node_id] = None
         if before is None or before.suspended != row.suspended or row.suspended:
             self._suspended, old = self._worst(), self._suspended
-            for changed in self._suspended ^ old:
+            for changed in sorted(self._suspended ^ old):
                 bad = changed in self._suspended
                 log.warning(
                     "node %s %s", changed.hex()[:12], "is out of trust: its shares move" if bad else "is trusted again"
@@ -220,10 +220,11 @@ class Trust:
         self._since_save += seconds
         if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)):
             self._since_save = 0.0
-            self._unsaved |= self._rows.keys()
+            self._unsaved |= dict.fromkeys(self._rows)
         if self._unsaved:
             self._save(list(islice(self._unsaved, SAVE_SLICE)))
 
     def _save(self, nodes: list[NodeId]) -> None:
         self._book.save_reputations({node_id: self._rows[node_id] for node_id in nodes})
-        self._unsaved.difference_update(nodes)
+        for node_id in nodes:
+            self._unsaved.pop(node_id, None)

@@ -152,10 +152,6 @@ class EngineReader(EngineTables):
         """Stripes with a share on that node."""
         return [StripeId(key[32:]) for key in self.keys("bynode", node_id)]
 
-    def node_ids(self) -> list[NodeId]:
-        """Ids of all known nodes; costs no opening of their entries."""
-        return [NodeId(key[1:]) for key in self.keys("tree", b"n")]
-
     def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
         """All known nodes."""
         found = []
