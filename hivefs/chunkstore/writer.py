@@ -97,14 +97,16 @@ class Writer:
         kept: Mapping[int, NodeId],
         least: int,
         avoid: Collection[NodeId] = (),
+        beside: Collection[NodeId] = (),
     ) -> dict[int, NodeId]:
         """Put shares (by number) on nodes that are not in ``avoid`` and keep the rules together with the holders in
-        ``kept``; returns who holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what
-        was put then is deleted again.
+        ``kept`` and the nodes ``beside``, which may still have shares of this stripe that it does not name; returns who
+        holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what was put then is
+        deleted again.
         """
         claimed: set[Pair] = set()
         try:
-            return await self._spread(coded, kept, least, avoid, claimed)
+            return await self._spread(coded, kept, least, avoid, claimed, set(beside))
         finally:
             self._claims.release(claimed)
 
@@ -115,6 +117,7 @@ class Writer:
         least: int,
         avoid: Collection[NodeId],
         claimed: set[Pair],
+        beside: set[NodeId],
     ) -> dict[int, NodeId]:
         holders = dict(kept)
         failed: set[NodeId] = set(avoid)
@@ -125,7 +128,7 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = self._choose(holders, missing, failed, len(coded[missing[0]].data))
+                chosen = self._choose(holders, missing, failed, len(coded[missing[0]].data), beside)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
@@ -133,6 +136,8 @@ class Writer:
             pairs = self._claims.claim([(node, coded[index].share_id) for index, node in jobs])
             claimed |= pairs
             problem = await self._put_all(coded, jobs, pairs, holders, failed) or problem
+            # Who did not answer may have the share all the same.
+            beside |= {node for _, node in jobs if node not in holders.values()}
         if len(holders) < least:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
@@ -152,16 +157,28 @@ class Writer:
         return bool(holders)
 
     def look_for_place(
-        self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int
+        self,
+        kept: Mapping[int, NodeId],
+        missing: Collection[int],
+        avoid: Collection[NodeId],
+        size: int,
+        beside: Collection[NodeId] = (),
     ) -> None:
         """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
-        self._choose(dict(kept), list(missing), set(avoid), size)
+        self._choose(dict(kept), list(missing), set(avoid), size, beside)
 
-    def _choose(self, holders: dict[int, NodeId], missing: list[int], failed: set[NodeId], size: int) -> list[NodeId]:
+    def _choose(
+        self,
+        holders: dict[int, NodeId],
+        missing: list[int],
+        failed: set[NodeId],
+        size: int,
+        beside: Collection[NodeId],
+    ) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         candidates = self._nodes.candidates()
         known = {c.node_id: c for c in candidates}
-        kept = [known.get(n, Candidate(n, {})) for n in holders.values()]
+        kept = [known.get(n, Candidate(n, {})) for n in (*holders.values(), *sorted(set(beside) - set(holders.values())))]
         seed = int.from_bytes(self._random(8), "big")
         problem: HivefsError | None = None
         for count in range(len(missing), 0, -1):

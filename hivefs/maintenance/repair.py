@@ -222,7 +222,8 @@ class Repair:
         if not wanted:
             return True
         # What has no other place is looked at again and again: that must not read shares each time.
-        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes)
+        beside = self._left_behind(stripe)
+        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes, beside)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
@@ -231,13 +232,23 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted))
+        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe)
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoided, beside=beside)
         return self._record(stripe, holders)
 
     def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
         """Nodes at which one of these shares waits to be deleted."""
         ids = [stripe.shares[i].share_id for i in wanted]
         return {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+
+    def _left_behind(self, stripe: Stripe) -> set[NodeId]:
+        """Nodes that may still have a share of this stripe which it does not name there: a move or a crash left it, and it
+        waits to be deleted. No authority may bring it together with others, so it counts where shares are placed. What lies
+        at nodes that are gone does not: most of them will never come back, and it would count for ever.
+        """
+        ids = [share.share_id for share in stripe.shares]
+        waiting = (n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids))
+        return {n for n in waiting if (view := self._look(n)) is not None and view.state != NodeState.GONE}
 
     async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
         """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""

@@ -54,7 +54,9 @@ class Trust:
         self._clock = clock
         self._setting = gone_after
         self._rows = book.reputations()
-        self._unsaved: dict[NodeId, None] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
+        self._unsaved: dict[
+            NodeId, None
+        ] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
         self._since_save = 0.0
         self._online: set[NodeId] = set()
         self._read_due: dict[NodeId, float] = {}

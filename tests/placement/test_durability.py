@@ -46,7 +46,8 @@ def test_losses_are_those_of_the_process_itself(needed: int, total: int, repair_
     years = 900 / expected
     seen = died(needed, total, repair_at, 7.0, rate, years, chance)
     # After a loss the simulation begins with a whole stripe, which the stationary formula does not know: up to a tenth
-    # fewer. assert 0.82 * 900 - 4 * sqrt(900) < seen < 900 + 4 * sqrt(900)
+    # fewer.
+    assert 0.82 * 900 - 4 * sqrt(900) < seen < 900 + 4 * sqrt(900)
 
 
 def test_the_short_formula_is_no_bound() -> None:

@@ -92,8 +92,8 @@ class Scenario:
     blind_days: float = 70.0
     """Within so many days the engine must notice that a node gives altered shares, or claims to have what it has not."""
     audit_part: float = 0.05
-    """So many of the audits are made that the engine would make: with few shares at each node all of them are many times what
-    a share of a large hive sees.
+    """So many of the audits are made that the engine would make: with few shares at each node all of them are many times
+    what a share of a large hive sees.
     """
     join_after_days: float = 1.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)

@@ -87,6 +87,7 @@ class World:
         self.truth.on_lost = self._on_lost
         self.truth.on_stored = self._stored
         self._puts_to_live = 0
+        self._begun = trio.Event()
         self.nodes = self.truth.nodes
         self.by_id: dict[NodeId, SimNode] = {}
         self.life: Life = None  # type: ignore[assignment]
@@ -229,6 +230,7 @@ class World:
                 for node in self.nodes.values():
                     life.look_at(node)
                 self._plan_kill(life)
+                self._begun.set()
                 if not started:
                     task_status.started()
                     started = True
@@ -236,8 +238,15 @@ class World:
             finally:
                 self.result.repaired += life.repair.repaired
                 life.store.close()
+            self._begun = trio.Event()
             self.say("engine killed", life.store.commits)
             await trio.sleep(self.chance.expovariate(1 / 600))
+
+    async def _alive(self) -> None:
+        """Wait for the engine's next life when this one is over."""
+        while self.life.store.dead:
+            await self.life.ended.wait()
+            await self._begun.wait()
 
     def _plan_kill(self, life: Life) -> None:
         if self.scenario.kills_per_year and not self.quiet:
@@ -294,8 +303,7 @@ class World:
                         life.repair.add(stripe_id)
             except HivefsError as error:
                 self.say("write waits", error)
-            while self.life.store.dead:
-                await trio.sleep(60.0)
+            await self._alive()
             if stripe_id is not None and self.life.store.stripe(stripe_id) is not None:
                 self.truth.placed(kept, stripe_id)
                 return
@@ -320,23 +328,17 @@ class World:
             raise Violation(f"the engine forgot stripe {kept.name}")
         before = self.truth.reachable(kept)
         self.result.reads += 1
-        data: bytes | None = None
+        found: list[bytes] = []
         try:
             with life.outside():
-                data = await life.reader.data_share(stripe, index)
+                found.append(await life.reader.data_share(stripe, index))
         except HivefsError as error:
             self.result.late_reads += 1
             self.say("read failed", kept.name, before)
-            if (
-                not life.store.dead
-                and not kept.lost
-                and min(before, self.truth.reachable(kept)) >= kept.needed
-            ):
+            if not life.store.dead and not kept.lost and min(before, self.truth.reachable(kept)) >= kept.needed:
                 raise Violation(f"stripe {kept.name} could not be read with {before} shares in reach: {error}") from None
             return
-        if data is None:
-            return  # the engine died
-        if data != kept.data[index]:
+        if found and found[0] != kept.data[index]:
             raise Violation(f"stripe {kept.name} was read as something else")
         self.say("read", kept.name, index)
 
@@ -378,8 +380,7 @@ class World:
             self._measure(begun)
             self.calm()
             await trio.sleep(scenario.settle_days * DAY)
-            while self.life.store.dead:
-                await trio.sleep(60.0)
+            await self._alive()
             check(self)
             self.whole_again()
             nursery.cancel_scope.cancel()
