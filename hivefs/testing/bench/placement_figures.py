@@ -124,8 +124,8 @@ def repair(count: int, stripes: int) -> dict[str, Any]:
 
     Holding a million stripes of thirty is what the engine's store is for, with its list of stripes for each node. Here only
     those that the loss touches are made: their number is drawn from its distribution, and each is placed with at least
-    one share on a node that will be gone (placed as ever, then one holder exchanged). Planning them all is timed, in seconds
-    of the processor.
+    one share on a node that will be gone (placed as ever, then one holder exchanged). Planning them all is timed, in
+    seconds of the processor.
     """
     dice = random.Random(2)
     field = Field(nodes(count))
