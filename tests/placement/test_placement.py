@@ -144,16 +144,20 @@ def stripe(holders: list[int | None], needed: int = 2) -> Stripe:
     return Stripe(StripeId(bytes(16)), Purpose.DATA, needed, 4096, shares)
 
 
+def stated(country: str) -> tuple[Attribute, ...]:
+    return Attribute("country", country), Attribute("operator_country", country)
+
+
 def test_health_words_and_levels() -> None:
     def look(states: str):  # type: ignore[no-untyped-def]
         kinds = {"+": NodeState.ONLINE, "-": NodeState.OFFLINE, "x": NodeState.GONE}
         made = {
-            i.to_bytes(32, "big"): NodeView(kinds[s], {"jurisdiction": frozenset({COUNTRIES[i]})})
+            i.to_bytes(32, "big"): NodeView(kinds[s], {}, False, stated(COUNTRIES[i]))
             for i, s in enumerate(states)
         }
         return made.get
 
-    rules = (Rules(),)
+    rules = Policy(2, 3)
     one = stripe([0, 1, 2])
     assert judge(one, rules, look("+++")).level == Level.GUARANTEED
     assert judge(one, rules, look("+--")).level == Level.GUARANTEED, "offline is not gone"
