@@ -9,9 +9,9 @@ when policies or nodes changed and repair has not settled the stripe yet.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio.lowlevel
 
@@ -22,7 +22,7 @@ from hivefs.placement.health import Health
 from hivefs.placement.policy import Policy
 from hivefs.placement.verifier import verify
 
-SLICE = 5
+SLICE, TELL = 5, 500
 
 
 class Certificates(Protocol):
@@ -65,38 +65,40 @@ class PlacementCheck:
         self.findings: list[Finding] = []
         self.counts: Counter[str] = Counter(stripes=0, proved=0, holding=0)
 
-    async def run(self, report: Callable[[str, int, int], None]) -> None:
-        """Others have their turn after every few stripes."""
+    async def run(self, report: Callable[[list[Any]], Awaitable[None]]) -> None:
+        """Others have their turn after every few stripes; ``report`` is told [what, done, total] now and then."""
         for number, stripe in enumerate(self._store.stripes(), 1):
             self._look(stripe)
-            if number % SLICE == 0:
-                report("certificates", number, 0)
+            if number % TELL == 0:
+                await report(["certificates", number, 0])
+            elif number % SLICE == 0:
                 await trio.lowlevel.checkpoint()
-        report("certificates", self.counts["stripes"], self.counts["stripes"])
+        await report(["certificates", self.counts["stripes"], self.counts["stripes"]])
 
     def _look(self, stripe: Stripe) -> None:
         name = stripe.stripe_id.hex()
         self.counts["stripes"] += 1
         if not any(share.standing for share in stripe.shares):
-            self._found("certificate-missing", f"stripe {name} has no certificate", problem=False)
+            self.found("certificate-missing", f"stripe {name} has no certificate", problem=False)
         else:
             try:
                 wrong = proved_then(stripe, self._store)
             except (Corrupt, UnknownVersion) as error:
                 wrong = str(error)
             if wrong:
-                self._found("certificate-wrong", f"stripe {name}: {wrong}", problem=True)
+                self.found("certificate-wrong", f"stripe {name}: {wrong}", problem=True)
             else:
                 self.counts["proved"] += 1
         health = self._store.health(stripe)
         if health.verdict.holds and health.counted == stripe.total:
             self.counts["holding"] += 1
         elif not health.verdict.holds:
-            self._found("out-of-policy", f"stripe {name}: {health.verdict.words}", problem=False)
+            self.found("out-of-policy", f"stripe {name}: {health.verdict.words}", problem=False)
         else:
             missing = stripe.total - health.counted
-            self._found("out-of-policy", f"stripe {name}: {missing} of {stripe.total} shares are missing", problem=False)
+            self.found("out-of-policy", f"stripe {name}: {missing} of {stripe.total} shares are missing", problem=False)
 
-    def _found(self, kind: str, detail: str, *, problem: bool) -> None:
+    def found(self, kind: str, detail: str, *, problem: bool) -> None:
+        """Note something; ``problem``: it is wrong, and is not put right by itself."""
         self.counts[kind] += 1
         self.findings.append(Finding(kind, detail, problem))
