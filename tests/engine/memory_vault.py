@@ -111,7 +111,12 @@ class MemoryVault:
 
     async def status(self) -> dict[str, Any]:
         committed = max(self.changed.values(), default=self.published_sequence)
-        return {"dirty_slots": len(self.dirty_slots), "published": self.published_sequence, "committed": committed}
+        return {
+            "dirty_slots": len(self.dirty_slots),
+            "published": self.published_sequence,
+            "committed": committed,
+            "hydrating": False,
+        }
 
     # ---- snapshots --------------------------------------------------------------------------------------------------
 
