@@ -107,6 +107,9 @@ def picture(value: dict[str, Any]) -> RenderableType:
         facts.add_row("moving", moving_words(moving))
     if audit := engine.get("audit"):
         facts.add_row("trust", trust_words(audit, engine.get("spares") or {}))
+    if policies := engine.get("policies"):
+        facts.add_row("policies", policy_words(policies))
+        facts.add_row("head", freshness_words(policies["freshness"]))
     age = "never" if not point["published_ns"] else f"{duration(time.time() - point['published_ns'] / 1e9)} ago"
     facts.add_row("checkpoint", f"number {point['sequence']}, {age}, {point['level']}")
     if engine.get("capacity"):
@@ -129,6 +132,19 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
     if audit["cut_off"]:
         words.append("most nodes are away at once, so nobody is given up soon")
     return ", ".join(words)
+
+
+def policy_words(policies: dict[str, Any]) -> str:
+    """Policies with their codes, and how much is not as they say, in one line."""
+    words = ", ".join(f"{name} {code}" for name, code in policies["codes"].items())
+    out = ", ".join(f"{size(count)} of {name}" for name, count in policies["out_of_policy"].items() if count)
+    return f"{words}; out of policy: {out}" if out else words
+
+
+def freshness_words(fresh: dict[str, Any]) -> str:
+    """Whether a device can know that a head is the newest, in one line."""
+    kept = f"kept under {fresh['authorities']} of family {fresh['family']}"
+    return f"{kept}; freshness: {fresh['remembering_device']} here, {fresh['fresh_device']} for a fresh device"
 
 
 def moving_words(moving: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -404,13 +405,22 @@ def test_nouns_come_back_the_same() -> None:
     extent = StagedExtent(10, 20, 3, 1 << 33, 0, 40)
     full = DirtySlot(1 << 41, 1 << 40, 9, 1 << 20, (extent, extent), ref)
     empty = DirtySlot(2, 0, 1, 5, (), None)
-    for slot in (full, empty):
+    strict = replace(full, policy="strict")
+    for slot in (full, empty, strict):
         value = cbor2.loads(cbor2.dumps(control.dirty_slot_to_value(slot)))
         assert control.dirty_slot_from_value(value) == slot
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], [1, 2, 3, 4, [], None, 7], ["1", 0, 1, 5, [], None], [1, 0, 1, 5, [[1]], None]]
+    "value",
+    [
+        None,
+        [],
+        [1, 2, 3, 4, [], None, 7, 8],
+        ["1", 0, 1, 5, [], None],
+        [1, 0, 1, 5, [[1]], None],
+        [1, 0, 1, 5, [], None, 8, 9],
+    ],
 )
 def test_other_values_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"expected|wrong type"):
