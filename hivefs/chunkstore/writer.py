@@ -7,6 +7,7 @@ allow, at least k (then the data is ``remote``), and leaves the rest to repair.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,6 +25,7 @@ from hivefs.formats import policy as policy_format
 from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
+from hivefs.placement import copysets
 from hivefs.placement.policy import Policy
 from hivefs.placement.selector import choose
 
@@ -65,8 +67,13 @@ class Writer:
         clock: Callable[[], int],
         random: Random,
         claims: Claims,
+        secret: bytes = b"",
     ) -> None:
+        """``secret``: 32 bytes of the vault, the same for ever, by which stripes of a large hive share sets of nodes
+        (placement/copysets.py); without, each has its own.
+        """
         self._nodes = nodes
+        self._secret = secret
         self.policy = policy
         self._clock = clock
         self._random = random
@@ -82,7 +89,7 @@ class Writer:
         """
         policy = policy or self.policy
         coded = await trio.to_thread.run_sync(code, policy.needed, policy.total, packed.data)
-        holders = await self.spread(dict(enumerate(coded)), {}, policy.needed, policy=policy)
+        holders = await self.spread(dict(enumerate(coded)), {}, policy.needed, policy=policy, stripe_id=stripe_id)
         return Stripe(
             stripe_id,
             purpose,
@@ -100,6 +107,7 @@ class Writer:
         least: int,
         avoid: Collection[NodeId] = (),
         policy: Policy | None = None,
+        stripe_id: StripeId | None = None,
     ) -> dict[int, NodeId]:
         """Put shares (by number) on nodes that are not in ``avoid`` and keep the rules together with the holders in
         ``kept``; returns who holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what
@@ -107,7 +115,7 @@ class Writer:
         """
         claimed: set[Pair] = set()
         try:
-            return await self._spread(coded, kept, least, avoid, claimed, policy or self.policy)
+            return await self._spread(coded, kept, least, avoid, claimed, policy or self.policy, stripe_id)
         finally:
             self._claims.release(claimed)
 
@@ -119,6 +127,7 @@ class Writer:
         avoid: Collection[NodeId],
         claimed: set[Pair],
         policy: Policy,
+        stripe_id: StripeId | None,
     ) -> dict[int, NodeId]:
         holders = dict(kept)
         failed: set[NodeId] = set(avoid)
@@ -129,7 +138,7 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = self._choose(policy, holders, missing, failed, len(coded[missing[0]].data))
+                chosen = self._choose(policy, holders, missing, failed, len(coded[missing[0]].data), stripe_id)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
@@ -166,13 +175,25 @@ class Writer:
         self._choose(policy, dict(kept), list(missing), set(avoid), size)
 
     def _choose(
-        self, policy: Policy, holders: dict[int, NodeId], missing: list[int], failed: set[NodeId], size: int
+        self,
+        policy: Policy,
+        holders: dict[int, NodeId],
+        missing: list[int],
+        failed: set[NodeId],
+        size: int,
+        stripe_id: StripeId | None = None,
     ) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         candidates = self._nodes.candidates(policy)
         known = {c.node_id: c for c in candidates}
         kept = [known.get(n, Candidate(n, {})) for n in holders.values()]
         seed = int.from_bytes(self._random(8), "big")
+        if self._secret and stripe_id is not None and copysets.groups(len(candidates), policy.total):
+            both = copysets.seeds(self._secret, policy, stripe_id, len(candidates))
+            if not holders:
+                with contextlib.suppress(TooFewNodes, PolicyInfeasible):  # fewer are looked for below
+                    return copysets.choose_set(policy, candidates, both, share_bytes=size, avoid=failed)
+            seed = copysets.seed_of(policy, candidates, both, list(holders.values()), share_bytes=size)
         problem: HivefsError | None = None
         count = len(missing)
         while count > 0:

@@ -303,7 +303,8 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted), policy=policy)
+        avoid = self._avoided(stripe, wanted)
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoid, policy=policy, stripe_id=stripe_id)
         return self._record(stripe, holders)
 
     def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:
