@@ -107,15 +107,18 @@ class Writer:
         least: int,
         avoid: Collection[NodeId] = (),
         policy: Policy | None = None,
+        beside: Collection[NodeId] = (),
         stripe_id: StripeId | None = None,
     ) -> dict[int, NodeId]:
         """Put shares (by number) on nodes that are not in ``avoid`` and keep the rules together with the holders in
-        ``kept``; returns who holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what
-        was put then is deleted again.
+        ``kept`` and the nodes ``beside``, which may still have shares of this stripe that it does not name; returns who
+        holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what was put then is
+        deleted again.
         """
         claimed: set[Pair] = set()
         try:
-            return await self._spread(coded, kept, least, avoid, claimed, policy or self.policy, stripe_id)
+            used = policy or self.policy
+            return await self._spread(coded, kept, least, avoid, claimed, used, set(beside), stripe_id)
         finally:
             self._claims.release(claimed)
 
@@ -127,6 +130,7 @@ class Writer:
         avoid: Collection[NodeId],
         claimed: set[Pair],
         policy: Policy,
+        beside: set[NodeId],
         stripe_id: StripeId | None,
     ) -> dict[int, NodeId]:
         holders = dict(kept)
@@ -138,7 +142,8 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = self._choose(policy, holders, missing, failed, len(coded[missing[0]].data), stripe_id)
+                size = len(coded[missing[0]].data)
+                chosen = self._choose(policy, holders, missing, failed, size, beside, stripe_id)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
@@ -146,6 +151,8 @@ class Writer:
             pairs = self._claims.claim([(node, coded[index].share_id) for index, node in jobs])
             claimed |= pairs
             problem = await self._put_all(coded, jobs, pairs, holders, failed) or problem
+            # Who did not answer may have the share all the same.
+            beside |= {node for _, node in jobs if node not in holders.values()}
         if len(holders) < least:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
@@ -169,10 +176,16 @@ class Writer:
         return self._nodes.candidates(policy)
 
     def look_for_place(
-        self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int, policy: Policy
+        self,
+        kept: Mapping[int, NodeId],
+        missing: Collection[int],
+        avoid: Collection[NodeId],
+        size: int,
+        policy: Policy,
+        beside: Collection[NodeId] = (),
     ) -> None:
         """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
-        self._choose(policy, dict(kept), list(missing), set(avoid), size)
+        self._choose(policy, dict(kept), list(missing), set(avoid), size, beside)
 
     def _choose(
         self,
@@ -181,19 +194,20 @@ class Writer:
         missing: list[int],
         failed: set[NodeId],
         size: int,
+        beside: Collection[NodeId],
         stripe_id: StripeId | None = None,
     ) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         candidates = self._nodes.candidates(policy)
         known = {c.node_id: c for c in candidates}
-        kept = [known.get(n, Candidate(n, {})) for n in holders.values()]
+        kept = [known.get(n, Candidate(n, {})) for n in (*holders.values(), *sorted(set(beside) - set(holders.values())))]
         seed = int.from_bytes(self._random(8), "big")
         if self._secret and stripe_id is not None and copysets.groups(len(candidates), policy.total):
             both = copysets.seeds(self._secret, policy, stripe_id, len(candidates))
-            if not holders:
+            if not kept:
                 with contextlib.suppress(TooFewNodes, PolicyInfeasible):  # fewer are looked for below
                     return copysets.choose_set(policy, candidates, both, share_bytes=size, avoid=failed)
-            seed = copysets.seed_of(policy, candidates, both, list(holders.values()), share_bytes=size)
+            seed = copysets.seed_of(policy, candidates, both, [c.node_id for c in kept], share_bytes=size)
         problem: HivefsError | None = None
         count = len(missing)
         while count > 0:

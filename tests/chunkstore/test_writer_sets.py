@@ -16,7 +16,7 @@ from hivefs.model.stripe import Purpose
 from hivefs.placement import copysets
 from hivefs.placement.policy import Policy
 
-COUNTRIES = ("DE", "FR", "CH", "IS")
+COUNTRIES = ("DE", "FR", "CH", "IS", "NL")
 
 
 class FakeNodes:
@@ -25,7 +25,7 @@ class FakeNodes:
     def __init__(self) -> None:
         self.bad: set[NodeId] = set()
         self.all = [
-            Candidate(NodeId(bytes([n]) * 32), {"jurisdiction": frozenset({COUNTRIES[n % 4]})}, 1 << 40) for n in range(60)
+            Candidate(NodeId(bytes([n]) * 32), {"jurisdiction": frozenset({COUNTRIES[n % 5]})}, 1 << 40) for n in range(60)
         ]
 
     def candidates(self, policy: Policy) -> Sequence[Candidate]:
