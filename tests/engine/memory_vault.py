@@ -142,3 +142,13 @@ class Frozen:
 
     def changes(self) -> Iterator[tuple[bytes, bytes | None, int]]:
         return iter(self._changes)
+
+    def get(self, key: bytes) -> bytes | None:
+        """It has no names: what walks over them finds nothing."""
+        return None
+
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes | None]]:
+        return iter(())
+
+    def staged(self) -> Iterator[tuple[int, int, bytes | None]]:
+        return iter(())
