@@ -19,18 +19,20 @@ from hivefs.errors import CheckFailed
 
 @click.command("check")
 @click.option("--data", is_flag=True, help="Read and verify every share of every node.")
+@click.option("--placement", is_flag=True, help="Prove every certificate of a placement again, without any node.")
 @unlock_options
 @json_option
-def command(data: bool, password_file: str | None, key_file: Path | None, as_json: bool) -> None:
+def command(data: bool, placement: bool, password_file: str | None, key_file: Path | None, as_json: bool) -> None:
     """Check names, inodes, maps, chunks, stripes and shares; exit code 54 when something is wrong.
 
     A problem is something wrong or lost; a notice is something that is being put right by itself. Works mounted or not
-    (then it may ask for the password, to start the engine).
+    (then it may ask for the password, to start the engine). With --placement only the certificates are looked at: was each
+    stripe proved at its time under its policy, and does its policy of today hold on what is known of the nodes today?
     """
     home = Home.load(default_home())
     if trio.run(ask_or_none, home, "engine", "status") is None:
         start_engine(home, open_vault(home, password_file, key_file))
-    findings = trio.run(_check, home, data, not as_json)
+    findings = trio.run(_check, home, {"data": data, "placement": placement}, not as_json)
     problems = [f for f in findings if f["problem"]]
     if as_json:
         show_json({"problems": len(problems), "findings": findings})
@@ -43,10 +45,10 @@ def command(data: bool, password_file: str | None, key_file: Path | None, as_jso
         raise CheckFailed(problems=len(problems))
 
 
-async def _check(home: Home, data: bool, visible: bool) -> list[dict[str, Any]]:
+async def _check(home: Home, what: dict[str, bool], visible: bool) -> list[dict[str, Any]]:
     async with control.connect(home.run, "engine") as engine:
         with Bar(visible) as bar:
-            findings: list[dict[str, Any]] = await engine.call("check", {"data": data}, timeout=300.0, progress=bar.show)
+            findings: list[dict[str, Any]] = await engine.call("check", what, timeout=300.0, progress=bar.show)
             return findings
 
 

@@ -39,6 +39,7 @@ from hivefs.formats.vault import VaultFile
 from hivefs.maintenance.check import HiveCheck
 from hivefs.maintenance.check import Report as CheckReport
 from hivefs.maintenance.checkpoint import SnapshotSource
+from hivefs.maintenance.placement_check import PlacementCheck
 from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import RosterEntry
@@ -135,7 +136,19 @@ class Process:
 
     async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]]:
         with self._asked():
+            if value and value.get("placement"):
+                return await self._check_placement(report)
             return await self._run_check(bool(value and value.get("data")), report)
+
+    async def _check_placement(self, report: control.Report) -> list[dict[str, Any]]:
+        """No node is asked, and nothing is waited for: after a recovery what is here already is looked at."""
+        check = PlacementCheck(self._engine.store)
+        if not self._engine.hydration.done.is_set():
+            check.found("hydrating", "a part of the certificates is still in the hive only", problem=False)
+        await check.run(report)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(check.counts.items()))
+        check.found("certificates", f"{counts} (of stripes)", problem=False)
+        return [{"kind": f.kind, "detail": f.detail, "problem": f.problem} for f in check.findings]
 
     async def _run_check(self, data: bool, report: control.Report) -> list[dict[str, Any]]:
         engine = self._engine

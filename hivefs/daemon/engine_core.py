@@ -29,11 +29,14 @@ from hivefs.crypto.keys import VaultKeys, derive
 from hivefs.daemon import registry_file
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
+from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import Corrupt, NotEnoughShares
+from hivefs.daemon.policy_files import PolicyFiles
+from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.member import entry_valid
+from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
@@ -50,9 +53,11 @@ from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
-from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
+from hivefs.model.stripe import ChunkPlace, Stripe
 from hivefs.placement.capacity import user_capacity
 from hivefs.placement.health import NodeRow, NodeState, NodeView
+from hivefs.placement.policies import Policies
+from hivefs.placement.policy import DEFAULT
 from hivefs.stage.reader import StageReader
 
 log = logging.getLogger(__name__)
@@ -87,6 +92,7 @@ class Engine:
         self.news = News(self.learn, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
+        self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret)
         self.stage = StageReader(home.stage, self.keys.stage_key)
@@ -116,11 +122,11 @@ class Engine:
             home.vault.certificate,
             secrets.device_seed,
             home.vault.hive_key,
-            self.policy,
+            self.rules.hostile,
             self.store,
             self.pages,
-            self.online,
-            self._authorities,
+            self.rules.keepers,
+            self.rules.over,
             time.time_ns,
             os.urandom,
         )
@@ -132,8 +138,8 @@ class Engine:
         self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
-        self.levels = {"remote": 0, "guaranteed": 0}
         self.moving = EngineMoving(self)
+        self.files = PolicyFiles(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -145,10 +151,19 @@ class Engine:
         """Nodes that can be asked now."""
         return [(m.node_id, m.client) for m in self.pool.online() if m.client is not None]
 
-    def _authorities(self, node_id: NodeId) -> frozenset[str]:
-        member = self.pool.members.get(node_id)
-        family = self.policy.rules[0].family
-        return frozenset() if member is None else member.authorities.get(family, frozenset())
+    @property
+    def policies(self) -> Policies:
+        """The policies in force."""
+        return self.store.policies
+
+    async def set_policies(self, text: str) -> None:
+        """Put a text into force, empty for none. Raises BadPolicy."""
+        await self.rules.set(text)
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """Bytes of data (with padding) at each level, as counted last."""
+        return self.rules.levels
 
     def node_view(self, node_id: NodeId) -> NodeView | None:
         """A node as repair sees it: one that is out of trust is left as one that leaves."""
@@ -236,7 +251,7 @@ class Engine:
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.trust.run)
             nursery.start_soon(self._evict)
-            nursery.start_soon(self._measure)
+            nursery.start_soon(self.rules.measure)
             task_status.started()
             await trio.sleep_forever()
 
@@ -246,24 +261,12 @@ class Engine:
         self.evidence.reload()
         await self.evidence.weigh_all()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.rules.run)
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.audit.run)
             nursery.start_soon(self.spares.run)
             nursery.start_soon(self.garbage.empty_trash)
             nursery.start_soon(self.moving.run)
-
-    async def _measure(self) -> None:
-        """Bytes of data (with padding) at each level, for status: counted in slices, again and again."""
-        while True:
-            levels = {"remote": 0, "guaranteed": 0}
-            for number, stripe in enumerate(self.store.stripes()):
-                level = self.store.health(stripe).level
-                if stripe.purpose == Purpose.DATA and level > Level.LOCAL:
-                    levels[level.name.lower()] += stripe.needed * stripe.share_bytes
-                if number % MEASURE_SLICE == MEASURE_SLICE - 1:
-                    await trio.sleep(0.02)
-            self.levels = levels
-            await trio.sleep(MEASURE_EVERY)
 
     async def _evict(self) -> None:
         while True:
@@ -280,14 +283,26 @@ class Engine:
         self.vault = vault
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.placing.run, vault)
+                nursery.start_soon(self._place_for, vault)
                 nursery.start_soon(self._report_capacity, vault)
                 await self.hydration.books.wait()
                 nursery.start_soon(self.checkpoint.run, vault, snapshot)
                 await self.hydration.done.wait()
                 nursery.start_soon(self.garbage.take_released, vault)
+                nursery.start_soon(self.files.run, vault, snapshot)
         finally:
             self.vault = None
+
+    async def _place_for(self, vault: Vault) -> None:
+        """After a recovery nothing is placed before the policies are here."""
+        while True:
+            try:
+                await self.hydration.ensure(records.policy_key(TEXT_KEY))
+                break
+            except HivefsError as error:
+                self.placing.progress.waiting_for = f"the policies: {error}"
+                await trio.sleep(1.0)
+        await self.placing.run(vault)
 
     async def drained(self, vault: Vault) -> None:
         """Return when the drive's data is placed and published (used when no mount runs)."""
@@ -315,14 +330,18 @@ class Engine:
         Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
         """
         members = self.pool.members
-        known = [c for c in self.pool.candidates() if members[c.node_id].row.capacity]
+        known = [c for c in self.pool.candidates(self.policies.written(DEFAULT)) if members[c.node_id].row.capacity]
         staying = [c for c in known if not members[c.node_id].leaving]
         candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
-        if len(candidates) < self.policy.total:
+        try:
+            policy = self.policies.named(DEFAULT)
+        except HivefsError:
             return None
-        free = user_capacity(self.policy, [_usable(c) for c in candidates])
+        if len(candidates) < policy.total:
+            return None
+        free = user_capacity(policy, [_usable(c) for c in candidates])
         whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        total = user_capacity(self.policy, whole)
+        total = user_capacity(policy, whole)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
         return self.moving.limited(total - kept, max(0, free - kept))
 
@@ -415,6 +434,7 @@ class Engine:
                 "forked": "" if self.checkpoint.forked is None else str(self.checkpoint.forked),
             },
             "trash": self.store.count("trash"),
+            "policies": self.rules.status(),
             "queues": self.queues(),
             "audit": self.audit.status(),
             "spares": self.spares.status(),

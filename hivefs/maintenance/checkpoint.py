@@ -42,6 +42,7 @@ from hivefs.maintenance.checkpoint_tree import CheckpointTree
 from hivefs.maintenance.ports import State, Vault
 from hivefs.model.head import DeviceCertificate, Head, Root
 from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.node import UNKNOWN
 from hivefs.model.stripe import ChunkPlace, Level, PageRef, Purpose, Stripe
 from hivefs.placement.policy import Policy
 
@@ -146,7 +147,9 @@ class _Filling:
 
 
 class Checkpoint:
-    """See the head of the file. ``online`` gives nodes that can be asked, ``authorities`` those over a node."""
+    """See the head of the file. ``online`` gives nodes that can be asked and may keep the head, ``authorities`` those over
+    a node; ``hostile`` is how many of them together must not be able to withhold the head.
+    """
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class Checkpoint:
         certificate: DeviceCertificate,
         device_seed: bytes,
         hive_key: bytes,
-        policy: Policy,
+        hostile: Callable[[], int],
         state: State,
         pages: Pages,
         online: Callable[[], Iterable[tuple[NodeId, HeadKeeper]]],
@@ -166,7 +169,7 @@ class Checkpoint:
         self._certificate = certificate
         self._device_seed = device_seed
         self._hive_key = hive_key
-        self._policy = policy
+        self._hostile = hostile
         self._state = state
         self._pages = pages
         self._tree = CheckpointTree(pages.fetch, pages.begin)
@@ -345,7 +348,7 @@ class Checkpoint:
         if head is None:
             return
         holders = await self._put_head(head, ())
-        lose = self._policy.rules[0].lose
+        lose = self._hostile()
         under = {name for node_id in holders for name in self._authorities(node_id)}
         if len(holders) < 2 or len(under) < lose + 1:
             raise NotEnoughShares(
@@ -396,8 +399,8 @@ class Checkpoint:
 
     def _enough(self, holders: list[NodeId]) -> bool:
         """Whether these nodes give a head the level ``guaranteed``."""
-        under = {name for node_id in holders for name in self._authorities(node_id)}
-        return len(under) >= 2 * self._policy.rules[0].lose + 1
+        known = [over for node_id in holders if UNKNOWN not in (over := self._authorities(node_id))]
+        return len(frozenset[str]().union(*known)) >= 2 * self._hostile() + 1
 
     async def measure(self) -> Level:
         """The level of the metadata: its stripes, and the head under more authorities than 2f+1."""

@@ -4,9 +4,9 @@ do those that are not as the stripe's policy says (the policy is stricter now, o
 The queue is derived, not stored: a scan of all stripes at the start and when policies change, then what changes (a node
 given up, leaving or known better, a share found damaged, a stripe placed with less than all its shares) adds to it. What
 to do with one stripe is a pure decision (``plan``, and ``settle`` of placement/selector.py for what is out of policy);
-doing it is reading any k shares, or those that move, making the missing ones again, checking them against their names, and
-putting them on nodes that keep the rules together with those that stay. An old share stays until the stripe is recorded
-with the new one.
+doing it is reading any k shares, or those that move, making the missing ones again, checking them against their names,
+and putting them on nodes that keep the rules together with those that stay. An old share stays until the stripe is
+recorded with the new one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The policies in force: which one a stripe is judged by, and which one new data is placed by. Pure.
 
-A stripe's certificate names the definition it was placed by. What it has to obey is what the policy of that *name*
-says now: so a stricter text makes old stripes be settled anew. A name that the text does not have any more, and a digest of
+A stripe's certificate names the definition it was placed by. What it has to obey is what the policy of that *name* says
+now: so a stricter text makes old stripes be settled anew. A name that the text does not have any more, and a digest of
 which nothing is known (a stripe from before certificates), stand for the default policy. Metadata obeys the policy of
 metadata, whatever its stripes were placed by.
 """

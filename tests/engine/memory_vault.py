@@ -27,6 +27,7 @@ class MemoryVault:
         self.changed: dict[bytes, int] = {}
         self.capacity: tuple[int, int] | None = None
         self.refuse: set[tuple[int, int]] = set()
+        self.policies: dict[int, str] = {}
 
     # ---- the user ---------------------------------------------------------------------------------------------------
 
@@ -63,7 +64,11 @@ class MemoryVault:
             data = self.slots[(ino, slot)]
             extent = StagedExtent(0, len(data), 0, 0, 0, len(data))
             base = self.map.get((ino, slot))
-            work.append(DirtySlot(ino, slot, self.generations[(ino, slot)], len(data), (extent,), base))
+            work.append(
+                DirtySlot(
+                    ino, slot, self.generations[(ino, slot)], len(data), (extent,), base, self.policies.get(ino, "default")
+                )
+            )
         return work
 
     def read(self, ino: int, slot: int, extent: StagedExtent, start: int, length: int) -> bytes | None:
@@ -106,7 +111,12 @@ class MemoryVault:
 
     async def status(self) -> dict[str, Any]:
         committed = max(self.changed.values(), default=self.published_sequence)
-        return {"dirty_slots": len(self.dirty_slots), "published": self.published_sequence, "committed": committed}
+        return {
+            "dirty_slots": len(self.dirty_slots),
+            "published": self.published_sequence,
+            "committed": committed,
+            "hydrating": False,
+        }
 
     # ---- snapshots --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,190 @@
+"""The engine's policies: setting them, codes for automatic ones, who may keep the head, and what status says of it all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from hivefs.chunkstore.node_client import NodeClient
+from hivefs.errors import HivefsError
+from hivefs.maintenance.codes import Codes
+from hivefs.model.ids import NodeId
+from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.model.stripe import Level, Purpose, Stripe
+from hivefs.placement.attributes import authorities, eligible
+from hivefs.placement.health import NodeState
+from hivefs.placement.language import parse
+from hivefs.placement.policies import Policies
+from hivefs.placement.policy import Policy
+
+if TYPE_CHECKING:
+    from hivefs.daemon.engine_core import Engine
+
+log = logging.getLogger(__name__)
+
+MEASURE_EVERY = 5.0
+MEASURE_SLICE = 10
+NO_RULE = "jurisdiction"
+
+
+class EnginePolicies:
+    """See the head of the file."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time)
+        engine.store.resolve = self.codes.resolve
+        self.levels = {"remote": 0, "guaranteed": 0}
+        self.out: dict[str, int] = {}
+        """Bytes of data by the name of their policy, of stripes that are not as it says."""
+
+    @property
+    def now(self) -> Policies:
+        """The policies in force."""
+        return self._engine.store.policies
+
+    async def set(self, text: str) -> None:
+        """Put a text into force, empty for none: after a crash the old one or this one is. Raises BadPolicy;
+        then nothing was changed.
+        """
+        engine = self._engine
+        await engine.hydration.done.wait()
+        if text:
+            await trio.to_thread.run_sync(parse, text, engine.store.default)
+        with engine.store.writing():
+            engine.store.save_policy_text(text)
+            self._remember()
+        self.codes.forget()
+        engine.pool.touch()  # repair looks at all stripes again
+        engine.placing.poke()
+        log.info("policies were set: %s", ", ".join(self.now.set.policies))
+
+    def _remember(self) -> None:
+        """Keep every definition: what is placed from now on names one of them."""
+        written = self.now.set
+        for policy in (*written.policies.values(), written.metadata()):
+            self._engine.store.save_policy(policy)
+
+    # ---- what is asked of nodes -------------------------------------------------------------------------------------
+
+    def _staying(self, policy: Policy) -> Sequence[Candidate]:
+        """All nodes that are not given up, as usable ones."""
+        engine = self._engine
+        members = engine.pool.members
+        return [
+            replace(candidate, usable=True)
+            for candidate in engine.pool.candidates(policy)
+            if members[candidate.node_id].row.state != NodeState.GONE
+            and not members[candidate.node_id].leaving
+            and not engine.covers(members[candidate.node_id].entry.membership)
+        ]
+
+    def _availability(self) -> dict[NodeId, float]:
+        return {n: self._engine.trust.status(n)["availability"] for n in self._engine.pool.members}
+
+    def keepers(self) -> Iterable[tuple[NodeId, NodeClient]]:
+        """Nodes that can be asked now and that the policy of metadata lets keep the head."""
+        policy = self.now.set.metadata()
+        members = self._engine.pool.members
+        for node_id, client in self._engine.online():
+            if not eligible(policy, members[node_id].under(policy.evidence)):
+                yield node_id, client
+
+    def over(self, node_id: NodeId) -> frozenset[str]:
+        """The authorities over a node in the family for which the policy of metadata says who may withhold nothing."""
+        policy, member = self.now.set.metadata(), self._engine.pool.members.get(node_id)
+        if member is None:
+            return frozenset()
+        return authorities(member.weighed.attributes, policy.evidence).get(self._rule(policy)[0], frozenset())
+
+    @staticmethod
+    def _rule(policy: Policy) -> tuple[str, int]:
+        """The family and number of authorities that may be hostile to the head: of the strictest rule."""
+        rule = max(policy.rules, key=lambda r: r.lose, default=None)
+        return (NO_RULE, 0) if rule is None else (rule.family, rule.lose)
+
+    def hostile(self) -> int:
+        """How many authorities together must not be able to withhold the head, or pass off an old one."""
+        return self._rule(self.now.set.metadata())[1]
+
+    def freshness(self, holders: Iterable[NodeId]) -> dict[str, Any]:
+        """Whether a device that remembers its last head, and one that is fresh, can know that a head is the newest: with
+        2f+1 and 3f+1 authorities over the nodes that keep it. A node of which one is unknown is not counted.
+        """
+        sets = [over for node_id in holders if UNKNOWN not in (over := self.over(node_id))]
+        count, hostile = len(frozenset[str]().union(*sets)), self.hostile()
+        return {
+            "family": self._rule(self.now.set.metadata())[0],
+            "authorities": count,
+            "hostile": hostile,
+            "remembering_device": "known" if count >= 2 * hostile + 1 else "unknown",
+            "fresh_device": "known" if count >= 3 * hostile + 1 else "unknown",
+        }
+
+    # ---- duties -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """The whole book is here: keep definitions, and have metadata of another code written anew. Until cancelled."""
+        seen: Policies | None = None
+        while True:
+            if seen is not self.now:
+                seen = self.now
+                with self._engine.store.writing():
+                    self._remember()
+            try:
+                await self._recode()
+            except HivefsError as error:
+                log.debug("the code of metadata waits: %s", error)
+            await trio.sleep(MEASURE_EVERY)
+
+    async def _recode(self) -> None:
+        policy = self.now.metadata()
+        found = set()
+        for number, stripe in enumerate(self._engine.store.metadata_stripes(), 1):
+            if (stripe.needed, stripe.total) != (policy.needed, policy.total):
+                found.add(stripe.stripe_id)
+            if number % MEASURE_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+        if found:
+            self._engine.checkpoint.evacuate |= frozenset(found)
+
+    async def measure(self) -> None:
+        """Bytes of data (with padding) at each level and out of policy, for status: counted in slices, again and again."""
+        while True:
+            levels, out = {"remote": 0, "guaranteed": 0}, dict[str, int]()
+            for number, stripe in enumerate(self._engine.store.stripes(), 1):
+                self._count(stripe, levels, out)
+                if number % MEASURE_SLICE == 0:
+                    await trio.sleep(0.002)
+            self.levels, self.out = levels, out
+            await trio.sleep(MEASURE_EVERY)
+
+    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> None:
+        health, size = self._engine.store.health(stripe), stripe.needed * stripe.share_bytes
+        data = stripe.purpose == Purpose.DATA
+        if data and health.level > Level.LOCAL:
+            levels[health.level.name.lower()] += size
+        if not health.verdict.holds:
+            name = self.now.name_of(stripe) if data else "metadata"
+            out[name] = out.get(name, 0) + size
+
+    def status(self) -> dict[str, Any]:
+        """For ``hivefs status``: policies with their codes, bytes that are not as they say, the freshness of the head."""
+        codes: dict[str, str] = {}
+        for name, policy in self.now.set.policies.items():
+            try:
+                made = self.codes.resolve(policy)
+                codes[name] = f"{made.needed}/{made.total}"
+            except HivefsError as error:
+                codes[name] = str(error)
+        holders = [NodeId(n) for n in self._engine.store.info("head_holders") or []]
+        return {
+            "codes": codes,
+            "paths": dict(self.now.set.paths),
+            "out_of_policy": self.out,
+            "freshness": self.freshness(holders),
+        }

@@ -1,0 +1,194 @@
+"""The engine places, proves, judges and repairs by the policies of the vault's text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hivefs.daemon.engine_core import Engine
+from hivefs.errors import BadPolicy
+from hivefs.formats import policy as policy_format
+from hivefs.maintenance.placement_check import PlacementCheck
+from hivefs.model.stripe import Level, Purpose, Stripe
+from hivefs.testing.memory_hive import MemoryHive
+
+from .memory_vault import MemoryVault
+from .test_engine import content, drop_cache, make_home, run, running, settle, until
+
+NO_US = """
+[policy.default]
+[policy.home]
+code = "2/4"
+deny = ["US"]
+[paths]
+"/home" = "home"
+"""
+STRICT = """
+[policy.default]
+deny = ["DE"]
+"""
+
+
+def countries(hive: MemoryHive, stripe: Stripe) -> set[str]:
+    return {hive.by_id(share.node).country for share in stripe.shares if share.node is not None}
+
+
+async def checked(engine: Engine) -> PlacementCheck:
+    check = PlacementCheck(engine.store)
+
+    async def report(step: list[Any]) -> None:
+        assert step[0] == "certificates"
+
+    await check.run(report)
+    return check
+
+
+def test_each_file_is_placed_by_its_policy_and_certified(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "US"), 2), MemoryVault()
+        vault.policies[7] = "home"
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies(NO_US)
+            for ino in (5, 7):
+                vault.write(ino, 0, os.urandom(300_000))
+            await settle(engine, vault)
+            _, other = await engine.locate(vault.map[(5, 0)].chunk_id)
+            _, home = await engine.locate(vault.map[(7, 0)].chunk_id)
+            assert (other.needed, other.total) == (4, 6) and (home.needed, home.total) == (2, 4)
+            assert "US" not in countries(hive, home)
+            for stripe in engine.store.stripes():
+                assert all(share.standing for share in stripe.shares)
+                assert engine.store.health(stripe).level == Level.GUARANTEED
+                if stripe.purpose == Purpose.METADATA:
+                    assert "US" not in countries(hive, stripe), "metadata obeys all policies in use"
+            named = engine.store.policy_of(home.policy_hash)
+            assert named is not None and named.name == "home" and named.deny == ("US",)
+            known = engine.store.standing(home.shares[0].standing)
+            assert known is not None and any(a.name == "country" for a in known)
+            check = await checked(engine)
+            assert check.findings == [] and check.counts["proved"] == check.counts["stripes"] > 2
+            status = engine.status()["policies"]
+            assert status["codes"] == {"default": "4/6", "home": "2/4"} and not any(status["out_of_policy"].values())
+
+    run(test)
+
+
+def test_a_stricter_policy_moves_old_data_and_a_bad_text_changes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "SE"), 2), MemoryVault()
+        data = {ino: os.urandom(200_000) for ino in range(6)}
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for ino, plain in data.items():
+                vault.write(ino, 0, plain)
+            await settle(engine, vault)
+            before = {s.stripe_id: s for s in engine.store.stripes()}
+            with pytest.raises(BadPolicy):
+                await engine.set_policies("[policy.default]\ncode = 7\n")
+            assert engine.store.policy_text() == ""
+            await engine.set_policies(STRICT)
+            assert engine.store.policy_text() == STRICT
+            digest = policy_format.digest(engine.policies.written("default"))
+            await until(lambda: all("DE" not in countries(hive, s) for s in engine.store.stripes()))
+            await until(lambda: all(engine.store.certified(s) for s in engine.store.stripes()))
+            for stripe in engine.store.stripes():
+                old = before.get(stripe.stripe_id)
+                if old is not None:
+                    moved = sum(1 for a, b in zip(old.shares, stripe.shares, strict=True) if a.node != b.node)
+                    assert moved == sum(1 for s in old.shares if s.node and hive.by_id(s.node).country == "DE")
+                if stripe.purpose == Purpose.DATA:
+                    assert stripe.policy_hash == digest
+            await until(lambda: not any(node.shares for node in hive.nodes if node.country == "DE"))
+            drop_cache(engine)
+            for ino, plain in data.items():
+                assert await content(engine, vault, ino, 0) == plain
+
+    run(test)
+
+
+def test_a_policy_that_cannot_be_placed_holds_up_only_its_own_files(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        text = 'metadata = "default"\n' + NO_US.replace('deny = ["US"]', 'deny = ["DE", "FR", "CH"]')
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies(text)
+            for ino in range(400):
+                vault.policies[ino] = "home"
+                vault.write(ino, 0, os.urandom(100))
+            vault.write(1000, 0, os.urandom(100_000))
+            engine.placing.poke()
+            await until(lambda: (1000, 0) in vault.map)
+            await until(lambda: "home" in engine.placing.progress.waiting_for)
+            assert not any((ino, 0) in vault.map for ino in range(400))
+            await engine.set_policies(text.replace('deny = ["DE", "FR", "CH"]', ""))
+            await settle(engine, vault)
+            assert all((ino, 0) in vault.map for ino in range(400))
+
+    run(test)
+
+
+def test_a_node_that_changes_hands_is_left_with_priority(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "SE"), 2), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies('[policy.default]\ndeny = ["US"]\n')
+            vault.write(1, 0, os.urandom(200_000))
+            await settle(engine, vault)
+            _, stripe = await engine.locate(vault.map[(1, 0)].chunk_id)
+            sold = hive.by_id(stripe.shares[0].node)  # type: ignore[arg-type]
+            sold.country = "US"
+            sold.epoch += 1
+            engine.learn([sold.entry()])
+            assert engine.store.health(stripe).level == Level.REMOTE
+            assert any(f.kind == "out-of-policy" for f in (await checked(engine)).findings)
+            await until(lambda: not engine.store.stripes_on(sold.node_id))
+            assert all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes())
+            assert (await checked(engine)).findings == []
+
+    run(test)
+
+
+def test_policies_and_certificates_come_through_a_restart(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "SE"), 2), MemoryVault()
+        home = make_home(tmp_path / "home")
+        async with running(home, hive, vault) as engine:
+            await engine.set_policies(STRICT)
+            vault.write(1, 0, os.urandom(200_000))
+            await settle(engine, vault)
+        async with running(home, hive, vault) as engine:
+            assert engine.store.policy_text() == STRICT and engine.policies.written("default").deny == ("DE",)
+            check = await checked(engine)
+            assert check.findings == [] and check.counts["proved"] > 1
+
+    run(test)
+
+
+def test_a_forged_certificate_is_found_without_any_node(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(200_000))
+            await settle(engine, vault)
+            for node in hive.nodes:
+                node.stop()
+            stripe = next(iter(engine.store.stripes()))
+            one = stripe.shares[0].standing
+            with engine.store.writing():
+                forged = [type(share)(share.share_id, share.merkle_root, share.node, one) for share in stripe.shares]
+                made = type(stripe)(
+                    stripe.stripe_id,
+                    stripe.purpose,
+                    stripe.needed,
+                    stripe.share_bytes,
+                    tuple(forged),
+                    stripe.policy_hash,
+                    stripe.placed_ns,
+                )
+                engine.store._put_stripe(made)
+            found = (await checked(engine)).findings
+            assert [f.kind for f in found if f.problem] == ["certificate-wrong"]
+
+    run(test)
