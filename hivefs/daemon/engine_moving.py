@@ -29,6 +29,7 @@ from hivefs.placement.verifier import verify
 if TYPE_CHECKING:
     from hivefs.daemon.engine_core import Engine
 
+POLICIES_EVERY = 5.0
 NEARLY_FULL = 0.1
 """Below this part of the hive's room free, moving data to free some is worth more traffic."""
 
@@ -84,9 +85,19 @@ class EngineMoving:
         """All of them until cancelled; the whole book must be here."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repack.run)
+            nursery.start_soon(self._follow_policies)
             nursery.start_soon(self.evacuation.run)
             nursery.start_soon(self.rebalance.run)
             nursery.start_soon(self.ledger.run)
+
+    async def _follow_policies(self) -> None:
+        """What moves because of another text is not to wait for the next look."""
+        seen = self._engine.store.policies
+        while True:
+            await trio.sleep(POLICIES_EVERY)
+            if self._engine.store.policies is not seen:
+                seen = self._engine.store.policies
+                self.repack.poke()
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive now."""
