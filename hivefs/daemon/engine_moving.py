@@ -77,6 +77,7 @@ class EngineMoving:
             engine.repair.bad_share,
             engine.pool.report,
         )
+        self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take
         engine.reader.current = self._current

@@ -28,6 +28,7 @@ from hivefs.model.head import Head, Root
 from hivefs.model.ids import DeviceId, NodeId
 from hivefs.model.node import Membership, Revocations, RosterEntry
 from hivefs.placement.attributes import authorities
+from hivefs.placement.evidence import known
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
 
@@ -86,7 +87,9 @@ def freshness(jurisdictions: int) -> str:
 
 
 def _countries(entry: RosterEntry | None) -> frozenset[str]:
-    return frozenset() if entry is None else authorities(entry.membership.attributes)["jurisdiction"]
+    if entry is None:
+        return frozenset()
+    return authorities(known(entry.membership, addresses=entry.address.reachable))["jurisdiction"]
 
 
 async def _ask(client: NodeClient, keys: VaultKeys, found: _Found) -> None:

@@ -3,10 +3,10 @@ do those that are not as the stripe's policy says (the policy is stricter now, o
 
 The queue is derived, not stored: a scan of all stripes at the start and when policies change, then what changes (a node
 given up, leaving or known better, a share found damaged, a stripe placed with less than all its shares) adds to it. What
-to do with one stripe is a pure decision (``plan``, and ``settle`` of placement/selector.py for what is out of policy); doing it
-is reading any k shares, or those that move, making the missing ones again, checking them against their names, and putting
-them on nodes that keep the rules together with those that stay. An old share stays until the stripe is recorded with the
-new one.
+to do with one stripe is a pure decision (``plan``, and ``settle`` of placement/selector.py for what is out of policy);
+doing it is reading any k shares, or those that move, making the missing ones again, checking them against their names, and
+putting them on nodes that keep the rules together with those that stay. An old share stays until the stripe is recorded
+with the new one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hivefs.chunkstore.writer import Writer, name_share
 from hivefs.content import coding
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.ports import State
-from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Stripe
 from hivefs.placement.health import NodeState, NodeView
@@ -83,6 +83,11 @@ async def _at_once(size: int, urgent: bool) -> None:
     await trio.lowlevel.checkpoint()
 
 
+async def _nothing(stripe: Stripe, indices: Collection[int]) -> bool:
+    await trio.lowlevel.checkpoint()
+    return False
+
+
 class Repair:
     """See the head of the file. ``look`` is how nodes are seen now."""
 
@@ -105,10 +110,18 @@ class Repair:
         self._wake = trio.Event()
         self._away: set[tuple[NodeId, bool]] = set()
         self.repaired = 0
+        self.cancelled = 0
+        """Stripes that left the queue because their nodes came back."""
         self.waiting_for = ""
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
         """Waits until so many bytes may be fetched or sent; urgent ones wait less (maintenance/budget.py)."""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
+        self.take_back: Callable[[Stripe, Collection[int]], Awaitable[bool]] = _nothing
+        """Finds missing shares at nodes that came back with old copies; whether it did (maintenance/spares.py)."""
+        self.leave: Callable[[NodeId, ShareId, StripeId, int], None] = lambda node, share, *_: state.trash_share(
+            node, share
+        )
+        """Inside a transaction: a share has another holder now."""
         self.on_bad: Callable[[NodeId], None] = lambda node_id: None
         """Hears of a node that does not hold what it should, once for each share."""
 
@@ -185,16 +198,29 @@ class Repair:
                     self.add(stripe_id)
                     if number % SCAN_SLICE == SCAN_SLICE - 1:
                         await trio.sleep(0.01)
-            for node_id, _ in now - self._away:
+            for node_id, _ in sorted(now - self._away):
                 for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
                     self.add(stripe_id)
                     if number % SCAN_SLICE == SCAN_SLICE - 1:
                         await trio.sleep(0.01)
             # A stripe that was on its way while its node announced that it leaves is found by looking again.
             leaving = {entry for entry in now if not entry[1]}
+            returned = self._away - now
             self._away = now - leaving
+            if returned:
+                await self._cancel()
             with trio.move_on_after(LEAVING_AGAIN if leaving else math.inf):
                 await changed.wait()
+
+    async def _cancel(self) -> None:
+        """A node is back: what waits for nothing else leaves the queue."""
+        for number, stripe_id in enumerate(list(self._queued)):
+            stripe = self._state.stripe(stripe_id)
+            if stripe is None or not plan(stripe, self._look).wanted:
+                self._queued.discard(stripe_id)
+                self.cancelled += 1
+            if number % SCAN_SLICE == SCAN_SLICE - 1:
+                await trio.sleep(0.01)
 
     def _nodes_away(self) -> set[tuple[NodeId, bool]]:
         """Nodes whose shares need another home: those given up (True) and those that leave (False)."""
@@ -212,7 +238,7 @@ class Repair:
         return {node_id: view.attributes for node_id, view in views if view is not None}
 
     def _nodes(self) -> list[NodeId]:
-        return [node_id for node_id, _, _ in self._state.nodes()]
+        return self._state.node_ids()
 
     async def _work(self) -> None:
         while True:
@@ -221,6 +247,8 @@ class Repair:
                 await self._wake.wait()
                 continue
             _, stripe_id = heapq.heappop(self._heap)
+            if stripe_id not in self._queued:
+                continue  # it is not needed any more
             done = False
             try:
                 done = await self.repair(stripe_id)
@@ -242,7 +270,7 @@ class Repair:
             with trio.move_on_after(RETRY):
                 await changed.wait()
             parked, self._parked = self._parked, set()
-            for number, stripe_id in enumerate(parked):
+            for number, stripe_id in enumerate(sorted(parked)):
                 self.add(stripe_id)
                 if number % SCAN_SLICE == SCAN_SLICE - 1:
                     await trio.sleep(0.01)
@@ -255,13 +283,21 @@ class Repair:
         if stripe is None:
             return True
         policy = self._state.policies.of(stripe)
-        decision = self._settled(stripe, policy, plan(stripe, self._look))
+        planned = plan(stripe, self._look)
+        decision = self._settled(stripe, policy, planned)
         wanted = decision.wanted
         if not wanted:
             return self._state.health(stripe).verdict.holds
+        if await self.take_back(stripe, wanted):
+            return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
-        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes, policy)
+        beside = self._left_behind(stripe)
+        avoided = self._avoided(stripe, wanted)
+        self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
+        now = self._state.stripe(stripe_id)
+        if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
+            return await self.repair(stripe_id)
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
             made = await self._remade(stripe, decision)
@@ -269,7 +305,8 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted), policy=policy)
+        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe)
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoided, policy=policy, beside=beside)
         return self._record(stripe, holders)
 
     def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:
@@ -296,7 +333,16 @@ class Repair:
     def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
         """Nodes at which one of these shares waits to be deleted."""
         ids = [stripe.shares[i].share_id for i in wanted]
-        return {n for n in self._nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+        return {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+
+    def _left_behind(self, stripe: Stripe) -> set[NodeId]:
+        """Nodes that may still have a share of this stripe which it does not name there: a move or a crash left it, and it
+        waits to be deleted. No authority may bring it together with others, so it counts where shares are placed. What lies
+        at nodes that are gone does not: most of them will never come back, and it would count for ever.
+        """
+        ids = [share.share_id for share in stripe.shares]
+        waiting = (n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids))
+        return {n for n in waiting if (view := self._look(n)) is not None and view.state != NodeState.GONE}
 
     async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
         """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""
@@ -326,10 +372,12 @@ class Repair:
             for index, (old, share) in enumerate(zip(before.shares, now.shares, strict=True)):
                 holder = holders.get(index)
                 if holder is not None and holder != old.node:
-                    if old.node is not None:
-                        # It may come back with the old copy: that is then deleted, since the stripe moved on.
-                        self._state.trash_share(old.node, old.share_id)
-                    share = replace(share, node=holder)
+                    if share.node not in (old.node, None):
+                        self._state.trash_share(holder, old.share_id)  # somebody else found a holder meanwhile
+                    else:
+                        if old.node is not None:
+                            self.leave(old.node, old.share_id, now.stripe_id, index)
+                        share = replace(share, node=holder)
                 shares.append(share)
             stripe = replace(now, shares=tuple(shares))
             self._state.save_stripe(stripe)

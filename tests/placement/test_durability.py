@@ -12,7 +12,9 @@ from hivefs.placement import durability
 
 
 def died(needed: int, total: int, repair_at: int, lag: float, rate: float, years: float, chance: random.Random) -> int:
-    """Losses of one stripe, played out: a lost share is known after ``lag``; below ``repair_at`` known ones all are made again."""
+    """Losses of one stripe, played out: a lost share is known after ``lag``; below ``repair_at`` known ones all are
+    made again.
+    """
     now, losses = 0.0, 0
     while now < years * 365:
         known, unknown, heap = total, 0, list[float]()
@@ -43,7 +45,8 @@ def test_losses_are_those_of_the_process_itself(needed: int, total: int, repair_
     expected = durability.losses(needed, total, repair_at, 7.0, rate)
     years = 900 / expected
     seen = died(needed, total, repair_at, 7.0, rate, years, chance)
-    # After a loss the simulation begins with a whole stripe, which the stationary formula does not know: up to a tenth fewer.
+    # After a loss the simulation begins with a whole stripe, which the stationary formula does not know: up to a tenth
+    # fewer.
     assert 0.82 * 900 - 4 * sqrt(900) < seen < 900 + 4 * sqrt(900)
 
 
@@ -80,7 +83,17 @@ def test_who_has_a_tenth_of_the_nodes() -> None:
 
 @pytest.mark.parametrize(
     ("needed", "total", "slack", "least"),
-    [(29, 80, 0, 3), (10, 30, 0, 4), (20, 60, 0, 4), (3, 10, 0, 5), (2, 3, 0, 3), (16, 30, 4, 3), (20, 32, 4, 4), (20, 30, 4, 5), (1, 3, 0, inf)],
+    [
+        (29, 80, 0, 3),
+        (10, 30, 0, 4),
+        (20, 60, 0, 4),
+        (3, 10, 0, 5),
+        (2, 3, 0, 3),
+        (16, 30, 4, 3),
+        (20, 32, 4, 4),
+        (20, 30, 4, 5),
+        (1, 3, 0, inf),
+    ],
 )
 def test_how_many_authorities_a_code_needs(needed: int, total: int, slack: int, least: float) -> None:
     assert durability.least_authorities(needed, total, slack) == least

@@ -37,8 +37,8 @@ class Held:
 
 @dataclass(eq=False)
 class SimNode:
-    """``number`` names it for ever. ``drops``: it takes shares, says that it has them, and has not. ``flips``: what it gives is
-    altered. ``slow`` in seconds before every answer; ``skew_ns`` is how far its clock is off.
+    """``number`` names it for ever. ``drops``: it takes shares, says that it has them, and has not. ``flips``: what it
+    gives is altered. ``slow`` in seconds before every answer; ``skew_ns`` is how far its clock is off.
     """
 
     number: int
@@ -170,7 +170,7 @@ class SimClient:
         self._truth.traffic.get(len(data))
         self.moved = trio.current_time()
         self.patience.answered(self.moved - asked)
-        if hashlib.sha256(data).digest() != share_id or merkle_root is not None and root_of(data) != merkle_root:
+        if hashlib.sha256(data).digest() != share_id or (merkle_root is not None and root_of(data) != merkle_root):
             raise Corrupt(what="a share", reason="its hash is wrong")
         return data[offset:] if length is None else data[offset : offset + length]
 
