@@ -285,6 +285,7 @@ class Engine:
                 nursery.start_soon(self.checkpoint.run, vault, snapshot)
                 await self.hydration.done.wait()
                 nursery.start_soon(self.garbage.take_released, vault)
+                nursery.start_soon(self.moving.reassign.run, vault)
         finally:
             self.vault = None
 

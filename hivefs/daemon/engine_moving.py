@@ -15,6 +15,7 @@ from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.evacuate import Evacuation
 from hivefs.maintenance.ledger import Ledger
 from hivefs.maintenance.moving import Moving
+from hivefs.maintenance.reassign import Reassign
 from hivefs.maintenance.rebalance import Rebalance
 from hivefs.maintenance.rebalance_plan import Fill
 from hivefs.maintenance.repack import Repack
@@ -54,6 +55,7 @@ class EngineMoving:
             engine.writer.new_id,
         )
         self.repack.held = self.held
+        self.reassign = Reassign(engine.store, self.repack.wish)
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
             engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
@@ -99,6 +101,7 @@ class EngineMoving:
             if self._engine.store.policies is not seen:
                 seen = self._engine.store.policies
                 self.repack.poke()
+                self.reassign.wanted.set()
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive now."""
@@ -183,7 +186,10 @@ class EngineMoving:
 
     async def _place(self, packed: Packed, stripe_id: StripeId, target: Target) -> Stripe:
         engine = self._engine
-        policy = engine.store.policies.written(target.policy).resolved(target.needed, target.total)
+        written = engine.store.policies.written(target.policy)
+        with engine.store.writing():
+            engine.store.save_policy(written)  # so that the stripe's certificate is known for this policy's
+        policy = written.resolved(target.needed, target.total)
         return await engine.writer.place(packed, Purpose.DATA, stripe_id, policy)
 
     def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:

@@ -310,6 +310,46 @@ def test_a_policy_with_another_code_moves_its_data_and_a_share_moves_only_where_
     run(test)
 
 
+def test_chunks_whose_file_has_another_policy_now_move_and_those_beside_them_stay(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            plain = {ino: os.urandom(30_000) for ino in range(12)}
+            for ino, data in plain.items():
+                vault.write(ino, 0, data)
+            await settle(engine, vault)
+            assert await engine.moving.reassign.once(vault) and not await moved(engine)
+            text = '[policy.default]\ncode = "4/6"\n[policy.family]\ncode = "3/6"\n[paths]\n"/Family" = "family"\n'
+            with engine.store.writing():
+                engine.store.save_policy_text(text)
+            vault.policies = {ino: "family" for ino in range(0, 12, 3)}
+            assert await engine.moving.reassign.once(vault)
+            assert await moved(engine)
+            vault.write(200, 0, b"a checkpoint")
+            await settle(engine, vault)
+
+            def lies_by(ino: int) -> str:
+                place = engine.store.place(vault.map[(ino, 0)].chunk_id)
+                stripe = None if place is None else engine.store.stripe(place.stripe_id)
+                assert stripe is not None
+                name = engine.store.policies.name_of(stripe)
+                assert (stripe.needed, engine.store.health(stripe).level) == (
+                    3 if name == "family" else 4,
+                    Level.GUARANTEED,
+                )
+                return name
+
+            assert all(lies_by(ino) == vault.policies.get(ino, "default") for ino in plain)
+            await all_reads(engine, vault, plain)
+            assert await engine.moving.reassign.once(vault) and not await moved(engine)
+            vault.policies = {}  # moved out of /Family again
+            assert await engine.moving.reassign.once(vault) and await moved(engine)
+            assert all(lies_by(ino) == "default" for ino in plain)
+            await all_reads(engine, vault, plain)
+
+    run(test)
+
+
 def data_of(engine: Engine) -> list[Stripe]:
     return [stripe for stripe in engine.store.stripes() if stripe.purpose == Purpose.DATA]
 
