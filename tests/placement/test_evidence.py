@@ -13,6 +13,8 @@ from hivefs.model.attestation import Attestation, Said
 from hivefs.model.node import UNKNOWN, Attribute, Evidence, Invitation, Membership, Role
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Address, Origin, known, public_addresses, subnet, weigh
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import verify
 
 HIVE, NODE, OTHER, NOTARY, STRANGER = (bytes([i]) * 32 for i in (1, 2, 3, 4, 5))
 DAY = 86_400 * 10**9
@@ -208,3 +210,11 @@ def test_an_empty_word_is_unknown_and_does_not_contradict() -> None:
     made = member(Attribute("country", ""), Attribute("parent", ""))
     assert known(made) == (Attribute("country", ""), Attribute("parent", ""))
     assert of("country", known(made, [replace(says(), said=empty)], {NOTARY}, now_ns=NOW)) == ("DE", ATTESTED)
+
+
+def test_a_node_at_addresses_in_two_subnets_is_under_both_for_the_selector_and_for_the_verifier() -> None:
+    both, one = known(DE, addresses=[AT_8, AT_9]), known(DE, addresses=[AT_8])
+    assert authorities(both)["subnet"] == {"8.8.8.0/24", "9.9.9.0/24"}
+    policy = Policy(1, 2, (), (("subnet", 1),))
+    assert not verify(policy, 1, [both, one]).holds and not verify(policy, 1, [one, both]).holds
+    assert verify(policy, 1, [known(DE, addresses=[AT_9]), one]).holds
