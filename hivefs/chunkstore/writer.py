@@ -100,14 +100,16 @@ class Writer:
         least: int,
         avoid: Collection[NodeId] = (),
         policy: Policy | None = None,
+        beside: Collection[NodeId] = (),
     ) -> dict[int, NodeId]:
         """Put shares (by number) on nodes that are not in ``avoid`` and keep the rules together with the holders in
-        ``kept``; returns who holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what
-        was put then is deleted again.
+        ``kept`` and the nodes ``beside``, which may still have shares of this stripe that it does not name; returns who
+        holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what was put then is
+        deleted again.
         """
         claimed: set[Pair] = set()
         try:
-            return await self._spread(coded, kept, least, avoid, claimed, policy or self.policy)
+            return await self._spread(coded, kept, least, avoid, claimed, policy or self.policy, set(beside))
         finally:
             self._claims.release(claimed)
 
@@ -119,6 +121,7 @@ class Writer:
         avoid: Collection[NodeId],
         claimed: set[Pair],
         policy: Policy,
+        beside: set[NodeId],
     ) -> dict[int, NodeId]:
         holders = dict(kept)
         failed: set[NodeId] = set(avoid)
@@ -129,7 +132,7 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = self._choose(policy, holders, missing, failed, len(coded[missing[0]].data))
+                chosen = self._choose(policy, holders, missing, failed, len(coded[missing[0]].data), beside)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
@@ -137,6 +140,8 @@ class Writer:
             pairs = self._claims.claim([(node, coded[index].share_id) for index, node in jobs])
             claimed |= pairs
             problem = await self._put_all(coded, jobs, pairs, holders, failed) or problem
+            # Who did not answer may have the share all the same.
+            beside |= {node for _, node in jobs if node not in holders.values()}
         if len(holders) < least:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
@@ -160,18 +165,30 @@ class Writer:
         return self._nodes.candidates(policy)
 
     def look_for_place(
-        self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int, policy: Policy
+        self,
+        kept: Mapping[int, NodeId],
+        missing: Collection[int],
+        avoid: Collection[NodeId],
+        size: int,
+        policy: Policy,
+        beside: Collection[NodeId] = (),
     ) -> None:
         """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
-        self._choose(policy, dict(kept), list(missing), set(avoid), size)
+        self._choose(policy, dict(kept), list(missing), set(avoid), size, beside)
 
     def _choose(
-        self, policy: Policy, holders: dict[int, NodeId], missing: list[int], failed: set[NodeId], size: int
+        self,
+        policy: Policy,
+        holders: dict[int, NodeId],
+        missing: list[int],
+        failed: set[NodeId],
+        size: int,
+        beside: Collection[NodeId],
     ) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         candidates = self._nodes.candidates(policy)
         known = {c.node_id: c for c in candidates}
-        kept = [known.get(n, Candidate(n, {})) for n in holders.values()]
+        kept = [known.get(n, Candidate(n, {})) for n in (*holders.values(), *sorted(set(beside) - set(holders.values())))]
         seed = int.from_bytes(self._random(8), "big")
         problem: HivefsError | None = None
         count = len(missing)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from hivefs.content.packing import Packed
-from hivefs.errors import HivefsError
+from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.accounts import Contribution, entitlement
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.evacuate import Evacuation
@@ -24,7 +23,6 @@ from hivefs.metadata.engine_contents import Contents
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
-from hivefs.placement.policy import Policy
 from hivefs.placement.reputation import availability
 from hivefs.placement.verifier import verify
 
@@ -42,7 +40,6 @@ class EngineMoving:
         self._engine = engine
         self.budget = Budget(engine.home.vault.setting("maintenance_bytes_s"), self.calm, lambda: engine.reader.waiting)
         self.contents = Contents(engine.store)
-        self.policy_of: Callable[[Stripe], Policy] = lambda stripe: engine.policy
         self.repack = Repack(
             engine.store,
             self.contents,
@@ -174,13 +171,21 @@ class EngineMoving:
         return now if now is not None or stripe.purpose == Purpose.DATA else stripe
 
     async def _place(self, packed: Packed, stripe_id: StripeId, target: Target) -> Stripe:
-        return await self._engine.writer.place(packed, Purpose.DATA, stripe_id)
+        engine = self._engine
+        policy = engine.store.policies.written(target.policy).resolved(target.needed, target.total)
+        return await engine.writer.place(packed, Purpose.DATA, stripe_id, policy)
 
     def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:
-        policy = self._engine.policy
-        target = Target(policy.name, policy.needed, policy.total)
+        """By the name of the policy that the stripe was placed by, as that is written now."""
+        policies = self._engine.store.policies
+        name = policies.name_of(stripe)
+        try:
+            policy = policies.named(name)
+        except (PolicyInfeasible, TooFewNodes):
+            return Target(name, stripe.needed, stripe.total), "", 0  # no code can be placed now: as it is, it stays
+        target = Target(name, policy.needed, policy.total)
         if (stripe.needed, stripe.total) != (policy.needed, policy.total):
-            return target, f"the code is {policy.needed}/{policy.total} now", 0
+            return target, f"the code of policy {name} is {policy.needed}/{policy.total} now", 0
         return target, "", 0
 
     def _nearly_full(self) -> bool:
@@ -201,7 +206,7 @@ class EngineMoving:
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
         """Whether the policy is proved of the stripe as it would be, and its level is what it was."""
         store = self._engine.store
-        policy = self.policy_of(before)
+        policy = store.policies.of(before)
         holders = [None if s.node is None else store.weighed(s.node).attributes for s in after.shares]
         if not verify(policy, after.needed, holders).holds:
             return False

@@ -58,7 +58,10 @@ class Garbage:
     async def empty_trash(self) -> None:
         """Delete trashed shares at nodes that are online, until cancelled."""
         while True:
-            for node_id, client in () if self.held() else list(self._online()):
+            waiting = frozenset(() if self.held() else self._state.trash_nodes())
+            for node_id, client in list(self._online()) if waiting else ():
+                if node_id not in waiting:
+                    continue
                 share_ids = self._claims.begin_delete(node_id, self._state.trash_of(node_id, DELETES))
                 if not share_ids:
                     continue

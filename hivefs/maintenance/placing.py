@@ -306,7 +306,8 @@ class Placing:
 
     async def _until_placed(self, packed: Packed, name: str, policy: Policy, lane: Lane) -> Stripe | None:
         """Place, again and again while the hive cannot take it: the data is safe in the stage meanwhile. None when
-        its slots are to be offered anew, since the policy is another now or it took so long that the files may have another one.
+        its slots are to be offered anew, since the policy is another now or it took so long that the files may have another
+        one.
         """
         pause, began = 0.5, trio.current_time()
         while True:

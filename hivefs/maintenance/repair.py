@@ -3,10 +3,10 @@ do those that are not as the stripe's policy says (the policy is stricter now, o
 
 The queue is derived, not stored: a scan of all stripes at the start and when policies change, then what changes (a node
 given up, leaving or known better, a share found damaged, a stripe placed with less than all its shares) adds to it. What
-to do with one stripe is a pure decision (``plan``, and ``settle`` of placement/selector.py for what is out of policy); doing it
-is reading any k shares, or those that move, making the missing ones again, checking them against their names, and putting
-them on nodes that keep the rules together with those that stay. An old share stays until the stripe is recorded with the
-new one.
+to do with one stripe is a pure decision (``plan``, and ``settle`` of placement/selector.py for what is out of policy);
+doing it is reading any k shares, or those that move, making the missing ones again, checking them against their names, and
+putting them on nodes that keep the rules together with those that stay. An old share stays until the stripe is recorded
+with the new one.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Repair:
                     self.add(stripe_id)
                     if number % SCAN_SLICE == SCAN_SLICE - 1:
                         await trio.sleep(0.01)
-            for node_id, _ in now - self._away:
+            for node_id, _ in sorted(now - self._away):
                 for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
                     self.add(stripe_id)
                     if number % SCAN_SLICE == SCAN_SLICE - 1:
@@ -238,7 +238,7 @@ class Repair:
         return {node_id: view.attributes for node_id, view in views if view is not None}
 
     def _nodes(self) -> list[NodeId]:
-        return [node_id for node_id, _, _ in self._state.nodes()]
+        return self._state.node_ids()
 
     async def _work(self) -> None:
         while True:
@@ -270,7 +270,7 @@ class Repair:
             with trio.move_on_after(RETRY):
                 await changed.wait()
             parked, self._parked = self._parked, set()
-            for number, stripe_id in enumerate(parked):
+            for number, stripe_id in enumerate(sorted(parked)):
                 self.add(stripe_id)
                 if number % SCAN_SLICE == SCAN_SLICE - 1:
                     await trio.sleep(0.01)
@@ -291,7 +291,9 @@ class Repair:
         if await self.take_back(stripe, wanted):
             return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
-        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes, policy)
+        beside = self._left_behind(stripe)
+        avoided = self._avoided(stripe, wanted)
+        self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         now = self._state.stripe(stripe_id)
         if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
@@ -303,7 +305,8 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted), policy=policy)
+        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe)
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoided, policy=policy, beside=beside)
         return self._record(stripe, holders)
 
     def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:
@@ -330,7 +333,16 @@ class Repair:
     def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
         """Nodes at which one of these shares waits to be deleted."""
         ids = [stripe.shares[i].share_id for i in wanted]
-        return {n for n in self._nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+        return {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+
+    def _left_behind(self, stripe: Stripe) -> set[NodeId]:
+        """Nodes that may still have a share of this stripe which it does not name there: a move or a crash left it, and it
+        waits to be deleted. No authority may bring it together with others, so it counts where shares are placed. What lies
+        at nodes that are gone does not: most of them will never come back, and it would count for ever.
+        """
+        ids = [share.share_id for share in stripe.shares]
+        waiting = (n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids))
+        return {n for n in waiting if (view := self._look(n)) is not None and view.state != NodeState.GONE}
 
     async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
         """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""

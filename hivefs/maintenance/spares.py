@@ -150,7 +150,7 @@ class Spares:
         if any(other.node == node_id for other in stripe.shares):
             return False
         before, after = self._state.health(stripe), self._state.health(_held(stripe, index, node_id))
-        return after.proof.holds or not before.proof.holds or before.counted < stripe.needed
+        return after.verdict.holds or not before.verdict.holds or before.counted < stripe.needed
 
     async def _has_it(self, stripe: Stripe, index: int, node_id: NodeId, client: Haver) -> bool:
         share_id = stripe.shares[index].share_id

@@ -66,7 +66,9 @@ class Trust:
         self._clock = clock
         self._setting = gone_after
         self._rows = book.reputations()
-        self._unsaved: set[NodeId] = set()
+        self._unsaved: dict[
+            NodeId, None
+        ] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
         self._since_save = 0.0
         self._online: set[NodeId] = set()
         self._folded: dict[NodeId, float] = {}
@@ -93,7 +95,7 @@ class Trust:
             now = self._clock()
             row = self._rows[node_id] = Reputation(max(0, now), max(0, now))
             self._founded = min(self._founded or row.first_seen_ns, row.first_seen_ns)
-            self._unsaved.add(node_id)
+            self._unsaved[node_id] = None
         return row
 
     @property
@@ -200,10 +202,10 @@ class Trust:
     def _set(self, node_id: NodeId, row: Reputation) -> None:
         before = self._rows.get(node_id)
         self._rows[node_id] = row
-        self._unsaved.add(node_id)
+        self._unsaved[node_id] = None
         if before is None or before.suspended != row.suspended or row.suspended:
             self._suspended, old = self._worst(), self._suspended
-            for changed in self._suspended ^ old:
+            for changed in sorted(self._suspended ^ old):
                 bad = changed in self._suspended
                 log.warning(
                     "node %s %s", changed.hex()[:12], "is out of trust: its shares move" if bad else "is trusted again"
@@ -264,7 +266,7 @@ class Trust:
         self._since_save += seconds
         if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)):
             self._since_save = 0.0
-            self._unsaved |= self._rows.keys()
+            self._unsaved |= dict.fromkeys(self._rows)
         if self._unsaved:
             self._save(list(islice(self._unsaved, SAVE_SLICE)))
 
@@ -278,4 +280,5 @@ class Trust:
             if node_id in self._folded:
                 self._fold(node_id, self._time)
         self._book.save_reputations({node_id: self._rows[node_id] for node_id in nodes})
-        self._unsaved.difference_update(nodes)
+        for node_id in nodes:
+            self._unsaved.pop(node_id, None)

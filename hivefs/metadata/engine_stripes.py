@@ -208,6 +208,15 @@ class StripeTables(PolicyTables):
         """Whether a share waits to be deleted at a node (it must not be put there meanwhile)."""
         return self._get("trash", node_id + share_id) is not None
 
+    def trash_nodes(self) -> list[NodeId]:
+        """Nodes at which shares wait to be deleted; costs as much as there are such nodes."""
+        found: list[NodeId] = []
+        after: bytes | None = None
+        while keys := self.keys("trash", after=after, limit=1):
+            found.append(NodeId(keys[0][:32]))
+            after = keys[0][:32] + b"\xff" * 32
+        return found
+
     def trash_of(self, node_id: NodeId, limit: int) -> list[ShareId]:
         """Shares to be deleted at a node."""
         return [ShareId(key[32:]) for key in self.keys("trash", node_id, limit=limit)]

@@ -1,7 +1,8 @@
 """How likely a stripe is lost, out of reach, or reassembled by somebody: closed formulas. Pure.
 
-Everything is for one stripe of code k/n whose shares lie on nodes that fail independently, each at a constant rate; times in days.
-What they leave out is told in docs/durability.md, where they stand beside the simulator (testing/sim) that runs the engine.
+Everything is for one stripe of code k/n whose shares lie on nodes that fail independently, each at a constant rate; times
+in days. What they leave out is told in docs/durability.md, where they stand beside the simulator (testing/sim) that runs
+the engine.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ def daily_rate(monthly: float) -> float:
 
 
 def windows(needed: int, start: int, lag: float, rate: float) -> float:
-    """Losses a year by the short formula (365/T) P[Bin(r, p_T) >= r-k+1]: a year cut into windows of one lag T, each beginning
-    with r = ``start`` shares. It misses losses that straddle two windows, so it is no bound; see ``losses``.
+    """Losses a year by the short formula (365/T) P[Bin(r, p_T) >= r-k+1]: a year cut into windows of one lag T, each
+    beginning with r = ``start`` shares. It misses losses that straddle two windows, so it is no bound; see ``losses``.
     """
     return YEAR / lag * at_least(start, 1.0 - exp(-rate * lag), start - needed + 1)
 
 
 def losses(needed: int, total: int, repair_at: int, lag: float, rate: float) -> float:
-    """Losses a year of one stripe when a share is known to be lost a fixed ``lag`` after it was, and all known losses are made
-    good at once as soon as fewer than ``repair_at`` are left (``total``: with each loss).
+    """Losses a year of one stripe when a share is known to be lost a fixed ``lag`` after it was, and all known losses are
+    made good at once as soon as fewer than ``repair_at`` are left (``total``: with each loss).
 
     The known shares walk from n down to r and back, with time 1/m at m. Of m shares each is lost and not known for the part
-    u = x/(1+x), x = rate*lag, of the time (an alternating renewal process; Ross, Stochastic Processes, 3.4). The stripe dies when
-    one of the last k goes: k*rate*P[Bin(m, u) = m-k], the exact rate of that crossing.
+    u = x/(1+x), x = rate*lag, of the time (an alternating renewal process; Ross, Stochastic Processes, 3.4). The stripe
+    dies when one of the last k goes: k*rate*P[Bin(m, u) = m-k], the exact rate of that crossing.
     """
     if not needed <= repair_at <= total:
         raise ValueError("a threshold between k and n")
@@ -59,7 +60,9 @@ def losses(needed: int, total: int, repair_at: int, lag: float, rate: float) -> 
 
 
 def unreachable(needed: int, total: int, lag: float, rate: float, away: float) -> float:
-    """The part of the time in which fewer than k shares answer: each is away for the part ``away``, or lost and not made again."""
+    """The part of the time in which fewer than k shares answer: each is away for the part ``away``, or lost and not
+    made again.
+    """
     x = rate * lag
     there = (1.0 - away) / (1.0 + x)
     return at_least(total, 1.0 - there, total - needed + 1)
@@ -78,7 +81,9 @@ def repair_traffic(needed: int, total: int, repair_at: int, lag: float, rate: fl
 
 
 def reassembled(needed: int, total: int, part: float) -> float:
-    """The chance that who runs a ``part`` of the eligible nodes, chosen at random, holds k of n shares of a given stripe."""
+    """The chance that who runs a ``part`` of the eligible nodes, chosen at random, holds k of n shares of a given
+    stripe.
+    """
     return at_least(total, part, needed)
 
 
@@ -89,8 +94,8 @@ def capped(needed: int, total: int, nodes: int, hostile: int) -> float:
 
 
 def least_authorities(needed: int, total: int, slack: int = 0) -> float:
-    """How many disjoint authorities of equal size it takes that none can rebuild and none can withhold a stripe (c = a = 1);
-    infinity when no number does.
+    """How many disjoint authorities of equal size it takes that none can rebuild and none can withhold a stripe (c = a =
+    1); infinity when no number does.
     """
     most = min(needed - 1, total - needed - slack)
     return inf if most < 1 else ceil(total / most)

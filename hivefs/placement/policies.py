@@ -2,8 +2,8 @@
 
 A stripe's certificate names the definition it was placed by. What it has to obey is what the policy of that *name*
 says now: so a stricter text makes old stripes be settled anew. A name that the text does not have any more, and a digest of
-which nothing is known (a stripe from before certificates), stand for the default policy. Metadata obeys the policy of metadata,
-whatever its stripes were placed by.
+which nothing is known (a stripe from before certificates), stand for the default policy. Metadata obeys the policy of
+metadata, whatever its stripes were placed by.
 """
 
 from __future__ import annotations

@@ -201,7 +201,8 @@ def independent(sets: Iterable[frozenset[str]]) -> int:
 
 def freshness(jurisdictions: int, hostile: int) -> dict[str, str]:
     """Whether a device can know that a head is the newest when ``hostile`` jurisdictions lie: "known", or "unknown" with
-    the reason. A device that remembers its last head needs 2f+1 jurisdictions, a fresh one 3f+1 (guarantees: quorums of heads).
+    the reason. A device that remembers its last head needs 2f+1 jurisdictions, a fresh one 3f+1 (guarantees: quorums of
+    heads).
     """
 
     def word(needed: int) -> str:

@@ -12,7 +12,9 @@ from hivefs.placement import durability
 
 
 def died(needed: int, total: int, repair_at: int, lag: float, rate: float, years: float, chance: random.Random) -> int:
-    """Losses of one stripe, played out: a lost share is known after ``lag``; below ``repair_at`` known ones all are made again."""
+    """Losses of one stripe, played out: a lost share is known after ``lag``; below ``repair_at`` known ones all are
+    made again.
+    """
     now, losses = 0.0, 0
     while now < years * 365:
         known, unknown, heap = total, 0, list[float]()
@@ -43,7 +45,8 @@ def test_losses_are_those_of_the_process_itself(needed: int, total: int, repair_
     expected = durability.losses(needed, total, repair_at, 7.0, rate)
     years = 900 / expected
     seen = died(needed, total, repair_at, 7.0, rate, years, chance)
-    # After a loss the simulation begins with a whole stripe, which the stationary formula does not know: up to a tenth fewer.
+    # After a loss the simulation begins with a whole stripe, which the stationary formula does not know: up to a tenth
+    # fewer.
     assert 0.82 * 900 - 4 * sqrt(900) < seen < 900 + 4 * sqrt(900)
 
 

@@ -173,6 +173,20 @@ def test_what_can_be_placed_now_can_be(policy: Policy, nodes: list[Candidate], s
         assert len(set(partial.nodes.values())) == len(partial.nodes)
 
 
+def test_a_crowd_in_a_tangle_has_an_answer_too() -> None:
+    """Two thousand nodes in a list, each of a kind of its own, and no placement: neither endless nor too deep."""
+    nodes = [
+        brute.node(i, jurisdiction=frozenset({"DE", f"j{i}"}), operator=f"op{i}", asn=f"a{i}", subnet=f"s{i}")
+        for i in range(2000)
+    ]
+    with pytest.raises(PolicyInfeasible, match="at most 1 of the 4") as caught:
+        choose(Policy(2, 4, max_per=(("asn", 1), ("operator", 1), ("subnet", 1))), nodes, 1)
+    assert caught.value.most == 1 and len(caught.value.remedy.nodes) == 3
+    tight = [replace(n, authorities={**n.authorities, "operator": frozenset({f"op{i % 3}"})}) for i, n in enumerate(nodes)]
+    with pytest.raises(PolicyInfeasible):
+        choose(Policy(2, 4, (Rules("jurisdiction", 2, 1),), (("asn", 1), ("operator", 1))), tight, 1)
+
+
 def test_words() -> None:
     nodes = [brute.node(i, jurisdiction=c, operator=f"op{i}") for i, c in enumerate(("DE", "FR") * 4)]
     with pytest.raises(PolicyInfeasible) as caught:

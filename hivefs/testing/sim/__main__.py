@@ -27,7 +27,9 @@ def _code(text: str) -> tuple[int, int]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m hivefs.testing.sim", description="Simulate a hive. See docs/durability.md.")
+    parser = argparse.ArgumentParser(
+        prog="python -m hivefs.testing.sim", description="Simulate a hive. See docs/durability.md."
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), help="one of the scenarios that the tests use")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same run (1)")
     parser.add_argument("--seeds", type=int, default=1, help="run so many seeds from --seed on (1)")
@@ -55,7 +57,14 @@ def scenario_of(chosen: argparse.Namespace, seed: int) -> Scenario:
         return preset(chosen.preset, seed)
     rate = durability.daily_rate(chosen.churn / 100)
     words = ["--years", f"{chosen.years:g}", "--nodes", str(chosen.nodes), "--stripes", str(chosen.stripes)]
-    words += ["--code", f"{chosen.code[0]}/{chosen.code[1]}", "--churn", f"{chosen.churn:g}", "--shape", f"{chosen.shape:g}"]
+    words += [
+        "--code",
+        f"{chosen.code[0]}/{chosen.code[1]}",
+        "--churn",
+        f"{chosen.churn:g}",
+        "--shape",
+        f"{chosen.shape:g}",
+    ]
     words += ["--lag", f"{chosen.lag:g}", "--outages", f"{chosen.outages:g}", *(["--diurnal"] if chosen.diurnal else [])]
     words += ["--kills", f"{chosen.kills:g}", "--seed", str(seed)]
     return Scenario(

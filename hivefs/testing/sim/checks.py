@@ -67,8 +67,8 @@ def _leases_last(world: World) -> None:
 
 
 def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
-    """The engine says guaranteed: each share is at a node of its own that has it (or lost it a moment ago), and both guarantees
-    hold by a plain count over what the nodes truly are.
+    """The engine says guaranteed: each share is at a node of its own that has it (or lost it a moment ago), and both
+    guarantees hold by a plain count over what the nodes truly are.
     """
     holders = [share.node for share in stripe.shares]
     if len(set(holders)) != len(holders) or None in holders:
@@ -92,7 +92,9 @@ def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
         ):
             for members in combinations(names, size):
                 if size and sum(1 for s in sets if not s.isdisjoint(members)) > most:
-                    raise Violation(f"stripe {kept.name} is called guaranteed, and {' and '.join(members)} hold more than {most}")
+                    raise Violation(
+                        f"stripe {kept.name} is called guaranteed, and {' and '.join(members)} hold more than {most}"
+                    )
 
 
 def _nobody_can_read(world: World, kept: Kept, stripe: Stripe) -> None:

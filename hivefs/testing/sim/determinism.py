@@ -1,8 +1,8 @@
 """Runs a trio program so that the same seed gives the same run: virtual time, seeded order of tasks, no threads.
 
 trio runs the tasks that are ready in an order of its own; with the switch that Hypothesis uses too it sorts them by age and
-shuffles them with its own Random, which is seeded here. Work for threads is done in place: a thread would end at a time that
-no seed knows.
+shuffles them with its own Random, which is seeded here. Work for threads is done in place: a thread would end at a time
+that no seed knows.
 """
 
 from __future__ import annotations
@@ -44,5 +44,7 @@ def run(seed: int, program: Callable[[], Awaitable[T]]) -> T:
     """``program`` under a virtual clock that begins at 0 and jumps to the next thing that happens."""
     core = sys.modules["trio._core._run"]
     order = random.Random(f"order of tasks {seed}")
-    with patched([(core, "_ALLOW_DETERMINISTIC_SCHEDULING", True), (core, "_r", order), (trio.to_thread, "run_sync", _in_place)]):
+    with patched(
+        [(core, "_ALLOW_DETERMINISTIC_SCHEDULING", True), (core, "_r", order), (trio.to_thread, "run_sync", _in_place)]
+    ):
         return trio.run(program, clock=MockClock(autojump_threshold=0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from math import inf
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,8 @@ from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.pool import Member, Pool
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
-from hivefs.maintenance import garbage, leases, repair
+from hivefs.maintenance import audit, garbage, leases, repair, trust
+from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.repair import Repair
@@ -30,16 +31,20 @@ from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.node import RosterEntry
 from hivefs.model.stripe import Stripe
-from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+from hivefs.testing.sim.truth import PURPOSE
 
 HOUR = 3600.0
+LOOK = 3 * HOUR
 STRETCHED: list[tuple[Any, str, float]] = [
-    (repair, "RETRY", HOUR),
-    (repair, "LEAVING_AGAIN", HOUR),
-    (garbage, "EVERY", HOUR),
+    (repair, "RETRY", LOOK),
+    (repair, "LEAVING_AGAIN", 6 * HOUR),
+    (garbage, "EVERY", LOOK),
     (leases, "EVERY", DAY),
+    (audit, "LOOK_EVERY", LOOK),
+    (trust, "LONGEST_TICK", DAY),
 ]
 KEY = bytes(range(32))
 
@@ -56,7 +61,9 @@ def only_killed(error: BaseException) -> bool:
 
 
 class SimStore(EngineStore):
-    """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no more."""
+    """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no
+    more.
+    """
 
     dead = False
     dies_at = 0
@@ -138,12 +145,14 @@ class Life:
         self.store = SimStore(path, KEY, policy.rules, chance.randbytes)
         self._book = Book(self.store)
         self.trust = Trust(self.store, clock, gone_after)
-        self.trust.longest_tick = inf  # it looks every hour only
         self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
-        self.reader = Reader(self.pool, NoCache(), self._bad)
+        self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         claims = Claims(self._intend)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
-        self.repair = Repair(self.store, self.reader, self.writer, self.store.node_view, lambda: self._news)
+        self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
+        self.repair.on_bad = self.trust.failed
+        self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
+        self.trust.on_suspended = lambda node_id: self._tell()
         self.garbage = Garbage(self.store, claims, cast("Any", self.online))
         self.leases = Leases(self.store, cast("Any", self.online), clock, self._bad)
         self._news = trio.Event()
@@ -157,6 +166,10 @@ class Life:
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.repair.bad_share(stripe, index, reason)
+
+    def _node_view(self, node_id: NodeId) -> NodeView | None:
+        view = self.store.node_view(node_id)
+        return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
 
     def _intend(self, pairs: Collection[Pair]) -> None:
         with self.store.writing():
@@ -220,21 +233,18 @@ class Life:
         self._news = trio.Event()
 
     async def _give_up(self) -> None:
-        """The pool's look at who is away for too long: it looks every second, here every hour."""
-        looked = trio.current_time()
+        """The pool's look at who is away for too long: it looks some times a second, here every three hours."""
+        last = trio.current_time()
         while True:
+            await trio.sleep(min(LOOK, self._gone_after / 4))
             before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
-            now = trio.current_time()
-            self.pool._give_up(now - looked)
-            while self.pool._unsaved:
-                self.pool._give_up(0.0)
-            looked = now
+            self.pool._give_up(trio.current_time() - last)
+            last = trio.current_time()
             members = self.pool.members.values()
             gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]
             if gone:
                 self.on_gone(gone)
                 self._tell()
-            await trio.sleep(min(HOUR, self._gone_after / 4))
 
     async def run(self) -> None:
         """The duties, until killed."""
@@ -251,9 +261,13 @@ class Life:
             self.store.dead = True
             self.ended.set()
 
+    async def _audit(self) -> None:
+        PURPOSE.set("audit")
+        await self.audit.run()
+
     def duties(self) -> list[Callable[[], Any]]:
         """One loop for each."""
-        return [self.repair.run, self.leases.run, self.garbage.empty_trash]
+        return [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit]
 
     def kill(self) -> None:
         """SIGKILL, now."""

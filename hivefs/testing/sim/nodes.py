@@ -37,8 +37,8 @@ class Held:
 
 @dataclass(eq=False)
 class SimNode:
-    """``number`` names it for ever. ``drops``: it takes shares, says that it has them, and has not. ``flips``: what it gives is
-    altered. ``slow`` in seconds before every answer; ``skew_ns`` is how far its clock is off.
+    """``number`` names it for ever. ``drops``: it takes shares, says that it has them, and has not. ``flips``: what it
+    gives is altered. ``slow`` in seconds before every answer; ``skew_ns`` is how far its clock is off.
     """
 
     number: int

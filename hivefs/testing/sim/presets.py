@@ -31,7 +31,7 @@ PRESETS = {
         faults=STORM,
     ),
     "churn": Scenario(days=365, nodes=30, stripes=10, lifetimes=Lifetimes(200), kills_per_year=12, settle_days=40),
-    "small": Scenario(days=40, nodes=24, stripes=6, lifetimes=Lifetimes(120), settle_days=20),
+    "small": Scenario(days=25, nodes=24, stripes=6, lifetimes=Lifetimes(80), settle_days=12),
     "leases": Scenario(days=190, nodes=20, stripes=4, settle_days=2, outages=Outages(1)),
     "losses": Scenario(
         days=730,

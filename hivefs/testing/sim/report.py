@@ -53,18 +53,28 @@ def text(scenario: Scenario, result: Result, seconds: float) -> str:
     found = figures(scenario, result)
     margin = 2 * sqrt(max(1, found["lost"])) / found["stripe_years"]
     rows = [
-        ("losses a stripe and year", f"{found['losses_a_year']:.3g} +- {margin:.1g}", f"{found['losses_a_year_expected']:.3g}"),
+        (
+            "losses a stripe and year",
+            f"{found['losses_a_year']:.3g} +- {margin:.1g}",
+            f"{found['losses_a_year_expected']:.3g}",
+        ),
         ("  by (365/T) P[Bin(n, p_T) >= n-k+1]", "", f"{found['losses_a_year_by_windows']:.3g}"),
         ("part of the shares missing", f"{found['missing']:.3g}", f"{found['missing_expected']:.3g}"),
         ("part of the time below k in reach", f"{found['unreachable']:.3g}", f"{found['unreachable_expected']:.3g}"),
-        ("shares read for repair, a stripe and year", f"{found['repair_read']:.4g}", f"{found['repair_read_expected']:.4g}"),
+        (
+            "shares read for repair, a stripe and year",
+            f"{found['repair_read']:.4g}",
+            f"{found['repair_read_expected']:.4g}",
+        ),
         ("shares written for it", f"{found['repair_written']:.4g}", f"{found['repair_written_expected']:.4g}"),
     ]
     head = (
-        f"{scenario.command}\n  {scenario.needed}/{scenario.total}, {scenario.nodes} nodes, {found['stripe_years']:.4g} stripe-years,"
+        f"{scenario.command}\n  {scenario.needed}/{scenario.total}, {scenario.nodes} nodes,"
+        f" {found['stripe_years']:.4g} stripe-years,"
         f" {result.lives} lives of the engine, {result.reads} reads ({result.late_reads} without k shares in reach),"
         f" {result.events} events in {seconds:.0f} s; digest {result.digest[:16]}\n"
-        f"  most shares of a stripe that one coalition ever could bring together: {result.most_exposed} of {scenario.needed}\n"
+        f"  most shares of a stripe that one coalition ever could bring together: {result.most_exposed};"
+        f" {scenario.needed} make it\n"
         f"  {'':44}{'measured':>18}{'formula':>12}\n"
     )
     return head + "".join(f"  {name:44}{seen:>18}{expected:>12}\n" for name, seen, expected in rows)
@@ -83,7 +93,9 @@ def formulas() -> str:
     lines.append("bytes that repair moves in a year for each byte of data (read and written)")
     for needed, total, at in CODES:
         both = [durability.repair_traffic(needed, total, at, 7.0, durability.daily_rate(c / 100)) for c in CHURNS]
-        lines.append(f"  {f'{needed}/{total}, {at}':18}" + "".join(f"{(read + sent) / needed:>12.2g}" for read, sent in both))
+        lines.append(
+            f"  {f'{needed}/{total}, {at}':18}" + "".join(f"{(read + sent) / needed:>12.2g}" for read, sent in both)
+        )
     lines.append("who runs a part of all eligible nodes reassembles a given stripe with")
     parts = (0.05, 0.1, 0.2, 0.3)
     lines.append(f"  {'code':28}" + "".join(f"{p:>10.0%}" for p in parts) + "   authorities for c = a = 1")
@@ -121,14 +133,20 @@ def plot(points: tuple[tuple[float, float, str], ...] = ()) -> str:
     def y(loss: float) -> float:
         return 20 + (1 - log10(max(loss, 10.0**low))) / (1 - low) * (height - 60)
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
+    ]
     parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
     for power in range(low, 1, 5):
         at = y(10.0**power)
-        parts.append(f'<path d="M{left} {at:.1f}H{width - 150}" stroke="#ddd"/><text x="8" y="{at + 4:.1f}">1e{power}</text>')
+        parts.append(
+            f'<path d="M{left} {at:.1f}H{width - 150}" stroke="#ddd"/><text x="8" y="{at + 4:.1f}">1e{power}</text>'
+        )
     for churn in (0.1, 0.3, 1, 3, 10, 30):
         parts.append(f'<text x="{x(churn) - 8:.1f}" y="{height - 22}">{churn:g}</text>')
-    parts.append(f'<text x="{left}" y="{height - 6}">percent of the nodes lost in 30 days; up: losses of a stripe in a year</text>')
+    parts.append(
+        f'<text x="{left}" y="{height - 6}">percent of the nodes lost in 30 days; up: losses of a stripe in a year</text>'
+    )
     for number, (needed, total, at) in enumerate(CODES):
         curve = []
         for step in range(51):

@@ -1,4 +1,6 @@
-"""What is simulated: the hive, how its nodes come and go, what befalls it, and how long. All of it plain data with a seed."""
+"""What is simulated: the hive, how its nodes come and go, what befalls it, and how long. All of it plain data with a
+seed.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from hivefs.testing.sim.nodes import DAY
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """After how many days a node is destroyed for ever. ``shape`` 1 is exponential; below 1 most die young (Weibull), as was
-    measured of peers (Stutzbach and Rejaie 2006). ``mean_days`` 0: never.
+    """After how many days a node is destroyed for ever. ``shape`` 1 is exponential; below 1 most die young (Weibull), as
+    was measured of peers (Stutzbach and Rejaie 2006). ``mean_days`` 0: never.
     """
 
     mean_days: float = 0.0
@@ -23,12 +25,14 @@ class Lifetimes:
         if not self.mean_days:
             return float("inf")
         scale = self.mean_days / gamma(1 + 1 / self.shape)
-        return DAY * scale * (-log(1.0 - chance.random())) ** (1 / self.shape)
+        return float(DAY * scale * (-log(1.0 - chance.random())) ** (1 / self.shape))
 
 
 @dataclass(frozen=True, slots=True)
 class Outages:
-    """A node is away for ``hours`` on average, ``per_month`` times; with ``diurnal`` mostly at night (by its country's hour)."""
+    """A node is away for ``hours`` on average, ``per_month`` times; with ``diurnal`` mostly at night (by its country's
+    hour).
+    """
 
     per_month: float = 0.0
     hours: float = 6.0
@@ -49,10 +53,11 @@ class Outages:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """On day ``day``, of ``kind``: ``cut`` (a jurisdiction cannot be reached for ``days``), ``wipe`` (a bad release: a ``part``
-    of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``rot`` (a part of all shares is altered on
-    disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late), ``full`` (a part of the
-    disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the engine).
+    """On day ``day``, of ``kind``: ``cut`` (a jurisdiction cannot be reached for ``days``), ``wipe`` (a bad release: a
+    ``part`` of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``rot`` (a part of all shares
+    is altered on disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late),
+    ``full`` (a part of the disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the
+    engine).
     """
 
     day: float
@@ -64,8 +69,8 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """See the fields; times are in the units that their names say. After ``days`` of faults and churn nothing happens any more,
-    and the hive has ``settle_days`` to become whole again.
+    """See the fields; times are in the units that their names say. After ``days`` of faults and churn nothing happens any
+    more, and the hive has ``settle_days`` to become whole again.
     """
 
     seed: int = 1
@@ -84,8 +89,12 @@ class Scenario:
     gone_after_days: float = 7.0
     detection_days: float = 35.0
     """Within so many days the engine must notice that a node that answers lost a share: leases are renewed after 30."""
-    blind_days: float = float("inf")
+    blind_days: float = 70.0
     """Within so many days the engine must notice that a node gives altered shares, or claims to have what it has not."""
+    audit_part: float = 0.05
+    """So many of the audits are made that the engine would make: with few shares at each node all of them are many times
+    what a share of a large hive sees.
+    """
     join_after_days: float = 1.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     outages: Outages = field(default_factory=Outages)

@@ -1,12 +1,13 @@
 """What is truly so in a simulated hive, counted apart from the engine, and what must never be seen in it.
 
-Kept for every share: which disks have it whole (``intact``), and who could still give it away (``exposed``: taken, and neither
-deleted on request nor destroyed; a copy that a move left behind counts, so does what a node pretends to have lost). Nothing
-here uses the engine's verifier or judge.
+Kept for every share: which disks have it whole (``intact``), and who could still give it away (``exposed``: taken, and
+neither deleted on request nor destroyed; a copy that a move left behind counts, so does what a node pretends to have
+lost). Nothing here uses the engine's verifier or judge.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ import trio
 from hivefs.model.ids import ShareId, StripeId
 from hivefs.testing.sim.nodes import SimNode
 
-BY_USER: ContextVar[bool] = ContextVar("BY_USER", default=False)
-"""Whether what happens is for the user (reads, first writes) and not for repair."""
+PURPOSE: ContextVar[str] = ContextVar("PURPOSE", default="repair")
+"""What is asked of nodes for: "repair", "user" (reads, first writes) or "audit"."""
 
 
 class Violation(AssertionError):
@@ -27,25 +28,18 @@ class Violation(AssertionError):
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes of shares over the wire: the user's, and what keeps them."""
+    """Bytes of shares over the wire by purpose."""
 
-    user: int = 0
-    repair_read: int = 0
-    repair_written: int = 0
+    read: Counter[str] = field(default_factory=Counter)
+    written: Counter[str] = field(default_factory=Counter)
 
     def get(self, size: int) -> None:
         """A share was read."""
-        if BY_USER.get():
-            self.user += size
-        else:
-            self.repair_read += size
+        self.read[PURPOSE.get()] += size
 
     def put(self, size: int) -> None:
         """A share was sent."""
-        if BY_USER.get():
-            self.user += size
-        else:
-            self.repair_written += size
+        self.written[PURPOSE.get()] += size
 
 
 @dataclass(eq=False)
@@ -87,9 +81,9 @@ def most_seen(kept: Kept, nodes: dict[int, SimNode], family: str, coalition: int
 
 
 class Truth:
-    """``say`` writes the trace; ``rules`` are (family, coalition) of the policy's G1. What a node lost is made again within ``lag``
-    seconds of its going away; within ``detection``  the engine
-    must notice that a node that answers has not what it should have, and make it again; within ``blind`` that a node lies.
+    """``say`` writes the trace; ``rules`` are (family, coalition) of the policy's G1. What a node lost is made again
+    within ``lag`` seconds of its going away; within ``detection``  the engine must notice that a node that answers has
+    not what it should have, and make it again; within ``blind`` that a node lies.
     """
 
     def __init__(
@@ -111,6 +105,7 @@ class Truth:
         self.traffic = Traffic()
         self.lost: list[tuple[float, int]] = []
         self.most_exposed = 0
+        self.on_stored: Callable[[], None] = lambda: None
         self.on_lost: Callable[[Kept], None] = lambda kept: None
         self._by_share: dict[ShareId, tuple[Kept, int]] = {}
         self._rules = rules
@@ -143,6 +138,7 @@ class Truth:
         kept.due.pop(index, None)
         kept.broken.pop((node.number, index), None)
         self._seen(kept, index, node)
+        self.on_stored()
 
     def pretended(self, node: SimNode, share_id: ShareId) -> None:
         """A node took it and will never give it back whole: it can still give it away."""
@@ -159,7 +155,9 @@ class Truth:
             members, count = most_seen(kept, self.nodes, family, coalition)
             self.most_exposed = max(self.most_exposed, count)
             if count >= kept.needed:
-                raise Violation(f"stripe {kept.name}: {' and '.join(members)} could bring together {count} of {kept.needed}")
+                raise Violation(
+                    f"stripe {kept.name}: {' and '.join(members)} could bring together {count} of {kept.needed}"
+                )
 
     def deleted(self, node: SimNode, share_id: ShareId) -> None:
         """The engine asked for it, and the node did."""
@@ -205,7 +203,9 @@ class Truth:
 
     def reachable(self, kept: Kept) -> int:
         """Share numbers that some node gives whole now."""
-        return sum(1 for holders in kept.intact if any(self.nodes[n].reachable and not self.nodes[n].flips for n in holders))
+        return sum(
+            1 for holders in kept.intact if any(self.nodes[n].reachable and not self.nodes[n].flips for n in holders)
+        )
 
     def overdue(self) -> list[tuple[Kept, int]]:
         """Shares that should have been made again by now."""
