@@ -185,6 +185,12 @@ def test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing(
     assert names == {name for name, _ in said} | ({"country"} if good else set())
 
 
+@pytest.mark.slow
+def test_the_same_with_many_examples() -> None:
+    many = settings(max_examples=20_000, deadline=None)
+    many(test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing)()
+
+
 # ---- addresses --------------------------------------------------------------------------------------------------------
 
 

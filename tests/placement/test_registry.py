@@ -44,6 +44,13 @@ def test_of_networks_in_each_other_the_smallest_counts_and_longer_than_64_bits_i
     assert at(made, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff") == Origin("US") and at(made, "11.0.0.0") is None
 
 
+@pytest.mark.slow
+def test_the_same_with_many_examples() -> None:
+    many = settings(max_examples=5_000, deadline=None)
+    many(test_every_address_is_found_as_by_looking_through_all_lines)()
+    many(test_ranges_that_cross_are_disjoint_in_order_and_none_is_lost)()
+
+
 networks = st.tuples(st.integers(0, 255), st.integers(24, 32), st.sampled_from(["DE", "FR", "CH"]))
 
 
