@@ -156,8 +156,7 @@ def test_what_is_refuted_is_unknown_whoever_said_it() -> None:
     assert known(member(), refuted={"country": "too near"}) == ()
 
 
-@settings(max_examples=300, deadline=None)
-@given(
+SAYINGS = (
     st.lists(
         st.tuples(st.sampled_from(["country", "parent_country", "asn"]), st.sampled_from(["DE", "FR", ""])), max_size=4
     ),
@@ -168,6 +167,10 @@ def test_what_is_refuted_is_unknown_whoever_said_it() -> None:
     ),
     st.sets(st.sampled_from([NOTARY, OTHER, HIVE, NODE])),
 )
+
+
+@settings(max_examples=300, deadline=None)
+@given(*SAYINGS)
 def test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing(
     said: list[tuple[str, str]], written: Evidence, words: list[tuple[bytes, bytes, str]], trusted: set[bytes]
 ) -> None:
@@ -187,8 +190,8 @@ def test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing(
 
 @pytest.mark.slow
 def test_the_same_with_many_examples() -> None:
-    many = settings(max_examples=20_000, deadline=None)
-    many(test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing)()
+    body = test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing.hypothesis.inner_test
+    settings(max_examples=20_000, deadline=None)(given(*SAYINGS)(body))()
 
 
 # ---- addresses --------------------------------------------------------------------------------------------------------
