@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from hivefs.content.packing import Packed
-from hivefs.errors import HivefsError
+from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.accounts import Contribution, entitlement
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.evacuate import Evacuation
@@ -24,7 +23,7 @@ from hivefs.metadata.engine_contents import Contents
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
-from hivefs.placement.policy import Policy
+from hivefs.placement.reputation import availability
 from hivefs.placement.verifier import verify
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ class EngineMoving:
         self._engine = engine
         self.budget = Budget(engine.home.vault.setting("maintenance_bytes_s"), self.calm, lambda: engine.reader.waiting)
         self.contents = Contents(engine.store)
-        self.policy_of: Callable[[Stripe], Policy] = lambda stripe: engine.policy
         self.repack = Repack(
             engine.store,
             self.contents,
@@ -61,7 +59,9 @@ class EngineMoving:
         )
         self.rebalance.held = self.held
         self.evacuation = Evacuation(
-            lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()), self._give_to_checkpoint
+            lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()),
+            self._give_to_checkpoint,
+            engine.checkpoint.root,
         )
         self.ledger = Ledger(
             engine.store,
@@ -76,6 +76,7 @@ class EngineMoving:
             engine.repair.bad_share,
             engine.pool.report,
         )
+        self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take
         engine.reader.current = self._current
@@ -121,7 +122,7 @@ class EngineMoving:
         """Bytes of data that the vault may keep for what nodes that credit it contribute."""
         mine = self._engine.keys.vault_id.hex()
         given = [
-            Contribution(m.row.capacity, self.ledger.uptime(m.node_id).availability)
+            Contribution(m.row.capacity, availability(self._engine.trust.row(m.node_id)))
             for m in self._engine.pool.members.values()
             if m.entry.address.credits == mine and not m.leaving and m.row.state != NodeState.GONE
         ]
@@ -146,6 +147,7 @@ class EngineMoving:
             member = engine.pool.members[NodeId(bytes.fromhex(row["id"]))]
             row["credits"] = member.entry.address.credits or None
             row["capacity"] = member.row.capacity
+            row["availability"] = round(availability(engine.trust.row(member.node_id)), 4)
         counted = [row for row in rows if row["receipt"]]
         return {
             "vault_id": engine.keys.vault_id.hex(),
@@ -169,13 +171,21 @@ class EngineMoving:
         return now if now is not None or stripe.purpose == Purpose.DATA else stripe
 
     async def _place(self, packed: Packed, stripe_id: StripeId, target: Target) -> Stripe:
-        return await self._engine.writer.place(packed, Purpose.DATA, stripe_id)
+        engine = self._engine
+        policy = engine.store.policies.written(target.policy).resolved(target.needed, target.total)
+        return await engine.writer.place(packed, Purpose.DATA, stripe_id, policy)
 
     def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:
-        policy = self._engine.policy
-        target = Target(policy.name, policy.needed, policy.total)
+        """By the name of the policy that the stripe was placed by, as that is written now."""
+        policies = self._engine.store.policies
+        name = policies.name_of(stripe)
+        try:
+            policy = policies.named(name)
+        except (PolicyInfeasible, TooFewNodes):
+            return Target(name, stripe.needed, stripe.total), "", 0  # no code can be placed now: as it is, it stays
+        target = Target(name, policy.needed, policy.total)
         if (stripe.needed, stripe.total) != (policy.needed, policy.total):
-            return target, f"the code is {policy.needed}/{policy.total} now", 0
+            return target, f"the code of policy {name} is {policy.needed}/{policy.total} now", 0
         return target, "", 0
 
     def _nearly_full(self) -> bool:
@@ -196,7 +206,7 @@ class EngineMoving:
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
         """Whether the policy is proved of the stripe as it would be, and its level is what it was."""
         store = self._engine.store
-        policy = self.policy_of(before)
+        policy = store.policies.of(before)
         holders = [None if s.node is None else store.weighed(s.node).attributes for s in after.shares]
         if not verify(policy, after.needed, holders).holds:
             return False

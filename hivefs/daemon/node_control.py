@@ -1,6 +1,7 @@
 """Asking a node on this machine, running or not: its settings, its counts. Imports nothing of the transport.
 
-A running node answers on ``node.sock`` in its directory (control.py): ``status``, and ``reload``: read node.json again.
+A running node answers on ``node.sock`` in its directory (control.py): ``status``, ``entry`` (its roster entry), and
+``reload``: read node.json again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import trio
 
 from hivefs.daemon import control
 from hivefs.daemon.node_process import running_node
+from hivefs.formats import member
 from hivefs.node.config import NodeConfig, change_settings, load_node
 from hivefs.node.running import Running, stopped_status
 
@@ -27,7 +29,13 @@ def methods(running: Running) -> control.Methods:
     async def reload(_: Any) -> None:
         await running.reload()
 
-    return control.Methods({"status": lambda _: running.status(), "reload": reload})
+    return control.Methods(
+        {
+            "status": lambda _: running.status(),
+            "reload": reload,
+            "entry": lambda _: member.entry_to_bytes(running.entry),
+        }
+    )
 
 
 def call(directory: Path, name: str) -> Any:

@@ -13,7 +13,11 @@ from typing import Final
 from hivefs.node.batching import Budget
 
 PIECE_BYTES: Final = 64 << 10
-"""Of an answer on its way; a peer that takes one of them has moved. So much is in memory beside the budget for each
+"""Of an answer on its way; a peer that takes one of them has moved. The first is so small that it is sealed in small
+records (transport/channel.py), so that who waits for the first bytes has them early.
+"""
+LATER_BYTES: Final = 128 << 10
+"""The others, of what was read ahead: larger ones cost less. So much may be in memory beside the budget, for each
 conversation whose answer was forgotten.
 """
 
@@ -74,7 +78,9 @@ class Outgoing:
 
     async def piece(self) -> bytes:
         """The next one; empty when all were given. A copy: what is on its way must not keep the rest alive."""
-        start, end = self._at, min(self._at + PIECE_BYTES, self.length)
+        start = self._at
+        most = LATER_BYTES if start and self._data is not None else PIECE_BYTES
+        end = min(start + most, self.length)
         self._at = end
         if self._data is None and start < end:
             return await self._read(start, end - start)

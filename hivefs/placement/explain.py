@@ -19,6 +19,9 @@ from hivefs.placement.search import Found, solve
 
 BUDGET = 300
 
+ENOUGH = 600
+"""Of more nodes the first ones are looked at: what helps them helps all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
@@ -42,6 +45,7 @@ class Explanation:
 
 def explain(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> Explanation:
     """For ``wanted`` nodes of ``pool`` beside ``kept``, when there is no such set."""
+    pool = pool[:ENOUGH]
     mode = next(modes(policy, pool, kept))
     most, found = max(
         (_most(m.limits, [c for c in pool if m.admits(c)], kept, wanted) for m in modes(policy, pool, kept)),

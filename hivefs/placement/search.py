@@ -18,7 +18,10 @@ from hivefs.placement.flow import Edge, Flow, cheapest
 from hivefs.placement.limits import Limit, Load, binding, over
 
 BUDGET = 2000
-"""Steps of branch and bound; one takes some 50 microseconds."""
+"""Steps of branch and bound; one takes some 50 microseconds for sixty kinds of nodes, and counts more for more."""
+
+KINDS = 200
+"""The most kinds of nodes that branch and bound looks at."""
 
 _DEAREST = 1 << 40
 
@@ -167,6 +170,8 @@ class _Branching:
             (kind.held if number < len(holders) else kind.free).append(number)
         # Holders first, since they decide; then the kinds with most authorities, which are the hardest to fit.
         self._kinds = sorted(kinds.values(), key=lambda k: (-len(k.held), sum(len(over(k.node, f)) for f in families)))
+        self._whole = len(self._kinds) <= KINDS
+        del self._kinds[max(KINDS, sum(1 for kind in self._kinds if kind.held)) :]
         self._holders = len(holders)
         self._taken = [0] * len(self._kinds)
         self._dead: set[object] = set()
@@ -177,10 +182,10 @@ class _Branching:
             for dropped in range(least, self._holders + 1):
                 self._dead.clear()
                 if self._step(0, self._wanted, dropped):
-                    return self._found(exact=True)
+                    return self._found(exact=self._whole or dropped == least)
         except _OverBudget:
             return Found((), (), False, False)
-        return Found((), (), False, True)
+        return Found((), (), False, self._whole)
 
     def _found(self, *, exact: bool) -> Found:
         kept: list[int] = []
@@ -191,8 +196,11 @@ class _Branching:
         return Found(tuple(sorted(kept)), tuple(sorted(new)), True, exact)
 
     def _step(self, at: int, wanted: int, drops: int) -> bool:
+        if wanted == 0:
+            self._taken[at:] = [0] * (len(self._kinds) - at)
+            return sum(len(kind.held) for kind in self._kinds[at:]) <= drops
         if at == len(self._kinds):
-            return wanted == 0
+            return False
         if self._bound(at) < wanted:
             return False
         state: tuple[object, ...] = (
@@ -204,7 +212,7 @@ class _Branching:
         state += tuple(self._load.unknown.values()) + self._load.unions()
         if state in self._dead:
             return False
-        self._budget -= 1
+        self._budget -= 1 + (len(self._kinds) - at) // 60
         if self._budget < 0:
             raise _OverBudget
         kind = self._kinds[at]

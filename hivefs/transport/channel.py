@@ -26,7 +26,7 @@ from .raw import RawSocket
 SLICE = 64 * 1024
 READ_SIZE = 256 * 1024
 RECORD = 8 * 1024
-MIDDLE = 128 * 1024
+MIDDLE = 64 * 1024
 """Bodies up to MIDDLE are sealed in pieces of so many bytes. The other end can open a piece only as a whole, and larger
 ones keep the first segment of a chunk waiting for another round trip on a line where TCP begins with 14 KiB."""
 

@@ -1,0 +1,131 @@
+"""The experimental DHT: what is taken for a node's address, and real processes in which a node that moved is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hivefs.crypto import keys
+from hivefs.daemon.dht import judge, known
+from hivefs.daemon.embedded import _free_ports
+from hivefs.formats.member import entry_to_bytes, sign_address, sign_member
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Attribute, Membership, Role, RosterEntry
+from hivefs.node.config import change_settings, create_node
+
+HIVE, NODE, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
+KEY = keys.public_key(NODE)
+FIND = """
+    import json, sys, time
+    from hivefs.daemon import dht
+    peer, hive, *nodes = sys.argv[1:]
+    found = dht.find([peer], [bytes.fromhex(n) for n in nodes], bytes.fromhex(hive), time.time_ns())
+    print(json.dumps({node.hex(): list(entry.address.reachable) for node, entry in found.items()}))
+"""
+
+
+def entry(seed: bytes = NODE, sequence: int = 1, role: Role = Role.NODE) -> RosterEntry:
+    bare = Membership(b"", keys.public_key(seed), role, (Attribute("country", "DE"),), 1)
+    return RosterEntry(sign_member(HIVE, bare), sign_address(seed, ("/ip4/192.0.2.7/tcp/4001",), sequence))
+
+
+def test_only_what_the_node_itself_signed_is_its_address() -> None:
+    assert judge(KEY, entry_to_bytes(entry(sequence=7))) == 7
+    unsigned = replace(entry(), address=replace(entry().address, sequence=8))
+    another = replace(entry(), address=entry(OTHER).address)
+    for wrong in (
+        b"",
+        os.urandom(100),
+        entry_to_bytes(entry(OTHER)),
+        entry_to_bytes(unsigned),
+        entry_to_bytes(another),
+        entry_to_bytes(entry(role=Role.CLIENT)),
+        entry_to_bytes(entry()) + b"x",
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            judge(KEY, wrong)
+
+
+def test_only_nodes_that_are_away_are_looked_for() -> None:
+    rows = [{"id": "aa", "state": "online"}, {"id": "bb", "state": "offline"}, {"id": "cc", "state": "gone"}]
+    assert known(rows) == [b"\xbb", b"\xcc"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+    """Start ``hivefs WORDS``; the process and its first line."""
+    started: list[subprocess.Popen[str]] = []
+
+    def one(*words: object) -> tuple[subprocess.Popen[str], str]:
+        with (tmp_path / f"log-{len(started)}").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hivefs", *map(str, words)], stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        started.append(process)
+        assert process.stdout is not None
+        lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=lambda: lines.put(process.stdout.readline()), daemon=True).start()  # type: ignore[union-attr]
+        return process, lines.get(timeout=90)
+
+    yield one
+    for process in started:
+        process.kill()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_node_that_moved_is_found(tmp_path: Path, start: Callable[..., tuple[subprocess.Popen[str], str]]) -> None:
+    ports = _free_ports(4)
+    first, said = start("dht", "serve", "--listen", f"/ip4/127.0.0.1/tcp/{ports[0]}")
+    member = said.removeprefix("Serving at ").split(" ")[0]
+    assert "/p2p/" in member
+
+    def listen(port: int) -> tuple[str]:
+        return (f"/ip4/127.0.0.1/tcp/{port}",)
+
+    node = tmp_path / "node"
+    node_id = create_node(node, listen=listen(ports[1]), capacity=1 << 30, hive_seed=HIVE, seed=NODE, now_ns=1)
+    assert node_id == NodeId(KEY)
+    running, _ = start("node", "run", node)
+
+    def find() -> list[str] | None:
+        words = [sys.executable, "-c", textwrap.dedent(FIND), member, keys.public_key(HIVE).hex(), KEY.hex()]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, list[str]] = json.loads(done.stdout)
+        return found.get(KEY.hex())
+
+    def until(port: int) -> None:
+        end = time.monotonic() + 100
+        while not (addresses := find()) or f"/tcp/{port}/" not in addresses[0]:
+            assert time.monotonic() < end, addresses
+            time.sleep(1)
+
+    assert find() is None
+    teller, _ = start("dht", "serve", "--listen", f"/ip4/127.0.0.1/tcp/{ports[2]}", "--peer", member, "--node", node)
+    until(ports[1])
+    running.terminate()
+    running.wait(60)
+    teller.kill()
+    teller.wait(30)
+    change_settings(node, lambda config: replace(config, listen=listen(ports[3])))
+    start("node", "run", node)
+    assert find() is not None, "the old one is still there"
+    start("dht", "serve", "--peer", member, "--node", node)
+    until(ports[3])
+    first.kill()
+    first.wait(30)
+    words = [sys.executable, "-c", textwrap.dedent(FIND), member, keys.public_key(HIVE).hex(), KEY.hex()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode and "PeerUnreachable" in done.stderr, "nobody is there"
