@@ -7,6 +7,7 @@ allow, at least k (then the data is ``remote``), and leaves the rest to repair.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,6 +25,7 @@ from hivefs.formats import policy as policy_format
 from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
+from hivefs.placement import copysets
 from hivefs.placement.policy import Policy
 from hivefs.placement.selector import choose
 
@@ -65,8 +67,13 @@ class Writer:
         clock: Callable[[], int],
         random: Random,
         claims: Claims,
+        secret: bytes = b"",
     ) -> None:
+        """``secret``: 32 bytes of the vault, the same for ever, by which stripes of a large hive share sets of nodes
+        (placement/copysets.py); without, each has its own.
+        """
         self._nodes = nodes
+        self._secret = secret
         self.policy = policy
         self._clock = clock
         self._random = random
@@ -82,7 +89,7 @@ class Writer:
         """
         policy = policy or self.policy
         coded = await trio.to_thread.run_sync(code, policy.needed, policy.total, packed.data)
-        holders = await self.spread(dict(enumerate(coded)), {}, policy.needed, policy=policy)
+        holders = await self.spread(dict(enumerate(coded)), {}, policy.needed, policy=policy, stripe_id=stripe_id)
         return Stripe(
             stripe_id,
             purpose,
@@ -101,6 +108,7 @@ class Writer:
         avoid: Collection[NodeId] = (),
         policy: Policy | None = None,
         beside: Collection[NodeId] = (),
+        stripe_id: StripeId | None = None,
     ) -> dict[int, NodeId]:
         """Put shares (by number) on nodes that are not in ``avoid`` and keep the rules together with the holders in
         ``kept`` and the nodes ``beside``, which may still have shares of this stripe that it does not name; returns who
@@ -109,7 +117,8 @@ class Writer:
         """
         claimed: set[Pair] = set()
         try:
-            return await self._spread(coded, kept, least, avoid, claimed, policy or self.policy, set(beside))
+            used = policy or self.policy
+            return await self._spread(coded, kept, least, avoid, claimed, used, set(beside), stripe_id)
         finally:
             self._claims.release(claimed)
 
@@ -122,6 +131,7 @@ class Writer:
         claimed: set[Pair],
         policy: Policy,
         beside: set[NodeId],
+        stripe_id: StripeId | None,
     ) -> dict[int, NodeId]:
         holders = dict(kept)
         failed: set[NodeId] = set(avoid)
@@ -132,7 +142,8 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = self._choose(policy, holders, missing, failed, len(coded[missing[0]].data), beside)
+                size = len(coded[missing[0]].data)
+                chosen = self._choose(policy, holders, missing, failed, size, beside, stripe_id)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
@@ -184,12 +195,19 @@ class Writer:
         failed: set[NodeId],
         size: int,
         beside: Collection[NodeId],
+        stripe_id: StripeId | None = None,
     ) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         candidates = self._nodes.candidates(policy)
         known = {c.node_id: c for c in candidates}
         kept = [known.get(n, Candidate(n, {})) for n in (*holders.values(), *sorted(set(beside) - set(holders.values())))]
         seed = int.from_bytes(self._random(8), "big")
+        if self._secret and stripe_id is not None and copysets.groups(len(candidates), policy.total):
+            both = copysets.seeds(self._secret, policy, stripe_id, len(candidates))
+            if not kept:
+                with contextlib.suppress(TooFewNodes, PolicyInfeasible):  # fewer are looked for below
+                    return copysets.choose_set(policy, candidates, both, share_bytes=size, avoid=failed)
+            seed = copysets.seed_of(policy, candidates, both, [c.node_id for c in kept], share_bytes=size)
         problem: HivefsError | None = None
         count = len(missing)
         while count > 0:

@@ -25,7 +25,7 @@ from hivefs.chunkstore.pool import Dial, Pool
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
-from hivefs.crypto.keys import VaultKeys
+from hivefs.crypto.keys import VaultKeys, derive
 from hivefs.daemon import registry_file
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
@@ -87,7 +87,8 @@ class Engine:
         self.news = News(self.learn, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
-        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims)
+        secret = derive(self.keys.engine_key, "node sets")
+        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret)
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed

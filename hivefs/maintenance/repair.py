@@ -311,7 +311,9 @@ class Repair:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
         avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe, decision, careful)
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=avoided, policy=policy, beside=beside)
+        holders = await self._writer.spread(
+            coded, decision.kept, 0, avoid=avoided, policy=policy, beside=beside, stripe_id=stripe_id
+        )
         return self._record(stripe, holders)
 
     def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:

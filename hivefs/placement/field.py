@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
-from itertools import accumulate, islice
+from itertools import accumulate
 from math import inf, log
 
 import blake3
 
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Candidate
-from hivefs.placement.attributes import eligible
+from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.placement.attributes import NOBODY_SAID, eligible
 from hivefs.placement.limits import over
 from hivefs.placement.lots import room
 from hivefs.placement.policy import Policy
 
 BUCKET = 16
-SOME = 64
 _UNIT = 1 << 64
 _MASK = _UNIT - 1
 
@@ -87,6 +86,7 @@ class Field:
         self._nodes: dict[NodeId, frozenset[str]] = {}
         self._classes: dict[frozenset[str], _Class] = {}
         self._names: list[frozenset[str]] = []
+        self._stating = dict.fromkeys(NOBODY_SAID, 0)
         for candidate in candidates:
             self.put(candidate)
 
@@ -115,6 +115,8 @@ class Field:
         if name not in self._classes:
             self._classes[name] = _Class()
             self._names = sorted(self._classes, key=sorted)
+        self._count(self.get(node.node_id), -1)
+        self._count(node, 1)
         self._nodes[node.node_id] = name
         found = self._classes[name]
         found.put(node, _hashed(node.node_id))
@@ -123,18 +125,19 @@ class Field:
 
     def remove(self, node_id: NodeId) -> None:
         """Forget a node."""
+        self._count(self.get(node_id), -1)
         name = self._nodes.pop(node_id, None)
         if name is not None:
             self._classes[name].take(node_id, _hashed(node_id))
 
-    @property
-    def some(self) -> list[Candidate]:
-        """A few nodes of each class, to see what nodes say of themselves at all."""
-        found = []
-        for name in self._names:
-            bucket = next((b for b in self._classes[name].buckets if b), {})
-            found += [node for _, _, node in islice(bucket.values(), max(1, SOME // len(self._names)))]
-        return found
+    def _count(self, node: Candidate | None, sign: int) -> None:
+        if node is not None:
+            for family in self._stating:
+                self._stating[family] += sign * (UNKNOWN not in over(node, family))
+
+    def states(self, family: str) -> bool:
+        """Whether any node states an authority of this family (one of attributes.NOBODY_SAID)."""
+        return self._stating[family] > 0
 
     @staticmethod
     def shared(node: Candidate) -> dict[str, frozenset[str]]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Candidate
+from hivefs.model.node import UNKNOWN, Candidate
 from hivefs.placement.attributes import eligible
 from hivefs.placement.explain import explain
 from hivefs.placement.field import Field
-from hivefs.placement.limits import Limit, Load, Mode, binding, modes, wishes
+from hivefs.placement.limits import Limit, Load, Mode, binding, limits_of, modes, only_caps, over, wishes
 from hivefs.placement.lots import key, lot
 from hivefs.placement.policy import Policy
 from hivefs.placement.search import solve
@@ -307,8 +307,9 @@ def _from_field(
     taken: Collection[NodeId],
 ) -> list[Candidate] | None:
     """Nodes as the field draws them, as long as limits and wishes allow; None when too few of them fit."""
-    mode = next(modes(policy, field.some, kept))
-    load = Load((*mode.limits, *wishes(policy)))
+    silent = {family for family in only_caps(policy) if not field.states(family)}
+    silent = {family for family in silent if all(UNKNOWN in over(node, family) for node in kept)}
+    load = Load((*(limit for limit in limits_of(policy) if limit.family not in silent), *wishes(policy)))
     for node in kept:
         load.add(node)
     if not load.holds():

@@ -178,3 +178,20 @@ def test_rules_on_operators_and_coalitions_over_a_field(many: list[Candidate]) -
     for seed in range(10):
         verdict = verify(policy, 16, [known[n] for n in choose(policy, field, seed)])
         assert verdict.holds, verdict.words
+
+
+def test_one_of_many_states_its_network() -> None:
+    """A cap that nobody's word touches is not asked; one node that states its own is never put beside two silent ones."""
+    silent = [replace(node(i), authorities=authorities([a for a in said(i) if a.name != "asn"])) for i in range(1000)]
+    policy = Policy(16, 30, max_per=(("asn", 1),))
+    field = Field(silent)
+    assert len(choose(policy, field, 1)) == 30
+    loud = replace(node(5000), free_bytes=1 << 60)
+    field.put(loud)
+    known = {n.node_id: [a for a in said(i) if a.name != "asn"] for i, n in enumerate(silent)} | {
+        loud.node_id: list(said(5000))
+    }
+    for seed in range(5):
+        assert verify(policy, 16, [known[n] for n in choose(policy, field, seed)]).holds
+    field.remove(loud.node_id)
+    assert not field.states("asn") and field.states("operator")
