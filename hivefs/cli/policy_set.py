@@ -11,6 +11,7 @@ from hivefs.cli.output import json_option
 from hivefs.cli.policy_apply import apply
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
+from hivefs.placement.language import parse
 from hivefs.placement.language_text import default_text, with_path
 
 
@@ -38,5 +39,7 @@ def command(
     home = Home.load(default_home())
     inside = vault_path(home, path)
     found = ask_engine(home, "policy_get", None, password_file, key_file, visible=not as_json)
-    text = with_path(found["text"] or default_text(home.policy()), inside, name)
+    before = found["text"] or default_text(home.policy())
+    parse(before, home.policy())
+    text = with_path(before, inside, name)
     apply(home, text, force, password_file, key_file, as_json)

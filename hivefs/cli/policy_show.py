@@ -25,3 +25,5 @@ def command(password_file: str | None, key_file: Path | None, as_json: bool) -> 
         show_json({**found, "text": text})
     else:
         click.echo(text, nl=not text.endswith("\n"))
+        if found["problem"]:
+            click.echo(f"hivefs: {found['problem']}", err=True)

@@ -11,13 +11,11 @@ from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Attribute, Candidate
 from hivefs.model.stripe import Stripe
+from hivefs.placement import code
 from hivefs.placement.attributes import authorities
 from hivefs.placement.health import NodeState
 from hivefs.placement.policy import Policy
 from hivefs.placement.selector import choose
-
-AUTO_CODES = ((2, 3), (3, 5), (4, 8), (5, 9), (10, 16), (12, 30), (16, 30), (20, 32), (1, 2), (1, 1))
-"""Codes that are tried to see whether an automatic one can be placed at all; the engine's own choice is maintenance's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +100,14 @@ def infeasible(policy: Policy, nodes: Sequence[Node]) -> str:
     candidates = [
         Candidate(n.node_id, authorities(n.attributes, policy.evidence), max(1, n.free_bytes)) for n in nodes if n.here
     ]
-    codes = AUTO_CODES if policy.auto else ((policy.needed, policy.total),)
-    first = ""
-    for needed, total in codes:
-        try:
-            choose(policy.resolved(needed, total), candidates, 0)
-        except (PolicyInfeasible, TooFewNodes) as error:
-            first = first or str(error).rstrip(".")
+    try:
+        if policy.auto:
+            code.auto(policy, candidates)
         else:
-            return ""
-    return first
+            choose(policy, candidates, 0)
+    except (PolicyInfeasible, TooFewNodes) as error:
+        return str(error).rstrip(".")
+    return ""
 
 
 def known_attributes(nodes: Sequence[Node]) -> Mapping[NodeId, tuple[Attribute, ...]]:

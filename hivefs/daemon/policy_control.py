@@ -1,6 +1,6 @@
 """Policies over the control socket of the engine process: get, check, set, explain, simulate.
 
-    policy_get       null                                       -> {text, own, paths, metadata, policies}
+    policy_get       null                                       -> {text, own, problem, paths, metadata, policies}
     policy_check     {text}                                     -> {policies: {name: reason or ""}, metadata: reason or ""}
     policy_set       {text, force}                              -> the same; raises PolicyInfeasible without force
     policy_explain   {path}            progress [what, n, 0]    -> see _explain
@@ -21,7 +21,7 @@ import trio
 from hivefs.daemon.control import Methods, Report
 from hivefs.daemon.policy_book import Book, Node, infeasible, known_attributes
 from hivefs.daemon.policy_walk import Snapshot, files_with_chunks, inode_at, stepped
-from hivefs.errors import PolicyInfeasible
+from hivefs.errors import BadPolicy, PolicyInfeasible
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.attributes import authorities
@@ -90,10 +90,15 @@ class PolicyControl:
 
     async def _get(self, _: Any) -> dict[str, Any]:
         await self._ready()
-        made = await self._now()
+        text = self._book.text()
+        try:
+            made = await self._parse(text)
+        except BadPolicy as error:  # of another version of HiveFS: it can be seen and mended
+            return {"text": text, "own": True, "problem": str(error), "paths": {}, "metadata": "", "policies": {}}
         return {
-            "text": made.text,
-            "own": bool(made.text),
+            "text": text,
+            "own": bool(text),
+            "problem": "",
             "paths": dict(made.paths),
             "metadata": made.metadata().name,
             "policies": {name: shown(policy) for name, policy in made.policies.items()},

@@ -25,20 +25,28 @@ PLURALS = {
 """Families of authorities in which rules may be stated, and what several of them are called."""
 
 
-def holds_balanced(needed: int, total: int, rule: Rules, cap: int, authorities: int) -> bool:
-    """Whether total shares spread evenly over that many authorities keep the rule and the cap (0: none)."""
+def balanced(total: int, rule: Rules, cap: int, authorities: int) -> tuple[int, int]:
+    """The least and the greatest k with which ``total`` shares spread evenly over that many authorities keep the rule and
+    the cap (0: none); the least is above the greatest when there is none.
+    """
     if authorities < 1:
-        return False
+        return 1, 0
     each, more = divmod(total, authorities)
+    if cap and each + bool(more) > cap:
+        return 1, 0
 
     def fullest(count: int) -> int:
         return min(count, authorities) * each + min(count, more)
 
-    return (
-        (not cap or each + bool(more) <= cap)
-        and (not rule.coalition or fullest(rule.coalition) <= needed - 1)
-        and (not rule.lose or total - fullest(rule.lose) >= needed + rule.slack)
-    )
+    least = fullest(rule.coalition) + 1 if rule.coalition else 1
+    greatest = total - fullest(rule.lose) - rule.slack if rule.lose else total
+    return least, greatest
+
+
+def holds_balanced(needed: int, total: int, rule: Rules, cap: int, authorities: int) -> bool:
+    """Whether the code keeps the rule and the cap when its shares are spread evenly over that many authorities."""
+    least, greatest = balanced(total, rule, cap, authorities)
+    return least <= needed <= greatest
 
 
 def least_authorities(needed: int, total: int, rule: Rules, cap: int = 0) -> int:
@@ -90,14 +98,13 @@ def _some_code(rules: tuple[Rules, ...], caps: tuple[tuple[str, int], ...], limi
     most, caps_of = dict(limits), dict(caps)
     stated = {rule.family for rule in rules}
     every = [*rules, *(Rules(name, 0, 0) for name, _ in caps if name not in stated)]
-    return any(
-        all(
-            holds_balanced(needed, total, rule, caps_of.get(rule.family, 0), min(total, most.get(rule.family, total)))
-            for rule in every
-        )
-        for total in range(1, MOST_SHARES + 1)
-        for needed in range(1, total + 1)
-    )
+    for total in range(1, MOST_SHARES + 1):
+        bounds = [
+            balanced(total, rule, caps_of.get(rule.family, 0), min(total, most.get(rule.family, total))) for rule in every
+        ]
+        if max((low for low, _ in bounds), default=1) <= min((high for _, high in bounds), default=total):
+            return True
+    return False
 
 
 def _plural(family: str) -> str:

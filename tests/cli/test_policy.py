@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,11 @@ import trio
 from hivefs.cli import main as cli
 from hivefs.cli import placement as placement_command
 from hivefs.cli import policy_apply, policy_check, policy_edit, policy_explain, policy_set, policy_show, policy_simulate
+from hivefs.daemon import policy_walk
 from hivefs.daemon.control import Methods
 from hivefs.daemon.home import Home, Lock, Secrets
-from hivefs.daemon.policy_book import Node, infeasible
+from hivefs.daemon.policy_book import EngineBook, Node, infeasible
 from hivefs.daemon.policy_control import PolicyControl
-from hivefs.daemon.policy_walk import STEP
 from hivefs.errors import BadPolicy, HivefsError, PathNotInDrive, PolicyInfeasible
 from hivefs.formats import records
 from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
@@ -230,10 +231,26 @@ def test_an_automatic_code_is_feasible_when_some_code_is() -> None:
     assert infeasible(Policy(0, 0, auto=True), four[:2]) != "" and infeasible(Policy(4, 8), four) != ""
 
 
-def test_the_loop_goes_on_while_a_large_tree_is_walked() -> None:
+def test_an_engine_that_would_not_obey_a_text_takes_none() -> None:
+    kept: list[str] = []
+
+    async def obeys(text: str) -> None:
+        kept.append(text)
+
+    deaf, good = EngineBook(SimpleNamespace()), EngineBook(SimpleNamespace(set_policies=obeys))  # type: ignore[arg-type]
+    assert not deaf.places and good.places
+    with pytest.raises(HivefsError, match="nothing was changed"):
+        trio.run(deaf.set_text, "x = 1")
+    trio.run(good.set_text, "x = 1")
+    assert kept == ["x = 1"]
+
+
+def test_the_loop_goes_on_while_a_large_tree_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = 100
+    monkeypatch.setattr(policy_walk, "STEP", step)
     world = World()
     many = world.tree.name(ROOT_INO, "many", stat.S_IFDIR)
-    for number in range(STEP + 10):
+    for number in range(step + 10):
         world.tree.name(many, f"f{number}", stat.S_IFREG)
     turns = 0
 
@@ -256,8 +273,8 @@ def test_the_loop_goes_on_while_a_large_tree_is_walked() -> None:
         return found
 
     steps: list[Any] = []
-    assert trio.run(test)["files"]["files"] == STEP + 10
-    assert [s[1] for s in steps] == [STEP, STEP + 10] and turns > STEP
+    assert trio.run(test)["files"]["files"] == step + 10
+    assert [s[1] for s in steps] == [step, step + 10] and turns > step
 
 
 # ---- the commands -------------------------------------------------------------------------------------------------------
@@ -307,6 +324,17 @@ def test_show_set_and_remove(world: World, run: Run, tmp_path: Path) -> None:
     assert code == 62 and 'no policy "q"' in err and err.count("\n") == 1
     assert run("policy", "set", "Photos", "p")[0] == 60 and run("policy", "set", "/Photos")[0] == 2
     assert run("policy", "set", b"/\xff".decode("utf-8", "surrogateescape"), "p")[0] == 60
+
+
+def test_a_text_in_force_that_is_wrong_now_can_be_seen_and_mended(world: World, run: Run, tmp_path: Path) -> None:
+    world.book.kept = "[policy.default]\nof_tomorrow = 1\n"
+    code, out, err = run("policy", "show")
+    assert code == 0 and out == world.book.kept and "line 2, column 1" in err
+    assert run("policy", "set", "/a", "default")[0] == 62 and run("policy", "explain", "/")[0] == 62
+    assert run("policy", "check")[0] == 62
+    good = tmp_path / "policy.toml"
+    good.write_text('[policy.default]\ncode = "4/8"\n')
+    assert run("policy", "apply", good)[0] == 0 and run("policy", "check")[0] == 0
 
 
 def test_check_names_line_and_column(world: World, run: Run, tmp_path: Path) -> None:

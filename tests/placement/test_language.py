@@ -258,6 +258,8 @@ def test_the_table_of_the_design() -> None:
     assert impossible(Policy(2, 3), {"jurisdiction": 2}) and not impossible(Policy(2, 3), {"jurisdiction": 3})
     assert impossible(Policy(0, 0, (Rules("jurisdiction", 2, 2),), auto=True), {"jurisdiction": 5}) == ""
     assert impossible(Policy(0, 0, (Rules("jurisdiction", 2, 2, 254),), auto=True), {}) != ""
+    assert impossible(Policy(0, 0, (Rules("jurisdiction", 2, 2, 250),), auto=True), {}) == ""
+    assert impossible(Policy(0, 0, (Rules("jurisdiction", 2, 2, 251),), auto=True), {}) != ""
 
 
 # ---- any text -----------------------------------------------------------------------------------------------------------
