@@ -190,6 +190,7 @@ class Drive:
             "released_done": service.released_done,
             "published": service.published,
             "flush": lambda v: service.flush(),
+            "policies_of_chunks": lambda v: service.policies_of_chunks(v["after"], v["limit"]),
             "calm": lambda v: service.calm(),
             "set_capacity": lambda v: service.set_capacity(v["total"], v["free"]),
             "durability": self._durability,

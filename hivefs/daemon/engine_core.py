@@ -31,7 +31,6 @@ from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.home import Home, Secrets
-from hivefs.daemon.policy_files import PolicyFiles
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
@@ -139,7 +138,6 @@ class Engine:
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
         self.moving = EngineMoving(self)
-        self.files = PolicyFiles(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -289,7 +287,7 @@ class Engine:
                 nursery.start_soon(self.checkpoint.run, vault, snapshot)
                 await self.hydration.done.wait()
                 nursery.start_soon(self.garbage.take_released, vault)
-                nursery.start_soon(self.files.run, vault, snapshot)
+                nursery.start_soon(self.moving.reassign.run, vault)
         finally:
             self.vault = None
 

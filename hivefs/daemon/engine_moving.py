@@ -15,6 +15,7 @@ from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.evacuate import Evacuation
 from hivefs.maintenance.ledger import Ledger
 from hivefs.maintenance.moving import Moving
+from hivefs.maintenance.reassign import Reassign
 from hivefs.maintenance.rebalance import Rebalance
 from hivefs.maintenance.rebalance_plan import Fill
 from hivefs.maintenance.repack import Repack
@@ -29,6 +30,7 @@ from hivefs.placement.verifier import verify
 if TYPE_CHECKING:
     from hivefs.daemon.engine_core import Engine
 
+POLICIES_EVERY = 5.0
 NEARLY_FULL = 0.1
 """Below this part of the hive's room free, moving data to free some is worth more traffic."""
 
@@ -53,6 +55,7 @@ class EngineMoving:
             engine.writer.new_id,
         )
         self.repack.held = self.held
+        self.reassign = Reassign(engine.store, self.repack.wish)
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
             engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
@@ -85,9 +88,20 @@ class EngineMoving:
         """All of them until cancelled; the whole book must be here."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repack.run)
+            nursery.start_soon(self._follow_policies)
             nursery.start_soon(self.evacuation.run)
             nursery.start_soon(self.rebalance.run)
             nursery.start_soon(self.ledger.run)
+
+    async def _follow_policies(self) -> None:
+        """What moves because of another text is not to wait for the next look."""
+        seen = self._engine.store.policies
+        while True:
+            await trio.sleep(POLICIES_EVERY)
+            if self._engine.store.policies is not seen:
+                seen = self._engine.store.policies
+                self.repack.poke()
+                self.reassign.wanted.set()
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive now."""
@@ -172,7 +186,10 @@ class EngineMoving:
 
     async def _place(self, packed: Packed, stripe_id: StripeId, target: Target) -> Stripe:
         engine = self._engine
-        policy = engine.store.policies.written(target.policy).resolved(target.needed, target.total)
+        written = engine.store.policies.written(target.policy)
+        with engine.store.writing():
+            engine.store.save_policy(written)  # so that the stripe's certificate is known for this policy's
+        policy = written.resolved(target.needed, target.total)
         return await engine.writer.place(packed, Purpose.DATA, stripe_id, policy)
 
     def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:

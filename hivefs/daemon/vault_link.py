@@ -60,6 +60,11 @@ class RemoteVault:
         """Whether nobody uses the drive right now."""
         return bool(await self._call("calm"))
 
+    async def policies_of_chunks(self, after: bytes, limit: int) -> tuple[bytes, list[tuple[ChunkId, str]]]:
+        """Chunks of files with the policies of these."""
+        more, found = await self._call("policies_of_chunks", {"after": after, "limit": limit})
+        return bytes(more), [(ChunkId(chunk_id), str(name)) for chunk_id, name in found]
+
     async def set_capacity(self, total: int, free: int) -> None:
         """Room in the hive."""
         await self._call("set_capacity", {"total": total, "free": free})

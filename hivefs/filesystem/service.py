@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from hivefs.filesystem.courtesy import ALL, Courtesy
 from hivefs.filesystem.durability import Watch
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.ports import Capacity
+from hivefs.formats.records import extent_from_bytes
 from hivefs.model.ids import ChunkId
 from hivefs.model.inode import ChunkRef
 from hivefs.model.staged import DirtySlot
@@ -73,6 +75,28 @@ class VaultService:
         except (NotLoaded, PosixError):
             return None
         return work if policy == work.policy else replace(work, policy=policy)
+
+    async def policies_of_chunks(self, after: bytes, limit: int) -> tuple[bytes, list[tuple[ChunkId, str]]]:
+        """For up to ``limit`` map records behind the key ``after`` (empty: from the first): the chunks in them, each with
+        the name of its file's policy; and the key to go on after, empty when that was all. After a recovery, while not all
+        is here, that is the end too.
+        """
+        assigned = self._fs.assigned
+        found: list[tuple[ChunkId, str]] = []
+        last = b""
+        try:
+            await assigned.refresh()
+            for number, (key, value) in enumerate(self._fs.store.scan(b"m", after + b"\0" if after else b"")):
+                if number == limit:
+                    return last, found
+                last = key
+                chunk = None if value is None else extent_from_bytes(int.from_bytes(key[9:], "big"), value).chunk
+                if chunk is not None:
+                    with suppress(PosixError):  # the file goes this moment
+                        found.append((chunk.chunk_id, assigned.of(int.from_bytes(key[1:9], "big"))))
+        except NotLoaded:
+            log.debug("which policies files have is not known yet")
+        return b"", found
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive right now: the time for work that can wait."""

@@ -291,9 +291,14 @@ class Repair:
         if await self.take_back(stripe, wanted):
             return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
-        beside = self._left_behind(stripe)
-        avoided = self._avoided(stripe, wanted)
-        self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
+        careful = True
+        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe, decision, careful)
+        try:
+            self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
+        except (PolicyInfeasible, TooFewNodes):
+            careful = False
+            beside = self._left_behind(stripe, decision, careful)
+            self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         now = self._state.stripe(stripe_id)
         if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
@@ -305,7 +310,7 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe)
+        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe, decision, careful)
         holders = await self._writer.spread(
             coded, decision.kept, 0, avoid=avoided, policy=policy, beside=beside, stripe_id=stripe_id
         )
@@ -337,14 +342,21 @@ class Repair:
         ids = [stripe.shares[i].share_id for i in wanted]
         return {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
 
-    def _left_behind(self, stripe: Stripe) -> set[NodeId]:
-        """Nodes that may still have a share of this stripe which it does not name there: a move or a crash left it, and it
-        waits to be deleted. No authority may bring it together with others, so it counts where shares are placed. What lies
-        at nodes that are gone does not: most of them will never come back, and it would count for ever.
+    def _left_behind(self, stripe: Stripe, decision: Plan, careful: bool) -> set[NodeId]:
+        """Nodes that may have a share of this stripe beside those that keep theirs: a move or a crash left it there and it
+        waits to be deleted. No authority may bring it together with others, so it counts where shares are placed.
+
+        With ``careful`` also what may come back with a node that is gone (its spares), and what moves now, until it is
+        deleted. That is more than must be counted, since the old copy and the new one of a share are one share: where
+        nothing fits so, repair does without.
         """
         ids = [share.share_id for share in stripe.shares]
-        waiting = (n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids))
-        return {n for n in waiting if (view := self._look(n)) is not None and view.state != NodeState.GONE}
+        trash = {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+        if not careful:
+            return {n for n in trash if (view := self._look(n)) is not None and view.state != NodeState.GONE}
+        spare = {n for n in self._state.spare_nodes() if any(self._state.has_spare(n, share_id) for share_id in ids)}
+        moving = {node for i in decision.moving if (node := stripe.shares[i].node) is not None}
+        return trash | spare | moving
 
     async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
         """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""

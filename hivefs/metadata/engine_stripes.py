@@ -210,9 +210,16 @@ class StripeTables(PolicyTables):
 
     def trash_nodes(self) -> list[NodeId]:
         """Nodes at which shares wait to be deleted; costs as much as there are such nodes."""
+        return self._nodes_in("trash")
+
+    def spare_nodes(self) -> list[NodeId]:
+        """Nodes that may have old copies of shares (engine_trust.py); costs as much as there are such nodes."""
+        return self._nodes_in("spare")
+
+    def _nodes_in(self, table: str) -> list[NodeId]:
         found: list[NodeId] = []
         after: bytes | None = None
-        while keys := self.keys("trash", after=after, limit=1):
+        while keys := self.keys(table, after=after, limit=1):
             found.append(NodeId(keys[0][:32]))
             after = keys[0][:32] + b"\xff" * 32
         return found

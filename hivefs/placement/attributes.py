@@ -20,7 +20,7 @@ NOBODY_SAID = ("operator", "hoster", "asn", "subnet")
 def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CLAIMED) -> dict[str, frozenset[str]]:
     """The authorities of a node by family. An attribute that is missing, empty or known only by evidence weaker than
     ``weakest`` gives UNKNOWN, which counts against every authority. An owner's parent that does not exist is stated by
-    leaving out parent and parent_country both.
+    leaving out parent and parent_country both. A node with several addresses is in several subnets, each an attribute.
     """
     stated = tuple(attributes)
     known = {a.name: a.value for a in stated if a.value and a.evidence >= weakest}
@@ -34,13 +34,14 @@ def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CL
     operators = {known["operator"]} if "operator" in known else {UNKNOWN}
     if "parent" in said:
         operators.add(known.get("parent", UNKNOWN))
+    subnets = frozenset(a.value for a in stated if a.name == "subnet" and a.value and a.evidence >= weakest)
     blocs = blocs_of(frozenset(countries - {UNKNOWN}))
     return {
         "jurisdiction": frozenset(countries),
         "operator": frozenset(operators),
         "hoster": frozenset({known.get("hoster", UNKNOWN)}),
         "asn": frozenset({known.get("asn", UNKNOWN)}),
-        "subnet": frozenset({known.get("subnet", UNKNOWN)}),
+        "subnet": subnets or frozenset({UNKNOWN}),
         "bloc": blocs | {UNKNOWN} if UNKNOWN in countries else blocs,
     }
 

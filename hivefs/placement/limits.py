@@ -193,7 +193,12 @@ class Load:
 
     def fits(self, family: str) -> bool:
         """Whether all limits of a family hold."""
-        return all(self.fullest(family, limit.size) <= limit.most for limit in self.limits[family])
+        full = sorted(self.counts[family].values(), reverse=True)
+        return all(
+            # The sum counts a node under two of them twice; only when that is too much all coalitions are counted.
+            self.unknown[family] + sum(full[: limit.size]) <= limit.most or self.fullest(family, limit.size) <= limit.most
+            for limit in self.limits[family]
+        )
 
     def holds(self) -> bool:
         """Whether all limits hold."""

@@ -170,6 +170,7 @@ class _Branching:
             (kind.held if number < len(holders) else kind.free).append(number)
         # Holders first, since they decide; then the kinds with most authorities, which are the hardest to fit.
         self._kinds = sorted(kinds.values(), key=lambda k: (-len(k.held), sum(len(over(k.node, f)) for f in families)))
+        self._hopeless = self._bound(0) < wanted
         self._whole = len(self._kinds) <= KINDS
         del self._kinds[max(KINDS, sum(1 for kind in self._kinds if kind.held)) :]
         self._holders = len(holders)
@@ -177,6 +178,8 @@ class _Branching:
         self._dead: set[object] = set()
 
     def run(self) -> Found:
+        if self._hopeless:  # one family alone does not allow as many
+            return Found((), (), False, True)
         least = max(0, self._holders - self._wanted)
         try:
             for dropped in range(least, self._holders + 1):

@@ -93,10 +93,13 @@ class _Known:
     def __init__(self, attributes: Iterable[Attribute], weakest: Evidence) -> None:
         self.named: set[str] = set()
         self.values: dict[str, str] = {}
+        self.subnets: set[str] = set()
         for attribute in attributes:
             self.named.add(attribute.name)
             if attribute.value and attribute.evidence >= weakest:
                 self.values[attribute.name] = attribute.value
+                if attribute.name == "subnet":  # one for each of its addresses
+                    self.subnets.add(attribute.value)
 
     def _value(self, name: str) -> str:
         return self.values.get(name, UNKNOWN)
@@ -118,6 +121,8 @@ class _Known:
             return frozenset(found)
         if family == "outage":
             return frozenset()
+        if family == "subnet" and self.subnets:
+            return frozenset(self.subnets)
         return frozenset({self._value(family)})
 
 

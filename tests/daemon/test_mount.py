@@ -207,6 +207,7 @@ def test_status(drive: Mounted) -> None:
     slots = drive.call("dirty", {"limit": 10, "quiet_ns": 0, "skip": []})
     ino = (drive.path / "file").stat().st_ino
     assert [(slot[0], slot[1], slot[3]) for slot in slots] == [(ino, 0, 10_000)]
+    assert drive.call("policies_of_chunks", {"after": b"", "limit": 10}) == [b"", []]  # nothing is placed
     assert drive.call("durability", {"ino": ino}) == "local"
     assert os.getxattr(drive.path / "file", "user.hivefs.durability") == b"local"
 

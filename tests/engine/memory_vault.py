@@ -26,6 +26,7 @@ class MemoryVault:
         self.published_sequence = 0
         self.changed: dict[bytes, int] = {}
         self.capacity: tuple[int, int] | None = None
+        self.policies: dict[int, str] = {}
         self.refuse: set[tuple[int, int]] = set()
         self.policies: dict[int, str] = {}
 
@@ -102,6 +103,11 @@ class MemoryVault:
 
     async def flush(self) -> None:
         return
+
+    async def policies_of_chunks(self, after: bytes, limit: int) -> tuple[bytes, list[tuple[ChunkId, str]]]:
+        keys = sorted(key for key in self.map if map_key(*key) > after)
+        found = [(self.map[key].chunk_id, self.policies.get(key[0], "default")) for key in keys[:limit]]
+        return (map_key(*keys[limit - 1]) if len(keys) > limit else b""), found
 
     async def calm(self) -> bool:
         return True

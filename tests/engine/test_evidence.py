@@ -18,6 +18,7 @@ from hivefs.formats import head as head_format
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.attestation import Attestation, Statement
 from hivefs.model.node import UNKNOWN, Attribute, Evidence
+from hivefs.model.stripe import Level, Purpose
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryHive, MemoryNode
 
 from .memory_vault import MemoryVault
@@ -256,5 +257,57 @@ def test_a_node_that_does_not_know_the_question_for_news_is_used_as_before(tmp_p
                 await until(lambda: len(engine.pool.online()) == 8 and len(asked) >= 8)
                 await trio.sleep(0.5)
                 assert len(engine.pool.online()) == 8 and sorted(asked) == list(range(1, 9)), "each was asked once"
+
+    run(test)
+
+
+def test_shares_leave_nodes_that_were_sold_without_anybody_asking(tmp_path: Path) -> None:
+    """Three nodes in three countries get one owner in a fourth: whatever stripe all three hold is out of policy then."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        ids: set[bytes] = set()
+
+        def together(engine: Engine) -> list[int]:
+            return [sum(1 for share in stripe.shares if share.node in ids) for stripe in engine.store.stripes()]
+
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for slot in range(12):
+                vault.write(7, slot, bytes([slot]) * (1 << 20))
+            await settle(engine, vault)
+            first = next(iter(engine.store.stripes()))
+            held = [hive.by_id(share.node) for share in first.shares if share.node is not None]
+            sold = list({node.country: node for node in held}.values())[:3]
+            ids.update(node.node_id for node in sold)
+            assert max(together(engine)) == len(ids) == 3
+            for node in sold:
+                node.also, node.epoch = (Attribute("parent", "Corp"), Attribute("parent_country", "US")), 2
+            await engine.news.compare(engine.online()[0][1])  # type: ignore[index]
+            await until(lambda: max(together(engine)) <= 2)
+            await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
+            assert all(len(jurisdictions(engine, node)) == 2 for node in sold)
+
+    run(test)
+
+
+def test_a_policy_that_asks_for_attested_nodes_waits_for_them_and_notices_when_they_are_no_more(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            with engine.store.writing():
+                engine.store.save_policy_text('[policy.default]\nevidence = "attested"\n')
+            vault.write(7, 0, b"data" * 1000)
+            engine.placing.poke()
+            await until(lambda: engine.placing.progress.waiting_for)
+            assert not [s for s in engine.store.stripes() if s.purpose == Purpose.DATA], "nothing is placed on claims"
+            engine.evidence.trust(KEY, "")
+            for node in hive.nodes:
+                said = {"country": node.country, "operator": node.operator, "operator_country": node.country}
+                engine.evidence.take_attestations([vouch(node, **said)])
+            await settle(engine, vault)
+            stripes = [s for s in engine.store.stripes() if s.purpose == Purpose.DATA]
+            assert stripes and all(engine.store.health(s).level == Level.GUARANTEED for s in stripes)
+            engine.evidence.distrust(KEY)
+            await until(lambda: engine.store.health(stripes[0]).level == Level.REMOTE)
 
     run(test)

@@ -16,10 +16,11 @@ from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home
 from hivefs.errors import NotEnoughShares
 from hivefs.maintenance import garbage, repack
+from hivefs.maintenance.rebalance import at
 from hivefs.maintenance.repack import Repack
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import CHUNK_BYTES, ChunkId
-from hivefs.model.stripe import Level, Purpose
+from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.testing.memory_hive import MemoryHive
 
 from .book import check_book
@@ -278,6 +279,79 @@ def test_a_changed_code_moves_all_data_into_stripes_of_the_new_one(tmp_path: Pat
             assert await moved(engine) == 0
 
     run(test)
+
+
+def test_a_policy_with_another_code_moves_its_data_and_a_share_moves_only_where_it_is_proved(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            plain = {ino: os.urandom(40_000) for ino in range(12)}
+            for ino, data in plain.items():
+                vault.write(ino, 0, data)
+            await settle(engine, vault)
+            with engine.store.writing():
+                engine.store.save_policy_text('[policy.default]\ncode = "3/7"\n')
+            await moved(engine)
+            assert engine.moving.repack.moving.jobs
+            vault.write(200, 0, b"a checkpoint")
+            await settle(engine, vault)
+            await until(lambda: all((s.needed, s.total) == (3, 7) for s in data_of(engine)))
+            assert all(engine.store.health(s).level == Level.GUARANTEED for s in data_of(engine))
+            await all_reads(engine, vault, plain)
+            assert await moved(engine) == 0
+            # And with the rule of one country for at most two of the seven shares.
+            (stripe, *_) = data_of(engine)
+            keeps = engine.moving._keeps
+            free = next(n.node_id for n in hive.nodes if n.node_id not in [s.node for s in stripe.shares])
+            assert any(keeps(stripe, at(stripe, index, free)) for index in range(7))
+            here = next(s.node for s in stripe.shares)
+            assert here is not None and not keeps(stripe, at(stripe, 1, here))
+
+    run(test)
+
+
+def test_chunks_whose_file_has_another_policy_now_move_and_those_beside_them_stay(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            plain = {ino: os.urandom(30_000) for ino in range(12)}
+            for ino, data in plain.items():
+                vault.write(ino, 0, data)
+            await settle(engine, vault)
+            assert await engine.moving.reassign.once(vault) and not await moved(engine)
+            text = '[policy.default]\ncode = "4/6"\n[policy.family]\ncode = "3/6"\n[paths]\n"/Family" = "family"\n'
+            with engine.store.writing():
+                engine.store.save_policy_text(text)
+            vault.policies = {ino: "family" for ino in range(0, 12, 3)}
+            assert await engine.moving.reassign.once(vault)
+            assert await moved(engine)
+            vault.write(200, 0, b"a checkpoint")
+            await settle(engine, vault)
+
+            def lies_by(ino: int) -> str:
+                place = engine.store.place(vault.map[(ino, 0)].chunk_id)
+                stripe = None if place is None else engine.store.stripe(place.stripe_id)
+                assert stripe is not None
+                name = engine.store.policies.name_of(stripe)
+                assert (stripe.needed, engine.store.health(stripe).level) == (
+                    3 if name == "family" else 4,
+                    Level.GUARANTEED,
+                )
+                return name
+
+            assert all(lies_by(ino) == vault.policies.get(ino, "default") for ino in plain)
+            await all_reads(engine, vault, plain)
+            assert await engine.moving.reassign.once(vault) and not await moved(engine)
+            vault.policies = {}  # moved out of /Family again
+            assert await engine.moving.reassign.once(vault) and await moved(engine)
+            assert all(lies_by(ino) == "default" for ino in plain)
+            await all_reads(engine, vault, plain)
+
+    run(test)
+
+
+def data_of(engine: Engine) -> list[Stripe]:
+    return [stripe for stripe in engine.store.stripes() if stripe.purpose == Purpose.DATA]
 
 
 def test_metadata_stripes_with_a_living_page_each_are_merged(tmp_path: Path) -> None:

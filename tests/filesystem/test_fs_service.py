@@ -13,7 +13,7 @@ from drive_tools import MIB, Drive, pattern, run
 from hivefs.errors import DiskFull
 from hivefs.filesystem import inodes, service
 from hivefs.maintenance.ports import Vault
-from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
+from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, Purpose, Share, Stripe
 
 SECOND = 10**9
@@ -377,3 +377,31 @@ def test_a_long_count_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         assert len(told) == 6, passes
         assert all(0 <= done <= total <= 31 for total, done in told)
     assert told[-1][0] == 31
+
+
+def test_the_policies_of_placed_chunks_are_told_some_at_a_time(drive: Timed) -> None:
+    """By where their file is now; what is staged only has no chunk yet."""
+    photos = drive.dir("Photos")
+    drive.file("plain", pattern(2 * MIB + 5))
+    moved = drive.file("moved", b"a picture")
+    drive.place()
+    drive.book.assigned = {"/Photos": "family"}
+
+    def told() -> dict[ChunkId, str]:
+        found: dict[ChunkId, str] = {}
+        after = b""
+        while True:
+            after, some = run(drive.service.policies_of_chunks, after, 2)
+            assert len(some) <= 2 and not found.keys() & {chunk for chunk, _ in some}
+            found |= dict(some)
+            if not after:
+                return found
+
+    assert set(told()) == set(drive.chunks.plain) and set(told().values()) == {"default"}
+    drive.fs.rename(ROOT_INO, b"moved", photos, b"moved")
+    names = told()
+    assert sorted(names.values()) == ["default", "default", "default", "family"]
+    (chunk,) = (chunk for chunk, name in names.items() if name == "family")
+    assert drive.chunks.plain[chunk] == b"a picture"
+    drive.fs.write(moved, 0, b"another, not placed")
+    assert len(told()) == 4

@@ -13,6 +13,8 @@ from hivefs.model.attestation import Attestation, Said
 from hivefs.model.node import UNKNOWN, Attribute, Evidence, Invitation, Membership, Role
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Address, Origin, known, public_addresses, subnet, weigh
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import verify
 
 HIVE, NODE, OTHER, NOTARY, STRANGER = (bytes([i]) * 32 for i in (1, 2, 3, 4, 5))
 DAY = 86_400 * 10**9
@@ -154,8 +156,7 @@ def test_what_is_refuted_is_unknown_whoever_said_it() -> None:
     assert known(member(), refuted={"country": "too near"}) == ()
 
 
-@settings(max_examples=300, deadline=None)
-@given(
+SAYINGS = (
     st.lists(
         st.tuples(st.sampled_from(["country", "parent_country", "asn"]), st.sampled_from(["DE", "FR", ""])), max_size=4
     ),
@@ -166,6 +167,10 @@ def test_what_is_refuted_is_unknown_whoever_said_it() -> None:
     ),
     st.sets(st.sampled_from([NOTARY, OTHER, HIVE, NODE])),
 )
+
+
+@settings(max_examples=300, deadline=None)
+@given(*SAYINGS)
 def test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing(
     said: list[tuple[str, str]], written: Evidence, words: list[tuple[bytes, bytes, str]], trusted: set[bytes]
 ) -> None:
@@ -181,6 +186,12 @@ def test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing(
             assert vouched or owner
     names = {a.name for a in found}
     assert names == {name for name, _ in said} | ({"country"} if good else set())
+
+
+@pytest.mark.slow
+def test_the_same_with_many_examples() -> None:
+    body = test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing.hypothesis.inner_test
+    settings(max_examples=20_000, deadline=None)(given(*SAYINGS)(body))()
 
 
 # ---- addresses --------------------------------------------------------------------------------------------------------
@@ -208,3 +219,11 @@ def test_an_empty_word_is_unknown_and_does_not_contradict() -> None:
     made = member(Attribute("country", ""), Attribute("parent", ""))
     assert known(made) == (Attribute("country", ""), Attribute("parent", ""))
     assert of("country", known(made, [replace(says(), said=empty)], {NOTARY}, now_ns=NOW)) == ("DE", ATTESTED)
+
+
+def test_a_node_at_addresses_in_two_subnets_is_under_both_for_the_selector_and_for_the_verifier() -> None:
+    both, one = known(DE, addresses=[AT_8, AT_9]), known(DE, addresses=[AT_8])
+    assert authorities(both)["subnet"] == {"8.8.8.0/24", "9.9.9.0/24"}
+    policy = Policy(1, 2, (), (("subnet", 1),))
+    assert not verify(policy, 1, [both, one]).holds and not verify(policy, 1, [one, both]).holds
+    assert verify(policy, 1, [known(DE, addresses=[AT_9]), one]).holds

@@ -45,10 +45,11 @@ def test_of_networks_in_each_other_the_smallest_counts_and_longer_than_64_bits_i
 
 
 networks = st.tuples(st.integers(0, 255), st.integers(24, 32), st.sampled_from(["DE", "FR", "CH"]))
+NETWORKS = st.lists(networks, min_size=1, max_size=12), st.booleans()
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(networks, min_size=1, max_size=12), st.booleans())
+@given(*NETWORKS)
 def test_every_address_is_found_as_by_looking_through_all_lines(rows: list[tuple[int, int, str]], six: bool) -> None:
     lines, known = [], []
     for low, bits, country in rows:
@@ -64,6 +65,12 @@ def test_every_address_is_found_as_by_looking_through_all_lines(rows: list[tuple
             if address in network and (best is None or bits >= best[0]):
                 best = bits, country
         assert made.find(address) == (None if best is None else Origin(best[1])), address
+
+
+@pytest.mark.slow
+def test_every_address_is_found_in_many_tables() -> None:
+    body = test_every_address_is_found_as_by_looking_through_all_lines.hypothesis.inner_test
+    settings(max_examples=5_000, deadline=None)(given(*NETWORKS)(body))()
 
 
 @settings(max_examples=150, deadline=None)

@@ -126,11 +126,12 @@ def test_an_engine_that_notes_nothing_before_it_puts_is_caught() -> None:
 
 
 def test_repair_that_forgets_what_lies_elsewhere_is_caught() -> None:
-    """Found by this simulator: after a kill in the middle of a repair, shares that were put and not recorded, together with
-    those that were put anew, came together under one authority.
+    """Found by this simulator: shares that were put before a kill and not recorded, and old copies that came back with the
+    nodes of a jurisdiction, came together with those that were put anew under one authority.
     """
-    with patched([(Repair, "_left_behind", lambda self, stripe: set())]):
-        _caught(preset("storm", 4), Life, "could bring together")
+    with patched([(Repair, "_left_behind", lambda self, stripe, decision, careful: set())]):
+        _caught(preset("returns", 4), Life, "could bring together")
+    simulate(preset("returns", 4))
 
 
 def test_a_judge_that_counts_gone_nodes_is_caught() -> None:

@@ -27,9 +27,10 @@ def check(world: World) -> None:
         stripe = world.life.store.stripe(kept.stripe_id)
         if stripe is None:
             raise Violation(f"the engine forgot stripe {kept.name}")
-        world.result.looks += 1
-        world.result.missing += len(kept.share_ids) - kept.left
-        world.result.unreachable += world.truth.reachable(kept) < kept.needed
+        if not world.quiet:
+            world.result.looks += 1
+            world.result.missing += len(kept.share_ids) - kept.left
+            world.result.unreachable += world.truth.reachable(kept) < kept.needed
         if world.life.store.health(stripe).level == Level.GUARANTEED:
             _is_guaranteed(world, kept, stripe)
         _nobody_can_read(world, kept, stripe)

@@ -21,11 +21,12 @@ from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.pool import Member, Pool
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
-from hivefs.maintenance import audit, garbage, leases, repair, trust
+from hivefs.maintenance import audit, garbage, leases, repair, spares, trust
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, StripeId
@@ -43,6 +44,7 @@ STRETCHED: list[tuple[Any, str, float]] = [
     (repair, "LEAVING_AGAIN", 6 * HOUR),
     (garbage, "EVERY", LOOK),
     (leases, "EVERY", DAY),
+    (spares, "EVERY", LOOK),
     (audit, "LOOK_EVERY", LOOK),
     (trust, "LONGEST_TICK", DAY),
 ]
@@ -143,6 +145,7 @@ class Life:
         self._connect = connect
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy.rules, chance.randbytes)
+        self.store.default = policy
         self._book = Book(self.store)
         self.trust = Trust(self.store, clock, gone_after)
         self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
@@ -151,6 +154,10 @@ class Life:
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
+        self.spares = Spares(
+            self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes
+        )
+        self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
         self.trust.on_suspended = lambda node_id: self._tell()
         self.garbage = Garbage(self.store, claims, cast("Any", self.online))
@@ -267,7 +274,7 @@ class Life:
 
     def duties(self) -> list[Callable[[], Any]]:
         """One loop for each."""
-        return [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit]
+        return [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit, self.spares.run]
 
     def kill(self) -> None:
         """SIGKILL, now."""

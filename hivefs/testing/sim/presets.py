@@ -32,6 +32,16 @@ PRESETS = {
     ),
     "churn": Scenario(days=365, nodes=30, stripes=10, lifetimes=Lifetimes(200), kills_per_year=12, settle_days=40),
     "small": Scenario(days=25, nodes=24, stripes=6, lifetimes=Lifetimes(80), settle_days=12),
+    "returns": Scenario(
+        days=30,
+        nodes=22,
+        stripes=6,
+        lifetimes=Lifetimes(40),
+        foreign=0.5,
+        kills_per_year=700,
+        settle_days=14,
+        faults=(Fault(3, "cut", days=9, where="DE"), Fault(16, "cut", days=9, where="FR")),
+    ),
     "leases": Scenario(days=190, nodes=20, stripes=4, settle_days=2, outages=Outages(1)),
     "losses": Scenario(
         days=730,

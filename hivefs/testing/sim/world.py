@@ -21,7 +21,7 @@ from hivefs.content.packing import Packed
 from hivefs.errors import HivefsError
 from hivefs.maintenance import audit
 from hivefs.model.ids import NodeId, StripeId
-from hivefs.model.stripe import Level, Purpose
+from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim import determinism
 from hivefs.testing.sim.checks import check, gone_is_gone
@@ -319,6 +319,12 @@ class World:
             if placed:
                 await self._read(self.chance.choice(placed))
 
+    def _named(self, kept: Kept, stripe: Stripe) -> int:
+        """Shares that are whole and in reach where the engine's record of the stripe says."""
+        nodes = [None if share.node is None else self.by_id[share.node] for share in stripe.shares]
+        good = (n is not None and n.reachable and not n.flips and n.number in kept.intact[i] for i, n in enumerate(nodes))
+        return sum(good)
+
     async def _read(self, kept: Kept) -> None:
         life, index = self.life, self.chance.randrange(kept.needed)
         if kept.stripe_id is None or life.store.dead:
@@ -326,7 +332,7 @@ class World:
         stripe = life.store.stripe(kept.stripe_id)
         if stripe is None:
             raise Violation(f"the engine forgot stripe {kept.name}")
-        before = self.truth.reachable(kept)
+        before = self._named(kept, stripe)
         self.result.reads += 1
         found: list[bytes] = []
         try:
@@ -335,7 +341,7 @@ class World:
         except HivefsError as error:
             self.result.late_reads += 1
             self.say("read failed", kept.name, before)
-            if not life.store.dead and not kept.lost and min(before, self.truth.reachable(kept)) >= kept.needed:
+            if not life.store.dead and not kept.lost and min(before, self._named(kept, stripe)) >= kept.needed:
                 raise Violation(f"stripe {kept.name} could not be read with {before} shares in reach: {error}") from None
             return
         if found and found[0] != kept.data[index]:

@@ -1,0 +1,83 @@
+"""Chunks whose file has another policy now: because the text says so of its path, or because the file was moved.
+
+The mount knows files, the engine knows stripes. So the mount tells, some slots at a time, which policy the file of
+each chunk has, and what lies in a stripe of another one is wished to be moved (repack.py). It is looked at when the
+text changes and every ten minutes, and not at all while there is no text. What was wished and not moved is found again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Final
+
+import trio
+
+from hivefs.errors import PolicyInfeasible, TooFewNodes
+from hivefs.maintenance.ports import State, Vault
+from hivefs.maintenance.repack_plan import Target
+from hivefs.model.ids import ChunkId
+from hivefs.placement.policy import DEFAULT
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = 600.0
+AGAIN: Final = 60.0
+SLOTS: Final = 100
+MOST: Final = 10_000
+"""Chunks that are wished for at once; the rest when these have moved."""
+
+
+class Reassign:
+    """``wish`` hands chunks to the repack."""
+
+    def __init__(self, state: State, wish: Callable[[Collection[ChunkId], Target, str], None]) -> None:
+        self._state = state
+        self._wish = wish
+        self.wanted = trio.Event()
+        """Set when the policies are others now."""
+
+    async def run(self, vault: Vault) -> None:
+        """Look for one drive until cancelled. HivefsError of the vault passes out when it is gone."""
+        while True:
+            self.wanted = trio.Event()
+            whole = True
+            if self._state.policies.set.text:
+                whole = await self.once(vault)
+            with trio.move_on_after(EVERY if whole else AGAIN):
+                await self.wanted.wait()
+
+    async def once(self, vault: Vault) -> bool:
+        """Look at all slots; False when there was more than is wished for at once, or not everything could be looked at."""
+        after, count = b"", 0
+        while True:
+            after, files = await vault.policies_of_chunks(after, SLOTS)
+            found: dict[str, list[ChunkId]] = {}
+            for chunk_id, name in files:
+                if self._elsewhere(chunk_id, name):
+                    found.setdefault(name, []).append(chunk_id)
+            for name, chunk_ids in found.items():
+                count += self._wished(name, chunk_ids)
+            if not after or count >= MOST:
+                return not after
+            await trio.sleep(0.005)
+
+    def _elsewhere(self, chunk_id: ChunkId, name: str) -> bool:
+        """Whether a chunk lies in a stripe that was placed by another policy than that of this name."""
+        place = self._state.place(chunk_id)
+        stripe = None if place is None else self._state.stripe(place.stripe_id)
+        if stripe is None:
+            return False
+        policies = self._state.policies
+        known = policies.set.policies
+        now, then = (n if n in known else DEFAULT for n in (name, policies.name_of(stripe)))
+        return now != then
+
+    def _wished(self, name: str, chunk_ids: list[ChunkId]) -> int:
+        try:
+            policy = self._state.policies.named(name)
+        except (PolicyInfeasible, TooFewNodes) as error:
+            log.info("files under policy %s stay where they are: %s", name, error)
+            return 0
+        self._wish(chunk_ids, Target(policy.name, policy.needed, policy.total), f"files under policy {policy.name}")
+        return len(chunk_ids)

@@ -1,0 +1,136 @@
+"""A week in minutes, with real processes: a jurisdiction is killed and returns, a node's shares rot, a disk is full, an
+operator is sold. Every file is readable at every step, all is guaranteed again after each, and nobody does anything for it
+but what befalls (and 'hivefs up', which is how killed nodes come back).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hivefs.crypto.keys import public_key
+
+from .live import Live, diff, live, until
+from .trees import photos
+
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(900)]
+
+NODES = 12
+COUNTRIES = 4
+PATIENCE = 240.0
+
+
+class Week:
+    """A mounted hive with a tree in it that is compared at every step."""
+
+    def __init__(self, hive: Live, tree: Path) -> None:
+        self.hive = hive
+        self.tree = tree
+
+    def readable(self, step: str) -> None:
+        """Every byte of every file, from the nodes."""
+        self.hive.drop_caches()
+        try:
+            diff(self.tree, self.hive.drive / "photos")
+        except AssertionError as error:
+            raise AssertionError(f"{step}: {error}\n{self.hive.logs()}") from None
+
+    def guaranteed(self) -> None:
+        self.hive.wait(self.hive.drive, timeout=PATIENCE)
+
+    def kill_a_jurisdiction(self) -> None:
+        for number in range(0, NODES, COUNTRIES):
+            self.hive.kill_node(number)
+        until(lambda: self.hive.online() == NODES - NODES // COUNTRIES, PATIENCE, "the engine noticing")
+        self.readable("a jurisdiction is away")
+
+    def return_it(self) -> None:
+        self.hive.run("up", timeout=200)
+        until(lambda: self.hive.online() == NODES, PATIENCE, "all nodes online")
+        self.guaranteed()
+        self.readable("it is back")
+
+    def corrupt_a_node(self) -> None:
+        """A byte of every share of the node that has most is altered on its disk, while it runs."""
+        number = max(range(NODES), key=lambda n: len(shares(self.hive, n)))
+        altered = {path: flip(path) for path in shares(self.hive, number)}
+        assert altered
+        self.readable("a node's shares rot")
+
+        def mended() -> bool:
+            return not any(path.exists() and path.read_bytes() == data for path, data in altered.items())
+
+        until(mended, PATIENCE, "every rotten share leaving its node")
+        self.guaranteed()
+        self.readable("its shares were made again")
+
+    def fill_a_disk(self) -> None:
+        """A node takes nothing more; what is written now goes elsewhere."""
+        number = min(range(NODES), key=lambda n: len(shares(self.hive, n)))
+        directory = self.hive.node_directories()[number]
+        self.hive.run("node", "set", str(directory), "--capacity", "1M")
+        before = set(shares(self.hive, number))
+        for item in range(6):
+            (self.tree / f"late {item}").write_bytes(bytes([item]) * 1_500_000)
+            (self.hive.drive / "photos" / f"late {item}").write_bytes(bytes([item]) * 1_500_000)
+        self.guaranteed()
+        self.readable("a disk is full")
+        assert set(shares(self.hive, number)) <= before
+
+    def sell_an_operator(self) -> None:
+        """The nodes of one operator get a parent company in another country."""
+        for number in (1, 1 + 2 * COUNTRIES):  # the two nodes of one operator (daemon/embedded.py labels)
+            seed = (self.hive.node_directories()[number] / "node.seed").read_bytes()
+            words = ["hive", "relabel", public_key(seed).hex(), "--parent", "Buyer", "--parent-country", "US"]
+            self.hive.run(*words)
+        until(lambda: self._sold() == 2, PATIENCE, "the engine hearing of the new parent")
+        self.guaranteed()
+        self.readable("an operator was sold")
+
+    def _sold(self) -> int:
+        nodes = self.hive.json("status")["engine"]["nodes"]
+        return sum(1 for node in nodes if node["attributes"].get("parent_country") == "US")
+
+
+def shares(hive: Live, number: int) -> list[Path]:
+    return [path for path in hive.node_directories()[number].glob("shares/*/*") if path.is_file()]
+
+
+def flip(path: Path) -> bytes:
+    """Alter a byte in the middle, in place; returns the bytes as they are now."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    with path.open("r+b") as file:
+        file.write(data)
+    return bytes(data)
+
+
+@contextmanager
+def week(root: Path, files: int) -> Iterator[Week]:
+    tree = photos(root / "photos", files)
+    with live(root, nodes=NODES, capacity="1G", settings={"node_gone_after_s": 3600}) as hive:
+        subprocess.run(["cp", "-a", str(tree), str(hive.drive)], check=True, timeout=200)
+        hive.wait(hive.drive, timeout=PATIENCE)
+        yield Week(hive, tree)
+
+
+def test_a_short_week(tmp_path: Path) -> None:
+    with week(tmp_path, 4) as days:
+        days.kill_a_jurisdiction()
+        days.return_it()
+        days.corrupt_a_node()
+
+
+@pytest.mark.slow
+def test_the_whole_week(tmp_path: Path) -> None:
+    with week(tmp_path, 16) as days:
+        days.kill_a_jurisdiction()
+        days.return_it()
+        days.sell_an_operator()
+        days.fill_a_disk()
+        days.corrupt_a_node()
+        assert days.hive.json("check", "--data", timeout=300)["problems"] == 0
