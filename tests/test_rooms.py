@@ -54,7 +54,7 @@ DOORS = {
     "mnemonic": ("crypto/",),
     "segno": ("cli/",),
     "zeroconf": ("discovery/",),
-    "prometheus_client": ("daemon/metrics.py",),
+    "prometheus_client": ("daemon/metrics.py", "daemon/engine_metrics.py"),
 }
 LONGEST = 600
 NO_ROOM = {"utils", "util", "helpers", "helper", "common", "misc", "shared", "lib"}

@@ -21,10 +21,11 @@ from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
 from hivefs.errors import HivefsError
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Candidate, Membership, RosterEntry
+from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ STAT_EVERY = 15.0
 PROBLEMS_BEFORE_SUSPECT = 3
 LOOK_EVERY = 0.25
 """How often it is looked who is away for too long, in seconds."""
+CLOCK_STEP_NS = 60 * 10**9
+SAVED_AT_ONCE = 16
 BUSY_SECONDS = 5.0
 BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""
@@ -60,6 +63,10 @@ class Member:
     busy_for: float = 0.0
     scope: trio.CancelScope | None = field(default=None, repr=False)
 
+    def under(self, weakest: Evidence) -> dict[str, frozenset[str]]:
+        """The authorities over it, counting what is known by such evidence or better."""
+        return self.authorities if weakest == Evidence.CLAIMED else authorities(self.weighed.attributes, weakest)
+
     @property
     def leaving(self) -> bool:
         """It says that it leaves: its shares are read, and moved elsewhere; it takes none."""
@@ -81,6 +88,8 @@ class Pool:
         self._dial = dial
         self._clock = clock
         self._conduct = conduct
+        self._wall = clock()
+        self._unsaved: list[Member] = []
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
         self._changed = trio.Event()
@@ -99,12 +108,15 @@ class Pool:
         """Members that can be asked now."""
         return [m for m in self.members.values() if m.client is not None]
 
-    def candidates(self) -> Sequence[Candidate]:
-        """All members as placement sees them; only those that answer and behave are usable."""
+    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate]:
+        """All members as placement sees them, with the authorities that are known by what evidence the policy asks for
+        (default: any); only those that answer and behave are usable. Whom the policy allows, the selector decides.
+        """
+        weakest = Evidence.CLAIMED if policy is None else policy.evidence
         return [
             Candidate(
                 m.node_id,
-                m.authorities | {"outage": self._conduct.outage(m.node_id)},
+                m.under(weakest) | {"outage": self._conduct.outage(m.node_id)},
                 max(0, m.row.free_bytes - m.reserved),
                 self._usable(m),
                 self._conduct.weight(m.node_id),
@@ -188,6 +200,7 @@ class Pool:
                 member = Member(node_id, entry, replace(row, state=state), made, weighed)
                 if state != row.state or not row.since_ns:
                     member.row = replace(member.row, since_ns=self._clock())
+                    self._unsaved.append(member)
                 self.members[node_id] = member
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep, member)
@@ -228,7 +241,8 @@ class Pool:
         member.refused = "the hive's owner revoked its membership"
 
     def _give_up(self, seconds: float) -> None:
-        """So much time passed since the last look."""
+        """So much time passed since the last look, by a steady clock."""
+        self._follow_clock(seconds)
         by_state: dict[NodeState, list[NodeId]] = {state: [] for state in NodeState}
         for member in self.members.values():
             by_state[NodeState.ONLINE if member.client is not None else member.row.state].append(member.node_id)
@@ -236,9 +250,28 @@ class Pool:
         self._conduct.tick(seconds, by_state[NodeState.ONLINE], away, by_state[NodeState.GONE])
         for node_id in away:
             limit = self._conduct.gone_after(node_id)
-            if self._conduct.away(node_id) > limit:
+            since = (self._wall - self.members[node_id].row.since_ns) / 1e9
+            if self._conduct.away(node_id, since) > limit:
                 log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
                 self._set(self.members[node_id], NodeState.GONE)
+
+    def _follow_clock(self, seconds: float) -> None:
+        """A clock that was set, or a machine that slept, moves the times since when nodes are away: nobody is away longer
+        for that. And who did not answer since this start is away since then for later starts too: otherwise that would
+        begin anew with each start, and of an engine that is started every day no node would ever be gone.
+        """
+        now = self._clock()
+        step = now - self._wall - int(seconds * 1e9)
+        self._wall = now
+        if abs(step) > CLOCK_STEP_NS:
+            for member in self.members.values():
+                if member.row.state == NodeState.OFFLINE:
+                    member.row = replace(member.row, since_ns=max(1, member.row.since_ns + step))
+                    self._unsaved.append(member)
+        late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
+        for member in late:
+            if member.row.state == NodeState.OFFLINE:
+                self._book.save_seen(member.node_id, member.row)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         row = member.row

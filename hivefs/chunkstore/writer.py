@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -76,11 +76,13 @@ class Writer:
         """A name for a stripe that is being made."""
         return StripeId(sortable_id(self._clock(), self._random(10)))
 
-    async def place(self, packed: Packed, purpose: Purpose, stripe_id: StripeId) -> Stripe:
-        """Encode and place. Raises TooFewNodes, PolicyInfeasible or HiveFull when not even k shares can go anywhere."""
-        policy = self.policy
+    async def place(self, packed: Packed, purpose: Purpose, stripe_id: StripeId, policy: Policy | None = None) -> Stripe:
+        """Encode and place by a policy whose code is chosen (default: the vault's own). Raises TooFewNodes,
+        PolicyInfeasible or HiveFull when not even k shares can go anywhere.
+        """
+        policy = policy or self.policy
         coded = await trio.to_thread.run_sync(code, policy.needed, policy.total, packed.data)
-        holders = await self.spread(dict(enumerate(coded)), {}, policy.needed)
+        holders = await self.spread(dict(enumerate(coded)), {}, policy.needed, policy=policy)
         return Stripe(
             stripe_id,
             purpose,
@@ -97,6 +99,7 @@ class Writer:
         kept: Mapping[int, NodeId],
         least: int,
         avoid: Collection[NodeId] = (),
+        policy: Policy | None = None,
     ) -> dict[int, NodeId]:
         """Put shares (by number) on nodes that are not in ``avoid`` and keep the rules together with the holders in
         ``kept``; returns who holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what
@@ -104,7 +107,7 @@ class Writer:
         """
         claimed: set[Pair] = set()
         try:
-            return await self._spread(coded, kept, least, avoid, claimed)
+            return await self._spread(coded, kept, least, avoid, claimed, policy or self.policy)
         finally:
             self._claims.release(claimed)
 
@@ -115,6 +118,7 @@ class Writer:
         least: int,
         avoid: Collection[NodeId],
         claimed: set[Pair],
+        policy: Policy,
     ) -> dict[int, NodeId]:
         holders = dict(kept)
         failed: set[NodeId] = set(avoid)
@@ -125,7 +129,7 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = self._choose(holders, missing, failed, len(coded[missing[0]].data))
+                chosen = self._choose(policy, holders, missing, failed, len(coded[missing[0]].data))
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
@@ -151,23 +155,30 @@ class Writer:
             raise problem
         return bool(holders)
 
+    def candidates(self, policy: Policy) -> Sequence[Candidate]:
+        """All nodes as that policy sees them."""
+        return self._nodes.candidates(policy)
+
     def look_for_place(
-        self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int
+        self, kept: Mapping[int, NodeId], missing: Collection[int], avoid: Collection[NodeId], size: int, policy: Policy
     ) -> None:
         """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
-        self._choose(dict(kept), list(missing), set(avoid), size)
+        self._choose(policy, dict(kept), list(missing), set(avoid), size)
 
-    def _choose(self, holders: dict[int, NodeId], missing: list[int], failed: set[NodeId], size: int) -> list[NodeId]:
+    def _choose(
+        self, policy: Policy, holders: dict[int, NodeId], missing: list[int], failed: set[NodeId], size: int
+    ) -> list[NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
-        candidates = self._nodes.candidates()
+        candidates = self._nodes.candidates(policy)
         known = {c.node_id: c for c in candidates}
         kept = [known.get(n, Candidate(n, {})) for n in holders.values()]
         seed = int.from_bytes(self._random(8), "big")
         problem: HivefsError | None = None
-        for count in range(len(missing), 0, -1):
+        count = len(missing)
+        while count > 0:
             try:
                 return choose(
-                    self.policy,
+                    policy,
                     candidates,
                     seed,
                     kept=kept,
@@ -177,6 +188,7 @@ class Writer:
                 )
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = problem or error
+                count = min(count - 1, int(error.data["most"]))
         if any(c.usable for c in candidates) and not any(c.usable and c.free_bytes >= size for c in candidates):
             raise HiveFull(reason=f"no node has {size} bytes free")
         if problem is None:

@@ -45,19 +45,19 @@ def command(data: bool, password_file: str | None, key_file: Path | None, as_jso
 
 async def _check(home: Home, data: bool, visible: bool) -> list[dict[str, Any]]:
     async with control.connect(home.run, "engine") as engine:
-        with _Bar(visible) as bar:
+        with Bar(visible) as bar:
             findings: list[dict[str, Any]] = await engine.call("check", {"data": data}, timeout=300.0, progress=bar.show)
             return findings
 
 
-class _Bar:
+class Bar:
     """A progress bar on a terminal, nothing elsewhere. A step is [what, done, total]; a total of 0 is not known."""
 
     def __init__(self, visible: bool) -> None:
         self._visible = visible and sys.stderr.isatty()
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         if self._visible:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

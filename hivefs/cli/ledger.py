@@ -56,7 +56,7 @@ def picture(value: dict[str, Any]) -> RenderableType:
             str(row["leases"]),
             size(row["bytes"]),
             str(row["book_shares"]),
-            f"{row['availability']:.0%}" if row["watched_s"] else "?",
+            f"{row['availability']:.0%}",
             size(row["capacity"]) if row["credits"] == value["vault_id"] else "",
             Text(words, style="red" if row["problem"] else ""),
         )

@@ -28,6 +28,8 @@ COMMANDS = {
     "status": "Show the drive, the engine, the nodes and what is safe.",
     "wait": "Wait until everything below some paths is safe.",
     "check": "Check the whole vault against the hive.",
+    "policy": "Say who may hold your data, see it proved, and try what if.",
+    "placement": "Show which nodes hold what is at a path.",
     "ledger": "Show what nodes hold by their receipts, and what the vault contributes.",
     "up": "Start the embedded hive (and mount a drive in it).",
     "down": "Stop the embedded hive.",

@@ -105,12 +105,30 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
     if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
         facts.add_row("moving", moving_words(moving))
+    if audit := engine.get("audit"):
+        facts.add_row("trust", trust_words(audit, engine.get("spares") or {}))
     age = "never" if not point["published_ns"] else f"{duration(time.time() - point['published_ns'] / 1e9)} ago"
     facts.add_row("checkpoint", f"number {point['sequence']}, {age}, {point['level']}")
     if engine.get("capacity"):
         facts.add_row("room", f"{size(engine['capacity']['free'])} of {size(engine['capacity']['total'])} free in the hive")
     facts.add_row("cache", size(engine["cache_bytes"]))
     return Group(facts, _nodes(engine["nodes"]))
+
+
+def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
+    """Audits, and what follows from them, in one line."""
+    words = [f"{audit['passed']} audits passed, {audit['failed']} failed"]
+    if audit["owed"]:
+        words.append(f"{audit['owed']} shares owed")
+    if audit["sweeps"]:
+        words.append(f"all shares of {audit['sweeps']} nodes are looked at")
+    if audit["suspended"]:
+        words.append(f"{audit['suspended']} nodes out of trust")
+    if spares.get("waiting"):
+        words.append(f"{spares['waiting']} old copies of shares kept")
+    if audit["cut_off"]:
+        words.append("most nodes are away at once, so nobody is given up soon")
+    return ", ".join(words)
 
 
 def moving_words(moving: dict[str, Any]) -> str:
@@ -133,9 +151,14 @@ def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
         said = node["attributes"]
         table.add_row(
             node["id"][:12],
-            Text(node["state"] + (", leaves" if node.get("leaving_s") else ""), style=styles.get(node["state"], "")),
-            said.get("country", "?"),
-            said.get("operator", "?"),
+            Text(
+                node["state"]
+                + (", leaves" if node.get("leaving_s") else "")
+                + (", out of trust" if node.get("suspended") else ""),
+                style=styles.get(node["state"], ""),
+            ),
+            said.get("country") or "?",
+            said.get("operator") or "?",
             size(node["free"]),
             str(node.get("last_problem") or ""),
         )

@@ -8,6 +8,7 @@ from hivefs.model.ids import ChunkId
 from hivefs.model.inode import ChunkRef
 from hivefs.model.staged import DirtySlot, StagedExtent
 from hivefs.model.stripe import Level
+from hivefs.placement.policy import DEFAULT
 
 Value = Any
 
@@ -37,8 +38,10 @@ def extent_from_value(value: Value) -> StagedExtent:
 
 
 def dirty_slot_to_value(slot: DirtySlot) -> Value:
-    """[ino, slot, generation, length, [extents], chunk or null]"""
-    return [
+    """[ino, slot, generation, length, [extents], chunk or null], and the policy unless it is the default: an engine that
+    does not know policies is given none of theirs.
+    """
+    value = [
         slot.ino,
         slot.slot,
         slot.generation,
@@ -46,10 +49,16 @@ def dirty_slot_to_value(slot: DirtySlot) -> Value:
         [extent_to_value(extent) for extent in slot.extents],
         None if slot.base is None else chunk_ref_to_value(slot.base),
     ]
+    return value if slot.policy == DEFAULT else [*value, slot.policy]
 
 
 def dirty_slot_from_value(value: Value) -> DirtySlot:
     """The inverse."""
+    policy = DEFAULT
+    if isinstance(value, list) and len(value) == 7:
+        *value, policy = value
+        if type(policy) is not str:
+            raise ValueError("the name of a policy is a text")
     ino, slot, generation, length, extents, base = _array(value, int, int, int, int, list, (list, type(None)))
     return DirtySlot(
         ino,
@@ -58,6 +67,7 @@ def dirty_slot_from_value(value: Value) -> DirtySlot:
         length,
         tuple(extent_from_value(extent) for extent in extents),
         None if base is None else chunk_ref_from_value(base),
+        policy,
     )
 
 

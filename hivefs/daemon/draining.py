@@ -53,7 +53,6 @@ def opened_unmounted(home: Home, keys: VaultKeys, placements: Placements) -> Ite
     """Open metadata and stage; they are committed and closed at the end. Raises VaultInUse while a mount has them,
     StoreDamaged, DiskFull.
     """
-    policy = home.policy()
     store = MetadataStore(home.metadata, keys, device=home.vault.number, holder="the engine, which places what is left")
     try:
         stage = StageLog(
@@ -71,7 +70,6 @@ def opened_unmounted(home: Home, keys: VaultKeys, placements: Placements) -> Ite
                 clock=time.time_ns,
                 placements=placements,
                 owner=(os.getuid(), os.getgid()),
-                policy=lambda: f"code={policy.needed}/{policy.total}",
             )
             try:
                 yield Unmounted(store, filesystem, VaultService(filesystem, os.urandom(16)))

@@ -102,7 +102,6 @@ class Drive:
         self.engine = EngineLink(home, float(setting("read_deadline_s")) + 5.0)
         chunks = CachedChunks(keys.vault_id, self._book, self._shares, self.engine.fetch, self.engine.ahead)
         self._give_hints = chunks.give_hints
-        policy = home.policy()
         self.filesystem = Filesystem(
             store,
             self._stage,
@@ -110,7 +109,6 @@ class Drive:
             clock=kernel_clock,
             placements=self._book,
             owner=(os.getuid(), os.getgid()),
-            policy=lambda: f"code={policy.needed}/{policy.total}",
         )
         self._load = self.engine.loader(store)
         self._operations = DriveOperations(self.filesystem, self._load)

@@ -28,7 +28,7 @@ from hivefs.daemon import hive, launch
 from hivefs.daemon.home import data_home, write_file
 from hivefs.daemon.node_process import Labels, running_node
 from hivefs.errors import BadSetting, Corrupt, DiskFull, HivefsError, HiveMissing, HiveProblem, NodeProblem
-from hivefs.placement.code import auto
+from hivefs.placement.code import for_counts, spare_nodes
 
 FORMAT, VERSION = "hivefs-embedded-hive", 1
 COUNTRIES = ("DE", "FR", "CH", "IS")
@@ -46,11 +46,6 @@ def default_hive() -> Path:
     return Path(said).expanduser().absolute() if said else data_home() / "hive"
 
 
-def spare_nodes(count: int) -> int:
-    """How many nodes may be lost with room for every stripe left: two from eight nodes on, one from four, none of three."""
-    return 2 if count >= 8 else 1 if count >= 4 else 0
-
-
 def labels(number: int, count: int) -> Labels:
     """Where node ``number`` of ``count`` says it stands: the countries in turn, two operators in each."""
     country = COUNTRIES[number % min(count, len(COUNTRIES))]
@@ -65,7 +60,7 @@ def code_for(count: int) -> tuple[int, int]:
     counts = [0] * len(COUNTRIES)
     for number in range(count):
         counts[COUNTRIES.index(labels(number, count).country)] += 1
-    code = auto([c for c in counts if c], spare_nodes(count)) if count > 0 else None
+    code = for_counts([c for c in counts if c], spare_nodes(count)) if count > 0 else None
     if code is None:
         raise BadSetting(
             name="--nodes",

@@ -28,6 +28,8 @@ from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.memory import keep_buffers, keep_maps_small
 from hivefs.daemon.network import Conversations
+from hivefs.daemon.policy_book import EngineBook
+from hivefs.daemon.policy_control import PolicyControl
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
 from hivefs.filesystem import check as metadata_check
@@ -90,7 +92,21 @@ class Process:
         )
         methods.add_stream("check", self._check)
         evidence_control.add(methods, engine)
+        policies = PolicyControl(
+            EngineBook(engine), engine.keys.names_key, self._snapshot, engine.hydration.done.wait, self._asked
+        )
+        policies.add_to(methods)
         return methods
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Somebody waits for an answer: the engine stays."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._idle_since = trio.current_time()
 
     def _hurry(self, _: Any) -> None:
         self._engine.placing.poke()
@@ -118,12 +134,8 @@ class Process:
             await self._released.wait()
 
     async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]]:
-        self._calls += 1
-        try:
+        with self._asked():
             return await self._run_check(bool(value and value.get("data")), report)
-        finally:
-            self._calls -= 1
-            self._idle_since = trio.current_time()
 
     async def _run_check(self, data: bool, report: control.Report) -> list[dict[str, Any]]:
         engine = self._engine
@@ -387,6 +399,10 @@ async def _serve(
         nursery.start_soon(process.watch_revoked)
         if vault.setting("lan"):
             nursery.start_soon(process.listen)
+        if port := vault.setting("metrics_port"):
+            from hivefs.daemon import engine_metrics  # loads prometheus_client: only where it is wanted
+
+            nursery.start_soon(engine_metrics.serve, port, engine.status)
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
         report.ready({})

@@ -45,6 +45,7 @@ from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.round_trips import RoundTrips
+from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
@@ -74,6 +75,7 @@ class Engine:
         self.policy = home.policy()
         setting = home.vault.setting
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
+        self.store.default = self.policy
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
@@ -89,6 +91,8 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
+        self.spares = Spares(self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom)
+        self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
@@ -229,6 +233,7 @@ class Engine:
             nursery.start_soon(self.evidence.run)
             nursery.start_soon(self.round_trips.run)
             nursery.start_soon(self.leases.run)
+            nursery.start_soon(self.trust.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._measure)
             task_status.started()
@@ -242,6 +247,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.audit.run)
+            nursery.start_soon(self.spares.run)
             nursery.start_soon(self.garbage.empty_trash)
             nursery.start_soon(self.moving.run)
 
@@ -390,6 +396,7 @@ class Engine:
             "repair": {
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
+                "cancelled": self.repair.cancelled,
                 "waiting_for": self.repair.waiting_for,
             },
             "moving": self.moving.status(),
@@ -407,12 +414,29 @@ class Engine:
                 "forked": "" if self.checkpoint.forked is None else str(self.checkpoint.forked),
             },
             "trash": self.store.count("trash"),
+            "queues": self.queues(),
             "audit": self.audit.status(),
+            "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
             "pid": os.getpid(),
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
+        }
+
+    def queues(self) -> dict[str, int]:
+        """How much waits, by duty (docs/metrics.md)."""
+        audit = self.audit.status()
+        return {
+            "repair": self.repair.queue,
+            "moving": self.moving.status()["queue"],
+            "audit": audit["owed"],
+            "sweep": audit["sweeps"],
+            "leases": len(self.leases.waiting),
+            "garbage": self.store.count("trash"),
+            "doomed": self.store.count("doomed"),
+            "spares": self.store.count("spare"),
+            "reputation": self.trust.unsaved,
         }
 
     def _node_status(self, node_id: NodeId) -> dict[str, Any]:

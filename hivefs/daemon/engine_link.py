@@ -7,7 +7,7 @@ that is not on this machine.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -39,13 +39,13 @@ class LazyBook:
     def __init__(self, home: Home, keys: VaultKeys) -> None:
         self._home = home
         self._key = keys.engine_key
-        self._rules = home.policy().rules
         self._reader: EngineReader | None = None
 
     def _open(self) -> EngineReader | None:
         if self._reader is None and (self._home.engine / "data.mdb").exists():
             try:
-                self._reader = EngineReader(self._home.engine, self._key, self._rules)
+                self._reader = EngineReader(self._home.engine, self._key, self._home.policy().rules)
+                self._reader.default = self._home.policy()
             except StoreDamaged as error:  # being made this moment, or really damaged: the engine will say
                 log.warning("the engine's store cannot be read: %s", error)
         return self._reader
@@ -60,10 +60,20 @@ class LazyBook:
         reader = self._open()
         return None if reader is None else reader.stripe(stripe_id)
 
-    def stripe_level(self, stripe_id: StripeId) -> Level:
+    def stripe_level(self, stripe_id: StripeId, policy: str = "") -> Level:
         """Its level now."""
         reader = self._open()
-        return Level.LOCAL if reader is None else reader.stripe_level(stripe_id)
+        return Level.LOCAL if reader is None else reader.stripe_level(stripe_id, policy)
+
+    def paths(self) -> Mapping[str, str]:
+        """Places in the drive with the names of their policies."""
+        reader = self._open()
+        return {} if reader is None else reader.paths()
+
+    def explained(self, stripe_id: StripeId) -> dict[str, Any]:
+        """See EngineReader."""
+        reader = self._open()
+        return {} if reader is None else reader.explained(stripe_id)
 
     def metadata_level(self) -> Level:
         """The level of the last checkpoint."""

@@ -25,6 +25,7 @@ from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
 from hivefs.placement.policy import Policy
+from hivefs.placement.reputation import availability
 from hivefs.placement.verifier import verify
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class EngineMoving:
         )
         self.rebalance.held = self.held
         self.evacuation = Evacuation(
-            lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()), self._give_to_checkpoint
+            lambda: engine.checkpoint.tree.leveled(engine.checkpoint.root()),
+            self._give_to_checkpoint,
+            engine.checkpoint.root,
         )
         self.ledger = Ledger(
             engine.store,
@@ -76,6 +79,7 @@ class EngineMoving:
             engine.repair.bad_share,
             engine.pool.report,
         )
+        self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take
         engine.reader.current = self._current
@@ -121,7 +125,7 @@ class EngineMoving:
         """Bytes of data that the vault may keep for what nodes that credit it contribute."""
         mine = self._engine.keys.vault_id.hex()
         given = [
-            Contribution(m.row.capacity, self.ledger.uptime(m.node_id).availability)
+            Contribution(m.row.capacity, availability(self._engine.trust.row(m.node_id)))
             for m in self._engine.pool.members.values()
             if m.entry.address.credits == mine and not m.leaving and m.row.state != NodeState.GONE
         ]
@@ -146,6 +150,7 @@ class EngineMoving:
             member = engine.pool.members[NodeId(bytes.fromhex(row["id"]))]
             row["credits"] = member.entry.address.credits or None
             row["capacity"] = member.row.capacity
+            row["availability"] = round(availability(engine.trust.row(member.node_id)), 4)
         counted = [row for row in rows if row["receipt"]]
         return {
             "vault_id": engine.keys.vault_id.hex(),

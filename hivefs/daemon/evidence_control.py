@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import trio
+import trio.lowlevel
 
 from hivefs.daemon import control, registry_file
 from hivefs.daemon.engine_core import Engine
 from hivefs.errors import BadAttestation, BadSetting
 from hivefs.formats import attestation
+from hivefs.maintenance.evidence import SLICE
 from hivefs.model.ids import KEY_BYTES
 
 
@@ -40,9 +42,11 @@ def add(methods: control.Methods, engine: Engine) -> None:
         evidence.again()
         return text
 
-    def show(_: Any) -> dict[str, Any]:
+    async def show(_: Any) -> dict[str, Any]:
         counts: dict[bytes, int] = {}
-        for node_id in engine.store.node_ids():
+        for number, node_id in enumerate(engine.store.node_ids()):
+            if number % SLICE == SLICE - 1:
+                await trio.lowlevel.checkpoint()
             for key in evidence.attesters(node_id):
                 counts[key] = counts.get(key, 0) + 1
         trusted = [

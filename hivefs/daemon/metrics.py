@@ -105,6 +105,7 @@ async def serve(
     host: str,
     port: int,
     status: Callable[[], dict[str, Any]],
+    page: Callable[[dict[str, Any]], bytes] = text_of,
     *,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -116,10 +117,10 @@ async def serve(
     room = trio.Semaphore(MAX_CONNECTIONS)
     found = listeners[0].socket.getsockname()[1]
     task_status.started(found)
-    await trio.serve_listeners(partial(_answer, room, status), listeners)
+    await trio.serve_listeners(partial(_answer, room, lambda: page(status())), listeners)
 
 
-async def _answer(room: trio.Semaphore, status: Callable[[], dict[str, Any]], stream: trio.SocketStream) -> None:
+async def _answer(room: trio.Semaphore, page: Callable[[], bytes], stream: trio.SocketStream) -> None:
     try:
         room.acquire_nowait()
     except trio.WouldBlock:
@@ -129,7 +130,7 @@ async def _answer(room: trio.Semaphore, status: Callable[[], dict[str, Any]], st
         with trio.move_on_after(SECONDS):
             line = await _request_line(stream)
             if line is not None:
-                await stream.send_all(_response(line, status))
+                await stream.send_all(_response(line, page))
                 await stream.send_eof()
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
         return  # the peer is gone
@@ -149,7 +150,7 @@ async def _request_line(stream: trio.SocketStream) -> bytes | None:
     return data.split(b"\n", 1)[0].strip()
 
 
-def _response(line: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
+def _response(line: bytes, page: Callable[[], bytes]) -> bytes:
     words = line.split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
         return _http("400 Bad Request", b"")
@@ -158,14 +159,14 @@ def _response(line: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
     if words[1].partition(b"?")[0] != b"/metrics":
         return _http("404 Not Found", b"see /metrics\n")
     try:
-        page = text_of(status())
-    except Exception as error:  # what fails for one page (a disk, a mistake) must not end the node
+        text = page()
+    except Exception as error:  # what fails for one page (a disk, a mistake) must not end the process
         log.error("the metrics could not be made", exc_info=error)
         return _http("500 Internal Server Error", b"")
     return (
-        _http("200 OK", page, len(page), CONTENT_TYPE_PLAIN_0_0_4)
+        _http("200 OK", text, len(text), CONTENT_TYPE_PLAIN_0_0_4)
         if words[0] == b"GET"
-        else _http("200 OK", b"", len(page))
+        else _http("200 OK", b"", len(text))
     )
 
 

@@ -28,6 +28,7 @@ from hivefs.model.head import Head, Root
 from hivefs.model.ids import DeviceId, NodeId
 from hivefs.model.node import Membership, Revocations, RosterEntry
 from hivefs.placement.attributes import authorities
+from hivefs.placement.evidence import known
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
 
@@ -86,7 +87,9 @@ def freshness(jurisdictions: int) -> str:
 
 
 def _countries(entry: RosterEntry | None) -> frozenset[str]:
-    return frozenset() if entry is None else authorities(entry.membership.attributes)["jurisdiction"]
+    if entry is None:
+        return frozenset()
+    return authorities(known(entry.membership, addresses=entry.address.reachable))["jurisdiction"]
 
 
 async def _ask(client: NodeClient, keys: VaultKeys, found: _Found) -> None:
@@ -183,10 +186,10 @@ def _code(root: Root, found: _Found) -> tuple[int, int]:
     """The code of the vault, as its own metadata is coded; for an empty vault one that suits the nodes."""
     if root.stripes:
         return root.stripes[0].needed, root.stripes[0].total
-    from hivefs.placement.code import auto
+    from hivefs.placement.code import for_counts
 
     counts: dict[str, int] = {}
     for entry in found.roster.values():
         country = min(_countries(entry), default="?")
         counts[country] = counts.get(country, 0) + 1
-    return auto(sorted(counts.values()), 1 if len(found.roster) > 3 else 0) or (1, 1)
+    return for_counts(sorted(counts.values()), 1 if len(found.roster) > 3 else 0) or (1, 1)

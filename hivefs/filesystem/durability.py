@@ -2,7 +2,7 @@
 
 A file is past ``local`` only when a published checkpoint holds everything of it: nothing is staged, its own last change
 and the last change of every name on the way to it are in that checkpoint. Then its level is the lowest among the stripes
-of its chunks and the metadata itself.
+of its chunks, judged by the policy that the file has now, and the metadata itself.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import stat
 from array import array
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 from hivefs.errors import NotLoaded, PosixError
+from hivefs.filesystem.assigned import Assigned
 from hivefs.filesystem.filemap import FileMaps
 from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.names import Names
@@ -22,6 +23,9 @@ from hivefs.filesystem.ports import Placements, Store
 from hivefs.model.ids import ROOT_INO, ChunkId, StripeId
 from hivefs.model.inode import SlotKind
 from hivefs.model.stripe import Level
+
+Levels: TypeAlias = dict[tuple[StripeId, str], Level]
+"""By stripe and the name of the policy that it is judged by: that of the file."""
 
 MAX_PLACEMENT_BYTES = 60_000
 """user.hivefs.placement is cut to what getxattr(2) can hand out."""
@@ -38,7 +42,7 @@ class Durability:
         maps: FileMaps,
         overlay: Overlay,
         placements: Placements | None,
-        policy: Callable[[], str],
+        assigned: Assigned,
     ) -> None:
         self._store = store
         self._inodes = inodes
@@ -46,9 +50,9 @@ class Durability:
         self._maps = maps
         self._overlay = overlay
         self._placements = placements
-        self._policy = policy
+        self._assigned = assigned
 
-    def level(self, ino: int, stripes: dict[StripeId, Level] | None = None) -> Level:
+    def level(self, ino: int, stripes: Levels | None = None) -> Level:
         """The level of one inode; ``stripes`` remembers levels between calls that belong together."""
         book = self._placements
         live = self._inodes.get(ino)
@@ -60,21 +64,23 @@ class Durability:
         if self._overlay.has(ino):
             return Level.LOCAL
         known = {} if stripes is None else stripes
+        policy = self._assigned.shown(ino)
         for extent in self._maps.scan(ino):
             if level == Level.LOCAL or extent is None or extent.kind == SlotKind.PENDING:
                 return Level.LOCAL
             if extent.chunk is not None:
-                level = min(level, self._chunk_level(book, extent.chunk.chunk_id, known))
+                level = min(level, self._chunk_level(book, extent.chunk.chunk_id, policy, known))
         return level
 
     @staticmethod
-    def _chunk_level(book: Placements, chunk_id: ChunkId, known: dict[StripeId, Level]) -> Level:
+    def _chunk_level(book: Placements, chunk_id: ChunkId, policy: str, known: Levels) -> Level:
         place = book.place(chunk_id)
         if place is None:
             return Level.LOCAL
-        level = known.get(place.stripe_id)
+        key = place.stripe_id, policy
+        level = known.get(key)
         if level is None:
-            level = known[place.stripe_id] = book.stripe_level(place.stripe_id)
+            level = known[key] = book.stripe_level(place.stripe_id, policy)
         return level
 
     def _published(self, live: Live) -> bool:
@@ -96,6 +102,7 @@ class Durability:
         book = self._placements
         if book is None or not stat.S_ISREG(self._inodes.get(ino).mode):
             return []
+        policy = self._assigned.shown(ino)
         for extent in self._maps.scan(ino):
             place = None if extent is None or extent.chunk is None else book.place(extent.chunk.chunk_id)
             if place is None:
@@ -107,9 +114,10 @@ class Durability:
                     "stripe": place.stripe_id.hex(),
                     "needed": stripe.needed if stripe else 0,
                     "total": stripe.total if stripe else 0,
-                    "level": book.stripe_level(place.stripe_id).name.lower(),
+                    "level": book.stripe_level(place.stripe_id, policy).name.lower(),
                     "nodes": [share.node.hex() if share.node else None for share in stripe.shares] if stripe else [],
                     "chunks": 0,
+                    **book.explained(place.stripe_id),
                 }
             row["chunks"] += 1
         return list(found.values())
@@ -119,7 +127,7 @@ class Durability:
         if name == b"user.hivefs.durability":
             return self.level(ino).name.lower().encode()
         if name == b"user.hivefs.policy":
-            return self._policy().encode()
+            return self._assigned.shown(ino).encode()
         if name == b"user.hivefs.placement":
             rows = self.placement(ino)
             while len(value := json.dumps(rows).encode()) > MAX_PLACEMENT_BYTES:
@@ -162,7 +170,7 @@ class Watch:
 
     def count(self) -> Iterator[None]:
         """Yields after every inode looked at; ``result`` is right at the end."""
-        stripes: dict[StripeId, Level] = {}
+        stripes: Levels = {}
         if not self._lagging:
             self._lagging, self._total = _inode_numbers(), 0
             lagging = _inode_numbers()
@@ -183,7 +191,7 @@ class Watch:
                 yield
         self._lagging = lagging
 
-    def _reached(self, ino: int, stripes: dict[StripeId, Level]) -> bool:
+    def _reached(self, ino: int, stripes: Levels) -> bool:
         try:
             return self._durability.level(ino, stripes) >= self._level
         except PosixError as error:

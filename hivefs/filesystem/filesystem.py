@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from hivefs.errors import PosixError
+from hivefs.filesystem.assigned import Assigned
 from hivefs.filesystem.attributes import Attributes
 from hivefs.filesystem.commits import Commits
 from hivefs.filesystem.data import Data
@@ -51,13 +52,11 @@ class Filesystem:
         *,
         clock: Callable[[], int],
         placements: Placements | None = None,
-        policy: Callable[[], str] = str,
         owner: tuple[int, int] = (0, 0),
         slice_records: int = SLICE,
     ) -> None:
-        """``clock`` gives nanoseconds since 1970; ``policy`` the text of user.hivefs.policy; ``owner`` is uid and gid
-        of the root directory, which is made (and committed) in an empty store; ``slice_records`` bounds how much of a
-        huge file is removed in one step.
+        """``clock`` gives nanoseconds since 1970; ``owner`` is uid and gid of the root directory, which is made (and
+        committed) in an empty store; ``slice_records`` bounds how much of a huge file is removed in one step.
         """
         self.clock = clock
         self.store = store
@@ -66,7 +65,8 @@ class Filesystem:
         self._maps = FileMaps(store, self.inodes, slice_records)
         self.overlay = Overlay(store, stage, self._maps, self.inodes)
         self._names = Names(store, self.inodes)
-        self.durability = Durability(store, self.inodes, self._names, self._maps, self.overlay, placements, policy)
+        self.assigned = Assigned(self.inodes, self._names, placements, clock)
+        self.durability = Durability(store, self.inodes, self._names, self._maps, self.overlay, placements, self.assigned)
         self._xattrs = Xattrs(store, self.inodes, clock, self.durability.virtual)
         self._data = Data(self.inodes, self._maps, self.overlay, stage, chunks, clock, self._xattrs.drop_capability)
         self._handles = Handles(store, self.inodes, self._data, clock)

@@ -6,10 +6,10 @@ ones. Errors are HivefsErrors (errors.py); NotLoaded passes through everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hivefs.model.ids import ChunkId, StripeId
 from hivefs.model.inode import ChunkRef
@@ -157,9 +157,13 @@ class ChunkSource(Protocol):
 
 
 class Placements(Protocol):
-    """The engine's book, read-only."""
+    """The engine's book, read-only. ``paths`` are places in the drive with the names of their policies; ``stripe_level``
+    is that under the policy of this name (empty: the one that the stripe was placed by).
+    """
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None: ...
     def stripe(self, stripe_id: StripeId) -> Stripe | None: ...
-    def stripe_level(self, stripe_id: StripeId) -> Level: ...
+    def stripe_level(self, stripe_id: StripeId, policy: str = ...) -> Level: ...
     def metadata_level(self) -> Level: ...
+    def paths(self) -> Mapping[str, str]: ...
+    def explained(self, stripe_id: StripeId) -> dict[str, Any]: ...

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import trio
 
-from hivefs.errors import DiskFull, PosixError
+from hivefs.errors import DiskFull, NotLoaded, PosixError
 from hivefs.filesystem.courtesy import ALL, Courtesy
 from hivefs.filesystem.durability import Watch
 from hivefs.filesystem.filesystem import Filesystem
@@ -58,7 +59,20 @@ class VaultService:
         elif quiet_ns and self._courtesy is not None:
             most = self._courtesy.grant(overlay.bytes, len(overlay), overlay.oldest_ns)
         skipped = frozenset((ino, slot) for ino, slot in skip)
-        return overlay.dirty(limit, most, quiet_ns, skipped, self._fs.clock())
+        assigned = self._fs.assigned
+        try:
+            await assigned.refresh()
+        except NotLoaded:  # after a recovery: which policy a file has is not known, and nothing may be placed by another
+            return []
+        found = overlay.dirty(limit, most, quiet_ns, skipped, self._fs.clock())
+        return [with_policy for work in found if (with_policy := self._with_policy(work)) is not None]
+
+    def _with_policy(self, work: DirtySlot) -> DirtySlot | None:
+        try:
+            policy = self._fs.assigned.of(work.ino)
+        except (NotLoaded, PosixError):
+            return None
+        return work if policy == work.policy else replace(work, policy=policy)
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive right now: the time for work that can wait."""

@@ -10,7 +10,7 @@ can need it (``deletable``).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from hivefs.model.ids import NodeId
@@ -25,7 +25,6 @@ has passed, so a share that anybody's book names was renewed since; ten days mor
 """
 CLOCKS_NS: Final = DAY_NS
 """How far the clocks of the node and of this machine may be apart for any of this to count."""
-HALF_LIFE_S: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +75,6 @@ def deletable(first_seen_ns: int, lease_end_ns: int, lease_ns: int, now_ns: int)
     """
     renewed_ns = lease_end_ns - lease_ns
     return now_ns - first_seen_ns >= SEEN_NS and now_ns - renewed_ns >= UNRENEWED_NS
-
-
-@dataclass(frozen=True, slots=True)
-class Uptime:
-    """For how long a node was watched, and was there, in seconds; what is long ago counts less (half after 30 days)."""
-
-    watched_s: float = 0.0
-    there_s: float = 0.0
-
-    def note(self, elapsed_s: float, there: bool) -> Uptime:
-        """So much later."""
-        fade = 0.5 ** (elapsed_s / HALF_LIFE_S)
-        return replace(
-            self, watched_s=self.watched_s * fade + elapsed_s, there_s=self.there_s * fade + (elapsed_s if there else 0.0)
-        )
-
-    @property
-    def availability(self) -> float:
-        """From 0 to 1; 0 while it was never watched."""
-        return self.there_s / self.watched_s if self.watched_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)

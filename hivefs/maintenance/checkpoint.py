@@ -86,7 +86,6 @@ class Pages:
         self._reader = reader
         self._writer = writer
         self.random = random
-        self.needed = writer.policy.needed
         self.new_id = writer.new_id
         self.made: list[StripeId] = []
         self.on_degraded: Callable[[StripeId], None] = lambda stripe_id: None
@@ -99,8 +98,8 @@ class Pages:
         return open_chunk(ref.key, self.vault_id, Purpose.METADATA, ref.length, ref.codec, sealed)
 
     def begin(self) -> _Filling:
-        """An empty stripe for pages."""
-        return _Filling(self)
+        """An empty stripe for pages. Raises PolicyInfeasible, TooFewNodes when no code can be placed by the policy."""
+        return _Filling(self, self._state.policies.metadata())
 
     async def placed(self, filling: _Filling) -> Stripe:
         """Place what was filled in. All its pages are live until they are dropped."""
@@ -109,7 +108,7 @@ class Pages:
             # Noted first: should we die between placing and naming it, the next start forgets it.
             self.made.append(filling.stripe_id)
             self._state.save_info("making", [bytes(s) for s in self.made])
-        stripe = await self._writer.place(packed, Purpose.METADATA, filling.stripe_id)
+        stripe = await self._writer.place(packed, Purpose.METADATA, filling.stripe_id, filling.policy)
         with self._state.writing():
             self._state.save_stripe(stripe)
             self._state.add_live(stripe.stripe_id, len(filling.packer))
@@ -121,9 +120,10 @@ class Pages:
 class _Filling:
     """A metadata stripe being filled (the port PageStripe of maintenance/checkpoint_tree.py)."""
 
-    def __init__(self, pages: Pages) -> None:
+    def __init__(self, pages: Pages, policy: Policy) -> None:
         self._pages = pages
-        self.packer = Packer(pages.needed)
+        self.policy = policy
+        self.packer = Packer(policy.needed)
         self._stripe_id = pages.new_id()
 
     @property

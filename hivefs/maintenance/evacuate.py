@@ -29,16 +29,19 @@ SLICE: Final = 512
 
 class Evacuation:
     """``pages`` gives every page of the published tree with its level and stripe, ``give`` hands stripes to the
-    checkpoint.
+    checkpoint, ``root`` gives something that is another when the tree is.
     """
 
     def __init__(
         self,
         pages: Callable[[], AsyncIterator[tuple[int, PageRef, Stripe]]],
         give: Callable[[frozenset[StripeId]], None],
+        root: Callable[[], object] = lambda: None,
     ) -> None:
         self._pages = pages
         self._give = give
+        self._root = root
+        self._looked: object = None
         self.evacuated = 0
 
     async def run(self) -> None:
@@ -46,7 +49,9 @@ class Evacuation:
         await trio.sleep(FIRST)
         while True:
             try:
-                await self.once()
+                if (root := self._root()) != self._looked or root is None:  # else it is the tree of the last look
+                    await self.once()
+                    self._looked = root
             except HivefsError as error:
                 log.info("evacuating metadata stripes waits: %s", error)
             await trio.sleep(EVERY)

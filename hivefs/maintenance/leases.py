@@ -40,6 +40,8 @@ class Leases:
         self._state = state
         self._online = online
         self._clock = clock
+        self.waiting: set[NodeId] = set()
+        """Nodes whose renewal is due and did not succeed yet."""
 
     async def run(self) -> None:
         """Renew until cancelled."""
@@ -53,6 +55,7 @@ class Leases:
                     with self._state.writing():
                         self._state.save_info(name, now)
                 elif not 0 <= now - int(last) <= LEASE_NS // 4:  # also when the clock was ahead then
+                    self.waiting.add(node_id)
                     try:
                         await self._renew(node_id, client, now + LEASE_NS)
                     except HivefsError as error:
@@ -60,6 +63,7 @@ class Leases:
                         continue
                     with self._state.writing():
                         self._state.save_info(name, now)
+                    self.waiting.discard(node_id)
             await trio.sleep(EVERY)
 
     async def _renew(self, node_id: NodeId, client: Renewer, until: int) -> None:

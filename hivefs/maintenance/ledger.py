@@ -29,7 +29,7 @@ from hivefs.chunkstore.ports import Random
 from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.errors import ConnectionLost, Corrupt, HivefsError, Refused, UnknownVersion
 from hivefs.formats.receipt import receipt_from_bytes, receipt_to_bytes
-from hivefs.maintenance.accounts import Account, Uptime, clocks_agree, deletable, refuse
+from hivefs.maintenance.accounts import Account, clocks_agree, deletable, refuse
 from hivefs.maintenance.ports import State
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
@@ -108,15 +108,13 @@ class Ledger:
         """Others who may still need a share that no stripe names."""
 
     async def run(self) -> None:
-        """Watch and ask until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
-            await trio.sleep(FIRST)
-            while True:
-                for node_id, client in list(self._online()):
-                    if self._due(node_id):
-                        await self.account(node_id, client)
-                await trio.sleep(LOOK)
+        """Ask until cancelled."""
+        await trio.sleep(FIRST)
+        while True:
+            for node_id, client in list(self._online()):
+                if self._due(node_id):
+                    await self.account(node_id, client)
+            await trio.sleep(LOOK)
 
     def _due(self, node_id: NodeId) -> bool:
         return not 0 <= self._clock() - self.row(node_id).looked_ns < EVERY_NS
@@ -136,22 +134,6 @@ class Ledger:
         """The last receipt of a node that counted."""
         kept = self._state.info("receipt-" + node_id.hex())
         return None if kept is None else receipt_from_bytes(kept)
-
-    def uptime(self, node_id: NodeId) -> Uptime:
-        """For how long a node was there while this engine ran."""
-        kept = self._state.info("uptime-" + node_id.hex())
-        return Uptime() if kept is None else Uptime(*kept)
-
-    async def _watch(self) -> None:
-        last = trio.current_time()
-        while True:
-            await trio.sleep(LOOK)
-            now = trio.current_time()
-            with self._state.writing():
-                for node_id, there in self._nodes():
-                    seen = self.uptime(node_id).note(now - last, there)
-                    self._state.save_info("uptime-" + node_id.hex(), [seen.watched_s, seen.there_s])
-            last = now
 
     # ---- one node ---------------------------------------------------------------------------------------------------
 
@@ -317,7 +299,7 @@ class Ledger:
         """One for each node, plain values."""
         found = []
         for node_id, there in self._nodes():
-            row, uptime = self.row(node_id), self.uptime(node_id)
+            row = self.row(node_id)
             found.append(
                 {
                     "id": node_id.hex(),
@@ -335,8 +317,6 @@ class Ledger:
                     "unknown": row.unknown,
                     "balanced": row.balanced,
                     "problem": row.problem,
-                    "availability": round(uptime.availability, 4),
-                    "watched_s": round(uptime.watched_s),
                 }
             )
         return found

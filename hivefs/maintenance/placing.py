@@ -4,6 +4,9 @@ One loop fetches work from the vault, builds each slot's plaintext (staged exten
 it under a fresh key and packs it; full stripes go to the writer, a few at a time. A stripe that does not fill is held
 for ``LINGER`` seconds, so that small files copied one after the other share stripes.
 
+Chunks of different policies never share a stripe: each policy has a *lane* of its own. One that cannot be placed now (no
+node in a third country) keeps what it has and sets its other slots aside, so that it does not hold up the rest.
+
 Order matters for crashes: share acknowledged by nodes -> recorded and synced in the engine's store -> taken by the
 mount and committed there -> settled here. A chunk that was recorded but not settled when the engine died is looked up in
 the mount's metadata at the next start: named there, it lives; not named, it is doomed (``reconcile``).
@@ -30,6 +33,7 @@ from hivefs.model.ids import CHUNK_BYTES, ChunkId, StripeId, VaultId, sortable_i
 from hivefs.model.inode import ChunkRef
 from hivefs.model.staged import DirtySlot
 from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
+from hivefs.placement.policy import DEFAULT, Policy
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,8 @@ BATCH = 256
 BATCH_BYTES = 8 << 20
 STRIPES_AT_ONCE = 3
 IDLE = 0.5
+GIVE_UP = 60.0
+"""Seconds after which the slots of a stripe that cannot be placed are looked at anew."""
 STUCK = 10.0
 """Seconds until a slot is tried again whose base chunk could not be had."""
 
@@ -50,6 +56,19 @@ class Sealed:
     work: DirtySlot
     ref: ChunkRef
     data: bytes
+
+
+@dataclass
+class Lane:
+    """The stripe of one policy that is being filled (with the policy as it was when that began), and those on their way."""
+
+    policy: Policy | None = None
+    packer: Packer = field(default_factory=lambda: Packer(1))
+    held: list[Sealed] = field(default_factory=list)
+    since: float = 0.0
+    flying: int = 0
+    failing: bool = False
+    aside: set[tuple[int, int]] = field(default_factory=set)
 
 
 @dataclass
@@ -107,6 +126,8 @@ class Placing:
         self._random = random
         self._in_flight: dict[tuple[int, int], int] = {}
         self._stuck: dict[tuple[int, int], float] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._landed = trio.Event()
         self.progress = Progress()
         self.hurry = trio.Event()
         self.on_degraded: Callable[[StripeId], None] = lambda stripe_id: None
@@ -118,8 +139,8 @@ class Placing:
     async def run(self, vault: Vault) -> None:
         """Place for one vault connection until cancelled; HivefsError of the vault passes out."""
         self._in_flight.clear()
-        packer, held, since, hurried = Packer(self._writer.policy.needed), list[Sealed](), 0.0, False
-        gate = trio.Semaphore(STRIPES_AT_ONCE)
+        self._lanes.clear()
+        hurried = False
         async with trio.open_nursery() as nursery:
             while True:
                 if self.hurry.is_set():
@@ -127,26 +148,69 @@ class Placing:
                     self.hurry = trio.Event()
                 work = await vault.dirty(BATCH, 0 if hurried else QUIET_NS, self._not_now())
                 idle = True
-                for batch in _batches(work):
+                for batch in _batches([slot for slot in work if self._open(slot)]):
                     for sealed in await self._seal(batch):
                         idle = False
-                        if packer.add(sealed.data) is None:
-                            await gate.acquire()
-                            nursery.start_soon(self._place, vault, packer, held, gate)
-                            packer, held = Packer(self._writer.policy.needed), []
-                            packer.add(sealed.data)
-                        if not held:
-                            since = trio.current_time()
-                        held.append(sealed)
-                if held and (trio.current_time() - since > LINGER or (hurried and idle)):
-                    await gate.acquire()
-                    nursery.start_soon(self._place, vault, packer, held, gate)
-                    packer, held = Packer(self._writer.policy.needed), []
+                        await self._fill(nursery, vault, sealed)
+                for name, lane in list(self._lanes.items()):
+                    if lane.held and (trio.current_time() - lane.since > LINGER or (hurried and idle)):
+                        await self._launch(nursery, vault, name)
                 if idle:
                     hurried = False
                 if idle and not hurried:
                     with trio.move_on_after(IDLE):
                         await self.hurry.wait()
+
+    # ---- lanes ------------------------------------------------------------------------------------------------------
+
+    def _open(self, work: DirtySlot) -> bool:
+        """Whether the policy of a slot can be placed by now; a slot whose policy cannot is set aside for a while."""
+        lane = self._lanes.setdefault(work.policy, Lane())
+        if lane.failing and lane.flying:
+            self._stuck[(work.ino, work.slot)] = trio.current_time() + STUCK
+            lane.aside.add((work.ino, work.slot))
+            return False
+        if lane.policy is None:
+            try:
+                lane.policy = self._state.policies.named(work.policy)
+            except HivefsError as error:
+                self.progress.waiting_for = f"policy {work.policy}: {error}"
+                self._stuck[(work.ino, work.slot)] = trio.current_time() + STUCK
+                return False
+            lane.packer, lane.held = Packer(lane.policy.needed), []
+        return True
+
+    async def _fill(self, nursery: trio.Nursery, vault: Vault, sealed: Sealed) -> None:
+        name = sealed.work.policy
+        if not self._open(sealed.work):
+            self._in_flight.pop((sealed.work.ino, sealed.work.slot), None)
+            return
+        if self._lanes[name].packer.add(sealed.data) is None:
+            await self._launch(nursery, vault, name)
+            if not self._open(sealed.work):
+                self._in_flight.pop((sealed.work.ino, sealed.work.slot), None)
+                return
+            self._lanes[name].packer.add(sealed.data)
+        lane = self._lanes[name]
+        if not lane.held:
+            lane.since = trio.current_time()
+        lane.held.append(sealed)
+
+    async def _launch(self, nursery: trio.Nursery, vault: Vault, name: str) -> None:
+        """Send the filled stripe of a lane on its way, once fewer than STRIPES_AT_ONCE are (failing ones not counted)."""
+        lane = self._lanes[name]
+        while sum(one.flying for one in self._lanes.values() if not one.failing) >= STRIPES_AT_ONCE:
+            await self._landed.wait()
+        policy, packer, held = lane.policy, lane.packer, lane.held
+        lane.policy, lane.held = None, []
+        lane.flying += 1
+        if policy is not None:
+            nursery.start_soon(self._place, vault, name, policy, packer, held)
+
+    def _tell(self) -> None:
+        """Something landed, or failed: who waits in ``_launch`` looks again."""
+        self._landed.set()
+        self._landed = trio.Event()
 
     def _not_now(self) -> list[tuple[int, int]]:
         """Slots that are on their way, and those whose older part could not be read a moment ago."""
@@ -208,10 +272,13 @@ class Placing:
 
     # ---- placing ----------------------------------------------------------------------------------------------------
 
-    async def _place(self, vault: Vault, packer: Packer, held: list[Sealed], gate: trio.Semaphore) -> None:
+    async def _place(self, vault: Vault, name: str, policy: Policy, packer: Packer, held: list[Sealed]) -> None:
+        lane = self._lanes[name]
         try:
             packed = await trio.to_thread.run_sync(packer.pack, self._random)
-            stripe = await self._until_placed(packed)
+            stripe = await self._until_placed(packed, name, policy, lane)
+            if stripe is None:
+                return
             with self._state.writing():
                 self._state.save_stripe(stripe)
                 for sealed, (index, offset) in zip(held, packed.places, strict=True):
@@ -229,20 +296,39 @@ class Placing:
         finally:
             for sealed in held:
                 self._in_flight.pop((sealed.work.ino, sealed.work.slot), None)
-            gate.release()
+            lane.flying -= 1
+            lane.failing = lane.failing and lane.flying > 0
+            if not lane.failing:
+                for key in lane.aside:
+                    self._stuck.pop(key, None)
+                lane.aside.clear()
+            self._tell()
 
-    async def _until_placed(self, packed: Packed) -> Stripe:
-        """Place, again and again while the hive cannot take it: the data is safe in the stage meanwhile."""
-        pause = 0.5
+    async def _until_placed(self, packed: Packed, name: str, policy: Policy, lane: Lane) -> Stripe | None:
+        """Place, again and again while the hive cannot take it: the data is safe in the stage meanwhile. None when
+        its slots are to be offered anew, since the policy is another now or it took so long that the files may have another one.
+        """
+        pause, began = 0.5, trio.current_time()
         while True:
             try:
-                return await self._writer.place(packed, Purpose.DATA, self._writer.new_id())
+                stripe = await self._writer.place(packed, Purpose.DATA, self._writer.new_id(), policy)
             except HivefsError as error:
                 if not error.transient:
                     log.warning("a stripe could not be placed: %s", error)
-                self.progress.waiting_for = str(error)
+                self.progress.waiting_for = str(error) if name == DEFAULT else f"policy {name}: {error}"
+                lane.failing = True
+                self._tell()
+            else:
+                lane.failing = False
+                return stripe
             await trio.sleep(pause)
             pause = min(10.0, pause * 1.6)
+            try:
+                same = self._state.policies.named(name) == policy
+            except HivefsError:
+                same = False
+            if not same or trio.current_time() - began > GIVE_UP:
+                return None
 
     def _keep_cached(self, stripe_id: StripeId, packed: Packed) -> None:
         """In a worker thread: the drive reads these shares from here from now on."""

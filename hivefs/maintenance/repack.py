@@ -109,6 +109,8 @@ class Repack:
         self._new_id = new_id
         self._wishes: dict[tuple[StripeId, Target, str], set[ChunkId]] = {}
         self._poked = trio.Event()
+        self._changed = (-1, 0)
+        self._looked_ns = -1
         self.young_ns = YOUNG_NS
         self.moving = Moving()
         self.held: Callable[[], str] = lambda: ""
@@ -136,16 +138,23 @@ class Repack:
         with trio.move_on_after(FIRST_PASS):
             await self._poked.wait()
         while True:
-            self._poked = trio.Event()
+            asked, self._poked = self._poked.is_set(), trio.Event()
             while not self._contents.indexed:
                 self._contents.index()
                 await trio.sleep(0.01)
-            jobs = await self.look()
+            jobs = await self.look() if asked or self.more_is_left or self._may_differ() else []
             went = await self.work(jobs)
             if self.more_is_left and went:
                 continue
             with trio.move_on_after(PASS_EVERY if went == len(jobs) else RETRY):
                 await self._poked.wait()
+
+    def _may_differ(self) -> bool:
+        """Whether a look can find what the last one did not: something changed since, or was too young then."""
+        now = self._clock()
+        if self._state.sequence != self._changed[0]:
+            self._changed = (self._state.sequence, now)
+        return bool(self._wishes) or not self._changed[1] + self.young_ns < self._looked_ns <= now
 
     async def work(self, jobs: list[Job]) -> int:
         """Do these jobs, one after the other; how many were done. What fails is left to the next look."""
@@ -169,6 +178,7 @@ class Repack:
 
     async def look(self) -> list[Job]:
         """All stripes, in slices: the jobs that are worth it, or that must be."""
+        self._looked_ns = self._clock()
         price = PRICE_WHEN_FULL if self.full() else PRICE
         best: list[tuple[tuple[int, int, int], StripeId, Load]] = []
         empty: list[StripeId] = []
@@ -239,9 +249,9 @@ class Repack:
             pieces = await self._read(stripe, load.chunks)
             warm = warm or any(self._cache.has(stripe.stripe_id, place.index) for _, place, _ in pieces)
             for chunk_id, place, sealed in pieces:
-                if packer.add(sealed) is None:
-                    raise AssertionError("what a job holds fits into its stripe")
-                moved.append((chunk_id, place))
+                # All of a job fits. With a chunk less, others may lie so that one does not: it stays until the next look.
+                if packer.add(sealed) is not None:
+                    moved.append((chunk_id, place))
         if not moved:
             self.moving.drop(job.reason, job.sent)
             return False

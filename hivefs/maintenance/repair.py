@@ -1,9 +1,12 @@
-"""Repair: stripes that miss shares get them back, most endangered first; shares on nodes that leave move elsewhere.
+"""Repair: stripes that miss shares get them back, most endangered first; shares on nodes that leave move elsewhere, and so
+do those that are not as the stripe's policy says (the policy is stricter now, or more is known of a node).
 
-The queue is derived, not stored: a scan of all stripes at the start, then what changes (a node given up or leaving, a share
-found damaged, a stripe placed with less than all its shares) adds to it. What to do with one stripe is a pure decision
-(``plan``); doing it is reading any k shares, making the missing ones again, checking them against their names, and
-putting them on nodes that keep the rules together with those that stay.
+The queue is derived, not stored: a scan of all stripes at the start and when policies change, then what changes (a node
+given up, leaving or known better, a share found damaged, a stripe placed with less than all its shares) adds to it. What
+to do with one stripe is a pure decision (``plan``, and ``settle`` of placement/selector.py for what is out of policy); doing it
+is reading any k shares, or those that move, making the missing ones again, checking them against their names, and putting
+them on nodes that keep the rules together with those that stay. An old share stays until the stripe is recorded with the
+new one.
 """
 
 from __future__ import annotations
@@ -20,18 +23,27 @@ import trio.lowlevel
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer, name_share
 from hivefs.content import coding
-from hivefs.errors import HivefsError
+from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.ports import State
-from hivefs.model.ids import NodeId, StripeId
-from hivefs.model.stripe import Stripe
+from hivefs.model.ids import NodeId, ShareId, StripeId
+from hivefs.model.node import Attribute
+from hivefs.model.stripe import Level, Stripe
 from hivefs.placement.health import NodeState, NodeView
+from hivefs.placement.health import State as StripeState
+from hivefs.placement.policies import Policies
+from hivefs.placement.policy import Policy
+from hivefs.placement.selector import settle
 
 log = logging.getLogger(__name__)
 
 WORKERS = 2
 RETRY = 5.0
 LEAVING_AGAIN = 30.0
-SCAN_SLICE = 200
+SCAN_SLICE = 20
+
+
+OUT_OF_POLICY = 1
+"""As urgent as a stripe that may lose this many more shares is one that is not as its policy says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,11 @@ async def _at_once(size: int, urgent: bool) -> None:
     await trio.lowlevel.checkpoint()
 
 
+async def _nothing(stripe: Stripe, indices: Collection[int]) -> bool:
+    await trio.lowlevel.checkpoint()
+    return False
+
+
 class Repair:
     """See the head of the file. ``look`` is how nodes are seen now."""
 
@@ -93,10 +110,18 @@ class Repair:
         self._wake = trio.Event()
         self._away: set[tuple[NodeId, bool]] = set()
         self.repaired = 0
+        self.cancelled = 0
+        """Stripes that left the queue because their nodes came back."""
         self.waiting_for = ""
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
         """Waits until so many bytes may be fetched or sent; urgent ones wait less (maintenance/budget.py)."""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
+        self.take_back: Callable[[Stripe, Collection[int]], Awaitable[bool]] = _nothing
+        """Finds missing shares at nodes that came back with old copies; whether it did (maintenance/spares.py)."""
+        self.leave: Callable[[NodeId, ShareId, StripeId, int], None] = lambda node, share, *_: state.trash_share(
+            node, share
+        )
+        """Inside a transaction: a share has another holder now."""
         self.on_bad: Callable[[NodeId], None] = lambda node_id: None
         """Hears of a node that does not hold what it should, once for each share."""
 
@@ -116,10 +141,20 @@ class Repair:
         if stripe is None or stripe_id in self._queued:
             return
         decision = plan(stripe, self._look)
-        if decision.wanted:
-            self._queued.add(stripe_id)
-            heapq.heappush(self._heap, (decision.urgency, stripe_id))
-            self._wake.set()
+        health = self._state.health(stripe)
+        urgency = decision.urgency
+        if not health.verdict.holds and health.state != StripeState.LOST:
+            urgency = min(urgency, OUT_OF_POLICY)
+        elif not decision.wanted:
+            if health.level == Level.GUARANTEED and not self._state.certified(stripe):
+                with self._state.writing():
+                    self._state.save_stripe(stripe)  # proved as it lies, by the policy that it has now
+            return
+        elif not decision.moving and stripe.total - len(decision.missing) > self._state.policies.of(stripe).repair_at > 0:
+            return  # lazily: until fewer are left
+        self._queued.add(stripe_id)
+        heapq.heappush(self._heap, (urgency, stripe_id))
+        self._wake.set()
 
     def bad_share(self, stripe: Stripe, index: int, reason: str) -> None:
         """A node does not hold this share any more, or holds something else: forget that it does, and repair."""
@@ -146,13 +181,23 @@ class Repair:
                 nursery.start_soon(self._work)
 
     async def _watch(self) -> None:
-        for number, stripe in enumerate(self._state.stripes()):
-            self.add(stripe.stripe_id)
-            if number % SCAN_SLICE == SCAN_SLICE - 1:
-                await trio.sleep(0.01)
+        scanned: Policies | None = None
+        known: dict[NodeId, tuple[Attribute, ...]] = {}
         while True:
             changed = self._changed()
             now = self._nodes_away()
+            before, known = known, self._known()
+            if scanned is not self._state.policies:
+                scanned = self._state.policies
+                for number, stripe in enumerate(self._state.stripes()):
+                    self.add(stripe.stripe_id)
+                    if number % SCAN_SLICE == SCAN_SLICE - 1:
+                        await trio.sleep(0.01)
+            for node_id in [n for n, attributes in known.items() if before.get(n, attributes) != attributes]:
+                for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
+                    self.add(stripe_id)
+                    if number % SCAN_SLICE == SCAN_SLICE - 1:
+                        await trio.sleep(0.01)
             for node_id, _ in now - self._away:
                 for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
                     self.add(stripe_id)
@@ -160,9 +205,22 @@ class Repair:
                         await trio.sleep(0.01)
             # A stripe that was on its way while its node announced that it leaves is found by looking again.
             leaving = {entry for entry in now if not entry[1]}
+            returned = self._away - now
             self._away = now - leaving
+            if returned:
+                await self._cancel()
             with trio.move_on_after(LEAVING_AGAIN if leaving else math.inf):
                 await changed.wait()
+
+    async def _cancel(self) -> None:
+        """A node is back: what waits for nothing else leaves the queue."""
+        for number, stripe_id in enumerate(list(self._queued)):
+            stripe = self._state.stripe(stripe_id)
+            if stripe is None or not plan(stripe, self._look).wanted:
+                self._queued.discard(stripe_id)
+                self.cancelled += 1
+            if number % SCAN_SLICE == SCAN_SLICE - 1:
+                await trio.sleep(0.01)
 
     def _nodes_away(self) -> set[tuple[NodeId, bool]]:
         """Nodes whose shares need another home: those given up (True) and those that leave (False)."""
@@ -174,6 +232,11 @@ class Repair:
                 away.add((node_id, gone))
         return away
 
+    def _known(self) -> dict[NodeId, tuple[Attribute, ...]]:
+        """What is known of each node: when that changes, its shares may be out of policy."""
+        views = ((node_id, self._look(node_id)) for node_id in self._nodes())
+        return {node_id: view.attributes for node_id, view in views if view is not None}
+
     def _nodes(self) -> list[NodeId]:
         return [node_id for node_id, _, _ in self._state.nodes()]
 
@@ -184,6 +247,8 @@ class Repair:
                 await self._wake.wait()
                 continue
             _, stripe_id = heapq.heappop(self._heap)
+            if stripe_id not in self._queued:
+                continue  # it is not needed any more
             done = False
             try:
                 done = await self.repair(stripe_id)
@@ -217,13 +282,20 @@ class Repair:
         stripe = self._state.stripe(stripe_id)
         if stripe is None:
             return True
-        decision = plan(stripe, self._look)
+        policy = self._state.policies.of(stripe)
+        planned = plan(stripe, self._look)
+        decision = self._settled(stripe, policy, planned)
         wanted = decision.wanted
         if not wanted:
-            return True
+            return self._state.health(stripe).verdict.holds
+        if await self.take_back(stripe, wanted):
+            return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
-        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes)
+        self._writer.look_for_place(decision.kept, wanted, self._avoided(stripe, wanted), stripe.share_bytes, policy)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
+        now = self._state.stripe(stripe_id)
+        if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
+            return await self.repair(stripe_id)
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
             made = await self._remade(stripe, decision)
@@ -231,8 +303,29 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted))
+        holders = await self._writer.spread(coded, decision.kept, 0, avoid=self._avoided(stripe, wanted), policy=policy)
         return self._record(stripe, holders)
+
+    def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:
+        """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,
+        what is missing is still made again; a stripe that misses nothing waits. Raises PolicyInfeasible, TooFewNodes.
+        """
+        if self._state.health(stripe).verdict.holds and not decision.moving and not decision.missing:
+            return decision
+        candidates = self._writer.candidates(policy)
+        known = {c.node_id: c for c in candidates}
+        holders = [known.get(decision.kept[i]) if i in decision.kept else None for i in range(stripe.total)]
+        avoid = self._avoided(stripe, range(stripe.total)) | {n for s in stripe.shares if (n := s.node) is not None}
+        seed = int.from_bytes(stripe.stripe_id, "big")
+        try:
+            made = settle(policy, holders, candidates, seed, share_bytes=stripe.share_bytes, avoid=avoid)
+        except (PolicyInfeasible, TooFewNodes):
+            if not decision.wanted:
+                raise
+            return decision
+        out = [i for i in made.move if i in decision.kept]
+        kept = {i: node for i, node in decision.kept.items() if i not in out}
+        return replace(decision, kept=kept, moving=tuple(sorted((*decision.moving, *out))))
 
     def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
         """Nodes at which one of these shares waits to be deleted."""
@@ -267,13 +360,15 @@ class Repair:
             for index, (old, share) in enumerate(zip(before.shares, now.shares, strict=True)):
                 holder = holders.get(index)
                 if holder is not None and holder != old.node:
-                    if old.node is not None:
-                        # It may come back with the old copy: that is then deleted, since the stripe moved on.
-                        self._state.trash_share(old.node, old.share_id)
-                    share = replace(share, node=holder)
+                    if share.node not in (old.node, None):
+                        self._state.trash_share(holder, old.share_id)  # somebody else found a holder meanwhile
+                    else:
+                        if old.node is not None:
+                            self.leave(old.node, old.share_id, now.stripe_id, index)
+                        share = replace(share, node=holder)
                 shares.append(share)
             stripe = replace(now, shares=tuple(shares))
             self._state.save_stripe(stripe)
         self.repaired += 1
         self.on_repaired(stripe)
-        return not plan(stripe, self._look).wanted
+        return not plan(stripe, self._look).wanted and self._state.health(stripe).verdict.holds

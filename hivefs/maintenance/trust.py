@@ -1,7 +1,8 @@
 """Trust in nodes: what their answers and their absences say, kept in the engine's store, asked for by pool and audit.
 
-``tick`` is called by the pool some times a minute. **Absence** is time that this machine saw a node away, not time of the
-clock: while the engine does not run nothing is counted, and while *it* is the one that is cut off nothing should be. When
+``tick`` is called by the pool some times a second. **Absence** is time that this machine saw a node away, not time of the
+clock (that counts for the decision to give a node up, see ``away``, but for no history): while this machine is the one that
+is cut off nothing should be counted. When
 no node answers at all no time counts; while fewer than half of those not given up answer, time counts an eighth, since that
 many seldom fail by themselves at once, and if they did after all they are given up later. An absence of which a part did
 not count whole is no part of anybody's history.
@@ -18,16 +19,21 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, Protocol
 
+import trio
+
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.placement import reputation
+from hivefs.placement.outages import History, domains
 from hivefs.placement.reputation import Owed, Reputation
 
 log = logging.getLogger(__name__)
 
 SAVE_EVERY: Final = 60.0
 CUT_OFF_SPEED: Final = 0.125
+LEARN_EVERY: Final = 600.0
 SAVE_SLICE: Final = 64
 TICK: Final = 10.0
+GRACE_S: Final = 600.0
 LONGEST_TICK: Final = 30.0
 """More than this between two ticks was a sleep of the machine, not time in which anybody looked."""
 FOUNDING_NS: Final = 3600 * 10**9
@@ -36,6 +42,12 @@ READ_EVERY: Final = 600.0
 """A right answer to a read counts once in so long, as an audit would: a node chooses which shares it serves well."""
 MOST_SUSPENDED: Final = 3
 """At most one in so many nodes is suspended: when more seem bad, the book that says so may be the one that is wrong."""
+
+
+def _history(row: Reputation, now_s: float) -> History:
+    """Since when outages are known: the first that is kept, or since the node is."""
+    since = row.outages[0][0] if len(row.outages) >= reputation.KEPT else row.first_seen_ns / 1e9
+    return History(row.outages, max(86_400.0, now_s - since))
 
 
 class TrustBook(Protocol):
@@ -57,9 +69,13 @@ class Trust:
         self._unsaved: set[NodeId] = set()
         self._since_save = 0.0
         self._online: set[NodeId] = set()
+        self._folded: dict[NodeId, float] = {}
+        """Up to when the time of those online is counted in their rows."""
         self._read_due: dict[NodeId, float] = {}
         self._time = 0.0
         self._waited = 0.0
+        self._seen_away: dict[NodeId, float] = {}
+        self.longest_tick = LONGEST_TICK
         self._founded = min((row.first_seen_ns for row in self._rows.values()), default=0)
         self._suspended = self._worst()
         self.cut_off = False
@@ -89,9 +105,16 @@ class Trust:
         """Seconds of absence after which this node is given up."""
         return reputation.gone_after(self.row(node_id), self._setting)
 
-    def away(self, node_id: NodeId) -> float:
-        """Seconds that it is away now, as far as they count."""
-        return self.row(node_id).away_ms / 1000
+    def away(self, node_id: NodeId, since_s: float) -> float:
+        """Seconds that it is away now, as far as they count. ``since_s`` is how long ago it was last there by the clock:
+        that includes times when no engine ran. It counts once the node was away for a while (GRACE_S) before our own eyes,
+        unless we were cut off.
+        """
+        row = self.row(node_id)
+        seen = row.away_ms / 1000
+        grace = min(GRACE_S, self.gone_after(node_id) / 4)
+        trusted = not row.doubted and not self.cut_off and self._seen_away.get(node_id, 0.0) >= grace
+        return max(seen, since_s) if trusted else seen
 
     def weight(self, node_id: NodeId) -> float:
         """Candidate.weight."""
@@ -110,6 +133,11 @@ class Trust:
     def suspended_nodes(self) -> int:
         """How many are."""
         return len(self._suspended)
+
+    @property
+    def unsaved(self) -> int:
+        """Rows that are not written yet."""
+        return len(self._unsaved)
 
     def outage(self, node_id: NodeId) -> frozenset[str]:
         """The learnt domain of nodes that fail together (placement/outages.py); empty for none."""
@@ -187,11 +215,22 @@ class Trust:
         bad.sort(key=lambda node_id: (reputation.score(self._rows[node_id]), node_id))
         return frozenset(bad[: max(1, len(self._rows) // MOST_SUSPENDED)])
 
+    async def run(self) -> None:
+        """Learn which nodes fail together, again and again, until cancelled."""
+        while True:
+            now = self._clock() / 1e9
+            seen = {node_id: _history(row, now) for node_id, row in list(self._rows.items()) if row.outages}
+            found = await trio.to_thread.run_sync(domains, seen)
+            for name in set(found.values()) - set(self.domains.values()):
+                log.info("%d nodes fail together: %s", sum(1 for other in found.values() if other == name), name)
+            self.domains = found
+            await trio.sleep(LEARN_EVERY)
+
     # ---- absence ----------------------------------------------------------------------------------------------------
 
     def tick(self, seconds: float, online: Iterable[NodeId], away: Iterable[NodeId], gone: Iterable[NodeId]) -> None:
         """So much time passed since the last tick; ``away`` are those not given up yet."""
-        self._waited += seconds if 0 < seconds <= LONGEST_TICK else 0.0
+        self._waited += seconds if 0 < seconds <= self.longest_tick else 0.0
         if self._waited < min(TICK, self._setting / 16):
             return
         seconds, self._waited = self._waited, 0.0
@@ -209,13 +248,18 @@ class Trust:
             )
             self.cut_off = cut_off
         counted = 1.0 if not cut_off else CUT_OFF_SPEED if here else 0.0
-        for node_id in here:
+        for node_id in here - self._online:
+            self._seen_away.pop(node_id, None)
             row = self.row(node_id)
-            if node_id not in self._online and row.away_ms + row.doubted:
-                row = reputation.returned(row, self._clock(), self._setting)
-            self._rows[node_id] = reputation.watched(row, seconds, True, 1.0)
+            if row.away_ms or row.doubted:
+                self._rows[node_id] = reputation.returned(row, self._clock(), self._setting)
+            self._folded[node_id] = self._time - seconds
+        for node_id in self._online - here:
+            self._fold(node_id, self._time - seconds)
+            del self._folded[node_id]
         for node_id in (*missing, *gone):
             self._rows[node_id] = reputation.watched(self.row(node_id), seconds, False, counted)
+            self._seen_away[node_id] = self._seen_away.get(node_id, 0.0) + seconds * counted
         self._online = here
         self._since_save += seconds
         if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)):
@@ -224,6 +268,14 @@ class Trust:
         if self._unsaved:
             self._save(list(islice(self._unsaved, SAVE_SLICE)))
 
+    def _fold(self, node_id: NodeId, upto: float) -> None:
+        """Count the time since when it is online. Not with each tick: most nodes are, and there may be many."""
+        self._rows[node_id] = reputation.watched(self.row(node_id), upto - self._folded[node_id], True, 1.0)
+        self._folded[node_id] = upto
+
     def _save(self, nodes: list[NodeId]) -> None:
+        for node_id in nodes:
+            if node_id in self._folded:
+                self._fold(node_id, self._time)
         self._book.save_reputations({node_id: self._rows[node_id] for node_id in nodes})
         self._unsaved.difference_update(nodes)

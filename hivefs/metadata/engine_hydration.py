@@ -70,7 +70,7 @@ class HydrationTables(StripeTables, NodeTables):
         with self.writing():
             for stripe, count in pages:
                 if self._get("live", stripe.stripe_id) is None:
-                    self.save_stripe(stripe)
+                    self._put_stripe(stripe)
                     self.put("live", stripe.stripe_id, U64.pack(count))
 
     def _loaded_record(self, key: bytes, value: bytes) -> None:

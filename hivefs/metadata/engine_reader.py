@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import cbor2
 
@@ -19,6 +20,8 @@ from hivefs.model.stripe import ChunkPlace, Level, Stripe
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed, weigh
 from hivefs.placement.health import Health, NodeRow, NodeState, NodeView, judge
+from hivefs.placement.language import parse
+from hivefs.placement.policies import Policies, Unwritten, Written
 from hivefs.placement.policy import Policy
 
 
@@ -112,18 +115,46 @@ class EngineReader(EngineTables):
         if node_row is None or roster is None:
             return None
         attributes = self.weighed(node_id).attributes
-        view = NodeView(node_row.state, authorities(attributes), bool(roster.address.leaving_s))
+        view = NodeView(node_row.state, authorities(attributes), bool(roster.address.leaving_s), attributes)
         self._views[node_id] = (view, stored)
         return view
 
-    def health(self, stripe: Stripe) -> Health:
-        """Judge a stripe with the nodes as last seen."""
-        return judge(stripe, self._rules, self.node_view)
+    @property
+    def policies(self) -> Policies:
+        """The policies in force. Raises what the text's decoder and its parser raise."""
+        stored = self._get("tree", records.policy_key(policy_format.TEXT_KEY))
+        if self._policies is None or self._policies[1] != (stored, self.default):
+            text = self.policy_text()
+            written: Written = parse(text, self.default) if text else Unwritten(self.default)
+            self._policies = Policies(written, self.policy_of, self.resolve), (stored, self.default)
+        return self._policies[0]
 
-    def stripe_level(self, stripe_id: StripeId) -> Level:
+    def paths(self) -> Mapping[str, str]:
+        """Places in the drive with the names of their policies."""
+        return self.policies.set.paths
+
+    def health(self, stripe: Stripe, policy: str = "") -> Health:
+        """Judge a stripe with the nodes as last seen, by the policy of this name (empty: what it has to obey now)."""
+        policies = self.policies
+        return judge(stripe, policies.as_if(stripe, policy) if policy else policies.of(stripe), self.node_view)
+
+    def stripe_level(self, stripe_id: StripeId, policy: str = "") -> Level:
         """The durability level that this stripe has now; LOCAL when it is not known."""
         stripe = self.stripe(stripe_id)
-        return Level.LOCAL if stripe is None else self.health(stripe).level
+        return Level.LOCAL if stripe is None else self.health(stripe, policy).level
+
+    def explained(self, stripe_id: StripeId) -> dict[str, Any]:
+        """For people: by which policy a stripe was placed, what proves it now, and what is known of the nodes."""
+        stripe = self.stripe(stripe_id)
+        if stripe is None:
+            return {}
+        views = [None if share.node is None else self.node_view(share.node) for share in stripe.shares]
+        return {
+            "policy": self.policies.name_of(stripe),
+            "proof": self.health(stripe).verdict.words,
+            "proved_ns": stripe.placed_ns if all(share.standing for share in stripe.shares) else 0,
+            "known": [None if view is None else _known(view.attributes) for view in views],
+        }
 
     def metadata_level(self) -> Level:
         """The level of the last checkpoint: its stripes, and its head with enough nodes."""
@@ -161,3 +192,8 @@ class EngineReader(EngineTables):
             if entry is not None and row is not None:
                 found.append((node_id, entry, row))
         return found
+
+
+def _known(attributes: tuple[Attribute, ...]) -> dict[str, str]:
+    """Each attribute with its evidence: "DE (attested)"."""
+    return {a.name: f"{a.value} ({a.evidence.name.lower()})" for a in attributes}

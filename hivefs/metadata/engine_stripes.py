@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from hivefs.errors import StoreDamaged
+from hivefs.formats import policy as policy_format
 from hivefs.formats import records
 from hivefs.formats import stripe as stripe_format
-from hivefs.metadata.engine_writer import U64, EngineWriter
+from hivefs.metadata.engine_policies import PolicyTables
+from hivefs.metadata.engine_writer import U64
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import verify
 
 _DOOMED = struct.Struct(">QB")
 _OFFER = struct.Struct(">QQ")
@@ -24,11 +29,44 @@ def moved_share(key: bytes) -> tuple[NodeId, ShareId] | None:
     return NodeId(name[:32]), ShareId(name[32:])
 
 
-class StripeTables(EngineWriter):
+class StripeTables(PolicyTables):
     """Tables tree (c, s), meta, bynode, live, offered, doomed, trash; takes out of spare."""
 
     def save_stripe(self, stripe: Stripe) -> None:
-        """Record a stripe and who holds it (also over an older version of it)."""
+        """Record a stripe and who holds it (also over an older version of it), with its certificate if the verifier proves
+        it on what is known of the nodes now, without one if not.
+        """
+        self._put_stripe(self._certified(stripe))
+
+    def certified(self, stripe: Stripe) -> bool:
+        """Whether its certificate says that it was proved under the policy that it has to obey now."""
+        return bool(stripe.shares[0].standing) and stripe.policy_hash == policy_format.digest(self._as_written(stripe))
+
+    def _certified(self, stripe: Stripe) -> Stripe:
+        policy = self.policies.of(stripe)
+        written = self._as_written(stripe)
+        digest = policy_format.digest(written)
+        bare = replace(stripe, shares=tuple(replace(share, standing=b"") for share in stripe.shares))
+        views = [None if share.node is None else self.node_view(share.node) for share in stripe.shares]
+        known = [view.attributes for view in views if view is not None]
+        distinct = len({share.node for share in stripe.shares}) == stripe.total
+        if len(known) < stripe.total or not distinct or not verify(policy, stripe.needed, known).holds:
+            return bare
+        self.save_policy(written)
+        shares = tuple(
+            replace(share, standing=self.save_standing(attributes))
+            for share, attributes in zip(stripe.shares, known, strict=True)
+        )
+        before = stripe.policy_hash == digest and stripe.shares == shares
+        return replace(stripe, shares=shares, policy_hash=digest, placed_ns=stripe.placed_ns if before else self.clock())
+
+    def _as_written(self, stripe: Stripe) -> Policy:
+        """The policy that it obeys as the text says it, with the text's code: what the certificate names."""
+        policies = self.policies
+        data = stripe.purpose == Purpose.DATA
+        return policies.written(policies.name_of(stripe)) if data else policies.set.metadata()
+
+    def _put_stripe(self, stripe: Stripe) -> None:
         before = self.stripe(stripe.stripe_id)
         if before is not None:
             for share in before.shares:

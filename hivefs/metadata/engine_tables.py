@@ -40,6 +40,8 @@ import lmdb
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import StoreDamaged
 from hivefs.placement.health import NodeView
+from hivefs.placement.policies import Policies
+from hivefs.placement.policy import Policy
 from hivefs.placement.verifier import Rules
 
 MAP_BYTES = 64 << 30
@@ -62,7 +64,11 @@ class EngineTables:
     ) -> None:
         self.path = path
         self._sealer = RecordSealer(key, random)
-        self._rules = rules
+        self.default = Policy(0, 0, rules, auto=True)
+        """What holds without a text, and what a text that says nothing else is based on: the vault's own policy."""
+        self.resolve: Callable[[Policy], Policy] = lambda policy: policy
+        """Gives a policy with an automatic code its code; for who places."""
+        self._policies: tuple[Policies, tuple[bytes | None, Policy]] | None = None
         try:
             self._env = self._open(path)
             self._db = {name: db for name in TABLES if (db := self._open_table(name)) is not None}

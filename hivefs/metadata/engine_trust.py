@@ -50,3 +50,7 @@ class TrustTables(EngineWriter):
     def spare_done(self, node_id: NodeId, share_id: ShareId) -> None:
         """It is no spare any more."""
         self.delete("spare", node_id + share_id)
+
+    def has_spare(self, node_id: NodeId, share_id: ShareId) -> bool:
+        """Whether an old copy of that share may be at that node."""
+        return self._get("spare", node_id + share_id) is not None

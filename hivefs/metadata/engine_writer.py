@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ class EngineWriter(EngineReader):
         super().__init__(path, key, rules, random)
         value = self.info("sequence")
         self.sequence = value if isinstance(value, int) else 1
+        self.clock: Callable[[], int] = time.time_ns
 
     def _open(self, path: Path) -> lmdb.Environment:
         environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)

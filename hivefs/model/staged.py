@@ -53,7 +53,8 @@ class DirtySlot:
     """One slot that is to be placed: ``length`` bytes of plaintext (less than 1 MiB only in the last slot of a file).
 
     What neither ``extents`` nor ``base`` (the chunk that lies under them, if any) holds is zeros. ``generation``
-    changes with every write to the slot, so that an answer about an older state is noticed.
+    changes with every write to the slot, so that an answer about an older state is noticed. ``policy`` is the name of
+    the one that the file has by its place in the drive.
     """
 
     ino: int
@@ -62,6 +63,7 @@ class DirtySlot:
     length: int
     extents: tuple[StagedExtent, ...]
     base: ChunkRef | None
+    policy: str = "default"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,10 @@ MOST_HEARD = 8
 
 ASK_SECONDS = 20.0
 MOST_OLD = 1024
-"""Addresses of nodes that did not know a question for news: they are not asked it again while this process runs."""
+"""Addresses of nodes that did not know a question for news, which are remembered."""
+
+OLD_SECONDS = 600.0
+"""For so long they are not asked it again. (It may have been the line.)"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Gossip:
         self._choose = choose
         self._hurry = trio.Event()
         self._push = trio.Event()
-        self._old: set[str] = set()
+        self._old: dict[str, float] = {}
 
     def renew(self, membership: Membership) -> None:
         """Our own certificate is another now."""
@@ -155,7 +158,7 @@ class Gossip:
                     news = await self._answerer.take_roster(blobs)
                     if news:
                         self._events.say("roster", f"{news} entries were news")
-                if address not in self._old and (whole or fresh.statements):
+                if self._old.get(address, 0.0) <= trio.current_time() and (whole or fresh.statements):
                     await self._statements(client, address, fresh.statements, whole)
         finally:
             with trio.CancelScope(shield=True):
@@ -166,8 +169,8 @@ class Gossip:
         try:
             theirs = await client.news()
         except (ConnectionLost, Refused) as error:
-            if len(self._old) < MOST_OLD:
-                self._old.add(address)
+            if len(self._old) < MOST_OLD or address in self._old:
+                self._old[address] = trio.current_time() + OLD_SECONDS
             self._events.say("no news", str(error))
             return
         if fresh:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
+from math import inf, log
 
 import blake3
 
@@ -19,12 +20,17 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
 from hivefs.placement.attributes import eligible
 from hivefs.placement.limits import over
-from hivefs.placement.lots import lot, room
+from hivefs.placement.lots import room
 from hivefs.placement.policy import Policy
 
 BUCKET = 16
 SOME = 64
 _UNIT = 1 << 64
+_MASK = _UNIT - 1
+
+
+_Entry = tuple[int, float, Candidate]
+"""64 bits of the hash of its id, one by its room (0: not usable now), the node."""
 
 
 class _Class:
@@ -32,41 +38,41 @@ class _Class:
 
     def __init__(self, bits: int = 0) -> None:
         self.bits = bits
-        self.buckets: list[dict[NodeId, Candidate]] = [{} for _ in range(1 << bits)]
+        self.buckets: list[dict[NodeId, _Entry]] = [{} for _ in range(1 << bits)]
         self.rooms = [0.0] * (1 << bits)
         self.widest = 0.0
         self.room = 0.0
         self.count = 0
 
-    def bucket(self, node_id: NodeId) -> int:
-        return int.from_bytes(blake3.blake3(node_id).digest(length=4), "big") >> (32 - self.bits) if self.bits else 0
+    def bucket(self, node_id: NodeId) -> dict[NodeId, _Entry]:
+        return self.buckets[_hashed(node_id) >> (64 - self.bits)]
 
-    def put(self, node: Candidate) -> None:
-        at = self.bucket(node.node_id)
-        self.take(node.node_id)
-        self.buckets[at][node.node_id] = node
+    def put(self, node: Candidate, hashed: int) -> None:
+        self.take(node.node_id, hashed)
+        at = hashed >> (64 - self.bits)
+        has = room(node) if node.usable else 0.0
+        self.buckets[at][node.node_id] = hashed, 1 / has if has else 0.0, node
         self.count += 1
-        if node.usable:
-            self.rooms[at] += room(node)
-            self.room += room(node)
-            self.widest = max(self.widest, self.rooms[at])
+        self.rooms[at] += has
+        self.room += has
+        self.widest = max(self.widest, self.rooms[at])
 
-    def take(self, node_id: NodeId) -> None:
-        at = self.bucket(node_id)
+    def take(self, node_id: NodeId, hashed: int) -> None:
+        at = hashed >> (64 - self.bits)
         before = self.buckets[at].pop(node_id, None)
         if before is not None:
             self.count -= 1
-            if before.usable:
-                self.rooms[at] = max(0.0, self.rooms[at] - room(before))
-                self.room = max(0.0, self.room - room(before))
+            has = 1 / before[1] if before[1] else 0.0
+            self.rooms[at] = max(0.0, self.rooms[at] - has) if self.buckets[at] else 0.0
+            self.room = max(0.0, self.room - has) if self.count else 0.0
 
     def grown(self) -> _Class:
         """The same with buckets for its number of nodes."""
         bits = max(0, (self.count // BUCKET).bit_length())
         made = _Class(bits)
         for bucket in self.buckets:
-            for node in bucket.values():
-                made.put(node)
+            for hashed, _, node in bucket.values():
+                made.put(node, hashed)
         return made
 
     @property
@@ -90,15 +96,15 @@ class Field:
     def __iter__(self) -> Iterator[Candidate]:
         for found in self._classes.values():
             for bucket in found.buckets:
-                yield from bucket.values()
+                yield from (node for _, _, node in bucket.values())
 
     def get(self, node_id: NodeId) -> Candidate | None:
         """What is known of a node."""
         name = self._nodes.get(node_id)
         if name is None:
             return None
-        found = self._classes[name]
-        return found.buckets[found.bucket(node_id)].get(node_id)
+        entry = self._classes[name].bucket(node_id).get(node_id)
+        return None if entry is None else entry[2]
 
     def put(self, node: Candidate) -> None:
         """Take in a node, or what is new of it."""
@@ -111,7 +117,7 @@ class Field:
             self._names = sorted(self._classes, key=sorted)
         self._nodes[node.node_id] = name
         found = self._classes[name]
-        found.put(node)
+        found.put(node, _hashed(node.node_id))
         if found.crowded:
             self._classes[name] = found.grown()
 
@@ -119,7 +125,7 @@ class Field:
         """Forget a node."""
         name = self._nodes.pop(node_id, None)
         if name is not None:
-            self._classes[name].take(node_id)
+            self._classes[name].take(node_id, _hashed(node_id))
 
     @property
     def some(self) -> list[Candidate]:
@@ -127,7 +133,7 @@ class Field:
         found = []
         for name in self._names:
             bucket = next((b for b in self._classes[name].buckets if b), {})
-            found += list(bucket.values())[: max(1, SOME // len(self._names))]
+            found += [node for _, _, node in islice(bucket.values(), max(1, SOME // len(self._names)))]
         return found
 
     @staticmethod
@@ -152,7 +158,7 @@ class Field:
             mine: list[Candidate] = []
             start = int.from_bytes(key[:4], "big")
             for number in range(len(one.buckets)):
-                for node in one.buckets[(start + number) % len(one.buckets)].values():
+                for _, _, node in one.buckets[(start + number) % len(one.buckets)].values():
                     good = node.usable and node.free_bytes >= share_bytes and node.node_id not in without
                     if good and not eligible(policy, node.authorities):
                         mine.append(node)
@@ -188,16 +194,36 @@ class Draws:
             if self._left <= 0 or not self._open:
                 raise StopIteration
             self._number += 1
-            draw = blake3.blake3(self._number.to_bytes(8, "big"), key=self._key).digest(length=56)
+            draw = blake3.blake3(self._number.to_bytes(8, "big"), key=self._key).digest(length=32)
             at = int.from_bytes(draw[:8], "big") / _UNIT * self._sums[-1]
             found = self._classes[self._open[min(bisect_right(self._sums, at), len(self._open) - 1)]]
             bucket = int.from_bytes(draw[8:16], "big") % len(found.buckets)
             if int.from_bytes(draw[16:24], "big") / _UNIT * found.widest >= found.rooms[bucket]:
                 continue
-            nodes = [node for node in found.buckets[bucket].values() if node.usable]
-            if not nodes:
+            best = _best(found.buckets[bucket].values(), int.from_bytes(draw[24:32], "big"))
+            if best is None:
                 continue
             self._left -= 1
-            # One lot for the stripe and the draw, so that a node that was met twice does not stand before the others.
-            return max(nodes, key=lambda node: lot(draw[24:], node))
+            return best
         raise StopIteration
+
+
+def _hashed(node_id: NodeId) -> int:
+    return int.from_bytes(blake3.blake3(node_id).digest(length=8), "big")
+
+
+def _best(entries: Iterable[_Entry], draw: int) -> Candidate | None:
+    """The node with the best lot, as in lots.py, but from a mixed number in place of a hash: what is mixed in is secret
+    already. (The mixer is one of those found by Wellons, "Prospecting for hash functions", 2018, for 64 bits.)
+    """
+    best, least = None, inf
+    for hashed, one_by_room, node in entries:
+        if one_by_room:
+            mixed = (hashed ^ draw) * 0xD6E8FEB86659FD93 & _MASK
+            mixed ^= mixed >> 32
+            mixed = mixed * 0xD6E8FEB86659FD93 & _MASK
+            mixed ^= mixed >> 32
+            score = -log((mixed + 1) / _UNIT) * one_by_room
+            if score < least:
+                best, least = node, score
+    return best

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hivefs.model.ids import NodeId
+from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Stripe
-from hivefs.placement.verifier import Proof, Rules, prove
+from hivefs.placement.policy import Policy
+from hivefs.placement.verifier import Verdict, verify
 
 
 class NodeState(enum.IntEnum):
@@ -36,6 +38,7 @@ class NodeView:
     state: NodeState
     authorities: Mapping[str, frozenset[str]]
     leaving: bool = False
+    attributes: tuple[Attribute, ...] = ()
 
 
 class State(enum.Enum):
@@ -49,23 +52,27 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``counted`` shares are on nodes not given up, ``reachable`` on nodes that answer now."""
+    """``counted`` shares are on nodes not given up, ``reachable`` on nodes that answer now. ``verdict`` is the verifier's
+    on the shares that are counted, with what is known of their nodes now.
+    """
 
     state: State
     level: Level
     counted: int
     reachable: int
-    proof: Proof
+    verdict: Verdict
 
 
-def judge(stripe: Stripe, rules: tuple[Rules, ...], look: Callable[[NodeId], NodeView | None]) -> Health:
-    """Judge a stripe. A node that is not known any more counts as gone. All rules must hold for ``guaranteed``."""
+def judge(stripe: Stripe, policy: Policy, look: Callable[[NodeId], NodeView | None]) -> Health:
+    """Judge a stripe by a policy with what is known of the nodes now. A node that is not known any more counts as gone.
+    ``guaranteed`` is a stripe whose shares are all there, on different nodes, and proved to be as the policy says.
+    """
     views = [None if s.node is None else look(s.node) for s in stripe.shares]
-    kept = [v for v in views if v is not None and v.state != NodeState.GONE]
+    counted = [None if v is None or v.state == NodeState.GONE else v for v in views]
+    kept = [v for v in counted if v is not None]
     reachable = sum(1 for v in kept if v.state == NodeState.ONLINE)
-    holders = [s.node for s, v in zip(stripe.shares, views, strict=True) if v in kept and v is not None]
-    proofs = [prove(rule, stripe.needed, [v.authorities[rule.family] for v in kept]) for rule in rules]
-    proof = next((p for p in proofs if not p.holds), proofs[0])
+    holders = [s.node for s, v in zip(stripe.shares, counted, strict=True) if v is not None]
+    verdict = verify(policy, stripe.needed, [None if v is None else v.attributes for v in counted])
     distinct = len(set(holders)) == len(holders)
     if len(kept) < stripe.needed:
         state, level = State.LOST, Level.LOCAL
@@ -74,5 +81,5 @@ def judge(stripe: Stripe, rules: tuple[Rules, ...], look: Callable[[NodeId], Nod
         level = Level.REMOTE
     else:
         state = State.HEALTHY
-        level = Level.GUARANTEED if proof.holds and distinct else Level.REMOTE
-    return Health(state, level, len(kept), reachable, proof)
+        level = Level.GUARANTEED if verdict.holds and distinct else Level.REMOTE
+    return Health(state, level, len(kept), reachable, verdict)

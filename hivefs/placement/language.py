@@ -22,6 +22,7 @@ MAX_POLICIES = 256
 MAX_PATHS = 4096
 MAX_PATH_BYTES = 4096
 MAX_PATH_PART = 255
+MAX_DOTS = 1000
 METADATA = "metadata"
 """The name of the policy of metadata when no policy was named for it: the conjunction. No policy of a user has it."""
 
@@ -76,6 +77,9 @@ def parse(text: str, default: Policy) -> PolicySet:
     """Read a policy.toml. What it does not say is as in ``default``, the vault's own. Raises BadPolicy."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
         raise BadPolicy(line=1, column=1, reason=f"the text is longer than {MAX_TEXT_BYTES >> 10} KiB")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MAX_DOTS:  # tomllib takes the square of the parts of a key in time
+            raise BadPolicy(line=number, column=1, reason=f"there are more than {MAX_DOTS} dots in a line")
     try:
         data = tomllib.loads(text)
         found = places(text)
@@ -169,7 +173,9 @@ def bad_path(path: str) -> str:
     """What is wrong with a path inside of the drive, as the end of a sentence; "" when nothing is."""
     if not path.startswith("/"):
         return "does not begin with a slash: paths are those inside of the drive, /Photos for instance"
-    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+    if any("\ud800" <= c <= "\udfff" for c in path):
+        return "is not UTF-8"
+    if len(path.encode()) > MAX_PATH_BYTES:
         return f"is longer than {MAX_PATH_BYTES} bytes"
     parts = path[1:].removesuffix("/").split("/") if path != "/" else []
     for part in parts:
@@ -177,7 +183,7 @@ def bad_path(path: str) -> str:
             return 'has an empty part, a "." or a ".." in it'
         if "\0" in part:
             return "has a NUL in it"
-        if len(part.encode("utf-8", "surrogatepass")) > MAX_PATH_PART:
+        if len(part.encode()) > MAX_PATH_PART:
             return f"has a name of more than {MAX_PATH_PART} bytes"
     return ""
 

@@ -9,7 +9,9 @@ such: "no placement was found".
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId
@@ -20,7 +22,7 @@ from hivefs.placement.field import Field
 from hivefs.placement.limits import Limit, Load, Mode, binding, modes, wishes
 from hivefs.placement.lots import key, lot
 from hivefs.placement.policy import Policy
-from hivefs.placement.search import Found, solve
+from hivefs.placement.search import solve
 from hivefs.placement.settlement import Settlement
 
 SMALL = 400
@@ -56,9 +58,11 @@ def choose(
             found = _from_field(policy, candidates, draw, kept, wanted, share_bytes, taken)
             if found is not None:
                 return [c.node_id for c in found]
-        candidates = candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
+        whole, candidates = len(candidates) <= SAMPLE, candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
+    else:
+        whole = True
     pool, refused = _pool(policy, candidates, draw, share_bytes, taken)
-    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted)]
+    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted, whole=whole)]
 
 
 def settle(
@@ -73,7 +77,8 @@ def settle(
     """The fewest moves after which the policy holds. ``holders[i]`` holds share i (None: nobody does; give None for a node
     that is gone or leaves). A holder stays whether it is usable now or not, unless the policy refuses it.
 
-    Raises TooFewNodes and PolicyInfeasible as choose() does.
+    Raises TooFewNodes and PolicyInfeasible as choose() does, with what can be done now as ``partial``: a Settlement whose
+    ``nodes`` are not all that are needed (missing shares first). A share that is to move and has no node there stays.
     """
     missing = tuple(i for i, holder in enumerate(holders) if holder is None)
     standing: dict[int, Candidate] = {}
@@ -82,74 +87,113 @@ def settle(
         if holder is not None and holder.node_id not in seen and not eligible(policy, holder.authorities):
             standing[i] = holder
             seen.add(holder.node_id)
-    away = {h.node_id for h in holders if h is not None}.union(avoid)
-    keep, fewest, spare = _keep(policy, standing, candidates, key(seed), share_bytes, away)
-    move = tuple(i for i, holder in enumerate(holders) if holder is not None and i not in keep)
-    wanted = sorted(move + missing)
-    if not wanted:
-        return Settlement(tuple(keep), (), ())
-    kept = [standing[i] for i in keep]
+    places = _Places(policy, candidates, seed, share_bytes, {h.node_id for h in holders if h is not None}.union(avoid))
     try:
-        nodes = choose(policy, candidates, seed, kept=kept, count=len(wanted), share_bytes=share_bytes, avoid=away)
-    except PolicyInfeasible:
-        if len(spare) != len(wanted):
-            raise
-        nodes = [c.node_id for c in spare]
-    return Settlement(tuple(keep), move, missing, dict(zip(wanted, nodes, strict=True)), fewest)
+        keep, fewest, nodes = places.settle(standing)
+    except (TooFewNodes, PolicyInfeasible) as error:
+        keep, nodes = places.partly(standing)
+        error.data["partial"] = _settlement(holders, missing, keep, nodes, fewest=False)
+        raise
+    return _settlement(holders, missing, keep, nodes, fewest=fewest)
 
 
-def _keep(
-    policy: Policy,
-    standing: dict[int, Candidate],
-    candidates: Sequence[Candidate] | Field,
-    draw: bytes,
-    share_bytes: int,
-    away: Collection[NodeId],
-) -> tuple[list[int], bool, list[Candidate]]:
-    """Which holders stay, whether that is the most that can, and others that go with them ([] when not looked for)."""
-    numbers, nodes = list(standing), list(standing.values())
-    for mode in modes(policy, nodes, ()):
-        load = Load(mode.limits)
-        for node in nodes:
-            load.add(node)
-        if load.holds() and all(map(mode.admits, nodes)):
-            if len(nodes) == policy.total:
-                return numbers, True, []
-            try:  # what is there is good; most often the rest can be added
-                choose(policy, candidates, int.from_bytes(draw, "big"), kept=nodes, share_bytes=share_bytes, avoid=away)
-                return numbers, True, []
-            except (TooFewNodes, PolicyInfeasible):
+def _settlement(
+    holders: Sequence[Candidate | None],
+    missing: tuple[int, ...],
+    keep: Sequence[int],
+    nodes: Sequence[NodeId],
+    *,
+    fewest: bool,
+) -> Settlement:
+    move = tuple(i for i, holder in enumerate(holders) if holder is not None and i not in keep)
+    return Settlement(tuple(keep), move, missing, dict(zip((*missing, *move), nodes, strict=False)), fewest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where shares that need another node could go."""
+
+    policy: Policy
+    candidates: Sequence[Candidate] | Field
+    seed: int
+    share_bytes: int
+    away: Collection[NodeId]
+
+    def fill(self, kept: Sequence[Candidate], count: int) -> list[NodeId]:
+        """Nodes beside ``kept``; raises as choose() does."""
+        return choose(
+            self.policy,
+            self.candidates,
+            self.seed,
+            kept=kept,
+            count=count,
+            share_bytes=self.share_bytes,
+            avoid=self.away,
+        )
+
+    def settle(self, standing: Mapping[int, Candidate]) -> tuple[list[int], bool, list[NodeId]]:
+        """Which holders stay, whether that is proved to be the most that can, and the nodes for all other shares."""
+        numbers, nodes = list(standing), list(standing.values())
+        for mode in modes(self.policy, nodes, ()):
+            load = Load(mode.limits)
+            for node in nodes:
+                load.add(node)
+            if load.holds() and all(map(mode.admits, nodes)):
+                # What is there is good, and most often the rest can be added.
+                with contextlib.suppress(TooFewNodes, PolicyInfeasible):
+                    return numbers, True, self.fill(nodes, self.policy.total - len(nodes))
                 break
-    if isinstance(candidates, Field):
-        candidates = candidates.sample(policy, draw, share_bytes, away, SAMPLE)
-        whole = False
-    else:
-        whole = True
-    pool, refused = _pool(policy, candidates, draw, share_bytes, away)
-    best: tuple[int, Found, list[Candidate]] | None = None
-    proved = True
-    for mode in modes(policy, [*pool, *nodes], ()):
-        old = [i for i, node in enumerate(nodes) if mode.admits(node)]
-        new = [node for node in pool if mode.admits(node)]
-        found = solve(mode.limits, (), [nodes[i] for i in old], new, policy.total)
-        proved = proved and found.exact
-        if found.complete and (best is None or len(found.kept) > best[0]):
-            kept = tuple(old[i] for i in found.kept)
-            best = len(kept), Found(kept, found.new, True, found.exact), [new[i] for i in found.new]
-    if best is not None:
-        return [numbers[i] for i in best[1].kept], proved and whole, best[2]
-    if proved and whole:
-        if len(pool) + len(nodes) < policy.total:
-            raise _too_few(policy, pool, refused, nodes, policy.total - len(nodes))
-        raise _infeasible(policy, [*pool, *nodes], (), policy.total, proved=True)
-    # Not decided: keep what can be kept one by one; choose() says whether the rest can be filled.
-    load = Load(next(modes(policy, [*pool, *nodes], ())).limits)
-    keep = []
-    for i, node in standing.items():
-        if load.accepts(node):
-            load.add(node)
-            keep.append(i)
-    return keep, False, []
+        return self._searched(standing)
+
+    def _searched(self, standing: Mapping[int, Candidate]) -> tuple[list[int], bool, list[NodeId]]:
+        numbers, nodes, draw = list(standing), list(standing.values()), key(self.seed)
+        proved, some = True, self.candidates
+        if isinstance(some, Field):
+            proved = len(some) <= SAMPLE
+            some = some.sample(self.policy, draw, self.share_bytes, self.away, SAMPLE)
+        pool, refused = _pool(self.policy, some, draw, self.share_bytes, self.away)
+        best: tuple[list[int], list[NodeId]] | None = None
+        for mode in modes(self.policy, [*pool, *nodes], ()):
+            old = [i for i, node in enumerate(nodes) if mode.admits(node)]
+            new = [node for node in pool if mode.admits(node)]
+            found = solve(mode.limits, (), [nodes[i] for i in old], new, self.policy.total)
+            proved = proved and found.exact
+            if found.complete and (best is None or len(found.kept) > len(best[0])):
+                best = [old[i] for i in found.kept], [new[i].node_id for i in found.new]
+        if best is not None:
+            kept = [nodes[i] for i in best[0]]
+            try:
+                filled = self.fill(kept, len(best[1]))  # as good, and the wishes are looked at
+            except PolicyInfeasible:
+                filled = best[1]
+            return [numbers[i] for i in best[0]], proved, filled
+        if not proved:  # keep what can be kept one by one
+            keep, kept = self._one_by_one(standing)
+            return keep, False, self.fill(kept, self.policy.total - len(keep))
+        if len(pool) + len(nodes) < self.policy.total:
+            raise _too_few(self.policy, pool, refused, nodes, self.policy.total - len(nodes))
+        raise _infeasible(self.policy, [*pool, *nodes], (), self.policy.total, proved=True)
+
+    def _one_by_one(self, standing: Mapping[int, Candidate]) -> tuple[list[int], list[Candidate]]:
+        load = Load(next(modes(self.policy, list(standing.values()), ())).limits)
+        keep = []
+        for i, node in standing.items():
+            if load.accepts(node):
+                load.add(node)
+                keep.append(i)
+        return keep, [standing[i] for i in keep]
+
+    def partly(self, standing: Mapping[int, Candidate]) -> tuple[list[int], list[NodeId]]:
+        """What can be kept and filled at all when not everything can be."""
+        keep, kept = self._one_by_one(standing)
+        count = self.policy.total - len(keep)
+        try:
+            return keep, self.fill(kept, count)
+        except (TooFewNodes, PolicyInfeasible) as error:
+            most = min(count, int(error.data.get("most", 0)))
+            with contextlib.suppress(TooFewNodes, PolicyInfeasible):
+                return keep, self.fill(kept, most)
+        return keep, []
 
 
 # ---- choosing -------------------------------------------------------------------------------------------------------
@@ -165,10 +209,12 @@ def _pool(
     return sorted(pool, key=lambda c: lot(draw, c), reverse=True), len(usable) - len(pool)
 
 
-def _choose(policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int) -> list[Candidate]:
+def _choose(
+    policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int, *, whole: bool
+) -> list[Candidate]:
     if len(pool) < wanted:
         raise _too_few(policy, pool, refused, kept, wanted)
-    proved = True
+    proved = whole
     for mode in modes(policy, pool, kept):
         found, exact = _in_mode(policy, mode, [c for c in pool if mode.admits(c)], kept, wanted)
         if found is not None:

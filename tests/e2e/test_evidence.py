@@ -57,6 +57,20 @@ def test_vouched_for_relabelled_and_claimed_all_of_it_seen_within_seconds(tmp_pa
         gone = hive.run("trust", key, "--remove", check=False)
         assert gone.returncode == 60 and "is not trusted" in gone.stderr
 
+        table = tmp_path / "table.csv"
+        table.write_text("192.0.2.0/24,Deutschland\n")
+        wrong = hive.run("trust", "--registry", str(table), check=False)
+        assert wrong.returncode == 60 and "line 1" in wrong.stderr
+        table.write_text("network,country\n192.0.2.0/24,DE,64500,Rack\n")
+        assert hive.json("trust", "--registry", str(table))["registry"]["rows"] == 1
+        hive.run("trust", "--place", "-33.9,18.4")  # Cape Town; the nodes answer from this very machine
+        until(lambda: known(0, "country") == ("", "measured"), what="a country refuted by its round trip")
+        assert "refuted" in hive.run("nodes").stdout
+        shown = hive.json("trust", "--list")
+        assert shown["place"] == "-33.9,18.4" and shown["registry"]["rows"] == 1
+        hive.run("trust", "--place", "none", "--registry", "none")
+        until(lambda: known(0, "country") == (country, "claimed"), what="the place forgotten")
+
 
 def owns(hive: Live, directory: Path, line: Path) -> bool:
     """Whether that node takes the attestation: it is about itself."""

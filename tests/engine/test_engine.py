@@ -17,7 +17,7 @@ from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.errors import HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats.records import map_key
-from hivefs.maintenance import checkpoint
+from hivefs.maintenance import checkpoint, spares
 from hivefs.maintenance.checkpoint import Checkpoint
 from hivefs.model.ids import CHUNK_BYTES, NodeId, StripeId
 from hivefs.model.stripe import Level
@@ -129,7 +129,7 @@ def test_small_slots_share_stripes(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_gone_node_is_repaired_without_being_asked(tmp_path: Path) -> None:
+def test_a_gone_node_is_repaired_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         hive, vault = MemoryHive(), MemoryVault()
         async with running(make_home(tmp_path / "home", gone_after=1), hive, vault) as engine:
@@ -148,9 +148,12 @@ def test_a_gone_node_is_repaired_without_being_asked(tmp_path: Path) -> None:
             drop_cache(engine)
             for ino, data in plain.items():
                 assert await content(engine, vault, ino, 0) == data
-            # It comes back with its old copies: they are deleted, since the stripes moved on.
+            # It comes back with its old copies: they are kept for a while, and then deleted, since the stripes moved on.
             victim.start()
-            await until(lambda: not victim.shares)
+            await until(lambda: engine.pool.client(victim.node_id) is not None)
+            assert lost <= victim.shares.keys()
+            monkeypatch.setattr(spares, "KEEP_S", -1)
+            await until(lambda: not lost & victim.shares.keys())
 
     run(test)
 

@@ -259,14 +259,14 @@ def test_a_share_that_is_recorded_at_any_moment_of_the_look_stays(
             monkeypatch.setattr(MemoryClient, moment, meanwhile)
             await account(engine, node)
             assert not engine.store.has_trash(node.node_id, share_id)
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares
             monkeypatch.undo()
             monkeypatch.setattr(garbage, "EVERY", 0.05)
             # It may have been noted once more, by a book that was read before. The next look knows better, however late.
             later(engine, node, 100 * UNRENEWED_NS)
             await account(engine, node)
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares and share_id not in engine.moving.contents.unknown(node.node_id)
 
     run(test)
@@ -286,11 +286,11 @@ def test_a_share_on_its_way_to_be_deleted_can_be_put_again_and_then_stays(tmp_pa
             pair = (node.node_id, share_id)
             assert engine.claims.claim([pair]) == {pair}
             engine.garbage.held = lambda: False
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares
             refusals()["named"](engine, hive, node, share_id)
             engine.claims.release([pair])
-            await trio.sleep(0.2)
+            await trio.sleep(0.12)
             assert share_id in node.shares and not engine.store.has_trash(*pair)
 
     run(test)
@@ -371,12 +371,11 @@ def test_entitlement_counts_what_nodes_that_credit_the_vault_offer_and_only_a_se
         async with running(home, hive, vault) as engine:
             await placed(engine, vault, 1)
             free = engine.capacity()
-            assert free is not None and engine.moving.entitlement() == 0  # not watched yet
-            ledger = ledger_of(engine)
-            with engine.store.writing():
-                for node, there in ((hive.nodes[0], 1000.0), (hive.nodes[1], 500.0), (hive.nodes[2], 1000.0)):
-                    engine.store.save_info("uptime-" + node.node_id.hex(), [1000.0, there])
-            assert ledger.uptime(hive.nodes[1].node_id).availability == 0.5
+            assert free is not None
+            long = 10**15
+            for node, there in ((hive.nodes[0], long), (hive.nodes[1], long // 2), (hive.nodes[2], long)):
+                seen = engine.trust.row(node.node_id)
+                engine.trust._rows[node.node_id] = replace(seen, online_ms=there, known_ms=long)
             worth = engine.moving.entitlement()
             assert worth == pytest.approx(1.5 * (1 << 30) / 1.5, rel=0.01)
             assert engine.capacity() == free  # shown only
@@ -387,6 +386,7 @@ def test_entitlement_counts_what_nodes_that_credit_the_vault_offer_and_only_a_se
             said = engine.moving.accounts()
             assert said["enforced"] and said["entitlement"] == worth
             assert {r["credits"] for r in said["nodes"]} == {mine, "0" * 32, None}
+            assert {r["availability"] for r in said["nodes"]} == {1.0, 0.5}
 
     run(test)
 

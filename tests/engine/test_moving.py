@@ -22,6 +22,7 @@ from hivefs.model.ids import CHUNK_BYTES, ChunkId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.testing.memory_hive import MemoryHive
 
+from .book import check_book
 from .memory_vault import MemoryVault
 from .test_engine import content, drop_cache, make_home, run, running, settle, until
 
@@ -58,6 +59,7 @@ async def moved(engine: Engine) -> int:
 
 
 async def all_reads(engine: Engine, vault: MemoryVault, plain: dict[int, bytes]) -> None:
+    check_book(engine.store)
     drop_cache(engine)
     for ino, data in plain.items():
         assert await content(engine, vault, ino, 0) == data
@@ -116,7 +118,18 @@ class Killed(Exception):
     pass
 
 
-def test_killed_anywhere_nothing_is_lost_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("_record", -1),
+        pytest.param("move_place", 0, marks=pytest.mark.slow),
+        ("move_place", 2),
+        pytest.param("_keep_cached", -1, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_anywhere_nothing_is_lost_or_left(
+    name: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed before the new stripe is recorded, after it, between two places that switch, and after all: the next engine
     goes on, with every chunk readable, and with exactly the shares at the nodes that its book names.
     """
@@ -165,9 +178,7 @@ def test_killed_anywhere_nothing_is_lost_or_left(tmp_path: Path, monkeypatch: py
 
     async def test() -> None:
         monkeypatch.setattr(repack, "PLACES", 1)
-        ways = [dying("_record", -1), dying("move_place", 0), dying("move_place", 2), dying("_keep_cached", -1)]
-        for number, kill in enumerate(ways):
-            await once(make_home(tmp_path / f"home{number}"), MemoryHive(), MemoryVault(), kill)
+        await once(make_home(tmp_path / "home"), MemoryHive(), MemoryVault(), dying(name, after))
 
     run(test)
 
@@ -273,12 +284,12 @@ def test_metadata_stripes_with_a_living_page_each_are_merged(tmp_path: Path) -> 
     async def test() -> None:
         hive, vault = MemoryHive(), MemoryVault()
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
-            for first in range(0, 12_000, 3000):
-                for ino in range(first, first + 3000):
+            for first in range(0, 6000, 1500):
+                for ino in range(first, first + 1500):
                     vault.write(ino, 0, b"%d" % ino)
                 await settle(engine, vault)
             for _ in range(6):  # each checkpoint leaves a stripe with what the next one does not replace
-                for ino in range(_ * 100, 12_000, 2000):
+                for ino in range(_ * 100, 6000, 1000):
                     vault.write(ino, 0, b"anew")
                 await settle(engine, vault)
             before = {s.stripe_id: engine.store.live(s.stripe_id) for s in engine.store.metadata_stripes()}
@@ -294,7 +305,7 @@ def test_metadata_stripes_with_a_living_page_each_are_merged(tmp_path: Path) -> 
             records = {}
             async for leaf, _number in engine.checkpoint.tree.walk(engine.checkpoint.root()):
                 records |= dict(leaf.records)
-            assert sum(key[:1] == b"m" for key in records) == 12_000
+            assert sum(key[:1] == b"m" for key in records) == 6000
             for _ in range(6):  # it comes to an end
                 root = engine.checkpoint.root()
                 if not await engine.moving.evacuation.once():
@@ -333,5 +344,32 @@ def test_moving_is_held_while_another_machine_works_on_the_vault(tmp_path: Path)
                 await moved(engine)
             assert engine.status()["moving"]["waiting_for"] == "another machine"
             assert engine.moving.repack.moving.jobs == 0
+
+    run(test)
+
+
+def test_all_chunks_are_looked_at_again_only_after_something_changed(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            repack_ = engine.moving.repack
+            now = 1_800_000_000 * 10**9
+            repack_._clock = lambda: now
+            assert repack_._may_differ()
+            await repack_.look()
+            assert repack_._may_differ()  # what was too young then
+            now += repack_.young_ns + 1
+            await repack_.look()
+            assert not repack_._may_differ()
+            now += 10**12
+            assert not repack_._may_differ()
+            vault.write(1, 0, b"something new")
+            await settle(engine, vault)
+            assert repack_._may_differ()
+            now += repack_.young_ns + 1
+            await repack_.look()
+            assert not repack_._may_differ()
+            now -= 10**15  # the clock goes back
+            assert repack_._may_differ()
 
     run(test)

@@ -50,21 +50,23 @@ class World:
 
     def passes(self, seconds: float, away: list[NodeId], gone: list[NodeId] | None = None) -> None:
         here = [n for n in NODES if n not in away and n not in (gone or [])]
+        step = 10 if seconds < 50_000 else 1000
+        self.trust.longest_tick = step
         while seconds > 0:
-            self.now += 10 * 10**9
-            self.trust.tick(10, here, away, gone or [])
-            seconds -= 10
+            self.now += min(step, int(seconds)) * 10**9
+            self.trust.tick(min(step, int(seconds)), here, away, gone or [])
+            seconds -= step
 
 
 def test_one_that_is_away_is_given_up_in_time_and_all_together_never() -> None:
     world = World()
     world.passes(1000, [])
     world.passes(DAY, NODES[:1])
-    assert world.trust.away(NODES[0]) == DAY
+    assert world.trust.away(NODES[0], 0.0) == DAY
     world = World()
     world.passes(1000, [])
     world.passes(40 * DAY, NODES)
-    assert all(world.trust.away(n) == 0 for n in NODES), "nobody answers: it is this machine"
+    assert all(world.trust.away(n, 0.0) == 0 for n in NODES), "nobody answers: it is this machine"
     world.passes(100, NODES[:5])
     world.passes(100, [])
     assert not any(row.outages for row in world.trust.rows.values()), "and nothing is learnt from it"
@@ -74,9 +76,9 @@ def test_one_that_is_away_is_given_up_in_time_and_all_together_never() -> None:
 def test_most_at_once_count_slowly_and_half_count_whole() -> None:
     world = World()
     world.passes(800, NODES[:7])
-    assert world.trust.cut_off and world.trust.away(NODES[0]) == 100
+    assert world.trust.cut_off and world.trust.away(NODES[0], 0.0) == 100
     world.passes(800, NODES[:6])
-    assert not world.trust.cut_off and world.trust.away(NODES[0]) == 900
+    assert not world.trust.cut_off and world.trust.away(NODES[0], 0.0) == 900
 
 
 def test_a_sleeping_machine_counts_nothing() -> None:
@@ -84,7 +86,46 @@ def test_a_sleeping_machine_counts_nothing() -> None:
     world.passes(100, NODES[:1])
     world.trust.tick(50_000, NODES[1:], NODES[:1], [])
     world.trust.tick(-5, NODES[1:], NODES[:1], [])
-    assert world.trust.away(NODES[0]) == 100
+    assert world.trust.away(NODES[0], 0.0) == 100
+
+
+def test_an_engine_that_runs_an_hour_a_day_gives_up_who_is_away_for_days() -> None:
+    world = World()
+    world.passes(100, [])
+    for day in range(3):
+        world.now += int(DAY) * 10**9
+        trust = world.again()
+        assert trust.away(NODES[0], day * DAY) < DAY / 8, "not before it had its time to answer"
+        world.passes(3600, NODES[:1])
+        assert (trust.away(NODES[0], day * DAY + 3600) > DAY) == (day >= 1)
+    # Cut off meanwhile: the clock says nothing of the node.
+    world.passes(100, NODES)
+    world.passes(3600, NODES[:1])
+    assert world.trust.away(NODES[0], 30 * DAY) < DAY
+
+
+def test_nodes_that_fail_together_are_a_domain_and_our_own_outages_are_none() -> None:
+    async def learn(trust: Trust) -> None:
+        with trio.move_on_after(0.2):
+            await trust.run()
+
+    world = World()
+    world.passes(DAY, [])
+    for _ in range(6):
+        world.passes(8000, NODES)  # this machine is cut off
+        world.passes(20_000, [])
+    trio.run(learn, world.trust)
+    assert world.trust.domains == {}
+    for _ in range(4):
+        world.passes(8000, NODES[:3])
+        world.passes(20_000, [])
+        world.passes(8000, NODES[5:6])
+        world.passes(20_000, [])
+    trio.run(learn, world.trust)
+    assert {n for n in NODES if world.trust.outage(n)} == set(NODES[:3])
+    assert len({world.trust.outage(n) for n in NODES[:3]}) == 1
+    trio.run(learn, world.again())
+    assert {n for n in NODES if world.trust.outage(n)} == set(NODES[:3]), "and again after a kill"
 
 
 def test_a_kill_loses_a_minute_of_counting_and_no_decision() -> None:
@@ -94,9 +135,9 @@ def test_a_kill_loses_a_minute_of_counting_and_no_decision() -> None:
         world.trust.failed(NODES[3])
     world.trust.silent(NODES[4], bytes(16), 2, True)  # type: ignore[arg-type]
     world.passes(200, NODES[:1])
-    before = world.trust.away(NODES[0])
+    before = world.trust.away(NODES[0], 0.0)
     again = world.again()
-    assert before - 2 * SAVE_EVERY <= again.away(NODES[0]) <= before
+    assert before - 2 * SAVE_EVERY <= again.away(NODES[0], 0.0) <= before
     assert again.suspended(NODES[3]) and not again.suspended(NODES[2])
     assert [o.strikes for o in again.row(NODES[4]).owed] == [1]
 
@@ -107,7 +148,7 @@ def test_clock_steps_change_no_absence() -> None:
         world.now += step
         world.passes(100, NODES[:1])
         world.trust.failed(NODES[1])
-    assert world.trust.away(NODES[0]) == 400
+    assert world.trust.away(NODES[0], 0.0) == 400
     world.passes(1000, [])
     assert not world.trust.suspended(NODES[1])
 
@@ -159,6 +200,23 @@ def test_an_engine_that_is_cut_off_gives_up_nobody(tmp_path: Path, cut: int) -> 
             await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
             assert engine.repair.repaired == 0
             assert not any(row.outages for row in engine.trust.rows.values())
+
+    run(test)
+
+
+def test_a_clock_that_is_set_gives_up_nobody(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive = MemoryHive()
+        async with running(make_home(tmp_path / "home"), hive, None) as engine:
+            await until(lambda: len(engine.pool.online()) == 8)
+            hive.nodes[0].stop()
+            await until(lambda: len(engine.pool.online()) == 7)
+            real = engine.pool._clock
+            for step in (10**18, -(10**18), 0):
+                engine.pool._clock = lambda step=step: real() + step  # type: ignore[misc]
+                await trio.sleep(0.6)
+                row = engine.pool.members[hive.nodes[0].node_id].row
+                assert row.state == NodeState.OFFLINE and 0 <= engine.pool._wall - row.since_ns < 60 * 10**9
 
     run(test)
 

@@ -206,10 +206,10 @@ def test_limits_of_extended_attributes(drive: Drive) -> None:
 
 
 def test_virtual_attributes_are_read_only_and_not_listed(tmp_path: Path) -> None:
-    drive = Drive(tmp_path / "drive", policy=lambda: "code = auto")
+    drive = Drive(tmp_path / "drive")
     f = drive.file("f", b"data")
     assert drive.fs.getxattr(f, b"user.hivefs.durability") == b"local"
-    assert drive.fs.getxattr(f, b"user.hivefs.policy") == b"code = auto"
+    assert drive.fs.getxattr(f, b"user.hivefs.policy") == b"default"
     assert drive.fs.getxattr(f, b"user.hivefs.placement") == b"[]"
     refuses(errno.ENODATA, drive.fs.getxattr, f, b"user.hivefs.else")
     refuses(errno.EPERM, drive.fs.setxattr, f, b"user.hivefs.policy", b"x")

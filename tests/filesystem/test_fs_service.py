@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drive_tools import MIB, Drive, pattern, run
@@ -23,6 +25,8 @@ class Book:
     def __init__(self) -> None:
         self.levels: dict[bytes, Level] = {}
         self.metadata = Level.GUARANTEED
+        self.assigned: dict[str, str] = {}
+        self.proved_for = "default"
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
         return ChunkPlace(StripeId(chunk_id), 0, 0, 10) if chunk_id in self.levels else None
@@ -32,8 +36,14 @@ class Book:
         shares = tuple(Share(ShareId(bytes(32)), bytes(32), node) for node in (*nodes, None))
         return Stripe(stripe_id, Purpose.DATA, 2, 4096, shares)
 
-    def stripe_level(self, stripe_id: StripeId) -> Level:
-        return self.levels[stripe_id]
+    def stripe_level(self, stripe_id: StripeId, policy: str = "") -> Level:
+        return self.levels[stripe_id] if policy == self.proved_for else min(self.levels[stripe_id], Level.REMOTE)
+
+    def paths(self) -> Mapping[str, str]:
+        return self.assigned
+
+    def explained(self, stripe_id: StripeId) -> dict[str, Any]:
+        return {"policy": self.proved_for}
 
     def metadata_level(self) -> Level:
         return self.metadata

@@ -13,7 +13,6 @@ from hivefs.maintenance.accounts import (
     UNRENEWED_NS,
     Account,
     Contribution,
-    Uptime,
     clocks_agree,
     deletable,
     entitlement,
@@ -56,20 +55,6 @@ def test_a_receipt_counts_once() -> None:
     for number in (7, 6, 1):
         words = refuse(replace(last, sequence=number, leases=9), last)
         assert "stale" in words and str(number) in words and "7" in words
-
-
-def test_availability_is_measured_and_fades() -> None:
-    assert Uptime().availability == 0
-    seen = Uptime()
-    for _ in range(1000):
-        seen = seen.note(60, True)
-    assert seen.availability == 1
-    for _ in range(1000):
-        seen = seen.note(60, False)
-    assert 0.49 < seen.availability < 0.5
-    for _ in range(400):
-        seen = seen.note(86_400, True)
-    assert seen.availability > 0.99 and seen.watched_s < 60 * 86_400
 
 
 def test_entitlement_is_contribution_times_availability_over_expansion() -> None:

@@ -80,7 +80,17 @@ def test_who_has_a_tenth_of_the_nodes() -> None:
 
 @pytest.mark.parametrize(
     ("needed", "total", "slack", "least"),
-    [(29, 80, 0, 3), (10, 30, 0, 4), (20, 60, 0, 4), (3, 10, 0, 5), (2, 3, 0, 3), (16, 30, 4, 3), (20, 32, 4, 4), (20, 30, 4, 5), (1, 3, 0, inf)],
+    [
+        (29, 80, 0, 3),
+        (10, 30, 0, 4),
+        (20, 60, 0, 4),
+        (3, 10, 0, 5),
+        (2, 3, 0, 3),
+        (16, 30, 4, 3),
+        (20, 32, 4, 4),
+        (20, 30, 4, 5),
+        (1, 3, 0, inf),
+    ],
 )
 def test_how_many_authorities_a_code_needs(needed: int, total: int, slack: int, least: float) -> None:
     assert durability.least_authorities(needed, total, slack) == least

@@ -17,7 +17,7 @@ from hivefs.placement.policy import Policy
 from hivefs.placement.selector import choose, settle
 from tests.placement import brute
 
-few = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 many = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 1000)
 

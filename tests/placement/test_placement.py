@@ -43,14 +43,14 @@ def naive_holds(rules: Rules, needed: int, sets: list[frozenset[str]]) -> bool:
 sets = st.frozensets(st.sampled_from([*COUNTRIES, UNKNOWN]), min_size=1, max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(sets, min_size=1, max_size=9), st.integers(1, 6), st.integers(0, 2), st.integers(0, 2), st.integers(0, 1))
 def test_verifier_equals_the_definition(over: list[frozenset[str]], needed: int, c: int, a: int, slack: int) -> None:
     rules = Rules("jurisdiction", c, a, slack)
     assert prove(rules, needed, over).holds == naive_holds(rules, needed, over)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.sampled_from(COUNTRIES), min_size=1, max_size=9),
     st.integers(1, 5),
@@ -144,16 +144,20 @@ def stripe(holders: list[int | None], needed: int = 2) -> Stripe:
     return Stripe(StripeId(bytes(16)), Purpose.DATA, needed, 4096, shares)
 
 
+def stated(country: str) -> tuple[Attribute, ...]:
+    return Attribute("country", country), Attribute("operator_country", country)
+
+
 def test_health_words_and_levels() -> None:
     def look(states: str):  # type: ignore[no-untyped-def]
         kinds = {"+": NodeState.ONLINE, "-": NodeState.OFFLINE, "x": NodeState.GONE}
         made = {
-            i.to_bytes(32, "big"): NodeView(kinds[s], {"jurisdiction": frozenset({COUNTRIES[i]})})
+            i.to_bytes(32, "big"): NodeView(kinds[s], {}, False, stated(COUNTRIES[i]))
             for i, s in enumerate(states)
         }
         return made.get
 
-    rules = (Rules(),)
+    rules = Policy(2, 3)
     one = stripe([0, 1, 2])
     assert judge(one, rules, look("+++")).level == Level.GUARANTEED
     assert judge(one, rules, look("+--")).level == Level.GUARANTEED, "offline is not gone"

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hivefs.testing.bench import all_peers, hive_figures, node_figures, sources, table
+from hivefs.testing.bench import all_peers, hive_figures, node_figures, placement_figures, sources, table
 from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.guard import guarded
 from hivefs.testing.bench.rounds import Record, Rounds, say
@@ -29,6 +29,7 @@ OWN: dict[str, Callable[[Path], Target]] = {
     "disk": lambda root: Disk("disk", root),
 }
 NODE = "node"
+PLACEMENT = "placement"
 _MEMORY_BACKED = {"tmpfs", "ramfs"}
 
 
@@ -42,7 +43,7 @@ def _numbers(text: str) -> list[int]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    names = [*(workload.name for workload in WORKLOADS), *hive_figures.FIGURES, NODE]
+    names = [*(workload.name for workload in WORKLOADS), *hive_figures.FIGURES, NODE, PLACEMENT]
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the drive. See docs/performance.md.")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of everything; medians are printed (3)")
     parser.add_argument("--quick", action="store_true", help="tiny amounts: shows that it works, measures nothing")
@@ -70,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"there is no workload {wrong[0]}; there are {', '.join(names)}")
     if wrong := [name for name in chosen.targets if name not in OWN]:
         parser.error(f"there is no target {wrong[0]}; there are {', '.join(OWN)}")
-    if chosen.only == [NODE]:
+    if chosen.only and {*chosen.only} <= {NODE, PLACEMENT}:
         chosen.targets = []
     if chosen.rounds < 1:
         parser.error("at least one round")
@@ -100,8 +101,10 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
     sizes = sources.QUICK if chosen.quick else sources.FULL
     record = Record(chosen.rounds)
     deadline = time.monotonic() + chosen.budget
-    if chosen.only == [NODE]:
-        return table.report(record, _node(chosen, root, record), {"command": command, "quick": chosen.quick, "targets": []})
+    if chosen.only and {*chosen.only} <= {NODE, PLACEMENT}:
+        return table.report(
+            record, _alone(chosen, root, record), {"command": command, "quick": chosen.quick, "targets": []}
+        )
     say("making the inputs")
     inputs = sources.make(root / "inputs", sizes)
     targets = [OWN[name](root / name) for name in chosen.targets]
@@ -126,8 +129,7 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
                 figures = [name for name in hive_figures.FIGURES if _chosen(chosen, name)]
                 files = chosen.files or [200 if chosen.quick else 10_000]
                 hive = hive_figures.measure(target, figures, root, sizes, files, record, deadline)
-        if NODE in chosen.only:
-            hive |= _node(chosen, root, record)
+        hive |= _alone(chosen, root, record)
     finally:
         for target in reversed(running):
             say(f"stopping {target.name}")
@@ -154,6 +156,15 @@ def _node(chosen: argparse.Namespace, root: Path, record: Record) -> dict[str, A
     """One node that fills; only when it is asked for, since it takes long."""
     say("filling a node")
     return node_figures.measure(root, chosen.shares or ([200, 1000] if chosen.quick else table.MANY_SHARES), record)
+
+
+def _alone(chosen: argparse.Namespace, root: Path, record: Record) -> dict[str, Any]:
+    """What needs no drive and is measured only when it is asked for."""
+    found = _node(chosen, root, record) if NODE in chosen.only else {}
+    if PLACEMENT in chosen.only:
+        say("placing stripes on many nodes")
+        found |= placement_figures.figures(quick=chosen.quick)
+    return found
 
 
 def _ours_failed(result: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from hivefs.maintenance import garbage, leases, repair
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.repair import Repair
+from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.node import RosterEntry
@@ -135,7 +137,9 @@ class Life:
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy.rules, chance.randbytes)
         self._book = Book(self.store)
-        self.pool = Pool(self._book, cast("Any", None), clock, gone_after, cast("Any", None))
+        self.trust = Trust(self.store, clock, gone_after)
+        self.trust.longest_tick = inf  # it looks every hour only
+        self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
         self.reader = Reader(self.pool, NoCache(), self._bad)
         claims = Claims(self._intend)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
@@ -217,11 +221,14 @@ class Life:
 
     async def _give_up(self) -> None:
         """The pool's look at who is away for too long: it looks every second, here every hour."""
+        looked = trio.current_time()
         while True:
             before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
-            self.pool._give_up()
+            now = trio.current_time()
+            self.pool._give_up(now - looked)
             while self.pool._unsaved:
-                self.pool._give_up()
+                self.pool._give_up(0.0)
+            looked = now
             members = self.pool.members.values()
             gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]
             if gone:

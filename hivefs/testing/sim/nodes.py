@@ -170,7 +170,7 @@ class SimClient:
         self._truth.traffic.get(len(data))
         self.moved = trio.current_time()
         self.patience.answered(self.moved - asked)
-        if hashlib.sha256(data).digest() != share_id or merkle_root is not None and root_of(data) != merkle_root:
+        if hashlib.sha256(data).digest() != share_id or (merkle_root is not None and root_of(data) != merkle_root):
             raise Corrupt(what="a share", reason="its hash is wrong")
         return data[offset:] if length is None else data[offset : offset + length]
 

@@ -1,0 +1,46 @@
+"""``hivefs policy apply``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hivefs.cli.asking import ask_engine
+from hivefs.cli.output import json_option, show_json
+from hivefs.cli.policy_check import text_of
+from hivefs.cli.secrets import unlock_options
+from hivefs.daemon.home import Home, default_home
+from hivefs.placement.language import parse
+
+
+def apply(
+    home: Home, text: str, force: bool, password_file: str | None, key_file: Path | None, as_json: bool
+) -> dict[str, Any]:
+    """Put a text into force and say what waits. Raises BadPolicy, PolicyInfeasible (without ``force``)."""
+    parse(text, home.policy())
+    value = {"text": text, "force": force}
+    found: dict[str, Any] = ask_engine(home, "policy_set", value, password_file, key_file, visible=not as_json)
+    if as_json:
+        show_json(found)
+        return found
+    click.echo("The policies are in force.")
+    for name in found["in_use"]:
+        if found["policies"][name]:
+            click.echo(f"Data of policy {name} waits: {found['policies'][name]}")
+    if found["metadata"]:
+        click.echo(f"The metadata waits: {found['metadata']}")
+    return found
+
+
+@click.command("apply")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--force", is_flag=True, help="Even if the nodes there are cannot keep it: then new data waits for others.")
+@unlock_options
+@json_option
+def command(file: Path, force: bool, password_file: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Put the policies in FILE into force. Data that is placed moves until they hold; what a text does not say is as in the
+    vault's own default.
+    """
+    apply(Home.load(default_home()), text_of(file), force, password_file, key_file, as_json)

@@ -1,0 +1,119 @@
+"""What questions about policies need of the engine, behind one port (policy_control.py works with any Book)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hivefs.daemon.engine_core import Engine
+from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
+from hivefs.model.ids import ChunkId, NodeId
+from hivefs.model.node import Attribute, Candidate
+from hivefs.model.stripe import Stripe
+from hivefs.placement.attributes import authorities
+from hivefs.placement.health import NodeState
+from hivefs.placement.policy import Policy
+from hivefs.placement.selector import choose
+
+AUTO_CODES = ((2, 3), (3, 5), (4, 8), (5, 9), (10, 16), (12, 30), (16, 30), (20, 32), (1, 2), (1, 1))
+"""Codes that are tried to see whether an automatic one can be placed at all; the engine's own choice is maintenance's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as a policy looks at it. ``here``: it is not given up, not revoked and does not leave."""
+
+    node_id: NodeId
+    state: NodeState
+    attributes: tuple[Attribute, ...]
+    here: bool
+    free_bytes: int = 0
+
+
+class Book(Protocol):
+    """The engine's side."""
+
+    @property
+    def default(self) -> Policy: ...
+    @property
+    def places(self) -> bool: ...
+    def text(self) -> str: ...
+    async def set_text(self, text: str) -> None: ...
+    def nodes(self) -> Iterable[Node]: ...
+    def stripe_of(self, chunk_id: ChunkId) -> Stripe | None: ...
+    def metadata_stripes(self) -> Iterator[Stripe]: ...
+
+
+class EngineBook:
+    """A Book over the real engine. ``places``: whether that engine places by a text of policies."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def default(self) -> Policy:
+        """What holds without a text."""
+        return self._engine.home.policy()
+
+    @property
+    def places(self) -> bool:
+        """Whether a text that is set would be obeyed."""
+        return self._setter() is not None
+
+    def _setter(self) -> Callable[[str], Awaitable[None] | None] | None:
+        found: Callable[[str], Awaitable[None] | None] | None = getattr(self._engine, "set_policies", None)
+        return found
+
+    def text(self) -> str:
+        """The text in force; "" when there is none."""
+        return self._engine.store.policy_text()
+
+    async def set_text(self, text: str) -> None:
+        """Put a text into force; "" for none. Raises HivefsError while the engine cannot obey it."""
+        setter = self._setter()
+        if setter is None:
+            raise HivefsError(detail="this engine places all data by the vault's own policy; nothing was changed")
+        waiting = setter(text)
+        if waiting is not None:
+            await waiting
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes that are known now."""
+        for member in list(self._engine.pool.members.values()):
+            stays = member.row.state != NodeState.GONE and not member.leaving
+            here = stays and not self._engine.covers(member.entry.membership)
+            yield Node(member.node_id, member.row.state, member.weighed.attributes, here, member.row.free_bytes)
+
+    def stripe_of(self, chunk_id: ChunkId) -> Stripe | None:
+        """The stripe that a chunk lies in."""
+        place = self._engine.store.place(chunk_id)
+        return None if place is None else self._engine.store.stripe(place.stripe_id)
+
+    def metadata_stripes(self) -> Iterator[Stripe]:
+        """Those of the metadata tree."""
+        return self._engine.store.metadata_stripes()
+
+
+def infeasible(policy: Policy, nodes: Sequence[Node]) -> str:
+    """Why no placement over the nodes that are here keeps the policy, in words; "" when one does. May take
+    seconds with very many nodes: call it in a worker thread.
+    """
+    candidates = [
+        Candidate(n.node_id, authorities(n.attributes, policy.evidence), max(1, n.free_bytes)) for n in nodes if n.here
+    ]
+    codes = AUTO_CODES if policy.auto else ((policy.needed, policy.total),)
+    first = ""
+    for needed, total in codes:
+        try:
+            choose(policy.resolved(needed, total), candidates, 0)
+        except (PolicyInfeasible, TooFewNodes) as error:
+            first = first or str(error).rstrip(".")
+        else:
+            return ""
+    return first
+
+
+def known_attributes(nodes: Sequence[Node]) -> Mapping[NodeId, tuple[Attribute, ...]]:
+    """What is known of nodes that are not given up."""
+    return {node.node_id: node.attributes for node in nodes if node.state != NodeState.GONE}

@@ -1,0 +1,305 @@
+"""Policies over the control socket of the engine process: get, check, set, explain, simulate.
+
+    policy_get       null                                       -> {text, own, paths, metadata, policies}
+    policy_check     {text}                                     -> {policies: {name: reason or ""}, metadata: reason or ""}
+    policy_set       {text, force}                              -> the same; raises PolicyInfeasible without force
+    policy_explain   {path}            progress [what, n, 0]    -> see _explain
+    policy_simulate  {path, lose, seize, nodes_gone}  progress  -> see _simulate
+
+A text that is wrong raises BadPolicy before anything is looked at. Long work is done in steps (policy_walk.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import asdict, replace
+from typing import Any, Protocol, TypeAlias
+
+import trio
+
+from hivefs.daemon.control import Methods, Report
+from hivefs.daemon.policy_book import Book, Node, infeasible, known_attributes
+from hivefs.daemon.policy_walk import Snapshot, files_with_chunks, inode_at, stepped
+from hivefs.errors import PolicyInfeasible
+from hivefs.model.ids import ChunkId, NodeId
+from hivefs.model.stripe import Stripe
+from hivefs.placement.attributes import authorities
+from hivefs.placement.health import NodeState
+from hivefs.placement.holdings import Holdings
+from hivefs.placement.language import PolicySet, parse
+from hivefs.placement.policy import DEFAULT, Policy
+from hivefs.placement.verifier import Rules
+from hivefs.placement.whatif import Outcome, WhatIf, freshness, independent, limits_in_words, named
+
+NODES_SLICE = 200
+SLICE = 10
+"""Nodes, and stripes, that are looked at before others of the loop have their turn."""
+
+
+Who: TypeAlias = Mapping[str, frozenset[str]]
+
+
+class Committed(Snapshot, Protocol):
+    """A snapshot that is begun here and closed."""
+
+    def begin(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class PolicyControl:
+    """``snapshot`` gives all that is committed up to now; ``busy`` says that somebody asks; ``ready`` waits until the whole
+    book is on this machine (after a recovery).
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        names_key: bytes,
+        snapshot: Callable[[], Awaitable[Committed]],
+        ready: Callable[[], Awaitable[None]],
+        busy: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._book = book
+        self._names_key = names_key
+        self._snapshot = snapshot
+        self._ready = ready
+        self._busy = busy
+
+    def add_to(self, methods: Methods) -> None:
+        """Answer to the names above."""
+        methods.add("policy_get", self._get)
+        methods.add("policy_check", self._check)
+        methods.add("policy_set", self._set)
+        methods.add_stream("policy_explain", self._explain)
+        methods.add_stream("policy_simulate", self._simulate)
+
+    async def _parse(self, text: str) -> PolicySet:
+        return await trio.to_thread.run_sync(parse, text, self._book.default)
+
+    async def _nodes(self) -> list[Node]:
+        nodes = []
+        for number, node in enumerate(self._book.nodes()):
+            nodes.append(node)
+            if number % NODES_SLICE == NODES_SLICE - 1:
+                await trio.lowlevel.checkpoint()
+        return nodes
+
+    async def _now(self) -> PolicySet:
+        return await self._parse(self._book.text())
+
+    async def _get(self, _: Any) -> dict[str, Any]:
+        await self._ready()
+        made = await self._now()
+        return {
+            "text": made.text,
+            "own": bool(made.text),
+            "paths": dict(made.paths),
+            "metadata": made.metadata().name,
+            "policies": {name: shown(policy) for name, policy in made.policies.items()},
+        }
+
+    async def _check(self, value: Any) -> dict[str, Any]:
+        return await self._feasible(await self._parse(str(value["text"])))
+
+    async def _feasible(self, made: PolicySet) -> dict[str, Any]:
+        nodes = await self._nodes()
+        reasons = {}
+        for name, policy in made.policies.items():
+            reasons[name] = await trio.to_thread.run_sync(infeasible, policy, nodes)
+        return {
+            "policies": reasons,
+            "in_use": list(made.in_use()),
+            "metadata": await trio.to_thread.run_sync(infeasible, made.metadata(), nodes),
+            "nodes": sum(node.here for node in nodes),
+        }
+
+    async def _set(self, value: Any) -> dict[str, Any]:
+        with self._busy():
+            await self._ready()
+            text = str(value["text"])
+            made = await self._parse(text)
+            found = await self._feasible(made)
+            waits = [(name, found["policies"][name]) for name in made.in_use() if found["policies"][name]]
+            if found["metadata"] and not waits:
+                waits.append(("of the metadata", found["metadata"]))
+            if waits and not value.get("force"):
+                raise PolicyInfeasible(reason=f"policy {waits[0][0]}: {waits[0][1]} (nothing was changed; see --force)")
+            await self._book.set_text(text)
+            return found
+
+    # ---- explain ------------------------------------------------------------------------------------------------------
+
+    async def _explain(self, value: Any, report: Report) -> dict[str, Any]:
+        with self._busy():
+            await self._ready()
+            path = _plain(str(value["path"]))
+            made = await self._now()
+            nodes = await self._nodes()
+            holdings = Holdings(known_attributes(nodes))
+            counts = {"files": 0, "local": 0}
+            seen: set[tuple[bytes, str]] = set()
+            names: dict[str, None] = {made.for_path(path): None}
+            async with aclosing(self._files(path, report)) as files:
+                async for at, stripes, local in files:
+                    counts["files"] += 1
+                    counts["local"] += local
+                    name = made.for_path(at)
+                    names[name] = None
+                    for number, stripe in enumerate(stripes):
+                        if (stripe.stripe_id, name) not in seen:
+                            seen.add((stripe.stripe_id, name))
+                            holdings.add(stripe, _coded(made.policies[name], stripe))
+                        if number % SLICE == SLICE - 1:
+                            await trio.lowlevel.checkpoint()
+            metadata = Holdings(known_attributes(nodes))
+            rules = made.metadata()
+            for number, stripe in enumerate(self._book.metadata_stripes()):
+                metadata.add(stripe, _coded(rules, stripe))
+                if number % SLICE == SLICE - 1:
+                    await trio.lowlevel.checkpoint()
+            policies = {}
+            for name in names:
+                reason = await trio.to_thread.run_sync(infeasible, made.policies[name], nodes)
+                policies[name] = {
+                    **shown(made.policies[name]),
+                    "infeasible": reason,
+                    "limits": limits(made.policies[name], nodes),
+                }
+            return {
+                "path": path,
+                "policy": made.for_path(path),
+                "policies": policies,
+                **counts,
+                **holdings.summary(),
+                "holders": holders(holdings, nodes),
+                "metadata": {"policy": rules.name, **metadata.summary(), "holders": holders(metadata, nodes)},
+                "freshness": self._freshness(rules, nodes),
+            }
+
+    @staticmethod
+    def _freshness(rules: Policy, nodes: Sequence[Node]) -> dict[str, Any]:
+        rule = next((r for r in rules.rules if r.family == "jurisdiction"), Rules(coalition=0, lose=0))
+        there = _independent(rules, nodes)
+        return {"jurisdictions": there, **freshness(there, max(rule.coalition, rule.lose))}
+
+    async def _files(self, path: str, report: Report) -> AsyncGenerator[tuple[str, list[Stripe], bool], None]:
+        """Each file at and below a path, with the stripes of its chunks, each once."""
+        snapshot = await self._snapshot()
+        try:
+            snapshot.begin()
+            ino = await trio.to_thread.run_sync(inode_at, snapshot, self._names_key, path)
+            done = 0
+            async with aclosing(stepped(files_with_chunks(snapshot, ino, path))) as batches:
+                async for batch in batches:
+                    for at, chunks, local in batch:
+                        stripes, missing = await self._stripes(chunks)
+                        yield at, stripes, local or missing
+                    done += len(batch)
+                    await report(["files", done, 0])
+        finally:
+            snapshot.close()
+
+    async def _stripes(self, chunks: list[ChunkId]) -> tuple[list[Stripe], bool]:
+        found: dict[bytes, Stripe] = {}
+        missing = False
+        for number, chunk_id in enumerate(chunks):
+            stripe = self._book.stripe_of(chunk_id)
+            if stripe is None:
+                missing = True
+            else:
+                found[stripe.stripe_id] = stripe
+            if number % SLICE == SLICE - 1:
+                await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        return list(found.values()), missing
+
+    # ---- simulate ------------------------------------------------------------------------------------------------------
+
+    async def _simulate(self, value: Any, report: Report) -> dict[str, Any]:
+        with self._busy():
+            await self._ready()
+            made = await self._now()
+            lose = named([str(word) for word in value["lose"]], "--lose", made.blocs)
+            seize = named([str(word) for word in value["seize"]], "--seize", made.blocs)
+            gone = int(value["nodes_gone"])
+            nodes = await self._nodes()
+            ask = await trio.to_thread.run_sync(_question, nodes, made, lose, seize, gone)
+            outcome, local = Outcome(), 0
+            async with aclosing(self._files(_plain(str(value.get("path") or "/")), report)) as files:
+                async for _, stripes, unplaced in files:
+                    fates = []
+                    for number, stripe in enumerate(stripes):
+                        fates.append(ask.fate(stripe.needed, [share.node for share in stripe.shares]))
+                        if number % SLICE == SLICE - 1:
+                            await trio.lowlevel.checkpoint()
+                    outcome.add(fates)
+                    local += unplaced
+            metadata = Outcome()
+            for number, stripe in enumerate(self._book.metadata_stripes()):
+                metadata.add([ask.fate(stripe.needed, [share.node for share in stripe.shares])])
+                if number % SLICE == SLICE - 1:
+                    await trio.lowlevel.checkpoint()
+            return {
+                "nodes": sum(node.state != NodeState.GONE for node in nodes),
+                "nodes_left": ask.left,
+                "nodes_gone": gone,
+                "files": asdict(outcome),
+                "metadata_stripes": asdict(metadata),
+                "local": local,
+            }
+
+
+# ---- plain values ------------------------------------------------------------------------------------------------------
+
+
+def _plain(path: str) -> str:
+    return "/" + path.strip("/")
+
+
+def _question(nodes: Sequence[Node], made: PolicySet, lose: Who, seize: Who, gone: int) -> WhatIf:
+    weakest = made.policies[DEFAULT].evidence
+    there = {n.node_id: authorities(n.attributes, weakest) for n in nodes if n.state != NodeState.GONE}
+    return WhatIf(there, lose, seize, gone)
+
+
+def _coded(policy: Policy, stripe: Stripe) -> Policy:
+    return replace(policy, needed=stripe.needed, total=stripe.total)
+
+
+def shown(policy: Policy) -> dict[str, Any]:
+    """A policy for people and programs."""
+    return {
+        "code": "auto" if policy.auto else f"{policy.needed}/{policy.total}",
+        "rules": [asdict(rule) for rule in policy.rules if rule.coalition or rule.lose],
+        "max_per": dict(policy.max_per),
+        "evidence": policy.evidence.name.lower(),
+        "allow": list(policy.allow),
+        "deny": list(policy.deny),
+        "repair_at": policy.repair_at,
+    }
+
+
+def _independent(policy: Policy, nodes: Sequence[Node]) -> int:
+    return independent(authorities(n.attributes, policy.evidence)["jurisdiction"] for n in nodes if n.here)
+
+
+def limits(policy: Policy, nodes: Sequence[Node]) -> str:
+    """What the jurisdictions there are cannot give, in words."""
+    rule = next((r for r in policy.rules if r.family == "jurisdiction"), None)
+    return "" if rule is None else limits_in_words(_independent(policy, nodes), rule.coalition, rule.lose)
+
+
+def holders(holdings: Holdings, nodes: Sequence[Node]) -> list[dict[str, Any]]:
+    """The nodes with shares, most first."""
+    known: dict[NodeId, Node] = {node.node_id: node for node in nodes}
+    return [
+        {
+            "node": node_id.hex(),
+            "shares": count,
+            "state": known[node_id].state.name.lower(),
+            "attributes": {a.name: a.value for a in known[node_id].attributes},
+            "evidence": {a.name: a.evidence.name.lower() for a in known[node_id].attributes},
+        }
+        for node_id, count in holdings.shares.most_common()
+    ]

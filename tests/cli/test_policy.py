@@ -1,0 +1,356 @@
+"""Policies over the control socket and on the command line, with an engine that is a book in memory."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from hivefs.cli import main as cli
+from hivefs.cli import placement as placement_command
+from hivefs.cli import policy_apply, policy_check, policy_edit, policy_explain, policy_set, policy_show, policy_simulate
+from hivefs.daemon.control import Methods
+from hivefs.daemon.home import Home, Lock, Secrets
+from hivefs.daemon.policy_book import Node, infeasible
+from hivefs.daemon.policy_control import PolicyControl
+from hivefs.daemon.policy_walk import STEP
+from hivefs.errors import BadPolicy, HivefsError, PathNotInDrive, PolicyInfeasible
+from hivefs.formats import records
+from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
+from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
+from hivefs.model.node import Attribute
+from hivefs.model.stripe import Purpose, Share, Stripe
+from hivefs.placement.health import NodeState
+from hivefs.placement.language import parse
+from hivefs.placement.policy import Policy
+
+NAMES_KEY = bytes(32)
+PLACES = ("DE", "FR", "CH", "IS")
+
+
+def node(number: int, country: str, **more: str) -> Node:
+    said = {"country": country, "operator_country": country, "operator": f"op-{number}", **more}
+    attributes = tuple(Attribute(name, value) for name, value in said.items())
+    return Node(NodeId(bytes([number]) * 32), NodeState.ONLINE, attributes, True, 1 << 30)
+
+
+class Tree:
+    """A snapshot: directories, files and maps, made by hand."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, bytes] = {}
+        self.next = ROOT_INO
+        self.closed = 0
+        self.add(stat.S_IFDIR)
+
+    def add(self, kind: int) -> int:
+        ino = self.next
+        self.next += 1
+        self.records[records.inode_key(ino)] = records.inode_to_bytes(Inode(ino, kind | 0o644))
+        return ino
+
+    def name(self, directory: int, name: str, kind: int, ino: int | None = None) -> int:
+        ino = self.add(kind) if ino is None else ino
+        key = records.dirent_key(directory, records.name_hash(NAMES_KEY, directory, name.encode()))
+        self.records[key] = records.dirent_to_bytes(Dirent(name.encode(), ino, kind >> 12))
+        return ino
+
+    def chunk(self, ino: int, slot: int, chunk_id: ChunkId | None) -> None:
+        chunk = None if chunk_id is None else ChunkRef(chunk_id, bytes(32), 10, 0)
+        kind = SlotKind.PENDING if chunk is None else SlotKind.CHUNK
+        self.records[records.map_key(ino, slot)] = records.extent_to_bytes(MapExtent(slot, 1, kind, chunk))
+
+    def begin(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.records.get(key)
+
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes | None]]:
+        yield from sorted((k, v) for k, v in self.records.items() if k.startswith(prefix) and k >= start)
+
+    def staged(self) -> Iterator[tuple[int, int, bytes | None]]:
+        return iter(())
+
+
+class MemoryBook:
+    """A Book: three nodes in each of four countries, stripes of 4/8."""
+
+    default = Policy(4, 8)
+    places = True
+
+    def __init__(self) -> None:
+        self.kept = ""
+        self.there = [node(1 + 4 * i + j, country) for j, country in enumerate(PLACES) for i in range(3)]
+        self.stripes: dict[ChunkId, Stripe] = {}
+        self.metadata: list[Stripe] = [self.stripe(200, range(8))]
+
+    def stripe(self, number: int, holders: Any) -> Stripe:
+        shares = tuple(
+            Share(ShareId(bytes([number, i]) * 16), bytes(32), None if h is None else self.there[h].node_id)
+            for i, h in enumerate(holders)
+        )
+        return Stripe(StripeId(bytes([number]) * 16), Purpose.DATA, 4, 100, shares)
+
+    def text(self) -> str:
+        return self.kept
+
+    async def set_text(self, text: str) -> None:
+        self.kept = text
+
+    def nodes(self) -> list[Node]:
+        return self.there
+
+    def stripe_of(self, chunk_id: ChunkId) -> Stripe | None:
+        return self.stripes.get(chunk_id)
+
+    def metadata_stripes(self) -> Iterator[Stripe]:
+        return iter(self.metadata)
+
+
+class World:
+    """A book, a tree with three files, and the control methods."""
+
+    def __init__(self) -> None:
+        self.book, self.tree = MemoryBook(), Tree()
+        self.methods = Methods()
+        self.control = PolicyControl(self.book, NAMES_KEY, self.snapshot, self.ready)
+        self.control.add_to(self.methods)
+        photos = self.tree.name(ROOT_INO, "Photos", stat.S_IFDIR)
+        even = self.book.stripe(1, (0, 1, 3, 4, 6, 7, 9, 10))  # two in each country
+        german = self.book.stripe(2, (0, 1, 2, 3, 4, 6, 7, 9))  # three in DE
+        broken = self.book.stripe(3, (0, 1, 2, 3, None, None, None, None))
+        for number, (directory, name, stripe) in enumerate(
+            ((ROOT_INO, "even", even), (photos, "german", german), (photos, "broken", broken))
+        ):
+            ino = self.tree.name(directory, name, stat.S_IFREG)
+            chunk = ChunkId(bytes([number]) * 16)
+            self.book.stripes[chunk] = stripe
+            self.tree.chunk(ino, 0, chunk)
+        half = self.tree.name(ROOT_INO, "half", stat.S_IFREG)
+        self.tree.chunk(half, 0, None)
+        self.tree.name(photos, "again", stat.S_IFREG, half)
+
+    async def snapshot(self) -> Tree:
+        return self.tree
+
+    async def ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def ask(self, name: str, value: Any = None, steps: list[Any] | None = None) -> Any:
+        async def report(step: Any) -> None:
+            if steps is not None:
+                steps.append(step)
+
+        async def call() -> Any:
+            with trio.fail_after(60):
+                return await self.methods.answer(name, value, report)
+
+        return trio.run(call)
+
+
+def test_explain_says_who_holds_what_and_proves_it() -> None:
+    world, steps = World(), []
+    found = world.ask("policy_explain", {"path": "/"}, steps)
+    assert (found["files"], found["local"], found["stripes"]) == (4, 1, 3) and steps[-1] == ["files", 4, 0]
+    assert (found["proved"], found["failing"], found["missing_shares"]) == (2, 1, 4) and found["codes"] == {"4/8": 3}
+    (proof,) = found["proofs"]
+    assert proof["no_reassembly"] == {"holds": True, "coalition": 1, "worst": ["DE"], "shares": 3, "allowed": 3}
+    assert proof["no_hostage"]["remaining"] == 1 and proof["no_hostage"]["must_remain"] == 4 and not proof["holds"]
+    shares = {h["node"]: h["shares"] for h in found["holders"]}
+    assert shares[world.book.there[0].node_id.hex()] == 3 and sum(shares.values()) == 20
+    assert found["holders"][0]["evidence"]["country"] == "claimed"
+    assert found["metadata"]["proved"] == 1 and found["policies"]["default"]["infeasible"] == ""
+    assert found["freshness"] == {"jurisdictions": 4, "remembering": "known", "fresh": "known"}
+    assert world.ask("policy_explain", {"path": "/even"})["proofs"][0]["no_hostage"]["remaining"] == 6
+    assert world.tree.closed == 2
+    with pytest.raises(PathNotInDrive):
+        world.ask("policy_explain", {"path": "/Photos/none"})
+    assert world.tree.closed == 3
+
+
+def test_explain_of_what_cannot_be_guaranteed_is_honest() -> None:
+    world = World()
+    world.book.there = [n for n in world.book.there if n.attributes[0].value in ("DE", "FR")]
+    found = world.ask("policy_explain", {"path": "/even"})
+    assert found["policies"]["default"]["limits"] == "2 jurisdictions: withholding cannot be prevented where rebuilding is"
+    assert found["policies"]["default"]["infeasible"] and found["missing_shares"] == 4
+    assert found["freshness"]["remembering"].startswith("unknown: it needs 3")
+    world.book.there = [node(i, "DE", parent="big", parent_country="US") for i in range(1, 5)]
+    assert world.ask("policy_explain", {"path": "/even"})["freshness"]["jurisdictions"] == 1
+
+
+def test_a_policy_of_a_path_is_what_its_files_are_proved_by() -> None:
+    world = World()
+    text = '[policy.p]\nno_hostage = { slack = 1 }\n[paths]\n"/Photos" = "p"\n'
+    world.ask("policy_set", {"text": text})
+    found = world.ask("policy_explain", {"path": "/"})
+    assert set(found["policies"]) == {"default", "p"} and {p["policy"] for p in found["proofs"]} == {"default", "p"}
+    (proof,) = world.ask("policy_explain", {"path": "/Photos/german"})["proofs"]
+    assert proof["policy"] == "p" and proof["no_hostage"]["must_remain"] == 5 and proof["no_hostage"]["remaining"] == 5
+
+
+def test_simulate() -> None:
+    world = World()
+    ask = {"lose": ["DE"], "seize": ["FR", "CH"], "nodes_gone": 0}
+    found = world.ask("policy_simulate", ask)
+    assert (found["nodes"], found["nodes_left"]) == (12, 9)
+    files = found["files"]
+    assert (files["files"], files["readable"], files["lost"], files["endangered"]) == (4, 3, 1, 0)
+    assert (files["whole"], files["partly"]) == (2, 2) and found["local"] == 1
+    found = world.ask("policy_simulate", {**ask, "nodes_gone": 2, "path": "/even"})
+    assert (found["files"]["files"], found["files"]["endangered"]) == (1, 1)
+    with pytest.raises(HivefsError, match="--lose"):
+        world.ask("policy_simulate", {**ask, "lose": ["Atlantis"]})
+
+
+def test_a_set_is_refused_before_anything_moves_unless_it_is_forced() -> None:
+    world = World()
+    with pytest.raises(BadPolicy):
+        world.ask("policy_set", {"text": "[policy.default]\ncod = 1"})
+    wants = '[policy.default]\ncode = "4/8"\nallow = ["EU"]\n'
+    with pytest.raises(PolicyInfeasible, match="--force"):
+        world.ask("policy_set", {"text": wants})
+    assert world.book.kept == "" and world.ask("policy_get")["own"] is False
+    assert world.ask("policy_check", {"text": wants})["policies"]["default"]
+    assert world.ask("policy_set", {"text": wants, "force": True})["policies"]["default"]
+    assert world.book.kept == wants and world.ask("policy_get")["text"] == wants
+
+
+def test_an_automatic_code_is_feasible_when_some_code_is() -> None:
+    four = [node(i, country) for i, country in enumerate(PLACES, 1)]
+    assert infeasible(Policy(0, 0, auto=True), four) == ""
+    assert infeasible(Policy(0, 0, auto=True), four[:2]) != "" and infeasible(Policy(4, 8), four) != ""
+
+
+def test_the_loop_goes_on_while_a_large_tree_is_walked() -> None:
+    world = World()
+    many = world.tree.name(ROOT_INO, "many", stat.S_IFDIR)
+    for number in range(STEP + 10):
+        world.tree.name(many, f"f{number}", stat.S_IFREG)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def test() -> Any:
+        async def report(step: Any) -> None:
+            steps.append(step)
+
+        with trio.fail_after(100):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(count)
+                ask = {"lose": [], "seize": [], "nodes_gone": 0, "path": "/many"}
+                found = await world.methods.answer("policy_simulate", ask, report)
+                nursery.cancel_scope.cancel()
+        return found
+
+    steps: list[Any] = []
+    assert trio.run(test)["files"]["files"] == STEP + 10
+    assert [s[1] for s in steps] == [STEP, STEP + 10] and turns > STEP
+
+
+# ---- the commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A vault in HIVEFS_HOME, and all commands ask a World as if it was the engine."""
+    monkeypatch.setenv("HIVEFS_HOME", str(tmp_path / "vault"))
+    Home.create(tmp_path / "vault", Secrets(bytes(32), bytes([9]) * 32), Lock("none"), bytes([7]) * 32, (), 4, 8, {})
+    made = World()
+
+    def ask(home: Home, name: str, value: Any, *unlock: Any, visible: bool) -> Any:
+        return made.ask(name, value)
+
+    commands = (policy_apply, policy_check, policy_edit, policy_explain, policy_set, policy_show, policy_simulate)
+    for module in (*commands, placement_command):
+        monkeypatch.setattr(module, "ask_engine", ask)
+    return made
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.run([str(word) for word in words])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return call
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_show_set_and_remove(world: World, run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("policy", "show")
+    assert code == 0 and parse(out, Policy(2, 3)).policies["default"] == world.book.default
+    text = tmp_path / "policy.toml"
+    text.write_text('# mine\n[policy.p]\ndeny = ["US"] # never\n')
+    assert run("policy", "apply", text)[0] == 0
+    assert run("policy", "set", "/Photos", "p")[0] == 0
+    assert world.book.kept == '# mine\n[policy.p]\ndeny = ["US"] # never\n\n[paths]\n"/Photos" = "p"\n'
+    assert run("policy", "set", "/Photos", "--remove")[0] == 0 and "/Photos" not in world.book.kept
+    code, _, err = run("policy", "set", "/Photos", "q")
+    assert code == 62 and 'no policy "q"' in err and err.count("\n") == 1
+    assert run("policy", "set", "Photos", "p")[0] == 60 and run("policy", "set", "/Photos")[0] == 2
+    assert run("policy", "set", b"/\xff".decode("utf-8", "surrogateescape"), "p")[0] == 60
+
+
+def test_check_names_line_and_column(world: World, run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "policy.toml"
+    text.write_bytes(b'[policy.default]\nallow = ["XX"]\n')
+    code, out, err = run("policy", "check", text)
+    assert code == 62 and "line 2, column 10" in err and out == ""
+    text.write_bytes(b"\xff\xfe")
+    assert run("policy", "check", text)[0] == 62
+    assert run("policy", "check", tmp_path / "none")[0] == 60 and run("policy", "check", tmp_path)[0] == 60
+    text.write_text('[policy.default]\nallow = ["EU"]\n')
+    assert run("policy", "check", text, "--text-only")[0] == 0
+    code, out, err = run("policy", "check", text)
+    assert code == 31 and "default" in out and "policy default" in err
+    assert run("policy", "check")[0] == 0 and world.book.kept == ""
+    assert run("policy", "apply", text)[0] == 31 and world.book.kept == ""
+    code, out, _ = run("policy", "apply", text, "--force")
+    assert code == 0 and "waits" in out and world.book.kept
+
+
+def test_explain_simulate_and_placement(world: World, run: Run) -> None:
+    code, out, _ = run("policy", "explain", "/")
+    assert code == 0 and "no reassembly by 1 holds: DE at most 3 shares, 4 of 8 rebuild" in out
+    assert "no hostage of 1 DOES NOT HOLD: without DE 1 shares remain, 4 must" in out and "DE (c)" in out
+    code, out, _ = run("policy", "simulate", "--lose", "DE", "--seize", "FR,CH", "--nodes-gone", "1", "--json")
+    assert code == 0 and '"nodes_left": 9' in out and '"seize": [' in out
+    code, out, _ = run("policy", "simulate", "--lose", "DE", "--nodes-gone", "1")
+    assert code == 0 and "whichever go" in out and "lost" in out
+    assert run("policy", "simulate", "--lose", "Atlantis")[0] == 60
+    code, out, _ = run("placement", "/Photos")
+    assert code == 0 and "3 files in 2 stripes (1 not proved), policy default" in out
+    assert run("placement", "/none")[0] == 61
+    assert run("placement", "/even", "--json")[1].startswith("{")
+
+
+def test_edit(world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho \'[paths]\n"/a" = "default"\' >> "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    monkeypatch.setenv("EDITOR", str(editor))
+    assert run("policy", "edit")[0] == 0 and world.book.kept.endswith('"/a" = "default"\n')
+    before = world.book.kept
+    code, _, err = run("policy", "edit")  # the same twice is not TOML
+    assert code == 62 and "not TOML" in err and world.book.kept == before
+    monkeypatch.setenv("VISUAL", "true")
+    assert "Nothing was changed" in run("policy", "edit")[1]
