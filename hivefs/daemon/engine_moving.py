@@ -55,7 +55,7 @@ class EngineMoving:
             engine.writer.new_id,
         )
         self.repack.held = self.held
-        self.reassign = Reassign(engine.store, self.repack.wish)
+        self.reassign = Reassign(engine.store, self.repack.wish, self.repack.poke)
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
             engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
@@ -100,8 +100,10 @@ class EngineMoving:
             await trio.sleep(POLICIES_EVERY)
             if self._engine.store.policies is not seen:
                 seen = self._engine.store.policies
-                self.repack.poke()
+                # First which policy each file has now: else data would move to the new code of its old policy, and again.
                 self.reassign.wanted.set()
+                if self._engine.vault is None:
+                    self.repack.poke()
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive now."""

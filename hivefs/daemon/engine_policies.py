@@ -16,10 +16,12 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import UNKNOWN, Candidate
 from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.attributes import authorities, eligible
+from hivefs.placement.code import LIKELY
 from hivefs.placement.health import NodeState
 from hivefs.placement.language import parse
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
+from hivefs.placement.reputation import expected
 
 if TYPE_CHECKING:
     from hivefs.daemon.engine_core import Engine
@@ -84,7 +86,7 @@ class EnginePolicies:
         ]
 
     def _availability(self) -> dict[NodeId, float]:
-        return {n: self._engine.trust.status(n)["availability"] for n in self._engine.pool.members}
+        return {n: expected(self._engine.trust.row(n), LIKELY) for n in self._engine.pool.members}
 
     def keepers(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now and that the policy of metadata lets keep the head."""

@@ -29,21 +29,30 @@ MOST: Final = 10_000
 
 
 class Reassign:
-    """``wish`` hands chunks to the repack."""
+    """``wish`` hands chunks to the repack; ``looked`` is called when all that was asked for is wished."""
 
-    def __init__(self, state: State, wish: Callable[[Collection[ChunkId], Target, str], None]) -> None:
+    def __init__(
+        self,
+        state: State,
+        wish: Callable[[Collection[ChunkId], Target, str], None],
+        looked: Callable[[], None] = lambda: None,
+    ) -> None:
         self._state = state
         self._wish = wish
+        self._looked = looked
         self.wanted = trio.Event()
         """Set when the policies are others now."""
 
     async def run(self, vault: Vault) -> None:
         """Look for one drive until cancelled. HivefsError of the vault passes out when it is gone."""
         while True:
+            asked = self.wanted.is_set()
             self.wanted = trio.Event()
             whole = True
             if self._state.policies.set.text:
                 whole = await self.once(vault)
+            if asked:
+                self._looked()
             with trio.move_on_after(EVERY if whole else AGAIN):
                 await self.wanted.wait()
 

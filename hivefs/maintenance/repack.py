@@ -20,6 +20,7 @@ import hashlib
 import heapq
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from typing import Final, Protocol
 
 import trio
@@ -200,13 +201,19 @@ class Repack:
             if number % SLICE == SLICE - 1:
                 await trio.sleep(0.005)
         self.more_is_left = count > MOST_LOADS
-        loads = [load for _, _, load in best]
-        seen = {load.stripe_id for load in loads if load.reason}
+        wished: dict[StripeId, set[ChunkId]] = {}
+        loads: list[Load] = []
         for (stripe_id, target, reason), chunk_ids in wishes.items():
             chunks = tuple((c, p) for c, p in await self._chunks(stripe_id) if c in chunk_ids)
-            if stripe_id not in seen:
-                loads = [load for load in loads if load.stripe_id != stripe_id]
-                loads.append(Load(stripe_id, target, chunks, 0, reason))
+            loads.append(Load(stripe_id, target, chunks, 0, reason))
+            wished.setdefault(stripe_id, set()).update(chunk_ids)
+        for _, stripe_id, load in best:
+            # What is wished elsewhere goes there at once, not first to where its stripe as a whole belongs.
+            gone = wished.get(stripe_id)
+            if gone is None:
+                loads.append(load)
+            elif load.reason:
+                loads.append(replace(load, chunks=tuple((c, p) for c, p in load.chunks if c not in gone)))
         if empty and self._contents.forget_empty(empty):
             log.info("stripes with nothing alive in them are given up: at most %d", len(empty))
         return plan(loads, price)

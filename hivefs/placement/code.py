@@ -8,8 +8,8 @@ min(u, nodes there) is at least n. It has a spare when that still holds after an
 auto() is for a policy and the nodes with all that is known of them. With availability p of the nodes (the mean of what was
 measured) a stripe is readable at a moment with probability P[Bin(n, p) >= k]. Of the codes that the policy can place on
 these nodes, and still on what is left after any loss of ``spare`` nodes, it takes the one with the least expansion n/k that
-is readable with nine nines, of equals the one with fewest shares; when none reaches nine nines, the most readable one.
-That treats nodes as independent; nodes that fail together are what caps and the guarantees are for.
+is readable with nine nines, of equals the one with fewest shares; when none reaches nine nines, the most readable one with
+n/k of at most 2. That treats nodes as independent; nodes that fail together are what caps and the guarantees are for.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ WIDEST = 40
 
 LARGEST_EXPANSION = 3.0
 """n/k at most, for nodes of poor availability."""
+
+DEAR_EXPANSION = 2.0
+"""More than this is taken only when it reaches the target, or when nothing else can be placed: repair, not ever more
+shares, is what keeps data on a few poor nodes.
+"""
 
 LIKELY = 0.95
 """Availability that is assumed of a node of which none was measured."""
@@ -85,7 +90,9 @@ def auto(
     ]
     lost = {code: unreadable(*code, likely) for code in codes}
     good = sorted((c for c in codes if lost[c] <= NINES), key=lambda c: (c[1] / c[0], c[1]))
-    poor = sorted((c for c in codes if lost[c] > NINES), key=lambda c: (lost[c], c[1] / c[0], c[1]))
+    poor = sorted(
+        (c for c in codes if lost[c] > NINES), key=lambda c: (c[1] > DEAR_EXPANSION * c[0], lost[c], c[1] / c[0], c[1])
+    )
     for code in (*good, *poor):
         if can_place(replace(policy, needed=code[0], total=code[1]), nodes, spare):
             return code

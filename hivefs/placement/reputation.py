@@ -43,6 +43,9 @@ BLIP: Final = 0.01
 
 MOST_OWED: Final = 8
 _PRIOR_MS: Final = 86_400_000
+EXPECTED_MS: Final = 30 * 86_400_000
+"""How much time of observation what is assumed of every node weighs where codes are chosen."""
+
 _MOST_KNOWN_MS: Final = 90 * 86_400_000
 _NS: Final = 10**9
 
@@ -136,6 +139,13 @@ def availability(row: Reputation) -> float:
     that is mixed into all that is measured.
     """
     return (row.online_ms + _PRIOR_MS) / (row.known_ms + _PRIOR_MS)
+
+
+def expected(row: Reputation, likely: float) -> float:
+    """The part of the time in which it will be there, as far as can be said: ``likely`` of a node of which nothing is known
+    yet, and a month of that is mixed into what was measured.
+    """
+    return (row.online_ms + EXPECTED_MS * likely) / (row.known_ms + EXPECTED_MS)
 
 
 def weight(row: Reputation) -> float:

@@ -102,7 +102,8 @@ def brute_auto(policy: Policy, nodes: list[Candidate], likely: float) -> tuple[i
                 for up in product((0, 1), repeat=total)
                 if sum(up) < needed
             )
-            rank = (0.0, total / needed, total) if lost_part <= 1e-9 else (lost_part, total / needed, total)
+            good = lost_part <= 1e-9
+            rank = (0, 0.0, total / needed, total) if good else (1 + (total > 2 * needed), lost_part, total / needed, total)
             if best is None or rank < best[0]:
                 best = rank, (needed, total)
     return None if best is None else best[1]
