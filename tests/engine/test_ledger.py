@@ -380,7 +380,7 @@ def test_entitlement_counts_what_nodes_that_credit_the_vault_offer_and_only_a_se
             assert worth == pytest.approx(1.5 * (1 << 30) / 1.5, rel=0.01)
             assert engine.capacity() == free  # shown only
             engine.home._vault = replace(home.vault, settings={**home.vault.settings, "enforce_entitlement": 1})
-            engine.levels = {"remote": 0, "guaranteed": 1 << 20}
+            engine.rules.levels = {"remote": 0, "guaranteed": 1 << 20}
             limited = engine.capacity()
             assert limited == (min(worth, free[0]), min(worth - (1 << 20), free[1])) and limited[0] < free[0]
             said = engine.moving.accounts()
