@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .live import Live, live
+from .live import Live, live, until
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
@@ -47,3 +47,37 @@ def test_what_a_user_is_told(tmp_path: Path) -> None:
         assert unmounted["files"] == 3 and unmounted["failing"] == 0
         assert json.loads(hive.run("policy", "check", "--json").stdout)["policies"]["default"] == ""
         refused(hive, 61, "placement", "/none")
+
+
+TEXT = """# Iceland is too far away.
+metadata = "mainland"
+[policy.mainland]
+code = "4/6"
+deny = ["IS"]
+"""
+
+
+def test_a_policy_set_on_existing_data_moves_it(tmp_path: Path) -> None:
+    with live(tmp_path) as hive:
+        photos = hive.drive / "Photos"
+        photos.mkdir()
+        content = {f"{number}.jpg": bytes([number]) * 700_000 for number in range(3)}
+        for name, data in content.items():
+            (photos / name).write_bytes(data)
+        hive.wait(hive.drive)
+        assert "IS" in {h["attributes"]["country"] for h in hive.json("placement", str(photos))["holders"]}
+        hive.run("policy", "apply", "-", stdin=TEXT)
+        hive.run("policy", "set", str(photos), "mainland")
+        assert hive.run("policy", "show").stdout == TEXT + '\n[paths]\n"/Photos" = "mainland"\n'
+
+        def moved() -> bool:
+            found = hive.json("policy", "explain", str(photos))
+            assert found["policy"] == "mainland" and found["policies"]["mainland"]["infeasible"] == ""
+            held = {h["attributes"]["country"] for h in found["holders"]}
+            kept = {h["attributes"]["country"] for h in found["metadata"]["holders"]}
+            return not found["failing"] and held == {"DE", "FR", "CH"} and "IS" not in kept
+
+        until(moved, 150, what="all shares outside of Iceland")
+        hive.drop_caches()
+        assert {name: (photos / name).read_bytes() for name in content} == content
+        assert hive.json("policy", "simulate", "--lose", "IS", "--path", "/Photos")["files"]["endangered"] == 0

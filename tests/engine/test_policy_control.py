@@ -1,0 +1,51 @@
+"""The control methods about policies with the real engine: a text that is set through them moves what is placed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from hivefs.daemon.control import Methods
+from hivefs.daemon.policy_book import EngineBook
+from hivefs.daemon.policy_control import PolicyControl
+from hivefs.errors import PolicyInfeasible
+from hivefs.testing.memory_hive import MemoryHive
+
+from .memory_vault import MemoryVault
+from .test_engine import make_home, run, running, settle, until
+
+AWAY = '[policy.default]\ncode = "4/6"\ndeny = ["DE"]\n'
+
+
+async def nothing(*_: Any) -> Any:
+    await trio.lowlevel.checkpoint()
+
+
+def test_a_text_is_set_and_obeyed_and_one_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "SE"), 2), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            methods = Methods()
+            PolicyControl(EngineBook(engine), engine.keys.names_key, nothing, engine.hydration.done.wait).add_to(methods)
+            for ino in range(4):
+                vault.write(ino, 0, os.urandom(200_000))
+            await settle(engine, vault)
+            with pytest.raises(PolicyInfeasible, match="--force"):
+                await methods.answer("policy_set", {"text": '[policy.default]\nallow = ["US", "CA", "MX"]\n'}, nothing)
+            assert (await methods.answer("policy_get", None, nothing))["own"] is False
+            said = await methods.answer("policy_set", {"text": AWAY}, nothing)
+            assert said["policies"] == {"default": ""} and said["metadata"] == ""
+            assert (await methods.answer("policy_get", None, nothing))["policies"]["default"]["deny"] == ["DE"]
+
+            def german() -> int:
+                held = [share.node for stripe in engine.store.stripes() for share in stripe.shares]
+                return sum(hive.by_id(node).country == "DE" for node in held if node is not None)
+
+            await until(lambda: not german())
+            assert all(share.node is not None for stripe in engine.store.stripes() for share in stripe.shares)
+
+    run(test)
