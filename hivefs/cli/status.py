@@ -62,7 +62,9 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": None, "reason": "the engine does not run"}
     left = mount.get("dirty_bytes", 0)
     placing, repair, checkpoint = engine.get("placing", {}), engine.get("repair", {}), engine.get("checkpoint", {})
-    waiting = placing.get("waiting_for") or checkpoint.get("waiting_for") or repair.get("waiting_for")
+    waiting = placing.get("waiting_for") or checkpoint.get("waiting_for")
+    if repair.get("queue"):
+        waiting = waiting or repair.get("waiting_for")
     if waiting:
         return {"seconds": None, "reason": str(waiting).rstrip(".")}
     rate = placing.get("rate", 0)
