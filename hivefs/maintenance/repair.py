@@ -40,6 +40,8 @@ WORKERS = 2
 RETRY = 5.0
 LEAVING_AGAIN = 30.0
 SCAN_SLICE = 20
+HOPELESS_LOOKS = 3
+"""After so many looks, or when a node comes or goes, what had no place is tried again: room may have come."""
 
 
 OUT_OF_POLICY = 1
@@ -107,6 +109,8 @@ class Repair:
         self._heap: list[tuple[int, StripeId]] = []
         self._queued: set[StripeId] = set()
         self._parked: set[StripeId] = set()
+        self._hopeless: dict[tuple[Policy, frozenset[NodeId], int], HivefsError] = {}
+        """What had no place, by the policy, the nodes that keep their shares, and how many shares have none."""
         self._wake = trio.Event()
         self._away: set[tuple[NodeId, bool]] = set()
         self.repaired = 0
@@ -265,10 +269,14 @@ class Repair:
 
     async def _retry(self) -> None:
         """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""
+        looks = 0
         while True:
             changed = self._changed()
             with trio.move_on_after(RETRY):
                 await changed.wait()
+            looks += 1
+            if changed.is_set() or looks % HOPELESS_LOOKS == 0:
+                self._hopeless.clear()
             parked, self._parked = self._parked, set()
             for number, stripe_id in enumerate(sorted(parked)):
                 self.add(stripe_id)
@@ -284,6 +292,18 @@ class Repair:
             return True
         policy = self._state.policies.of(stripe)
         planned = plan(stripe, self._look)
+        key = policy, frozenset(planned.kept.values()), len(planned.wanted)
+        if key in self._hopeless:
+            raise self._hopeless[key]
+        try:
+            return await self._repair(stripe, policy, planned)
+        except (PolicyInfeasible, TooFewNodes) as error:
+            # To find that out may take the selector a tenth of a second, and all stripes on these nodes have the same answer.
+            self._hopeless[key] = error
+            raise
+
+    async def _repair(self, stripe: Stripe, policy: Policy, planned: Plan) -> bool:
+        stripe_id = stripe.stripe_id
         decision = self._settled(stripe, policy, planned)
         wanted = decision.wanted
         if not wanted:
