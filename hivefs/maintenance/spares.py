@@ -149,8 +149,12 @@ class Spares:
             return False
         if any(other.node == node_id for other in stripe.shares):
             return False
-        before, after = self._state.health(stripe), self._state.health(_held(stripe, index, node_id))
-        return after.verdict.holds or not before.verdict.holds or before.counted < stripe.needed
+        before = self._state.health(stripe).verdict
+        after = self._state.health(_held(stripe, index, node_id)).verdict
+        if after.holds:
+            return True
+        # While shares are missing G2 fails for want of them; what may never be is that somebody could reassemble.
+        return not before.holds and index not in after.out and all(proof.no_reassembly for proof in after.proofs)
 
     async def _has_it(self, stripe: Stripe, index: int, node_id: NodeId, client: Haver) -> bool:
         share_id = stripe.shares[index].share_id
