@@ -298,7 +298,7 @@ class Repair:
         try:
             return await self._repair(stripe, policy, planned)
         except (PolicyInfeasible, TooFewNodes) as error:
-            # To find that out may take the selector a tenth of a second, and all stripes on these nodes have the same answer.
+            # To find that out may take a tenth of a second, and all stripes on these nodes have the same answer.
             self._hopeless[key] = error
             raise
 
