@@ -113,9 +113,9 @@ class Engine:
             time.time_ns,
             os.urandom,
         )
-        self.placing.on_degraded = self.repair.add
+        self.placing.on_recorded = self.repair.add
         self.pages = Pages(self.keys, self.store, self.reader, self.writer, os.urandom)
-        self.pages.on_degraded = self.repair.add
+        self.pages.on_recorded = self.repair.add
         self.checkpoint = Checkpoint(
             self.keys,
             home.vault.certificate,

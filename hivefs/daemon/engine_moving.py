@@ -55,6 +55,7 @@ class EngineMoving:
             engine.writer.new_id,
         )
         self.repack.held = self.held
+        self.repack.on_recorded = engine.repair.add
         self.reassign = Reassign(engine.store, self.repack.wish, self.repack.poke)
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(

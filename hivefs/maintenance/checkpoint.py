@@ -89,7 +89,7 @@ class Pages:
         self.random = random
         self.new_id = writer.new_id
         self.made: list[StripeId] = []
-        self.on_degraded: Callable[[StripeId], None] = lambda stripe_id: None
+        self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
 
     async def fetch(self, ref: PageRef, stripe: Stripe) -> bytes:
         """The plaintext of a page. The stripe as the engine knows it now wins over the one in the parent page."""
@@ -113,8 +113,7 @@ class Pages:
         with self._state.writing():
             self._state.save_stripe(stripe)
             self._state.add_live(stripe.stripe_id, len(filling.packer))
-        if any(share.node is None for share in stripe.shares):
-            self.on_degraded(stripe.stripe_id)
+        self.on_recorded(stripe.stripe_id)
         return stripe
 
 

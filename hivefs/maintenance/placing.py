@@ -130,7 +130,7 @@ class Placing:
         self._landed = trio.Event()
         self.progress = Progress()
         self.hurry = trio.Event()
-        self.on_degraded: Callable[[StripeId], None] = lambda stripe_id: None
+        self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
 
     def poke(self) -> None:
         """Someone waits: place everything now, quiet or not."""
@@ -291,8 +291,8 @@ class Placing:
                 for sealed, good in zip(held, taken, strict=True):
                     self._state.settle(sealed.ref.chunk_id, good)
             self.progress.note(sum(s.ref.length for s in held), len(held))
-            if any(share.node is None for share in stripe.shares):
-                self.on_degraded(stripe.stripe_id)
+            # Also when all have a node: policies or nodes may have changed while it was on its way.
+            self.on_recorded(stripe.stripe_id)
         finally:
             for sealed in held:
                 self._in_flight.pop((sealed.work.ino, sealed.work.slot), None)

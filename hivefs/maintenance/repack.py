@@ -118,6 +118,7 @@ class Repack:
         """Why nothing may be moved now; empty when it may."""
         self.full: Callable[[], bool] = lambda: False
         """Whether the hive is nearly full, so that room is worth more."""
+        self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
         self.more_is_left = False
 
     def poke(self) -> None:
@@ -306,6 +307,7 @@ class Repack:
     def _record(self, stripe: Stripe) -> None:
         with self._state.writing():
             self._state.save_stripe(stripe)
+        self.on_recorded(stripe.stripe_id)
 
     async def _read(
         self, stripe: Stripe, chunks: Collection[tuple[ChunkId, ChunkPlace]]

@@ -41,6 +41,7 @@ RETRY = 5.0
 LEAVING_AGAIN = 30.0
 SCAN_SLICE = 20
 HOPELESS_LOOKS = 3
+MANY = 1000
 """After so many looks, or when a node comes or goes, what had no place is tried again: room may have come."""
 
 
@@ -109,6 +110,9 @@ class Repair:
         self._heap: list[tuple[int, StripeId]] = []
         self._queued: set[StripeId] = set()
         self._parked: set[StripeId] = set()
+        self._stuck: set[StripeId] = set()
+        """Parked for want of a place: looked at less often."""
+        self._urgency: dict[StripeId, int] = {}
         self._hopeless: dict[tuple[Policy, frozenset[NodeId], int], HivefsError] = {}
         """What had no place, by the policy, the nodes that keep their shares, and how many shares have none."""
         self._wake = trio.Event()
@@ -132,7 +136,7 @@ class Repair:
     @property
     def queue(self) -> int:
         """Stripes waiting for repair."""
-        return len(self._queued | self._parked)
+        return len(self._queued | self._parked | self._stuck)
 
     @property
     def busy(self) -> bool:
@@ -142,7 +146,7 @@ class Repair:
     def add(self, stripe_id: StripeId) -> None:
         """Look at this stripe soon."""
         stripe = self._state.stripe(stripe_id)
-        if stripe is None or stripe_id in self._queued:
+        if stripe is None:
             return
         decision = plan(stripe, self._look)
         health = self._state.health(stripe)
@@ -156,8 +160,11 @@ class Repair:
             return
         elif not decision.moving and stripe.total - len(decision.missing) > self._state.policies.of(stripe).repair_at > 0:
             return  # lazily: until fewer are left
+        if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
+            return
         self._queued.add(stripe_id)
-        heapq.heappush(self._heap, (urgency, stripe_id))
+        self._urgency[stripe_id] = urgency
+        heapq.heappush(self._heap, (urgency, stripe_id))  # an older entry of it is passed over when its turn comes
         self._wake.set()
 
     def bad_share(self, stripe: Stripe, index: int, reason: str) -> None:
@@ -220,7 +227,7 @@ class Repair:
         """A node is back: what waits for nothing else leaves the queue."""
         for number, stripe_id in enumerate(list(self._queued)):
             stripe = self._state.stripe(stripe_id)
-            if stripe is None or not plan(stripe, self._look).wanted:
+            if stripe is None or (not plan(stripe, self._look).wanted and self._state.health(stripe).verdict.holds):
                 self._queued.discard(stripe_id)
                 self.cancelled += 1
             if number % SCAN_SLICE == SCAN_SLICE - 1:
@@ -247,13 +254,15 @@ class Repair:
     async def _work(self) -> None:
         while True:
             if not self._heap:
-                self._wake = trio.Event()
+                if self._wake.is_set():
+                    self._wake = trio.Event()
                 await self._wake.wait()
                 continue
             _, stripe_id = heapq.heappop(self._heap)
             if stripe_id not in self._queued:
-                continue  # it is not needed any more
-            done = False
+                continue  # it is not needed any more, or was done already
+            self._urgency.pop(stripe_id, None)
+            done, aside = False, self._parked
             try:
                 done = await self.repair(stripe_id)
                 self.waiting_for = "" if done else "nodes for the missing shares"
@@ -261,11 +270,12 @@ class Repair:
                 if str(error) != self.waiting_for:
                     log.info("repair waits: %s", error)
                 self.waiting_for = str(error)
+                aside = self._stuck if isinstance(error, PolicyInfeasible | TooFewNodes) else self._parked
             finally:
                 self._queued.discard(stripe_id)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
-                self._parked.add(stripe_id)
+                aside.add(stripe_id)
 
     async def _retry(self) -> None:
         """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""
@@ -275,9 +285,11 @@ class Repair:
             with trio.move_on_after(RETRY):
                 await changed.wait()
             looks += 1
-            if changed.is_set() or looks % HOPELESS_LOOKS == 0:
-                self._hopeless.clear()
             parked, self._parked = self._parked, set()
+            if changed.is_set() or looks % (HOPELESS_LOOKS if len(self._stuck) < MANY else 12 * HOPELESS_LOOKS) == 0:
+                self._hopeless.clear()
+                parked |= self._stuck
+                self._stuck = set()
             for number, stripe_id in enumerate(sorted(parked)):
                 self.add(stripe_id)
                 if number % SCAN_SLICE == SCAN_SLICE - 1:
@@ -299,7 +311,8 @@ class Repair:
             return await self._repair(stripe, policy, planned)
         except (PolicyInfeasible, TooFewNodes) as error:
             # To find that out may take a tenth of a second, and all stripes on these nodes have the same answer.
-            self._hopeless[key] = error
+            if not self._left_behind(stripe, planned, True):
+                self._hopeless[key] = error
             raise
 
     async def _repair(self, stripe: Stripe, policy: Policy, planned: Plan) -> bool:
@@ -312,7 +325,8 @@ class Repair:
             return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
         careful = True
-        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe, decision, careful)
+        avoided = self._avoided(stripe, wanted) | self._apart(stripe, policy, decision)
+        beside = self._left_behind(stripe, decision, careful)
         try:
             self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
         except (PolicyInfeasible, TooFewNodes):
@@ -325,12 +339,13 @@ class Repair:
             return await self.repair(stripe_id)
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
-            made = await self._remade(stripe, decision)
+            made = await self._remade(stripe, decision, planned.missing)
         coded = {index: name_share(share) for index, share in made.items()}
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        avoided, beside = self._avoided(stripe, wanted), self._left_behind(stripe, decision, careful)
+        avoided = self._avoided(stripe, wanted) | self._apart(stripe, policy, decision)
+        beside = self._left_behind(stripe, decision, careful)
         holders = await self._writer.spread(
             coded, decision.kept, 0, avoid=avoided, policy=policy, beside=beside, stripe_id=stripe_id
         )
@@ -338,7 +353,7 @@ class Repair:
 
     def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:
         """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,
-        what is missing is still made again; a stripe that misses nothing waits. Raises PolicyInfeasible, TooFewNodes.
+        the part of it that can be done. Raises PolicyInfeasible, TooFewNodes when that is none.
         """
         if self._state.health(stripe).verdict.holds and not decision.moving and not decision.missing:
             return decision
@@ -349,13 +364,35 @@ class Repair:
         seed = int.from_bytes(stripe.stripe_id, "big")
         try:
             made = settle(policy, holders, candidates, seed, share_bytes=stripe.share_bytes, avoid=avoid)
-        except (PolicyInfeasible, TooFewNodes):
-            if not decision.wanted:
+        except (PolicyInfeasible, TooFewNodes) as error:
+            made = error.data["partial"]
+            stay = [i for i in decision.kept if i not in made.keep and i not in made.nodes]
+            if not made.nodes or (stay and any(rule.coalition > 1 for rule in policy.rules)):
                 raise
-            return decision
+            # As much as can be done now: the shares that have a place get it, the rest stays where it is.
+            out = [i for i in made.nodes if i in decision.kept]
+            return replace(
+                decision,
+                kept={i: decision.kept[i] for i in made.keep},
+                missing=tuple(i for i in decision.missing if i in made.nodes),
+                moving=tuple(sorted((*(i for i in decision.moving if i in made.nodes), *out))),
+            )
         out = [i for i in made.move if i in decision.kept]
         kept = {i: node for i, node in decision.kept.items() if i not in out}
         return replace(decision, kept=kept, moving=tuple(sorted((*decision.moving, *out))))
+
+    def _apart(self, stripe: Stripe, policy: Policy, decision: Plan) -> set[NodeId]:
+        """Where part of a stripe stays although its policy forbids it: nodes under an authority that has such a share, which
+        is not to get more of the stripe.
+        """
+        wanted = set(decision.wanted)
+        stay = {s.node for i, s in enumerate(stripe.shares) if s.node and i not in decision.kept and i not in wanted}
+        if not stay:
+            return set()
+        candidates = self._writer.candidates(policy)
+        families = {rule.family for rule in policy.rules}
+        over = {(f, name) for c in candidates if c.node_id in stay for f in families for name in c.authorities.get(f, ())}
+        return {c.node_id for c in candidates if any((f, n) in over for f in families for n in c.authorities.get(f, ()))}
 
     def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
         """Nodes at which one of these shares waits to be deleted."""
@@ -372,6 +409,7 @@ class Repair:
         """
         ids = [share.share_id for share in stripe.shares]
         trash = {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
+        trash |= self._state.copies_left(stripe.stripe_id)
         if not careful:
             return {n for n in trash if (view := self._look(n)) is not None and view.state != NodeState.GONE}
         spare = {n for n in self._state.spare_nodes() if any(self._state.has_spare(n, share_id) for share_id in ids)}
@@ -387,9 +425,9 @@ class Repair:
                 found[index] = data
         return found
 
-    async def _remade(self, stripe: Stripe, decision: Plan) -> dict[int, bytes]:
+    async def _remade(self, stripe: Stripe, decision: Plan, missing: Collection[int]) -> dict[int, bytes]:
         """Shares made again from any k that are there. Raises NotEnoughShares."""
-        shares = await self._reader.some(stripe, stripe.needed, without=set(decision.missing))
+        shares = await self._reader.some(stripe, stripe.needed, without=set(missing))
         if len(shares) < stripe.needed:
             shares |= await self._reader.some(stripe, stripe.needed - len(shares), without=set(shares))
         return await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, list(decision.wanted))

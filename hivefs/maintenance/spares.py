@@ -87,7 +87,8 @@ class Spares:
         if view is not None and view.state == NodeState.GONE and not view.leaving:
             self._state.spare_share(node_id, share_id, stripe_id, index, max(0, self._clock() // 10**9))
         else:
-            self._state.trash_share(node_id, share_id)
+            # Deleted once a head names the other: were this machine lost before, its recovery would ask this node.
+            self._state.doom_share(stripe_id, node_id, share_id)
 
     async def run(self) -> None:
         """Take back what is needed and give up what is not, until cancelled."""

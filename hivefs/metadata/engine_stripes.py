@@ -152,6 +152,20 @@ class StripeTables(PolicyTables):
     def doom_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
         """A share was copied to another node: the one at this node is deleted once a head that names the other is out."""
         self._doom(stripe_id, node_id + share_id, _DOOMED_SHARE)
+        self._copies().setdefault(stripe_id, {})[share_id] = node_id
+
+    def copies_left(self, stripe_id: StripeId) -> set[NodeId]:
+        """Nodes that still have a share of this stripe which another node holds by now, until a head that says so is out."""
+        return set(self._copies().get(stripe_id, {}).values())
+
+    def _copies(self) -> dict[StripeId, dict[ShareId, NodeId]]:
+        if self._moved_copies is None:
+            self._moved_copies = {}
+            for key in self.keys("doomed"):
+                if (share := moved_share(key)) is not None:
+                    stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
+                    self._moved_copies.setdefault(stripe_id, {})[share[1]] = share[0]
+        return self._moved_copies
 
     def _doom(self, stripe_id: StripeId, name: bytes, kind: int = _DOOMED_NAME) -> None:
         self.put("doomed", _DOOMED.pack(self.sequence, kind) + stripe_id + name)
@@ -175,6 +189,9 @@ class StripeTables(PolicyTables):
         return done
 
     def _reap_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
+        left = self._copies().get(stripe_id, {})
+        if left.get(share_id) == node_id:
+            del left[share_id]
         stripe = self.stripe(stripe_id)
         # It may have come back to that node since.
         if stripe is None or not any(s.node == node_id and s.share_id == share_id for s in stripe.shares):

@@ -39,6 +39,7 @@ import lmdb
 
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import StoreDamaged
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
@@ -75,6 +76,7 @@ class EngineTables:
         except lmdb.Error as error:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
+        self._moved_copies: dict[StripeId, dict[ShareId, NodeId]] | None = None
         self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None]]] = {}
 
     _writes = False

@@ -28,7 +28,7 @@ from hivefs.transport import Limits, open_host, peer_id_from_key
 BOTH = pytest.mark.parametrize("security", ["tls", "noise"])
 WIRE = {"tls": "/tls/1.0.0", "noise": "/noise"}
 SPOKEN = {"/hivefs/node/1", "/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"}
-ROSTER_GET, ROSTER_PUT, HIVE_STATE = 23, 24, 27
+ROSTER_GET, ROSTER_PUT, HIVE_STATE, NEWS = 23, 24, 27, 40
 
 
 def run(body, *, seconds=120.0):
@@ -50,7 +50,7 @@ def test_a_node_and_js_dial_each_other(peer, node, security):
     seed = (served.directory / "node.seed").read_bytes()
     guest = js.ask("guest", subject=public_key(seed).hex())
     assert (guest["node"], guest["encryption"], guest["roster"]) == (True, WIRE[security], 2)
-    assert set(guest["asked"]) == {HIVE_STATE, ROSTER_GET, ROSTER_PUT}
+    assert set(guest["asked"]) == {HIVE_STATE, NEWS, ROSTER_GET, ROSTER_PUT}, "news is asked for, and not again"
 
     got = js.ask("exchange", to=served.address)
     assert (got["direction"], got["encryption"], got["multiplexer"]) == ("outbound", WIRE[security], "/yamux/1.0.0")

@@ -130,8 +130,8 @@ def test_repair_that_forgets_what_lies_elsewhere_is_caught() -> None:
     nodes of a jurisdiction, came together with those that were put anew under one authority.
     """
     with patched([(Repair, "_left_behind", lambda self, stripe, decision, careful: set())]):
-        _caught(preset("returns", 4), Life, "could bring together")
-    simulate(preset("returns", 4))
+        _caught(preset("returns", 12), Life, "could bring together")
+    simulate(preset("returns", 12))
 
 
 def test_a_judge_that_counts_gone_nodes_is_caught() -> None:

@@ -38,6 +38,8 @@ from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
 from hivefs.testing.sim.truth import PURPOSE
 
 HOUR = 3600.0
+HEAD = 300.0
+"""Seconds from one head to the next; the engine takes 3 to 13, and a node is told nothing before."""
 LOOK = 3 * HOUR
 STRETCHED: list[tuple[Any, str, float]] = [
     (repair, "RETRY", LOOK),
@@ -272,9 +274,19 @@ class Life:
         PURPOSE.set("audit")
         await self.audit.run()
 
+    async def _heads(self) -> None:
+        """What a head that is out lets go: copies that moves left. (No tree is built here; the order of things is.)"""
+        while True:
+            await trio.sleep(HEAD)
+            if self.store.count("doomed"):
+                with self.store.writing():
+                    closed = self.store.next_sequence()
+                await trio.sleep(HEAD)
+                self.garbage.reap(closed)
+
     def duties(self) -> list[Callable[[], Any]]:
         """One loop for each."""
-        return [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit, self.spares.run]
+        return [self.repair.run, self.leases.run, self.garbage.empty_trash, self._heads, self._audit, self.spares.run]
 
     def kill(self) -> None:
         """SIGKILL, now."""
