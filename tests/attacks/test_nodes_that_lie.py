@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ async def all_guaranteed(engine: Engine) -> None:
 
 @pytest.mark.parametrize("rotten_nodes", [1, 2])
 def test_a_node_that_corrupts_one_byte_in_a_thousand(tmp_path: Path, rotten_nodes: int) -> None:
-    """Everything reads back right, and every share of that node is made again elsewhere."""
+    """Everything reads back right, and every share that it damaged is made again elsewhere and gone from it."""
 
     async def test() -> None:
         dice = random.Random(rotten_nodes)
@@ -58,7 +59,10 @@ def test_a_node_that_corrupts_one_byte_in_a_thousand(tmp_path: Path, rotten_node
                 assert await content(engine, vault, ino, 0) == data
             assert "share-damaged" in await check_all(engine)
             await all_guaranteed(engine)
-            await until(lambda: not any(node.shares for node in bad), 60)
+            # A node with few of them may not have failed often enough to get no new ones, and those are whole.
+            await until(
+                lambda: all(sha256(data).digest() == name for node in bad for name, data in node.shares.items()), 60
+            )
             drop_cache(engine)
             assert all([await content(engine, vault, ino, 0) == data for ino, data in plain.items()])
 
