@@ -6,7 +6,7 @@ disk with what strangers attest of strangers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from hivefs.errors import Corrupt, UnknownVersion
 from hivefs.formats import attestation
@@ -15,6 +15,9 @@ from hivefs.model.ids import NodeId
 from hivefs.node.fresh import MOST, Fresh
 from hivefs.node.roster import Roster, digest_of
 from hivefs.node.store import ShareStore
+
+_AT_A_TIME = 1 << 20
+"""Bytes of statements that are in memory at a time, or given to one other node in a comparison."""
 
 
 class Statements:
@@ -67,9 +70,17 @@ class Statements:
         digest = self._digest
         if digest is None:
             digest = 0
-            for blob in self._store.index.statements(b"", 1 << 40)[1]:
+            for blob in self._all():
                 digest ^= digest_of(blob)
         return digest
+
+    def _all(self) -> Iterator[bytes]:
+        after, more = b"", True
+        while more:
+            more, blobs = self._store.index.statements(after, _AT_A_TIME)
+            yield from blobs
+            if blobs:
+                after = attestation.statement_from_bytes(blobs[-1]).node_id
 
     def digest(self) -> bytes:
         """32 bytes: the same for nodes that know the same statements. Blocks when it is asked for the first time."""
@@ -81,10 +92,18 @@ class Statements:
         """(more, statements of the nodes behind ``after``)."""
         return self._store.index.statements(after, most_bytes)
 
-    def others(self, theirs: Sequence[bytes]) -> list[bytes]:
-        """Some that another node does not have as we have them: it gave ``theirs``. Blocks."""
-        known = set(theirs)
-        return [blob for blob in self._store.index.statements(b"", 1 << 40)[1] if blob not in known][:MOST]
+    def others(self, theirs: Collection[int]) -> list[bytes]:
+        """Some that another node does not have as we have them: it gave those with these digests (digest_of). Blocks."""
+        found: list[bytes] = []
+        size = 0
+        for blob in self._all():
+            if digest_of(blob) in theirs:
+                continue
+            size += len(blob)
+            if len(found) >= MOST or size > _AT_A_TIME:
+                break
+            found.append(blob)
+        return found
 
     def say(self, seed: bytes, node_id: NodeId, claims: Said, attestations: Sequence[bytes], now_ns: int) -> bool:
         """Make our own statement when it says something else than the last; whether it does. Its sequence is the time in

@@ -11,14 +11,21 @@ import pytest
 import trio
 from hive_tools import HIVE, HIVE_KEY, make, running, seed_of, talking, within
 
+from hivefs.chunkstore import node_client
+from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto import keys
+from hivefs.errors import Corrupt
 from hivefs.formats import attestation
 from hivefs.formats.member import sign_member
 from hivefs.model.attestation import Attestation, Said, Statement
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute, RosterEntry
 from hivefs.node import gossip, session
+from hivefs.node import statements as statements_module
 from hivefs.node.config import change_settings, load_node
+from hivefs.node.roster import digest_of
+from hivefs.node.statements import Statements
+from hivefs.node.store import ShareStore
 from hivefs.protocol import frames
 from hivefs.protocol.frames import Kind
 from hivefs.testing.memory_net import MemoryNetwork
@@ -41,11 +48,21 @@ def configure(directory: Path, claims: Said = (), *vouched: Attestation) -> None
     change_settings(directory, lambda config: replace(config, claims=claims, attestations=blobs))
 
 
+async def statements_of(client: NodeClient) -> list[Statement]:
+    found: list[Statement] = []
+
+    async def take(page: list[Statement]) -> None:
+        found.extend(page)
+
+    await client.get_statements(take)
+    return found
+
+
 async def heard(network: MemoryNetwork, at: bytes, of: bytes, wanted: Said) -> Statement:
     """Ask a node until it knows that statement of another."""
     async with talking(network, at) as client:
         while True:
-            for made in await client.get_statements():
+            for made in await statements_of(client):
                 if made.node_id == of and made.claims == wanted:
                     return made
             await trio.sleep(0.02)
@@ -100,7 +117,7 @@ def test_nobody_says_it_for_another_node_and_of_strangers_nothing_is_kept(tmp_pa
             assert await client.news() == before
             assert await client.put_statements([statement("node", own, sequence=7)]) == 1
             assert await client.put_statements([statement("node", sequence=6)]) == 0, "an older one brought back"
-            (kept,) = await client.get_statements()
+            (kept,) = await statements_of(client)
             assert kept.attestations == (own,)
             after = await client.news()
             assert after.statements != before.statements and after.roster == before.roster
@@ -170,3 +187,70 @@ def test_a_node_of_before_there_were_statements_is_asked_once_and_gossip_goes_on
         assert ended.count("no news") <= 2, "once by each of the two"
 
     within(body)
+
+
+def test_statements_without_end_are_handed_on_page_by_page_and_come_to_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that makes statements of nodes that nobody knows, as many as it likes."""
+
+    def endless(self: Statements, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+        first = int.from_bytes(after, "big") + 1
+        made = (Statement(NodeId((first + i).to_bytes(32, "big")), 1, (), (), bytes(64)) for i in range(10))
+        return True, [attestation.statement_to_bytes(one) for one in made]
+
+    monkeypatch.setattr(Statements, "page", endless)
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        sizes: list[int] = []
+
+        async def take(page: list[Statement]) -> None:
+            sizes.append(len(page))
+            assert len(sizes) < 1000, "it has no end"
+
+        async with running(network, tmp_path / "n"), talking(network, node_id) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(node_client, "MAX_ROSTER", 95)
+                with pytest.raises(Corrupt, match="have no end"):
+                    await client.get_statements(take)
+            assert sizes == [10] * 9
+            sizes.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(node_client, "MAX_STATEMENT_BYTES", 6000)
+                with pytest.raises(Corrupt, match="have no end"):
+                    await client.get_statements(take)
+            assert 1 < len(sizes) < 9 and set(sizes) == {10}
+
+    within(body)
+
+
+def test_what_compares_all_statements_reads_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements_module, "_AT_A_TIME", 1000)
+    store = ShareStore(tmp_path)
+    try:
+        blobs = [statement(f"n{i}", claims=(("parent", f"P{i}"),)) for i in range(40)]
+        with store.index.writing() as change:
+            for blob in blobs:
+                change.save_statement(attestation.statement_from_bytes(blob).node_id, blob)
+        said = Statements(store, None)  # type: ignore[arg-type]
+        asked: list[int] = []
+        real = store.index.statements
+
+        def spy(after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+            asked.append(most_bytes)
+            return real(after, most_bytes)
+
+        monkeypatch.setattr(store.index, "statements", spy)
+        whole = 0
+        for blob in blobs:
+            whole ^= digest_of(blob)
+        assert said.digest() == whole.to_bytes(32, "big")
+        known = set(map(digest_of, blobs[3:]))
+        assert set(said.others(known)) == set(blobs[:3])
+        rest = said.others(set())
+        assert 1 < len(rest) < 40 and sum(map(len, rest)) <= 1000, "the next comparison gives more"
+        assert set(asked) == {1000}
+    finally:
+        store.close()
