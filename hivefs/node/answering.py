@@ -249,7 +249,7 @@ class Answerer:
 
     async def take_statements(self, blobs: Sequence[bytes]) -> int:
         """What nodes say of themselves; how many were news. Raises Refusal when the disk is full."""
-        count = await self._in_thread(partial(self.statements.take, blobs))
+        count = await self._in_thread(partial(self.statements.take, blobs, self.clock()))
         if count:
             self.on_news()
         return count

@@ -29,18 +29,19 @@ class Statements:
         self._digest: int | None = None
         self.fresh = Fresh()
 
-    def take(self, blobs: Sequence[bytes]) -> int:
+    def take(self, blobs: Sequence[bytes], now_ns: int) -> int:
         """Keep what is valid and newer; how many were. Blocks: up to nine signatures are checked for each. Raises
         DiskFull.
         """
-        made = [good for good in map(self._news, blobs) if good is not None]
+        made = [good for blob in blobs if (good := self._news(blob, now_ns)) is not None]
         count = 0
         with self._store.lock:
             changed: dict[NodeId, tuple[bytes, bytes | None]] = {}
             for statement in made:
                 node_id = statement.node_id
                 kept = changed[node_id][0] if node_id in changed else self._store.index.statement(node_id)
-                if attestation.newer(statement, None if kept is None else attestation.statement_from_bytes(kept)):
+                known = None if kept is None else attestation.statement_from_bytes(kept)
+                if attestation.newer(statement, known, now_ns):
                     changed[node_id] = attestation.statement_to_bytes(statement), self._store.index.statement(node_id)
                     count += 1
             if changed:
@@ -54,7 +55,7 @@ class Statements:
                     self.fresh.add(blob)
         return count
 
-    def _news(self, blob: bytes) -> Statement | None:
+    def _news(self, blob: bytes, now_ns: int) -> Statement | None:
         try:
             made = attestation.statement_from_bytes(blob)
         except (Corrupt, UnknownVersion):
@@ -62,7 +63,7 @@ class Statements:
         kept = self._store.index.statement(made.node_id)
         if kept == blob or not self._roster.holds(made.node_id):
             return None
-        if kept is not None and not attestation.newer(made, attestation.statement_from_bytes(kept)):
+        if not attestation.newer(made, None if kept is None else attestation.statement_from_bytes(kept), now_ns):
             return None
         return made if attestation.statement_valid(made) else None
 
@@ -116,6 +117,7 @@ class Statements:
             return False
         if before is not None and (before.claims, before.attestations) == (tuple(sorted(claims)), made):
             return False
-        sequence = max(now_ns // 10**9, 0 if before is None else before.sequence + 1)
+        least = 0 if before is None or attestation.ahead(before, now_ns) else before.sequence + 1
+        sequence = max(now_ns // 10**9, least)
         own = attestation.sign_statement(seed, Statement(node_id, sequence, claims, made))
-        return bool(self.take([attestation.statement_to_bytes(own)]))
+        return bool(self.take([attestation.statement_to_bytes(own)], now_ns))

@@ -117,6 +117,7 @@ def test_nobody_says_it_for_another_node_and_of_strangers_nothing_is_kept(tmp_pa
             assert await client.news() == before
             assert await client.put_statements([statement("node", own, sequence=7)]) == 1
             assert await client.put_statements([statement("node", sequence=6)]) == 0, "an older one brought back"
+            assert await client.put_statements([statement("node", sequence=(1 << 63) - 1)]) == 0, "it would be the last"
             (kept,) = await statements_of(client)
             assert kept.attestations == (own,)
             after = await client.news()
@@ -226,6 +227,28 @@ def test_statements_without_end_are_handed_on_page_by_page_and_come_to_an_end(
     within(body)
 
 
+class Everybody:
+    """A roster of all."""
+
+    def holds(self, node_id: NodeId) -> bool:
+        return True
+
+
+def test_who_stole_a_key_does_not_silence_its_owner_for_ever(tmp_path: Path) -> None:
+    """A store may have such a statement from a release that took it."""
+    store = ShareStore(tmp_path)
+    try:
+        node_id, now = NodeId(keys.public_key(seed_of("n"))), time.time_ns()
+        with store.index.writing() as change:
+            change.save_statement(node_id, statement("n", sequence=(1 << 63) - 1, claims=(("country", "US"),)))
+        said = Statements(store, Everybody())  # type: ignore[arg-type]
+        assert said.say(seed_of("n"), node_id, (("country", "DE"),), (), now)
+        (kept,) = map(attestation.statement_from_bytes, said.page(b"", 1 << 20)[1])
+        assert kept.claims == (("country", "DE"),) and kept.sequence == now // 10**9
+    finally:
+        store.close()
+
+
 def test_what_compares_all_statements_reads_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statements_module, "_AT_A_TIME", 1000)
     store = ShareStore(tmp_path)
@@ -234,7 +257,7 @@ def test_what_compares_all_statements_reads_some_at_a_time(tmp_path: Path, monke
         with store.index.writing() as change:
             for blob in blobs:
                 change.save_statement(attestation.statement_from_bytes(blob).node_id, blob)
-        said = Statements(store, None)  # type: ignore[arg-type]
+        said = Statements(store, Everybody())  # type: ignore[arg-type]
         asked: list[int] = []
         real = store.index.statements
 
