@@ -141,14 +141,10 @@ class Answerer:
                 return PAGE_BYTES
             case requests.StatementsGet() | requests.ListShares():
                 return PAGE_BYTES
-            case (
-                requests.StatementsPut()
-                | requests.RosterPut()
-                | requests.HeadPut()
-                | requests.MembersPut()
-                | requests.RevokedPut()
-            ):
-                return 1 << 18
+            case requests.StatementsPut(blobs) | requests.RosterPut(blobs) | requests.MembersPut(blobs):
+                return sum(map(len, blobs))
+            case requests.HeadPut(blob) | requests.RevokedPut(blob):
+                return len(blob)
         return 0
 
     async def answer(self, session: Session, request: requests.Request) -> Answer:
