@@ -34,8 +34,8 @@ class Receipts:
         self._clock = clock
 
     def issue(self, vault: VaultId, owner: bytes, nonce: bytes) -> list[bytes]:
-        """A new receipt, and the last one that has both signatures, if there is one. Each is a write to the disk, so a vault
-        gets one in a second: the same again for the same nonce, else this raises Refusal (BUSY).
+        """A new receipt, and the last one that has both signatures, if there is one. Each is a write to the disk, so a
+        vault gets one in a second: the same again for the same nonce, else this raises Refusal (BUSY).
         """
         with self._store.lock:
             now = self._clock()

@@ -12,12 +12,15 @@ from hivefs.errors import Corrupt, UnknownVersion
 from hivefs.formats import attestation
 from hivefs.model.attestation import Said, Statement
 from hivefs.model.ids import NodeId
-from hivefs.node.fresh import MOST, Fresh
+from hivefs.node.fresh import MOST, Fresh, Pace
 from hivefs.node.roster import Roster, digest_of
 from hivefs.node.store import ShareStore
 
 _AT_A_TIME = 1 << 20
 """Bytes of statements that are in memory at a time, or given to one other node in a comparison."""
+
+_REMOVED = 256
+"""Statements of the revoked that go in one transaction."""
 
 
 class Statements:
@@ -27,18 +30,23 @@ class Statements:
         self._store = store
         self._roster = roster
         self._digest: int | None = None
+        self._pace = Pace()
         self.fresh = Fresh()
 
-    def take(self, blobs: Sequence[bytes], now_ns: int) -> int:
-        """Keep what is valid and newer; how many were. Blocks: up to nine signatures are checked for each. Raises
-        DiskFull.
+    def take(self, blobs: Sequence[bytes], now_ns: int, *, pushed: bool = False) -> int:
+        """Keep what is valid and newer; how many were. Of what others ``pushed`` not too much of one node (fresh.Pace).
+        Blocks: up to nine signatures are checked for each. Raises DiskFull.
         """
+        if pushed:
+            blobs = [blob for blob in blobs if self._may(blob, now_ns)]
         made = [good for blob in blobs if (good := self._news(blob, now_ns)) is not None]
         count = 0
         with self._store.lock:
             changed: dict[NodeId, tuple[bytes, bytes | None]] = {}
             for statement in made:
                 node_id = statement.node_id
+                if not self._roster.holds(node_id):  # it was revoked meanwhile
+                    continue
                 kept = changed[node_id][0] if node_id in changed else self._store.index.statement(node_id)
                 known = None if kept is None else attestation.statement_from_bytes(kept)
                 if attestation.newer(statement, known, now_ns):
@@ -51,9 +59,18 @@ class Statements:
                         change.save_statement(node_id, blob)
                         digest ^= digest_of(blob) ^ (0 if before is None else digest_of(before))
                 self._digest = digest
-                for blob, _ in changed.values():
+                for node_id, (blob, before) in changed.items():
                     self.fresh.add(blob)
+                    if before is not None:
+                        self._pace.note(node_id, now_ns)
         return count
+
+    def _may(self, blob: bytes, now_ns: int) -> bool:
+        """Before any signature is checked."""
+        try:
+            return self._pace.allows(attestation.statement_from_bytes(blob).node_id, now_ns)
+        except (Corrupt, UnknownVersion):
+            return False
 
     def _news(self, blob: bytes, now_ns: int) -> Statement | None:
         try:
@@ -68,12 +85,30 @@ class Statements:
         return made if attestation.statement_valid(made) else None
 
     def _whole(self) -> int:
+        """The digest. When it is made anew, at the start and after a revocation, what revoked nodes said goes first: who
+        joins later would never take it, so nodes would compare for ever.
+        """
         digest = self._digest
         if digest is None:
             digest = 0
+            over = []
             for blob in self._all():
-                digest ^= digest_of(blob)
+                node_id = attestation.statement_from_bytes(blob).node_id
+                if self._roster.holds(node_id):
+                    digest ^= digest_of(blob)
+                else:
+                    over.append(node_id)
+            for at in range(0, len(over), _REMOVED):
+                with self._store.index.writing() as change:
+                    for node_id in over[at : at + _REMOVED]:
+                        change.remove_statement(node_id)
         return digest
+
+    def revoked(self) -> None:
+        """Another revocation list counts: forget what those said whom it covers. Blocks."""
+        with self._store.lock:
+            self._digest = None
+            self._digest = self._whole()
 
     def _all(self) -> Iterator[bytes]:
         after, more = b"", True

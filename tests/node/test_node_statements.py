@@ -15,14 +15,15 @@ from hivefs.chunkstore import node_client
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto import keys
 from hivefs.errors import Corrupt
-from hivefs.formats import attestation
-from hivefs.formats.member import sign_member
+from hivefs.formats import attestation, member, revoked
+from hivefs.formats.member import sign_address, sign_member
 from hivefs.model.attestation import Attestation, Said, Statement
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Attribute, RosterEntry
+from hivefs.model.node import Attribute, Membership, Role, RosterEntry
 from hivefs.node import gossip, session
 from hivefs.node import statements as statements_module
 from hivefs.node.config import change_settings, load_node
+from hivefs.node.fresh import CHANGES, CHANGES_NS, Pace
 from hivefs.node.roster import digest_of
 from hivefs.node.statements import Statements
 from hivefs.node.store import ShareStore
@@ -225,6 +226,85 @@ def test_statements_without_end_are_handed_on_page_by_page_and_come_to_an_end(
             assert 1 < len(sizes) < 9 and set(sizes) == {10}
 
     within(body)
+
+
+def test_what_a_revoked_node_said_is_forgotten_so_gossip_settles_with_who_joins_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(gossip, "LEAST_SECONDS", 0.05)
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        first, gone = make(tmp_path / "a", "a"), keys.public_key(seed_of("gone"))
+        configure(tmp_path / "a", (("hoster", "R"),))
+        certificate = sign_member(HIVE, Membership(b"", gone, Role.NODE, (), issued_ns=1))
+        entry = RosterEntry(certificate, sign_address(seed_of("gone"), ("/nowhere",), 1))
+        listed = revoked.revocations_to_bytes(revoked.sign_revocations(HIVE, 1, time.time_ns(), [gone], []))
+        async with running(network, tmp_path / "a"):
+            async with talking(network, first) as client:
+                assert await client.put_roster([entry]) == 1
+                assert await client.put_statements([statement("gone", claims=(("country", "US"),))]) == 1
+                assert len(await statements_of(client)) == 2
+                assert await client.put_revoked(listed)
+                while len(await statements_of(client)) > 1:
+                    await trio.sleep(0.02)
+                assert await client.put_statements([statement("gone", sequence=6)]) == 0
+            late = make(tmp_path / "b", "b", bootstrap=(network.address(first),))
+            async with (
+                running(network, tmp_path / "b"),
+                talking(network, late) as other,
+                talking(network, first) as client,
+            ):
+                while (await client.news()).statements != (await other.news()).statements:
+                    await trio.sleep(0.02)
+                assert len(await statements_of(other)) == 1
+        # Also when the process ended between the list and that.
+        store = ShareStore(tmp_path / "a")
+        with store.index.writing() as change:
+            change.save_statement(NodeId(gone), statement("gone"))
+        store.close()
+        async with running(network, tmp_path / "a"), talking(network, first) as client:
+            await client.news()
+            assert {made.node_id for made in await statements_of(client)} == {first}
+
+    within(body)
+
+
+def test_one_node_that_says_something_else_all_the_time_does_not_flood_the_others(tmp_path: Path) -> None:
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id, loud = make(tmp_path / "n"), keys.public_key(seed_of("loud"))
+        certificate = sign_member(HIVE, Membership(b"", loud, Role.NODE, (), issued_ns=1))
+        addresses = [sign_address(seed_of("loud"), (f"/at/{i}",), i + 1) for i in range(12)]
+        async with running(network, tmp_path / "n") as node, talking(network, node_id) as client:
+            assert await client.put_roster([RosterEntry(certificate, addresses[0])]) == 1
+            said = [await client.put_statements([statement("loud", sequence=i)]) for i in range(1, 10)]
+            assert said == [1] * (1 + CHANGES) + [0] * (8 - CHANGES)
+            told = [await client.put_roster([RosterEntry(certificate, made)]) for made in addresses[1:10]]
+            assert told == [1] * CHANGES + [0] * (9 - CHANGES)
+            renewed = sign_member(HIVE, replace(certificate, epoch=1))
+            assert await client.put_roster([RosterEntry(renewed, addresses[10])]) == 1, "the owner's word always"
+            (entry,) = [e for e in await client.get_roster() if e.membership.subject == loud]
+            assert entry == RosterEntry(renewed, addresses[CHANGES])
+            # The comparison, which comes once a minute, carries it.
+            assert await node.answerer.take_statements([statement("loud", sequence=20)]) == 1
+            assert await node.answerer.take_roster([member.entry_to_bytes(RosterEntry(renewed, addresses[11]))]) == 1
+
+    within(body)
+
+
+def test_the_pace_of_a_node_does_not_hang_on_others_nor_on_a_clock_that_was_set_back() -> None:
+    pace, one, other = Pace(), NodeId(bytes(32)), NodeId(bytes([1]) * 32)
+    now = time.time_ns()
+    for _ in range(CHANGES):
+        assert pace.allows(one, now)
+        pace.note(one, now)
+    assert not pace.allows(one, now + CHANGES_NS - 1) and pace.allows(other, now)
+    assert pace.allows(one, now + CHANGES_NS) and pace.allows(one, now - 1)
+    for number in range(3000):
+        pace.note(NodeId(number.to_bytes(32, "big")), now + number * CHANGES_NS)
+    assert len(pace._changed) <= 1024
 
 
 class Everybody:
