@@ -68,8 +68,8 @@ class Roster:
                 digest = self._whole()
                 with self._store.index.writing() as change:
                     for node_id, (blob, _) in changed.items():
-                        before = self._store.index.entry(node_id)
-                        digest ^= digest_of(blob) ^ (0 if before is None else digest_of(before))
+                        old = self._store.index.entry(node_id)
+                        digest ^= digest_of(blob) ^ (0 if old is None else digest_of(old))
                         change.save_entry(node_id, blob)
                 self._digest = digest
                 for node_id, (blob, known) in changed.items():
