@@ -6,7 +6,7 @@ How requests travel is in conversation.py.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,6 +36,9 @@ LOGIN_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
 MAX_ROSTER = 20_000
 """Nodes in a hive; a roster that is longer is not believed."""
+
+MAX_STATEMENT_BYTES = 1 << 28
+"""Statements of all nodes of a hive, some hundred bytes each; more are not taken from one node at a time."""
 
 MAX_MEMBERS = 200_000
 """Members of a hive; a list that is longer is not believed."""
@@ -265,23 +268,27 @@ class NodeClient:
         """What the node's roster and statements come to. One of before there were statements ends the conversation."""
         return await self._ask(requests.NewsGet(), News, timeout, "a question for news")
 
-    async def get_statements(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[Statement]:
-        """What nodes say of themselves, as far as this node heard. Check each with attestation.statement_valid before use.
-        Raises Corrupt.
+    async def get_statements(
+        self, take: Callable[[list[Statement]], Awaitable[object]], *, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Give ``take`` what nodes say of themselves, as far as this node heard, an answer at a time. Check each with
+        attestation.statement_valid before use. Raises Corrupt, maybe after some were given.
         """
-        found: list[Statement] = []
+        after, count, size = b"", 0, 0
         more = True
         while more:
-            after = found[-1].node_id if found else b""
             page = await self._ask(requests.StatementsGet(after), answers.Page, timeout, "a question for statements")
+            found: list[Statement] = []
             for blob in page.blobs:
                 made = attestation.statement_from_bytes(blob)
-                if made.node_id <= after or len(found) >= MAX_ROSTER:
+                count += 1
+                size += len(blob)
+                if made.node_id <= after or count > MAX_ROSTER or size > MAX_STATEMENT_BYTES:
                     raise Corrupt(what=f"the statements of node {self.peer}", reason="they are out of order or have no end")
                 after = made.node_id
                 found.append(made)
+            await take(found)
             more = page.more
-        return found
 
     async def put_statements(self, statements: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT) -> int:
         """Tell the node what nodes say of themselves; how many were news."""

@@ -64,6 +64,6 @@ class News:
         if before is None or before.roster != told.roster:
             self._learn(await client.get_roster())
         if before is None or before.statements != told.statements:
-            await self._evidence.hear(await client.get_statements())
+            await client.get_statements(self._evidence.hear)
         self._told[client.node_id] = told
         return True

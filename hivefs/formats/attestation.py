@@ -163,9 +163,20 @@ def statement_valid(made: Statement) -> bool:
     )
 
 
-def newer(made: Statement, known: Statement | None) -> bool:
-    """Whether ``made`` takes the place of ``known``; of two with one number the same one wins everywhere."""
-    return known is None or (made.sequence, made.signature) > (known.sequence, known.signature)
+def ahead(made: Statement, now_ns: int) -> bool:
+    """Whether its number (seconds since 1970) is more than a day ahead. Such a one counts for nothing: whoever stole the
+    node's key could otherwise silence its owner for ever.
+    """
+    return made.sequence > (now_ns + SKEW_NS) // 10**9
+
+
+def newer(made: Statement, known: Statement | None, now_ns: int) -> bool:
+    """Whether ``made`` takes the place of ``known``; of two with one number the same one wins everywhere. One that is
+    ahead of the clock takes no place, and any other takes its place.
+    """
+    if ahead(made, now_ns):
+        return False
+    return known is None or ahead(known, now_ns) or (made.sequence, made.signature) > (known.sequence, known.signature)
 
 
 def statement_to_bytes(made: Statement) -> bytes:

@@ -52,7 +52,7 @@ class Store(Protocol):
     def save_trusted(self, made: TrustedKey) -> None: ...
     def remove_trusted(self, key: bytes) -> bool: ...
     def save_attestation(self, made: Attestation) -> bool: ...
-    def save_statement(self, made: Statement) -> bool: ...
+    def save_statement(self, made: Statement, now_ns: int) -> bool: ...
     def save_weighed(self, node_id: NodeId, weighed: Weighed) -> None: ...
 
 
@@ -180,11 +180,11 @@ class Evidence:
 
     def _is_news(self, made: Statement) -> bool:
         known = self._store.roster_entry(made.node_id) is not None
-        return known and attestation.newer(made, self._store.statement_of(made.node_id))
+        return known and attestation.newer(made, self._store.statement_of(made.node_id), self._clock())
 
     def _save(self, good: Sequence[Statement]) -> int:
         with self._store.writing():
-            news = [made.node_id for made in good if self._store.save_statement(made)]
+            news = [made.node_id for made in good if self._store.save_statement(made, self._clock())]
             self.weigh(news)
         return len(news)
 

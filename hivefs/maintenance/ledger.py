@@ -23,6 +23,7 @@ from dataclasses import astuple, fields, replace
 from typing import Any, Final, Protocol
 
 import trio
+import trio.lowlevel
 
 from hivefs.chunkstore.claims import Claims
 from hivefs.chunkstore.ports import Random
@@ -46,6 +47,19 @@ AGAIN_NS: Final = 86_400 * 10**9
 """When a node that gives no receipts is asked again."""
 LOST_TWICE: Final = 2
 SLICE: Final = 128
+AT_A_TIME: Final = 8
+"""Nodes that are accounted with side by side: one that takes all of its time does not hold the others up."""
+DEADLINE: Final = 900.0
+"""Seconds for one node, all in all."""
+SPARE_ROWS: Final = 65_536
+"""Rows that a node may list beyond the leases of its receipt: what is put meanwhile, and what expires."""
+MOST_ROWS: Final = 1 << 24
+MOST_EMPTY: Final = 4096
+"""Answers without a row: a node looks through 65 536 rows of others for each."""
+MOST_UNKNOWN: Final = 65_536
+"""Shares that nothing names of which one look remembers the ids. The others are counted, and come when these are gone."""
+MOST_NOTED: Final = 1024
+"""New notes in one transaction, and so in one look."""
 MOST_DELETED: Final = 256
 """Unknown shares that are deleted at one node in one look: a mistake would be noticed before it is complete."""
 NONCE_BYTES: Final = 32
@@ -111,10 +125,21 @@ class Ledger:
         """Ask until cancelled."""
         await trio.sleep(FIRST)
         while True:
+            await self.look()
+            await trio.sleep(LOOK)
+
+    async def look(self) -> None:
+        """Account with all whose time has come, some at a time."""
+        slots = trio.CapacityLimiter(AT_A_TIME)
+
+        async def one(node_id: NodeId, client: Teller) -> None:
+            async with slots:
+                await self.account(node_id, client)
+
+        async with trio.open_nursery() as nursery:
             for node_id, client in list(self._online()):
                 if self._due(node_id):
-                    await self.account(node_id, client)
-            await trio.sleep(LOOK)
+                    nursery.start_soon(one, node_id, client)
 
     def _due(self, node_id: NodeId) -> bool:
         return not 0 <= self._clock() - self.row(node_id).looked_ns < EVERY_NS
@@ -141,7 +166,11 @@ class Ledger:
         """Ask one node, compare, mend. What goes wrong is in the row that is kept and given back."""
         row = replace(self.row(node_id), deleted=0)
         try:
-            row = await self._account(row, client)
+            with trio.fail_after(DEADLINE):
+                row = await self._account(row, client)
+        except trio.TooSlowError:
+            row = replace(row, problem=f"refused: it was not done in {DEADLINE:g} seconds", agreed=False)
+            self._on_problem(node_id, row.problem)
         except (Corrupt, UnknownVersion) as error:
             # Forged, replayed or damaged: whoever signed what is no receipt of this node for us.
             row = replace(row, problem=f"refused: {error}", agreed=False)
@@ -186,10 +215,10 @@ class Ledger:
         row = replace(row, book=len(book), book_size=sum(s.share_bytes for s, _ in book.values()), transit=len(transit))
         if (row.leases, row.size) == (row.book, row.book_size) and not self._notes.unknown(node_id):
             return replace(row, missing=0, unknown=0)
-        listed = await self._listed(client)
+        listed, more = await self._listed(client, receipt.leases, book)
         missing = await self._missing(client, node_id, [s for s in book if s not in listed])
         transit |= await self._in_transit(node_id)
-        return await self._unknown(replace(row, missing=missing), client, listed, book.keys() | transit)
+        return await self._unknown(replace(row, missing=missing), client, listed, book.keys() | transit, more)
 
     async def _receipt(self, node_id: NodeId, client: Teller) -> tuple[Receipt, Receipt | None] | None:
         """None from a node that does not know what a receipt is: it ends the conversation, or says that it was asked
@@ -231,14 +260,28 @@ class Ledger:
         return found
 
     @staticmethod
-    async def _listed(client: Teller) -> dict[ShareId, Listed]:
+    async def _listed(client: Teller, leases: int, book: Collection[ShareId]) -> tuple[dict[ShareId, Listed], int]:
+        """What the node lists: all that the book names, and of what it does not name the first MOST_UNKNOWN; and how many
+        more there were. Raises Corrupt when it lists much more than the leases it signed, or its list has no end.
+        """
         found: dict[ShareId, Listed] = {}
+        rows = empty = others = more = 0
         after = b""
         while True:
             listing = await client.list_shares(after)
-            found |= {share.share_id: share for share in listing.shares}
+            rows += len(listing.shares)
+            empty += not listing.shares
+            if rows > min(leases + SPARE_ROWS, MOST_ROWS) or empty > MOST_EMPTY:
+                raise Corrupt(what="its listing", reason=f"it signed {leases} leases, and its list has no end")
+            for share in listing.shares:
+                if share.share_id not in book:
+                    others += 1
+                    if others > MOST_UNKNOWN:
+                        more += 1
+                        continue
+                found[share.share_id] = share
             if not listing.reached:
-                return found
+                return found, more
             after = listing.reached
 
     # ---- mending ----------------------------------------------------------------------------------------------------
@@ -259,14 +302,20 @@ class Ledger:
         return len(gone)
 
     async def _unknown(
-        self, row: Account, client: Teller, listed: dict[ShareId, Listed], book: Collection[ShareId]
+        self, row: Account, client: Teller, listed: dict[ShareId, Listed], book: Collection[ShareId], more: int
     ) -> Account:
         node_id, now = row.node_id, self._clock()
+        over = [s for s in self._notes.unknown(node_id) if s not in listed or s in book]
+        for at in range(0, len(over), MOST_NOTED):
+            self._notes.forget_unknown(node_id, over[at : at + MOST_NOTED])
+            await trio.lowlevel.checkpoint()
+        # No checkpoint from here on until ``old`` is known: what a stripe names meanwhile could get its note back, and
+        # ``noted`` would still say that it is an old one.
         noted = self._notes.unknown(node_id)
         known = {s for s in listed if s in book or self._is_needed(node_id, s)}
         unknown = listed.keys() - known
-        self._notes.forget_unknown(node_id, [s for s in noted if s not in unknown])
-        self._notes.note_unknown(node_id, unknown, now)
+        self._notes.forget_unknown(node_id, [s for s in noted if s in known])
+        self._notes.note_unknown(node_id, [s for s in listed if s in unknown and s not in noted][:MOST_NOTED], now)
         old = [s for s in unknown if s in noted and deletable(noted[s], listed[s].lease_ns, LEASE_NS, now)]
         deleted: list[ShareId] = []
         if old and clocks_agree(row.told_ns, now):
@@ -286,7 +335,7 @@ class Ledger:
                 min((now - listed[s].lease_ns + LEASE_NS) // 86_400_000_000_000 for s in deleted),
                 deleted[0].hex()[:12],
             )
-        return replace(row, unknown=len(unknown) - len(deleted), deleted=len(deleted))
+        return replace(row, unknown=len(unknown) + more - len(deleted), deleted=len(deleted))
 
     def _is_needed(self, node_id: NodeId, share_id: ShareId) -> bool:
         if self._claims.claimed(node_id, share_id) or self._state.has_trash(node_id, share_id):

@@ -2,14 +2,16 @@
 
 Every minute each node that is online is pinged a few times; the least of the last hours counts, since everything but
 distance only makes it longer. Without a place of this machine nothing is measured and nothing refuted. What was refuted is
-remembered (also over a restart) until a whole window of measurements does not refute it any more, or the node tells other
-addresses, another country, or this machine is somewhere else.
+remembered of node and country (also over a restart) until a whole window of measurements at other addresses does not refute
+it, or this machine is somewhere else. At the addresses where it was refuted it stays so: a node can always be slower than
+it is, and sign its addresses anew as often as it likes.
 
 Atomic between two checkpoints of trio: everything but ``_measure``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -29,6 +31,8 @@ EVERY = 60.0
 WINDOW = 6 * 3600.0
 PINGS = 3
 AT_A_TIME = 16
+MOST_PLACES = 64
+"""Sets of addresses of a node that are remembered as those where a country was refuted."""
 _PLACE, _REFUTED = "place", "refuted"
 
 
@@ -63,18 +67,18 @@ class RoundTrips:
         self._online = online
         self._country = country
         self._weigh = weigh
-        self._now: dict[tuple[NodeId, int], float] = {}
-        self._before: dict[tuple[NodeId, int], float] = {}
-        """Least seconds by node and sequence of its addresses: at others it may be elsewhere."""
+        self._now: dict[tuple[NodeId, bytes], float] = {}
+        self._before: dict[tuple[NodeId, bytes], float] = {}
+        """Least seconds by node and set of its addresses: at others it may be elsewhere."""
         self._moved = trio.Event()
         value = store.info(_PLACE)
         self.place_text = value if isinstance(value, str) else ""
         self._place: tuple[Circle, ...] = place_of(self.place_text) if self.place_text else ()
         kept = store.info(_REFUTED)
-        self._refuted: dict[NodeId, list[Any]] = {}
-        """Of a node: country, kilometres, milliseconds, the sequence of its addresses."""
-        if isinstance(kept, dict):
-            self._refuted = {NodeId(node_id): list(said) for node_id, said in kept.items()}
+        self._refuted: dict[tuple[NodeId, str], list[Any]] = {}
+        """Of node and country: kilometres, milliseconds, at which sets of addresses."""
+        if isinstance(kept, list):
+            self._refuted = {(NodeId(node_id), country): said for node_id, country, *said in kept}
 
     def move(self, text: str) -> None:
         """This machine is somewhere else, or (empty) it is not known where. Raises BadSetting."""
@@ -82,57 +86,77 @@ class RoundTrips:
         self._now, self._before, self._refuted = {}, {}, {}
         with self._store.writing():
             self._store.save_info(_PLACE, text)
-            self._store.save_info(_REFUTED, {})
+            self._store.save_info(_REFUTED, [])
         self._place, self.place_text = place, text
         self._moved.set()
 
     def refuted(self, node_id: NodeId, country: str) -> str:
         """The reason in words when that node cannot be in that country, else ""."""
-        said = self._refuted.get(node_id)
-        if said is None or said[0] != country.upper() or said[3] != self._sequence(node_id):
+        said = self._refuted.get((node_id, country.upper()))
+        if said is None:
             return ""
-        _, kilometres, milliseconds, _ = said
+        kilometres, milliseconds, _ = said
         return (
             f"it answers in {milliseconds:.1f} ms and light takes {2 * kilometres / KM_PER_MS:.1f} ms there and back "
             f"({kilometres} km at least from the place of this machine)"
         )
 
-    def _sequence(self, node_id: NodeId) -> int:
+    def _addresses(self, node_id: NodeId) -> bytes:
+        """The same for the same set of addresses, however often they are signed."""
         entry = self._store.roster_entry(node_id)
-        return 0 if entry is None else entry.address.sequence
+        told = () if entry is None else sorted(set(entry.address.reachable))
+        return hashlib.sha256("\n".join(told).encode()).digest()
 
     def least(self, node_id: NodeId) -> float | None:
         """The least seconds in which that node answered in the last hours."""
-        key = node_id, self._sequence(node_id)
+        key = node_id, self._addresses(node_id)
         return min((times[key] for times in (self._now, self._before) if key in times), default=None)
 
     def measured(self, node_id: NodeId, seconds: float) -> bool:
         """A node answered in so many seconds; whether that, or what was measured before, refutes its country."""
-        key = node_id, self._sequence(node_id)
+        addresses = self._addresses(node_id)
+        key = node_id, addresses
         self._now[key] = min(seconds, self._now.get(key, seconds))
-        seconds, country = self.least(node_id) or seconds, self._country(node_id)
+        seconds, country = self.least(node_id) or seconds, self._country(node_id).upper()
+        self._again(node_id, addresses, seconds)
         kilometres = least_km(self._place, country)
         if not country or kilometres <= reach_km(seconds) or self.refuted(node_id, country):
             return False
-        self._save({**self._refuted, node_id: [country.upper(), int(kilometres), seconds * 1000, self._sequence(node_id)]})
+        self._save({**self._refuted, (node_id, country): [int(kilometres), seconds * 1000, [addresses]]})
         return True
 
-    def turn(self) -> list[NodeId]:
-        """A window of measurements ends; nodes of which the last one does not say any more what was refuted."""
-        over = []
-        for node_id, (country, *_) in self._refuted.items():
-            seconds = self._now.get((node_id, self._sequence(node_id)))
-            if seconds is not None and least_km(self._place, country) <= reach_km(seconds):
-                over.append(node_id)
-        if over:
-            self._save({node_id: said for node_id, said in self._refuted.items() if node_id not in over})
-        self._before, self._now = self._now, {}
-        return over
+    def _again(self, node_id: NodeId, addresses: bytes, seconds: float) -> None:
+        """What was refuted is refuted at these addresses, too."""
+        more = {}
+        for (of, country), (kilometres, milliseconds, where) in self._refuted.items():
+            if of == node_id and addresses not in where and least_km(self._place, country) > reach_km(seconds):
+                more[of, country] = [kilometres, milliseconds, [*where, addresses][-MOST_PLACES:]]
+        if more:
+            self._save({**self._refuted, **more})
 
-    def _save(self, refuted: dict[NodeId, list[Any]]) -> None:
+    def turn(self) -> list[NodeId]:
+        """A window of measurements ends; nodes of which it does not say any more what was refuted. It was a whole one
+        when the window before knew the node at the same addresses.
+        """
+        over = []
+        for (node_id, country), (_, _, where) in self._refuted.items():
+            addresses = self._addresses(node_id)
+            key = node_id, addresses
+            if addresses in where or key not in self._now or key not in self._before:
+                continue
+            times = [self._before[key], *(seconds for (of, _), seconds in self._now.items() if of == node_id)]
+            if least_km(self._place, country) <= reach_km(min(times)):
+                over.append((node_id, country))
+        if over:
+            self._save({pair: said for pair, said in self._refuted.items() if pair not in over})
+        self._before, self._now = self._now, {}
+        return [node_id for node_id, _ in over]
+
+    def _save(self, refuted: dict[tuple[NodeId, str], list[Any]]) -> None:
         self._refuted = refuted
+        rows = [[bytes(node_id), country, *said] for (node_id, country), said in refuted.items()]
         with self._store.writing():
-            self._store.save_info(_REFUTED, {bytes(node_id): said for node_id, said in refuted.items()})
+            self._store.save_info(_REFUTED, rows)
 
     # ---- measuring ---
 

@@ -37,9 +37,9 @@ class EvidenceTables(EngineWriter):
         self._save_tree(record, attestation.attestation_to_bytes(made))
         return True
 
-    def save_statement(self, made: Statement) -> bool:
+    def save_statement(self, made: Statement, now_ns: int) -> bool:
         """Keep the newest of each node; whether it was news."""
-        if not attestation.newer(made, self.statement_of(made.node_id)):
+        if not attestation.newer(made, self.statement_of(made.node_id), now_ns):
             return False
         self._save_tree(records.statement_key(made.node_id), attestation.statement_to_bytes(made))
         return True

@@ -141,14 +141,10 @@ class Answerer:
                 return PAGE_BYTES
             case requests.StatementsGet() | requests.ListShares():
                 return PAGE_BYTES
-            case (
-                requests.StatementsPut()
-                | requests.RosterPut()
-                | requests.HeadPut()
-                | requests.MembersPut()
-                | requests.RevokedPut()
-            ):
-                return 1 << 18
+            case requests.StatementsPut(blobs) | requests.RosterPut(blobs) | requests.MembersPut(blobs):
+                return sum(map(len, blobs))
+            case requests.HeadPut(blob) | requests.RevokedPut(blob):
+                return len(blob)
         return 0
 
     async def answer(self, session: Session, request: requests.Request) -> Answer:
@@ -180,7 +176,7 @@ class Answerer:
                 more, entries = self.roster.page(after, PAGE_BYTES)
                 return answers.Page(more, tuple(entries))
             case requests.RosterPut(blobs):
-                return answers.Taken(await self.take_roster(blobs))
+                return answers.Taken(await self.take_roster(blobs, pushed=True))
             case requests.Stat():
                 return self.stat()
             case requests.Ping():
@@ -230,7 +226,7 @@ class Answerer:
                 more, blobs = await self._in_thread(partial(self.statements.page, after, PAGE_BYTES))
                 return answers.Page(more, tuple(blobs))
             case requests.StatementsPut(blobs):
-                return answers.Taken(await self.take_statements(blobs))
+                return answers.Taken(await self.take_statements(blobs, pushed=True))
         raise AssertionError("all requests are answered")
 
     async def take_members(self, blobs: Sequence[bytes]) -> int:
@@ -240,16 +236,16 @@ class Answerer:
             self.members.tell()
         return count
 
-    async def take_roster(self, blobs: Sequence[bytes]) -> int:
+    async def take_roster(self, blobs: Sequence[bytes], *, pushed: bool = False) -> int:
         """Roster entries; how many were news. Raises Refusal when the disk is full."""
-        count = await self._in_thread(partial(self.roster.take, blobs, self.clock()))
+        count = await self._in_thread(partial(self.roster.take, blobs, self.clock(), pushed=pushed))
         if count:
             self.on_news()
         return count
 
-    async def take_statements(self, blobs: Sequence[bytes]) -> int:
+    async def take_statements(self, blobs: Sequence[bytes], *, pushed: bool = False) -> int:
         """What nodes say of themselves; how many were news. Raises Refusal when the disk is full."""
-        count = await self._in_thread(partial(self.statements.take, blobs))
+        count = await self._in_thread(partial(self.statements.take, blobs, self.clock(), pushed=pushed))
         if count:
             self.on_news()
         return count
@@ -258,6 +254,7 @@ class Answerer:
         """A revocation list; whether it was newer. Conversations of the revoked end. Raises Refusal on a full disk."""
         changed = await self._in_thread(partial(self.members.take_revoked, blob))
         if changed:
+            await self._in_thread(self.statements.revoked)
             self.members.tell(revoked_changed=True)
         return changed
 

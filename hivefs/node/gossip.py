@@ -18,10 +18,12 @@ import trio
 from hivefs.chunkstore.node_client import PROTOCOL, NodeClient, converse
 from hivefs.errors import ConnectionLost, HivefsError, Refused
 from hivefs.formats import attestation, member
+from hivefs.model.attestation import Statement
 from hivefs.model.node import Membership, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.events import Events
 from hivefs.node.ports import Host
+from hivefs.node.roster import digest_of
 from hivefs.protocol.client_side import Credentials
 from hivefs.protocol.failures import Refusal
 
@@ -178,9 +180,15 @@ class Gossip:
             theirs = await client.news()
         own = await trio.to_thread.run_sync(self._answerer.statements.digest)
         if whole and theirs.statements != own:
-            blobs = [attestation.statement_to_bytes(made) for made in await client.get_statements()]
-            await self._answerer.take_statements(blobs)
-            rest = await trio.to_thread.run_sync(self._answerer.statements.others, blobs)
+            known: set[int] = set()
+
+            async def take(page: list[Statement]) -> None:
+                blobs = [attestation.statement_to_bytes(made) for made in page]
+                known.update(map(digest_of, blobs))
+                await self._answerer.take_statements(blobs)
+
+            await client.get_statements(take)
+            rest = await trio.to_thread.run_sync(self._answerer.statements.others, known)
             if rest:
                 await client.put_statements(rest)
 

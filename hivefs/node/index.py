@@ -153,6 +153,10 @@ class Change:
         """Keep what a node says of itself."""
         self._txn.put(node_id, statement, db=self._db["says"])
 
+    def remove_statement(self, node_id: NodeId) -> None:
+        """Forget what a node says of itself."""
+        self._txn.delete(node_id, db=self._db["says"])
+
     def save_member(self, subject: bytes, invitation: bytes, certificate: bytes) -> None:
         """Keep the certificate of who joined by an invitation."""
         self._txn.put(subject, invitation + certificate, db=self._db["members"])

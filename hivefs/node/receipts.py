@@ -15,6 +15,9 @@ from hivefs.model.receipt import Receipt
 from hivefs.node.store import ShareStore
 from hivefs.protocol.failures import Code, Refusal
 
+LEAST_NS = 10**9
+"""Between two receipts for a vault."""
+
 _ISSUED, _AGREED = "receipt-", "agreed-"
 """In the index: by vault, what was signed last, and the last one with both signatures."""
 
@@ -31,14 +34,21 @@ class Receipts:
         self._clock = clock
 
     def issue(self, vault: VaultId, owner: bytes, nonce: bytes) -> list[bytes]:
-        """A new receipt, and the last one that has both signatures, if there is one."""
+        """A new receipt, and the last one that has both signatures, if there is one. Each is a write to the disk, so a
+        vault gets one in a second: the same again for the same nonce, else this raises Refusal (BUSY).
+        """
         with self._store.lock:
+            now = self._clock()
             last = self._kept(_ISSUED, vault)
             agreed = self._kept(_AGREED, vault)
+            if last is not None and 0 <= now - last.time_ns < LEAST_NS:
+                if last.nonce != nonce or last.owner != owner:
+                    raise Refusal(Code.BUSY, "this node gives a vault one receipt in a second")
+                return [receipt_format.receipt_to_bytes(r) for r in (last, agreed) if r is not None]
             size, leases = self._store.index.totals_of(vault)
             # Also a node that lost its store goes on with a higher number than any before.
-            number = max(self._clock(), 1 + max((r.sequence for r in (last, agreed) if r is not None), default=0))
-            made = Receipt(self._node_id, owner, number, self._clock(), nonce, leases, size)
+            number = max(now, 1 + max((r.sequence for r in (last, agreed) if r is not None), default=0))
+            made = Receipt(self._node_id, owner, number, now, nonce, leases, size)
             data = receipt_format.receipt_to_bytes(receipt_format.sign_receipt(made, self._sign))
             with self._store.index.writing() as change:
                 change.save_info(_ISSUED + vault.hex(), data)

@@ -10,7 +10,7 @@ from hivefs.formats import member
 from hivefs.formats.member import newest
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Membership, RosterEntry
-from hivefs.node.fresh import Fresh
+from hivefs.node.fresh import Fresh, Pace
 from hivefs.node.members import Members
 from hivefs.node.store import ShareStore
 
@@ -27,10 +27,13 @@ class Roster:
         self._hive_key = hive_key
         self._members = members
         self._digest: int | None = None
+        self._pace = Pace()
         self.fresh = Fresh()
 
-    def take(self, blobs: Sequence[bytes], now_ns: int) -> int:
-        """Keep what is valid and news; how many were. Blocks: two signatures are checked for each."""
+    def take(self, blobs: Sequence[bytes], now_ns: int, *, pushed: bool = False) -> int:
+        """Keep what is valid and news; how many were. Of what others ``pushed`` not too many addresses of one node
+        (fresh.Pace); a newer certificate always. Blocks: two signatures are checked for each.
+        """
         fresh: dict[NodeId, RosterEntry] = {}
         for blob in blobs:
             try:
@@ -40,11 +43,17 @@ class Roster:
             node_id = entry.address.node_id
             if self._members.covers(entry.membership) or not self._members.knows(entry.membership):
                 continue
-            if self._store.index.entry(node_id) != blob and member.entry_valid(entry, self._hive_key, now_ns):
+            kept = self._store.index.entry(node_id)
+            if pushed and kept is not None and not self._pace.allows(node_id, now_ns):
+                before = member.entry_from_bytes(kept)
+                if entry.membership == before.membership:
+                    continue
+                entry = RosterEntry(entry.membership, before.address)
+            if kept != blob and member.entry_valid(entry, self._hive_key, now_ns):
                 fresh[node_id] = newest(fresh.get(node_id), entry)
         with self._store.lock:
             room = MAX_ENTRIES - self._store.index.roster_size()
-            changed: dict[NodeId, bytes] = {}
+            changed: dict[NodeId, tuple[bytes, bool]] = {}
             for node_id, entry in fresh.items():
                 kept = self._store.index.entry(node_id)
                 if kept is None:
@@ -54,17 +63,19 @@ class Roster:
                 merged = newest(None if kept is None else member.entry_from_bytes(kept), entry)
                 blob = member.entry_to_bytes(merged)
                 if blob != kept:
-                    changed[node_id] = blob
+                    changed[node_id] = blob, kept is not None
             if changed:
                 digest = self._whole()
                 with self._store.index.writing() as change:
-                    for node_id, blob in changed.items():
-                        before = self._store.index.entry(node_id)
-                        digest ^= digest_of(blob) ^ (0 if before is None else digest_of(before))
+                    for node_id, (blob, _) in changed.items():
+                        old = self._store.index.entry(node_id)
+                        digest ^= digest_of(blob) ^ (0 if old is None else digest_of(old))
                         change.save_entry(node_id, blob)
                 self._digest = digest
-                for blob in changed.values():
+                for node_id, (blob, known) in changed.items():
                     self.fresh.add(blob)
+                    if known:
+                        self._pace.note(node_id, now_ns)
         return len(changed)
 
     def _whole(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -261,10 +261,10 @@ class MemoryClient:
         said = hashlib.sha256(b"".join(map(statement_to_bytes, self._hive.statements))).digest()
         return News(roster, said)
 
-    async def get_statements(self, *, timeout: float = 30) -> list[Statement]:
+    async def get_statements(self, take: Callable[[list[Statement]], Awaitable[object]], *, timeout: float = 30) -> None:
         """What nodes say of themselves."""
         await self._answer()
-        return list(self._hive.statements)
+        await take(list(self._hive.statements))
 
     async def stat(self, *, timeout: float = 30) -> NodeStat:
         """Room."""

@@ -104,6 +104,7 @@ def test_forged_replayed_expired_and_untrusted_ones_are_refused_and_named(tmp_pa
                 attestation.sign_statement(other.seed, Statement(other.node_id, 9, (), (good,))),
                 replace(sign(other, vouch(other, by=node.seed, country="IS")), sequence=99),
                 sign(node, own),
+                sign(node, good, sequence=(1 << 63) - 1),
             ]
             assert engine.evidence.take_statements(hive.statements) == 0
             assert country(engine, node) == ("DE", "claimed")

@@ -19,11 +19,13 @@ from hivefs.errors import Corrupt
 from hivefs.formats import head as head_format
 from hivefs.formats import receipt as receipt_format
 from hivefs.maintenance import garbage
+from hivefs.maintenance import ledger as ledger_module
 from hivefs.maintenance.accounts import DAY_NS, SEEN_NS, UNRENEWED_NS, Account
 from hivefs.maintenance.ledger import Ledger
 from hivefs.model.ids import DeviceId, NodeId, ShareId
-from hivefs.model.receipt import Receipt
+from hivefs.model.receipt import Listed, Receipt
 from hivefs.model.stripe import Level
+from hivefs.protocol.answers import Listing
 from hivefs.testing.memory_hive import MemoryClient, MemoryHive, MemoryNode
 
 from .memory_vault import MemoryVault
@@ -336,6 +338,106 @@ def test_after_a_recovery_the_node_brings_back_what_was_agreed_and_older_ones_st
                 engine.store.delete("info", b"receipt-" + hive.nodes[0].node_id.hex().encode())
             hive.nodes[0].receipts = 1
             assert "stale" in (await account(engine, hive.nodes[0])).problem
+
+    run(test)
+
+
+def fake_listing(monkeypatch: pytest.MonkeyPatch, node: MemoryNode, page: Callable[[int], tuple[Listed, ...]]) -> list[int]:
+    """That node lists without end; the numbers of the pages that were asked for."""
+    asked: list[int] = []
+    real = MemoryClient.list_shares
+
+    async def endless(self: MemoryClient, after: bytes = b"", **named: object) -> Listing:
+        if self.node_id != node.node_id:
+            return await real(self, after)
+        number = int.from_bytes(after[:8], "big") + 1
+        asked.append(number)
+        assert len(asked) < 1000, "it is asked without end"
+        await trio.sleep(0)
+        return Listing(number.to_bytes(8, "big").ljust(32, b"\xff"), page(number))
+
+    monkeypatch.setattr(MemoryClient, "list_shares", endless)
+    return asked
+
+
+def rows_of(number: int) -> tuple[Listed, ...]:
+    ids = (number.to_bytes(8, "big") + i.to_bytes(24, "big") for i in range(100))
+    return tuple(Listed(ShareId(share_id), 1, 100) for share_id in ids)
+
+
+@pytest.mark.parametrize("page", [rows_of, lambda number: ()], ids=["full", "empty"])
+def test_a_listing_without_end_is_refused_and_named(
+    page: Callable[[int], tuple[Listed, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "SPARE_ROWS", 5000)
+    monkeypatch.setattr(ledger_module, "MOST_EMPTY", 50)
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await placed(engine, vault, 1)
+            node = hive.nodes[0]
+            orphan(node)
+            fake_listing(monkeypatch, node, page)
+            row = await account(engine, node)
+            assert "refused" in row.problem and not row.agreed
+            assert not engine.moving.contents.unknown(node.node_id)
+            row = await account(engine, hive.nodes[1])
+            assert row.balanced
+
+    run(test)
+
+
+def test_a_node_that_never_ends_is_given_up_and_does_not_hold_the_others_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await placed(engine, vault, 1)
+            slow = hive.nodes[0]
+            asked = trio.Event()
+            real = MemoryClient.get_receipt
+
+            async def get_receipt(self: MemoryClient, nonce: bytes, **named: object) -> object:
+                if self.node_id == slow.node_id:
+                    asked.set()
+                    await trio.sleep_forever()
+                return await real(self, nonce)
+
+            monkeypatch.setattr(MemoryClient, "get_receipt", get_receipt)
+            ledger = ledger_of(engine)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ledger.look)
+                await asked.wait()
+                await until(lambda: all(ledger.row(n.node_id).looked_ns for n in hive.nodes[1:]))
+                assert not ledger.row(slow.node_id).looked_ns
+                nursery.cancel_scope.cancel()
+            monkeypatch.setattr(ledger_module, "DEADLINE", 0.2)
+            assert "refused" in (await account(engine, slow)).problem
+
+    run(test)
+
+
+def test_of_many_shares_that_nothing_names_only_some_are_remembered_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "MOST_UNKNOWN", 5)
+    monkeypatch.setattr(ledger_module, "MOST_NOTED", 3)
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await placed(engine, vault, 1)
+            node = hive.nodes[0]
+            ids = sorted(orphan(node, text=bytes([i])) for i in range(8))
+            for noted in (3, 5, 5):
+                row = await account(engine, node)
+                assert (row.unknown, row.missing, len(engine.moving.contents.unknown(node.node_id))) == (8, 0, noted)
+            for share_id in ids[:4]:
+                del node.shares[share_id]
+            assert (await account(engine, node)).unknown == 4
+            assert set(engine.moving.contents.unknown(node.node_id)) == set(ids[4:])
 
     run(test)
 

@@ -98,10 +98,19 @@ def test_a_node_cannot_pass_on_what_was_said_of_another_nor_speak_for_another() 
 
 
 def test_of_two_statements_the_later_counts_and_the_same_everywhere() -> None:
-    assert attestation.newer(NOTHING, STATEMENT) and not attestation.newer(STATEMENT, NOTHING)
+    assert attestation.newer(NOTHING, STATEMENT, NOW) and not attestation.newer(STATEMENT, NOTHING, NOW)
     twin = attestation.sign_statement(NODE, Statement(NODE_ID, 8, (("hoster", "Z"),)))
-    assert attestation.newer(twin, NOTHING) != attestation.newer(NOTHING, twin)
-    assert attestation.newer(NOTHING, None) and not attestation.newer(NOTHING, NOTHING)
+    assert attestation.newer(twin, NOTHING, NOW) != attestation.newer(NOTHING, twin, NOW)
+    assert attestation.newer(NOTHING, None, NOW) and not attestation.newer(NOTHING, NOTHING, NOW)
+
+
+def test_a_statement_from_far_ahead_takes_no_place_and_gives_way() -> None:
+    within = replace(NOTHING, sequence=(NOW + DAY) // 10**9)
+    for sequence in (within.sequence + 1, (1 << 63) - 1):
+        last = replace(NOTHING, sequence=sequence)
+        assert not attestation.newer(last, None, NOW) and not attestation.newer(last, NOTHING, NOW)
+        assert attestation.newer(NOTHING, last, NOW)
+    assert attestation.newer(within, NOTHING, NOW) and not attestation.newer(NOTHING, within, NOW)
 
 
 @pytest.mark.parametrize(

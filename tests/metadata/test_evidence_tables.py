@@ -43,7 +43,7 @@ def test_what_is_kept_goes_into_the_next_checkpoint_and_the_newest_stays(tmp_pat
         store.save_trusted(TRUSTED)
         assert store.save_attestation(vouch(2)) and not store.save_attestation(vouch(2))
         assert not store.save_attestation(vouch(1, "FR")) and store.save_attestation(vouch(3))
-        assert store.save_statement(says(2)) and not store.save_statement(says(1))
+        assert store.save_statement(says(2), 0) and not store.save_statement(says(1), 0)
     assert store.trusted_keys() == [TRUSTED] and store.attestations_of(NODE.node_id) == [vouch(3)]
     assert store.statement_of(NODE.node_id) == says(2) and store.node_ids() == [NODE.node_id]
     with store.changes() as changes:

@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 from hive_tools import lease, make, running, share, talking, within
 
 from hivefs.chunkstore.claims import Claims
@@ -17,7 +18,14 @@ from hivefs.metadata.engine_contents import Contents
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Purpose, Share, Stripe
+from hivefs.node import receipts as receipts_module
 from hivefs.testing.memory_net import MemoryNetwork
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receipt whenever one is asked for, not one in a second."""
+    monkeypatch.setattr(receipts_module, "LEAST_NS", 0)
 
 
 def stripe(number: int, node_id: NodeId, name: ShareId, data: bytes) -> Stripe:

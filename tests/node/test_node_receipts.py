@@ -16,17 +16,25 @@ from hivefs.errors import Corrupt, HivefsError, Refused
 from hivefs.formats import receipt as receipt_format
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.receipt import Receipt
+from hivefs.node import receipts as receipts_module
 from hivefs.node import session as session_module
+from hivefs.node.answering import Answerer
 from hivefs.node.index import NodeIndex
 from hivefs.node.leases import LONGEST_NS, SHORTEST_NS, SKEW_NS, LeaseClock, grant
 from hivefs.node.receipts import Receipts
 from hivefs.node.store import ShareStore
 from hivefs.protocol import answers, requests
-from hivefs.protocol.failures import Refusal
+from hivefs.protocol.failures import Code, Refusal
 from hivefs.protocol.node_side import Session
 from hivefs.testing.memory_net import MemoryNetwork
 
 NONCE = bytes(range(32))
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receipt whenever one is asked for, not one in a second."""
+    monkeypatch.setattr(receipts_module, "LEAST_NS", 0)
 
 
 def test_a_receipt_counts_what_is_held_and_both_sides_keep_it(tmp_path: Path) -> None:
@@ -136,6 +144,45 @@ def test_the_number_of_a_receipt_grows_also_when_the_clock_goes_back(tmp_path: P
         assert numbers == [5_000, 5_001, 5_002, 5_003]
     finally:
         store.close()
+
+
+def test_a_vault_gets_one_receipt_in_a_second_and_the_same_again_for_the_same_nonce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    store = ShareStore(tmp_path)
+    try:
+        now = 1_000 * 10**9
+        node = NodeId(keys.public_key(seed_of("n")))
+        receipts = Receipts(store, node, partial(keys.sign, seed_of("n")), lambda: now)
+        writes: list[int] = []
+        writing = store.index.writing
+        monkeypatch.setattr(store.index, "writing", lambda: (writes.append(1), writing())[1])
+        mine, other = (keys.public_key(seed_of(name)) for name in ("owner", "other"))
+        first = receipts.issue(keys.vault_id_of(mine), mine, NONCE)
+        for _ in range(20):
+            assert receipts.issue(keys.vault_id_of(mine), mine, NONCE) == first
+            with pytest.raises(Refusal) as refused:
+                receipts.issue(keys.vault_id_of(mine), mine, bytes(32))
+            assert refused.value.code == Code.BUSY
+        assert len(writes) == 1
+        receipts.issue(keys.vault_id_of(other), other, NONCE)
+        now += 10**9
+        assert receipts.issue(keys.vault_id_of(mine), mine, NONCE) != first
+        now -= 10**12  # a clock that was set back is no reason to give none for long
+        receipts.issue(keys.vault_id_of(mine), mine, bytes(32))
+        assert len(writes) == 4
+    finally:
+        store.close()
+
+
+def test_a_request_weighs_what_it_holds(tmp_path: Path) -> None:
+    weight = Answerer.weight
+    blobs = (b"x" * 90_000,) * 4
+    for request in (requests.StatementsPut(blobs), requests.RosterPut(blobs), requests.MembersPut(blobs)):
+        assert weight(None, request) == 360_000  # type: ignore[arg-type]
+    for request in (requests.HeadPut(blobs[0]), requests.RevokedPut(blobs[0])):
+        assert weight(None, request) == 90_000  # type: ignore[arg-type]
 
 
 def test_a_listing_has_every_share_of_the_vault_once_and_none_of_others(tmp_path: Path) -> None:

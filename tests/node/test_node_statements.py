@@ -11,14 +11,22 @@ import pytest
 import trio
 from hive_tools import HIVE, HIVE_KEY, make, running, seed_of, talking, within
 
+from hivefs.chunkstore import node_client
+from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto import keys
-from hivefs.formats import attestation
-from hivefs.formats.member import sign_member
+from hivefs.errors import Corrupt
+from hivefs.formats import attestation, member, revoked
+from hivefs.formats.member import sign_address, sign_member
 from hivefs.model.attestation import Attestation, Said, Statement
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Attribute, RosterEntry
+from hivefs.model.node import Attribute, Membership, Role, RosterEntry
 from hivefs.node import gossip, session
+from hivefs.node import statements as statements_module
 from hivefs.node.config import change_settings, load_node
+from hivefs.node.fresh import CHANGES, CHANGES_NS, Pace
+from hivefs.node.roster import digest_of
+from hivefs.node.statements import Statements
+from hivefs.node.store import ShareStore
 from hivefs.protocol import frames
 from hivefs.protocol.frames import Kind
 from hivefs.testing.memory_net import MemoryNetwork
@@ -41,11 +49,21 @@ def configure(directory: Path, claims: Said = (), *vouched: Attestation) -> None
     change_settings(directory, lambda config: replace(config, claims=claims, attestations=blobs))
 
 
+async def statements_of(client: NodeClient) -> list[Statement]:
+    found: list[Statement] = []
+
+    async def take(page: list[Statement]) -> None:
+        found.extend(page)
+
+    await client.get_statements(take)
+    return found
+
+
 async def heard(network: MemoryNetwork, at: bytes, of: bytes, wanted: Said) -> Statement:
     """Ask a node until it knows that statement of another."""
     async with talking(network, at) as client:
         while True:
-            for made in await client.get_statements():
+            for made in await statements_of(client):
                 if made.node_id == of and made.claims == wanted:
                     return made
             await trio.sleep(0.02)
@@ -100,7 +118,8 @@ def test_nobody_says_it_for_another_node_and_of_strangers_nothing_is_kept(tmp_pa
             assert await client.news() == before
             assert await client.put_statements([statement("node", own, sequence=7)]) == 1
             assert await client.put_statements([statement("node", sequence=6)]) == 0, "an older one brought back"
-            (kept,) = await client.get_statements()
+            assert await client.put_statements([statement("node", sequence=(1 << 63) - 1)]) == 0, "it would be the last"
+            (kept,) = await statements_of(client)
             assert kept.attestations == (own,)
             after = await client.news()
             assert after.statements != before.statements and after.roster == before.roster
@@ -170,3 +189,171 @@ def test_a_node_of_before_there_were_statements_is_asked_once_and_gossip_goes_on
         assert ended.count("no news") <= 2, "once by each of the two"
 
     within(body)
+
+
+def test_statements_without_end_are_handed_on_page_by_page_and_come_to_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that makes statements of nodes that nobody knows, as many as it likes."""
+
+    def endless(self: Statements, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+        first = int.from_bytes(after, "big") + 1
+        made = (Statement(NodeId((first + i).to_bytes(32, "big")), 1, (), (), bytes(64)) for i in range(10))
+        return True, [attestation.statement_to_bytes(one) for one in made]
+
+    monkeypatch.setattr(Statements, "page", endless)
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        sizes: list[int] = []
+
+        async def take(page: list[Statement]) -> None:
+            sizes.append(len(page))
+            assert len(sizes) < 1000, "it has no end"
+
+        async with running(network, tmp_path / "n"), talking(network, node_id) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(node_client, "MAX_ROSTER", 95)
+                with pytest.raises(Corrupt, match="have no end"):
+                    await client.get_statements(take)
+            assert sizes == [10] * 9
+            sizes.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(node_client, "MAX_STATEMENT_BYTES", 6000)
+                with pytest.raises(Corrupt, match="have no end"):
+                    await client.get_statements(take)
+            assert 1 < len(sizes) < 9 and set(sizes) == {10}
+
+    within(body)
+
+
+def test_what_a_revoked_node_said_is_forgotten_so_gossip_settles_with_who_joins_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(gossip, "LEAST_SECONDS", 0.05)
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        first, gone = make(tmp_path / "a", "a"), keys.public_key(seed_of("gone"))
+        configure(tmp_path / "a", (("hoster", "R"),))
+        certificate = sign_member(HIVE, Membership(b"", gone, Role.NODE, (), issued_ns=1))
+        entry = RosterEntry(certificate, sign_address(seed_of("gone"), ("/nowhere",), 1))
+        listed = revoked.revocations_to_bytes(revoked.sign_revocations(HIVE, 1, time.time_ns(), [gone], []))
+        async with running(network, tmp_path / "a"):
+            async with talking(network, first) as client:
+                assert await client.put_roster([entry]) == 1
+                assert await client.put_statements([statement("gone", claims=(("country", "US"),))]) == 1
+                assert len(await statements_of(client)) == 2
+                assert await client.put_revoked(listed)
+                while len(await statements_of(client)) > 1:
+                    await trio.sleep(0.02)
+                assert await client.put_statements([statement("gone", sequence=6)]) == 0
+            late = make(tmp_path / "b", "b", bootstrap=(network.address(first),))
+            async with (
+                running(network, tmp_path / "b"),
+                talking(network, late) as other,
+                talking(network, first) as client,
+            ):
+                while (await client.news()).statements != (await other.news()).statements:
+                    await trio.sleep(0.02)
+                assert len(await statements_of(other)) == 1
+        # Also when the process ended between the list and that.
+        store = ShareStore(tmp_path / "a")
+        with store.index.writing() as change:
+            change.save_statement(NodeId(gone), statement("gone"))
+        store.close()
+        async with running(network, tmp_path / "a"), talking(network, first) as client:
+            await client.news()
+            assert {made.node_id for made in await statements_of(client)} == {first}
+
+    within(body)
+
+
+def test_one_node_that_says_something_else_all_the_time_does_not_flood_the_others(tmp_path: Path) -> None:
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id, loud = make(tmp_path / "n"), keys.public_key(seed_of("loud"))
+        certificate = sign_member(HIVE, Membership(b"", loud, Role.NODE, (), issued_ns=1))
+        addresses = [sign_address(seed_of("loud"), (f"/at/{i}",), i + 1) for i in range(12)]
+        async with running(network, tmp_path / "n") as node, talking(network, node_id) as client:
+            assert await client.put_roster([RosterEntry(certificate, addresses[0])]) == 1
+            said = [await client.put_statements([statement("loud", sequence=i)]) for i in range(1, 10)]
+            assert said == [1] * (1 + CHANGES) + [0] * (8 - CHANGES)
+            told = [await client.put_roster([RosterEntry(certificate, made)]) for made in addresses[1:10]]
+            assert told == [1] * CHANGES + [0] * (9 - CHANGES)
+            renewed = sign_member(HIVE, replace(certificate, epoch=1))
+            assert await client.put_roster([RosterEntry(renewed, addresses[10])]) == 1, "the owner's word always"
+            (entry,) = [e for e in await client.get_roster() if e.membership.subject == loud]
+            assert entry == RosterEntry(renewed, addresses[CHANGES])
+            # The comparison, which comes once a minute, carries it.
+            assert await node.answerer.take_statements([statement("loud", sequence=20)]) == 1
+            assert await node.answerer.take_roster([member.entry_to_bytes(RosterEntry(renewed, addresses[11]))]) == 1
+
+    within(body)
+
+
+def test_the_pace_of_a_node_does_not_hang_on_others_nor_on_a_clock_that_was_set_back() -> None:
+    pace, one, other = Pace(), NodeId(bytes(32)), NodeId(bytes([1]) * 32)
+    now = time.time_ns()
+    for _ in range(CHANGES):
+        assert pace.allows(one, now)
+        pace.note(one, now)
+    assert not pace.allows(one, now + CHANGES_NS - 1) and pace.allows(other, now)
+    assert pace.allows(one, now + CHANGES_NS) and pace.allows(one, now - 1)
+    for number in range(3000):
+        pace.note(NodeId(number.to_bytes(32, "big")), now + number * CHANGES_NS)
+    assert len(pace._changed) <= 1024
+
+
+class Everybody:
+    """A roster of all."""
+
+    def holds(self, node_id: NodeId) -> bool:
+        return True
+
+
+def test_who_stole_a_key_does_not_silence_its_owner_for_ever(tmp_path: Path) -> None:
+    """A store may have such a statement from a release that took it."""
+    store = ShareStore(tmp_path)
+    try:
+        node_id, now = NodeId(keys.public_key(seed_of("n"))), time.time_ns()
+        with store.index.writing() as change:
+            change.save_statement(node_id, statement("n", sequence=(1 << 63) - 1, claims=(("country", "US"),)))
+        said = Statements(store, Everybody())  # type: ignore[arg-type]
+        assert said.say(seed_of("n"), node_id, (("country", "DE"),), (), now)
+        (kept,) = map(attestation.statement_from_bytes, said.page(b"", 1 << 20)[1])
+        assert kept.claims == (("country", "DE"),) and kept.sequence == now // 10**9
+    finally:
+        store.close()
+
+
+def test_what_compares_all_statements_reads_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements_module, "_AT_A_TIME", 1000)
+    store = ShareStore(tmp_path)
+    try:
+        blobs = [statement(f"n{i}", claims=(("parent", f"P{i}"),)) for i in range(40)]
+        with store.index.writing() as change:
+            for blob in blobs:
+                change.save_statement(attestation.statement_from_bytes(blob).node_id, blob)
+        said = Statements(store, Everybody())  # type: ignore[arg-type]
+        asked: list[int] = []
+        real = store.index.statements
+
+        def spy(after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+            asked.append(most_bytes)
+            return real(after, most_bytes)
+
+        monkeypatch.setattr(store.index, "statements", spy)
+        whole = 0
+        for blob in blobs:
+            whole ^= digest_of(blob)
+        assert said.digest() == whole.to_bytes(32, "big")
+        known = set(map(digest_of, blobs[3:]))
+        assert set(said.others(known)) == set(blobs[:3])
+        rest = said.others(set())
+        assert 1 < len(rest) < 40 and sum(map(len, rest)) <= 1000, "the next comparison gives more"
+        assert set(asked) == {1000}
+    finally:
+        store.close()
