@@ -145,7 +145,7 @@ def policy_words(policies: dict[str, Any]) -> str:
 
 def freshness_words(fresh: dict[str, Any]) -> str:
     """Whether a device can know that a head is the newest, in one line."""
-    kept = f"kept under {fresh['authorities']} of family {fresh['family']}"
+    kept = f"kept by {fresh['nodes']} nodes"
     return f"{kept}; freshness: {fresh['remembering_device']} here, {fresh['fresh_device']} for a fresh device"
 
 

@@ -121,11 +121,10 @@ class Engine:
             home.vault.certificate,
             secrets.device_seed,
             home.vault.hive_key,
-            self.rules.hostile,
             self.store,
             self.pages,
             self.rules.keepers,
-            self.rules.over,
+            self.rules.survives,
             time.time_ns,
             os.urandom,
         )

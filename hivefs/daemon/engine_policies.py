@@ -13,9 +13,10 @@ from hivefs.chunkstore.node_client import NodeClient
 from hivefs.errors import HivefsError
 from hivefs.maintenance.codes import Codes
 from hivefs.model.ids import NodeId
-from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.model.node import Candidate
 from hivefs.model.stripe import Level, Purpose, Stripe
-from hivefs.placement.attributes import authorities, eligible
+from hivefs.placement import heads
+from hivefs.placement.attributes import eligible
 from hivefs.placement.code import LIKELY
 from hivefs.placement.health import NodeState
 from hivefs.placement.language import parse
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 5.0
 MEASURE_SLICE = 10
-NO_RULE = "jurisdiction"
 
 
 class EnginePolicies:
@@ -96,36 +96,23 @@ class EnginePolicies:
             if not eligible(policy, members[node_id].under(policy.evidence)):
                 yield node_id, client
 
-    def over(self, node_id: NodeId) -> frozenset[str]:
-        """The authorities over a node in the family for which the policy of metadata says who may withhold nothing."""
-        policy, member = self.now.set.metadata(), self._engine.pool.members.get(node_id)
-        if member is None:
-            return frozenset()
-        return authorities(member.weighed.attributes, policy.evidence).get(self._rule(policy)[0], frozenset())
+    def survives(self, holders: Iterable[NodeId], times: int) -> bool:
+        """Whether a replica of the head is left at one of these nodes when ``times`` as many authorities as may be lost are
+        taken away.
+        """
+        policy = self.now.set.metadata()
+        return heads.survives(policy, self._over(policy, holders), times)
 
-    @staticmethod
-    def _rule(policy: Policy) -> tuple[str, int]:
-        """The family and number of authorities that may be hostile to the head: of the strictest rule."""
-        rule = max(policy.rules, key=lambda r: r.lose, default=None)
-        return (NO_RULE, 0) if rule is None else (rule.family, rule.lose)
-
-    def hostile(self) -> int:
-        """How many authorities together must not be able to withhold the head, or pass off an old one."""
-        return self._rule(self.now.set.metadata())[1]
+    def _over(self, policy: Policy, holders: Iterable[NodeId]) -> list[dict[str, frozenset[str]]]:
+        members = self._engine.pool.members
+        return [members[node_id].under(policy.evidence) for node_id in holders if node_id in members]
 
     def freshness(self, holders: Iterable[NodeId]) -> dict[str, Any]:
-        """Whether a device that remembers its last head, and one that is fresh, can know that a head is the newest: with
-        2f+1 and 3f+1 authorities over the nodes that keep it. A node of which one is unknown is not counted.
-        """
-        sets = [over for node_id in holders if UNKNOWN not in (over := self.over(node_id))]
-        count, hostile = len(frozenset[str]().union(*sets)), self.hostile()
-        return {
-            "family": self._rule(self.now.set.metadata())[0],
-            "authorities": count,
-            "hostile": hostile,
-            "remembering_device": "known" if count >= 2 * hostile + 1 else "unknown",
-            "fresh_device": "known" if count >= 3 * hostile + 1 else "unknown",
-        }
+        """Whether a device that remembers its last head, and one that is fresh, can know that a head is the newest."""
+        policy = self.now.set.metadata()
+        over = self._over(policy, holders)
+        found = heads.freshness(policy, over)
+        return {"nodes": len(over), "remembering_device": found["remembering"], "fresh_device": found["fresh"]}
 
     # ---- duties -----------------------------------------------------------------------------------------------------
 

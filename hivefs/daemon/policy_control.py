@@ -24,13 +24,13 @@ from hivefs.daemon.policy_walk import Snapshot, files_with_chunks, inode_at, ste
 from hivefs.errors import BadPolicy, PolicyInfeasible
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.stripe import Stripe
+from hivefs.placement import heads
 from hivefs.placement.attributes import authorities
 from hivefs.placement.health import NodeState
 from hivefs.placement.holdings import Holdings
 from hivefs.placement.language import PolicySet, parse
 from hivefs.placement.policy import DEFAULT, Policy
-from hivefs.placement.verifier import Rules
-from hivefs.placement.whatif import Outcome, WhatIf, freshness, independent, limits_in_words, named
+from hivefs.placement.whatif import Outcome, WhatIf, independent, limits_in_words, named
 
 NODES_SLICE = 200
 SLICE = 10
@@ -184,9 +184,8 @@ class PolicyControl:
 
     @staticmethod
     def _freshness(rules: Policy, nodes: Sequence[Node]) -> dict[str, Any]:
-        rule = next((r for r in rules.rules if r.family == "jurisdiction"), Rules(coalition=0, lose=0))
-        there = _independent(rules, nodes)
-        return {"jurisdictions": there, **freshness(there, max(rule.coalition, rule.lose))}
+        over = [authorities(n.attributes, rules.evidence) for n in nodes if n.here]
+        return {"jurisdictions": _independent(rules, nodes), **heads.freshness(rules, over)}
 
     async def _files(self, path: str, report: Report) -> AsyncGenerator[tuple[str, list[Stripe], bool], None]:
         """Each file at and below a path, with the stripes of its chunks, each once."""

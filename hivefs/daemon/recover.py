@@ -26,9 +26,10 @@ from hivefs.metadata.engine_store import EngineStore
 from hivefs.metadata.store import MetadataStore
 from hivefs.model.head import Head, Root
 from hivefs.model.ids import DeviceId, NodeId
-from hivefs.model.node import Membership, Revocations, RosterEntry
+from hivefs.model.node import UNKNOWN, Membership, Revocations, RosterEntry
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import known
+from hivefs.placement.heads import FRESH, beyond
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
 
@@ -75,15 +76,18 @@ async def recover(home: Home, keys: VaultKeys, address: str, report: Callable[[s
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(head.time_ns / 1e9))
     report(f"Newest head: number {head.sequence} of device {head.certificate.number}, made {when}, {root.records} records.")
     answered = f"{len(found.answered)} of {len(found.roster)} nodes under {len(where)} jurisdictions answered"
-    report(f"{answered}; {freshness(len(where))}")
+    over = [_countries(found.roster.get(n)) for n in found.answered]
+    report(f"{answered}; {freshness(over)}")
     _write(home, keys, found, root, number + 1, address)
 
 
-def freshness(jurisdictions: int) -> str:
-    """What a fresh device can say of how new the head is: with J >= 3f+1 jurisdictions f may lie and be outvoted."""
-    if jurisdictions >= 4:
+def freshness(over: Iterable[frozenset[str]]) -> str:
+    """What a fresh device can say of how new the head is: when no three jurisdictions are over all nodes that answered
+    (``over``, each node's), one may lie and be outvoted.
+    """
+    if beyond([names or frozenset({UNKNOWN}) for names in over], FRESH):
         return "no single jurisdiction can have hidden a newer head."
-    return "freshness: unknown (four jurisdictions are needed to be sure that none hides a newer head)."
+    return "freshness: unknown (to be sure that none hides a newer head, no three jurisdictions may be over all of them)."
 
 
 def _countries(entry: RosterEntry | None) -> frozenset[str]:

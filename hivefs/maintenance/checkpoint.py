@@ -8,8 +8,8 @@ The order of things makes a head never name what is not there, and never forget 
 2. The tree is updated, BATCH changes at a time in the order of their keys, so that memory does not grow with what
    changed; new pages are sealed, packed, placed as metadata stripes and recorded. Trees between two batches are never
    named by a head.
-3. The head is signed, saved here, and put to the nodes. It counts as published when nodes under more authorities than
-   may be lost (at least two nodes) have acknowledged it.
+3. The head is signed, saved here, and put to the nodes. It counts as published when at least two nodes have acknowledged
+   it that no coalition of authorities which may be lost is over together (placement/heads.py).
 4. The mount is told (durability ``remote`` begins here), and what was doomed up to the closed sequence is reaped.
 
 A crash between 2 and 4 leaves stripes that no tree names: their ids are noted in ``making`` before they are placed and
@@ -42,8 +42,8 @@ from hivefs.maintenance.checkpoint_tree import CheckpointTree
 from hivefs.maintenance.ports import State, Vault
 from hivefs.model.head import DeviceCertificate, Head, Root
 from hivefs.model.ids import NodeId, StripeId
-from hivefs.model.node import UNKNOWN
 from hivefs.model.stripe import ChunkPlace, Level, PageRef, Purpose, Stripe
+from hivefs.placement.heads import KEPT, REMEMBERED
 from hivefs.placement.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -146,8 +146,8 @@ class _Filling:
 
 
 class Checkpoint:
-    """See the head of the file. ``online`` gives nodes that can be asked and may keep the head, ``authorities`` those over
-    a node; ``hostile`` is how many of them together must not be able to withhold the head.
+    """See the head of the file. ``online`` gives nodes that can be asked and may keep the head; ``survives`` says whether a
+    replica at one of these nodes is left when so many times the authorities that may be lost are taken away.
     """
 
     def __init__(
@@ -156,11 +156,10 @@ class Checkpoint:
         certificate: DeviceCertificate,
         device_seed: bytes,
         hive_key: bytes,
-        hostile: Callable[[], int],
         state: State,
         pages: Pages,
         online: Callable[[], Iterable[tuple[NodeId, HeadKeeper]]],
-        authorities: Callable[[NodeId], frozenset[str]],
+        survives: Callable[[Collection[NodeId], int], bool],
         clock: Callable[[], int],
         random: Random,
     ) -> None:
@@ -168,12 +167,11 @@ class Checkpoint:
         self._certificate = certificate
         self._device_seed = device_seed
         self._hive_key = hive_key
-        self._hostile = hostile
         self._state = state
         self._pages = pages
         self._tree = CheckpointTree(pages.fetch, pages.begin)
         self._online = online
-        self._authorities = authorities
+        self._survives = survives
         self._clock = clock
         self._sealer = RecordSealer(keys.head_key, random)
         self.waiting_for = ""
@@ -347,12 +345,9 @@ class Checkpoint:
         if head is None:
             return
         holders = await self._put_head(head, ())
-        lose = self._hostile()
-        under = {name for node_id in holders for name in self._authorities(node_id)}
-        if len(holders) < 2 or len(under) < lose + 1:
-            raise NotEnoughShares(
-                have=len(holders), needed=2, stripe="(the head)", reason=f"nodes under {lose + 1} authorities must keep it"
-            )
+        if len(holders) < 2 or not self._survives(holders, KEPT):
+            reason = "it must lie where no authorities that may be lost can withhold it together"
+            raise NotEnoughShares(have=len(holders), needed=2, stripe="(the head)", reason=reason)
         self.published_ns = self._clock()
         with self._state.writing():
             self._state.save_info("head_out", True)
@@ -398,11 +393,10 @@ class Checkpoint:
 
     def _enough(self, holders: list[NodeId]) -> bool:
         """Whether these nodes give a head the level ``guaranteed``."""
-        known = [over for node_id in holders if UNKNOWN not in (over := self._authorities(node_id))]
-        return len(frozenset[str]().union(*known)) >= 2 * self._hostile() + 1
+        return self._survives(holders, REMEMBERED)
 
     async def measure(self) -> Level:
-        """The level of the metadata: its stripes, and the head under more authorities than 2f+1."""
+        """The level of the metadata: its stripes, and the head at nodes of which no 2f authorities can take all."""
         level = Level.LOCAL
         if self._state.info("head_out") is True:
             level = Level.GUARANTEED

@@ -183,7 +183,7 @@ def simulate(
     return outcome
 
 
-# ---- freshness of the head ----------------------------------------------------------------------------------------------
+# ---- independent authorities ------------------------------------------------------------------------------------------
 
 
 def independent(sets: Iterable[frozenset[str]]) -> int:
@@ -197,22 +197,6 @@ def independent(sets: Iterable[frozenset[str]]) -> int:
             taken |= over
             count += 1
     return count
-
-
-def freshness(jurisdictions: int, hostile: int) -> dict[str, str]:
-    """Whether a device can know that a head is the newest when ``hostile`` jurisdictions lie: "known", or "unknown" with
-    the reason. A device that remembers its last head needs 2f+1 jurisdictions, a fresh one 3f+1 (guarantees: quorums of
-    heads).
-    """
-
-    def word(needed: int) -> str:
-        if jurisdictions >= needed:
-            return "known"
-        return f"unknown: it needs {needed} jurisdictions against {hostile} hostile, and there are {jurisdictions}"
-
-    if hostile < 1:
-        return {"remembering": "unknown: the policy keeps no jurisdiction out", "fresh": "unknown: the same"}
-    return {"remembering": word(2 * hostile + 1), "fresh": word(3 * hostile + 1)}
 
 
 def limits_in_words(jurisdictions: int, coalition: int, lose: int) -> str:

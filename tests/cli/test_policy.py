@@ -183,7 +183,9 @@ def test_explain_of_what_cannot_be_guaranteed_is_honest() -> None:
     found = world.ask("policy_explain", {"path": "/even"})
     assert found["policies"]["default"]["limits"] == "2 jurisdictions: withholding cannot be prevented where rebuilding is"
     assert found["policies"]["default"]["infeasible"] and found["missing_shares"] == 4
-    assert found["freshness"]["remembering"].startswith("unknown: it needs 3")
+    assert found["freshness"]["remembering"].startswith(
+        "unknown: it needs a node that is not under 2 of family jurisdiction"
+    )
     world.book.there = [node(i, "DE", parent="big", parent_country="US") for i in range(1, 5)]
     assert world.ask("policy_explain", {"path": "/even"})["freshness"]["jurisdictions"] == 1
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from hivefs.daemon.engine_core import Engine
-from hivefs.errors import BadPolicy
+from hivefs.errors import BadPolicy, NotEnoughShares
 from hivefs.formats import policy as policy_format
 from hivefs.maintenance.placement_check import PlacementCheck
+from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Purpose, Stripe
+from hivefs.placement.heads import KEPT
 from hivefs.testing.memory_hive import MemoryHive
 
 from .memory_vault import MemoryVault
@@ -190,5 +192,34 @@ def test_a_forged_certificate_is_found_without_any_node(tmp_path: Path) -> None:
                 engine.store._put_stripe(made)
             found = (await checked(engine)).findings
             assert [f.kind for f in found if f.problem] == ["certificate-wrong"]
+
+    run(test)
+
+
+def test_a_head_that_one_authority_can_take_from_all_its_keepers_is_not_published(tmp_path: Path) -> None:
+    """DE and US over one, FR and US over the other are three authorities; the US alone takes both."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(("CH", "IS", "NO", "SE", "DE", "FR")), MemoryVault()
+        for node in hive.nodes[8:]:
+            node.also = (Attribute("parent", "big"), Attribute("parent_country", "US"))
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(9000))
+            await settle(engine, vault)
+            assert engine.rules.status()["freshness"]["nodes"] == 12
+            assert engine.rules.status()["freshness"]["fresh_device"] == "known"
+            american = [node.node_id for node in hive.nodes[8:]]
+            assert not engine.rules.survives(american, KEPT)
+            for node in hive.nodes[:8]:
+                node.stop()
+            await until(lambda: {node_id for node_id, _ in engine.rules.keepers()} == set(american))
+            with pytest.raises(NotEnoughShares, match="withhold"):
+                await engine.checkpoint.send_head()
+            hive.nodes[0].start()
+            await until(lambda: len(list(engine.rules.keepers())) == 5)
+            await engine.checkpoint.send_head()
+            assert await engine.checkpoint.measure() < Level.GUARANTEED
+            fresh = engine.rules.status()["freshness"]
+            assert fresh["nodes"] == 5 and fresh["remembering_device"].startswith("unknown")
 
     run(test)

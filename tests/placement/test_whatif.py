@@ -15,7 +15,6 @@ from hivefs.model.node import UNKNOWN
 from hivefs.placement.whatif import (
     Authorities,
     chance_lost,
-    freshness,
     independent,
     limits_in_words,
     named,
@@ -92,10 +91,7 @@ def test_who_is_meant() -> None:
     assert under({"hoster": frozenset({"h"})}, acme) and not under({}, acme)
 
 
-def test_freshness_is_not_pretended() -> None:
-    assert freshness(4, 1) == {"remembering": "known", "fresh": "known"}
-    assert freshness(3, 1)["remembering"] == "known" and "needs 4 jurisdictions" in freshness(3, 1)["fresh"]
-    assert freshness(2, 1)["remembering"].startswith("unknown") and freshness(9, 0)["fresh"].startswith("unknown")
+def test_independent_nodes_share_no_authority() -> None:
     sets = [frozenset({"DE"}), frozenset({"DE", "US"}), frozenset({"FR"}), frozenset({UNKNOWN}), frozenset({"CH", "US"})]
     assert independent(sets) == 3 and independent([]) == 0 and independent([frozenset({UNKNOWN, "DE"})]) == 0
 
