@@ -122,7 +122,7 @@ class HiveCheck:
         share = stripe.shares[index]
         now = self._state.stripe(stripe.stripe_id)
         client = dict(self._online()).get(share.node) if share.node is not None else None
-        if now is None or now.shares[index] != share or client is None:
+        if now is None or now.shares[index].node != share.node or client is None:
             return
         try:
             size = (await client.have([share.share_id]))[0]

@@ -171,7 +171,8 @@ class Repair:
         """A node does not hold this share any more, or holds something else: forget that it does, and repair."""
         with self._state.writing():
             now = self._state.stripe(stripe.stripe_id)
-            if now is None or now.shares[index] != stripe.shares[index] or now.shares[index].node is None:
+            # Not its standing: another bad share of the stripe, reported a moment ago, took the certificate away.
+            if now is None or now.shares[index].node is None or now.shares[index].node != stripe.shares[index].node:
                 return
             node = now.shares[index].node
             shares = list(now.shares)
