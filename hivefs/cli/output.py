@@ -37,7 +37,7 @@ def console(*, err: bool = False) -> Console:
     """A rich console for people; colours only on a terminal."""
     from rich.console import Console
 
-    made = Console(stderr=err, highlight=False, soft_wrap=True)
+    made = Console(stderr=err, highlight=False, soft_wrap=True, markup=False)  # names of others are no markup
     if not made.is_terminal:
         made.width = 200  # nobody looks at the width of a file or a pipe
     return made

@@ -51,6 +51,8 @@ def said_from_items(value: Any, *, empty: bool) -> Said:
     names = [name for name, _ in said]
     if names != sorted(set(names)) or not set(names) <= set(ATTRIBUTE_NAMES):
         raise ValueError("attribute names that are unknown, double or not sorted")
+    if not all(text.isprintable() for _, text in said):
+        raise ValueError("a value that cannot be shown")
     if not empty and not all(text for _, text in said):
         raise ValueError("an empty value")
     return said

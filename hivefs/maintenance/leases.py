@@ -84,3 +84,4 @@ class Leases:
         for (stripe, index), good in zip(batch, held, strict=True):
             if not good:
                 self._on_bad(stripe, index, "the node does not hold it")
+                await trio.lowlevel.checkpoint()  # each is a transaction

@@ -297,6 +297,7 @@ class Ledger:
         for share_id in gone:
             stripe, index = book[share_id]
             self._on_bad(stripe, index, "the node does not list it")
+            await trio.lowlevel.checkpoint()  # each is a transaction, and a node that was wiped misses all of its shares
         if gone:
             log.warning("node %s does not hold %d shares of this vault: repair", node_id.hex()[:12], len(gone))
         return len(gone)

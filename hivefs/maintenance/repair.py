@@ -383,8 +383,8 @@ class Repair:
         return replace(decision, kept=kept, moving=tuple(sorted((*decision.moving, *out))))
 
     def _apart(self, stripe: Stripe, policy: Policy, decision: Plan) -> set[NodeId]:
-        """Where part of a stripe stays although its policy forbids it: nodes under an authority that has such a share, which
-        is not to get more of the stripe.
+        """Where part of a stripe stays although its policy forbids it: nodes under an authority that has such a share,
+        which is not to get more of the stripe.
         """
         wanted = set(decision.wanted)
         stay = {s.node for i, s in enumerate(stripe.shares) if s.node and i not in decision.kept and i not in wanted}

@@ -157,8 +157,10 @@ def _words(
 
     def say(name: str, value: str, evidence: Evidence, who: str) -> None:
         value = value.strip()
+        if not value.isprintable():
+            value = ""  # nobody is called so: it would steer a terminal, or write a line of a log
         if name.endswith("country"):
-            value = value.upper()
+            value = value.upper() if len(value) == 2 and value.isascii() and value.isalpha() else ""
         found.setdefault(name, []).append(_Word(evidence, value, who))
 
     for made in attested:

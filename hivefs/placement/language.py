@@ -11,7 +11,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hivefs.errors import BadPolicy
+from hivefs.errors import BadPolicy, Corrupt
+from hivefs.formats import policy as policy_format
 from hivefs.placement.conjunction import Contradiction, conjunction
 from hivefs.placement.policy import DEFAULT, Policy
 from hivefs.placement.policy_reader import Reader, limits_of
@@ -104,7 +105,18 @@ def parse(text: str, default: Policy) -> PolicySet:
     made = PolicySet(text, policies, paths, named, blocs)
     if not named:
         _agree(reader, made)
+    for policy in (*policies.values(), made.metadata()):
+        _can_be_kept(policy)
     return made
+
+
+def _can_be_kept(policy: Policy) -> None:
+    """The definition goes into the vault's records, where lengths are bounded (docs/formats/policy.md)."""
+    try:
+        policy_format.from_bytes(policy_format.to_bytes(policy))
+    except Corrupt:
+        reason = f'"{policy.name}" is longer than can be kept: 4096 names in allow and in deny, with blocs taken apart'
+        raise BadPolicy(line=1, column=1, reason=reason) from None
 
 
 def _syntax(text: str, message: str) -> BadPolicy:

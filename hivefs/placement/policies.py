@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from hivefs.errors import Corrupt, UnknownVersion
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.policy import DEFAULT, Policy
 
@@ -81,7 +82,10 @@ class Policies:
         """The name of the policy that the stripe was placed by."""
         name = self._names.get(stripe.policy_hash)
         if name is None:
-            known = self._definition(stripe.policy_hash)
+            try:
+                known = self._definition(stripe.policy_hash)
+            except (Corrupt, UnknownVersion):
+                known = None  # 'hivefs check --placement' names it; the default is stricter than nothing
             if known is None:  # not remembered: after a recovery it may come yet
                 return DEFAULT
             name = self._names[stripe.policy_hash] = known.name

@@ -47,6 +47,7 @@ def bench(directory: Path, *words: str) -> tuple[subprocess.CompletedProcess[str
 @pytest.mark.skipif(
     any(shutil.which(p) is None for p in PROGRAMS), reason=f"one of the programs {', '.join(PROGRAMS)} is missing"
 )
+@pytest.mark.slow
 def test_two_rounds_against_the_ceiling(tmp_path: Path) -> None:
     done, result = bench(tmp_path, "--rounds", "2", "--targets", "ceiling,fast-ceiling")
     assert set(result["rows"]) == HIVE_ROWS and result["errors"] == [] and result["hive"] == {}

@@ -190,6 +190,7 @@ def test_killed_processes_come_back(tmp_path: Path) -> None:
         hive.wait(hive.drive)
 
 
+@pytest.mark.slow
 def test_ten_thousand_small_files_make_tens_of_stripes(tmp_path: Path) -> None:
     source = tmp_path / "small"
     source.mkdir()
@@ -272,6 +273,7 @@ def test_a_damaged_store_is_named_and_recovery_brings_everything_back(tmp_path: 
         assert (hive.drive / "photo").read_bytes() == b"p" * 3_000_000
 
 
+@pytest.mark.slow
 def test_what_was_placed_with_few_nodes_is_guaranteed_when_the_others_come(tmp_path: Path) -> None:
     """Five of eight nodes are back first: what is written goes to them, and to a sixth one as soon as there is one."""
     with live(tmp_path) as hive:

@@ -447,7 +447,7 @@ _CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_t
 
 
 class TestMachine(Machine.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=_CHECKS)
+    settings = settings(max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=_CHECKS)
 
 
 @pytest.mark.slow

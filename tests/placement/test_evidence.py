@@ -227,3 +227,13 @@ def test_a_node_at_addresses_in_two_subnets_is_under_both_for_the_selector_and_f
     policy = Policy(1, 2, (), (("subnet", 1),))
     assert not verify(policy, 1, [both, one]).holds and not verify(policy, 1, [one, both]).holds
     assert verify(policy, 1, [known(DE, addresses=[AT_9]), one]).holds
+
+
+@pytest.mark.parametrize("said", ["ß" * 256, "Germany", "D", "1", "\x1b[2J", "DE\nINFO all is well"])
+def test_a_country_that_is_no_code_is_unknown(said: str) -> None:
+    assert of("country", known(member(Attribute("country", said)))) == ("", CLAIMED)
+    assert UNKNOWN in authorities(known(member(Attribute("country", said))))["jurisdiction"]
+
+
+def test_a_value_that_cannot_be_shown_is_unknown() -> None:
+    assert of("operator", known(member(Attribute("operator", "good\x1b[31m evil")))) == ("", CLAIMED)

@@ -391,3 +391,14 @@ def test_every_example_of_the_page_is_read() -> None:
         made = parse(text, OWN)
         assert made.metadata()
         assert set(made.in_use()) >= set(made.policies) - {"default"}, "an example has a policy that it does not use"
+
+
+def test_what_could_not_be_kept_is_refused_before_it_is() -> None:
+    """Blocs are taken apart, and the metadata's policy has the words of all: the definition of each must be readable again."""
+    many = ", ".join(f'"operator:o{number}"' for number in range(4090))
+    for text in (
+        f'[policy.default]\ndeny = ["EU", {many}]\n',
+        f'[policy.default]\ndeny = [{many}]\n[policy.b]\ndeny = ["EU"]\n[paths]\n"/b" = "b"\n',
+    ):
+        with pytest.raises(BadPolicy, match="longer than can be kept"):
+            parse(text, OWN)
