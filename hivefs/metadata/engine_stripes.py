@@ -155,7 +155,7 @@ class StripeTables(PolicyTables):
         self._copies().setdefault(stripe_id, {})[share_id] = node_id
 
     def copies_left(self, stripe_id: StripeId) -> set[NodeId]:
-        """Nodes that still have a share of this stripe which another node holds by now, until a head that says so is out."""
+        """Nodes that still have a share of this stripe which another holds by now, until a head that says so is out."""
         return set(self._copies().get(stripe_id, {}).values())
 
     def _copies(self) -> dict[StripeId, dict[ShareId, NodeId]]:

@@ -147,7 +147,7 @@ def test_files_that_are_none_are_refused_with_the_line(text: str, reason: str) -
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(ATTRIBUTE_NAMES), st.text(min_size=1, max_size=20), max_size=8),
+    st.dictionaries(st.sampled_from(ATTRIBUTE_NAMES), st.text(min_size=1, max_size=20).filter(str.isprintable), max_size=8),
     st.integers(0, (1 << 63) - 1),
     st.integers(0, (1 << 63) - 1),
 )

@@ -394,7 +394,7 @@ def test_every_example_of_the_page_is_read() -> None:
 
 
 def test_what_could_not_be_kept_is_refused_before_it_is() -> None:
-    """Blocs are taken apart, and the metadata's policy has the words of all: the definition of each must be readable again."""
+    """Blocs are taken apart, and the metadata has the words of all: each definition must be readable again."""
     many = ", ".join(f'"operator:o{number}"' for number in range(4090))
     for text in (
         f'[policy.default]\ndeny = ["EU", {many}]\n',
