@@ -189,10 +189,11 @@ class EngineMoving:
 
     async def _place(self, packed: Packed, stripe_id: StripeId, target: Target) -> Stripe:
         engine = self._engine
-        written = engine.store.policies.written(target.policy)
+        policy = engine.store.policies.named(target.policy)
+        if (policy.needed, policy.total) != (target.needed, target.total):
+            raise HivefsError(detail=f"policy {target.policy} has another code by now; what is to move is looked for anew")
         with engine.store.writing():
-            engine.store.save_policy(written)  # so that the stripe's certificate is known for this policy's
-        policy = written.resolved(target.needed, target.total)
+            engine.store.save_policy(policy)  # so that the stripe's certificate is known for this policy's
         return await engine.writer.place(packed, Purpose.DATA, stripe_id, policy)
 
     def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:

@@ -160,11 +160,6 @@ def _cut(load: Load) -> list[Load]:
     return made
 
 
-def _emptiness(item: tuple[Stripe, int]) -> tuple[float, StripeId]:
-    stripe, living = item
-    return living / (stripe.needed * stripe.share_bytes), stripe.stripe_id
-
-
 def evacuate(stripes: Iterable[tuple[Stripe, int]], above: int, most: int, price: float = PRICE) -> frozenset[StripeId]:
     """Metadata stripes whose pages are to be written again, given the living bytes of each: the emptiest ones, of at most
     ``most`` living bytes together, if that pays. ``above`` are the bytes of all pages that may have to be written again

@@ -105,10 +105,3 @@ class Policies:
         """What it would have to obey if its data had the policy of this name."""
         rules = self._metadata if stripe.purpose == Purpose.METADATA else self.written(name)
         return replace(rules, needed=stripe.needed, total=stripe.total)
-
-    def has_another_code(self, stripe: Stripe) -> bool:
-        """Whether data of its policy is coded otherwise now: then its chunks have to move into new stripes
-        (maintenance/repack.py). Raises PolicyInfeasible, TooFewNodes.
-        """
-        now = self.metadata() if stripe.purpose == Purpose.METADATA else self.named(self.name_of(stripe))
-        return (now.needed, now.total) != (stripe.needed, stripe.total)
