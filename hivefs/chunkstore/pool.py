@@ -125,6 +125,11 @@ class Pool:
             for m in self.members.values()
         ]
 
+    def takes(self, node_id: NodeId) -> bool:
+        """Whether a node may be given a share now that it need not get."""
+        member = self.members.get(node_id)
+        return member is not None and self._usable(member) and self._conduct.vetted(node_id)
+
     def _usable(self, member: Member) -> bool:
         behaves = member.problems < PROBLEMS_BEFORE_SUSPECT and not self._conduct.suspended(member.node_id)
         return member.client is not None and behaves and not member.leaving and not self._busy(member)

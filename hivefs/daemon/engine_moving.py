@@ -59,7 +59,7 @@ class EngineMoving:
         self.reassign = Reassign(engine.store, self.repack.wish, self.repack.poke)
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
-            engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
+            engine.store, engine.reader, engine.writer, self._fills, engine.pool.takes, self._keeps, self.budget
         )
         self.rebalance.held = self.held
         self.evacuation = Evacuation(
@@ -220,9 +220,6 @@ class EngineMoving:
             for m in self._engine.pool.online()
             if m.row.capacity and not m.leaving
         ]
-
-    def _takes(self, node_id: NodeId) -> bool:
-        return any(c.node_id == node_id and c.usable and c.vetted for c in self._engine.pool.candidates())
 
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
         """Whether the policy is proved of the stripe as it would be, and its level is what it was."""

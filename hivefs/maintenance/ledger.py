@@ -33,7 +33,7 @@ from hivefs.formats.receipt import receipt_from_bytes, receipt_to_bytes
 from hivefs.maintenance.accounts import Account, clocks_agree, deletable, refuse
 from hivefs.maintenance.ports import State
 from hivefs.model.head import Head
-from hivefs.model.ids import NodeId, ShareId
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.receipt import Listed, Receipt
 from hivefs.model.stripe import Stripe
 from hivefs.protocol.answers import Listing, NodeStat
@@ -210,9 +210,9 @@ class Ledger:
             agreed=True,
             problem="",
         )
-        book = await self._shares_at(node_id)
+        book, book_size = await self._shares_at(node_id)
         transit = await self._in_transit(node_id)
-        row = replace(row, book=len(book), book_size=sum(s.share_bytes for s, _ in book.values()), transit=len(transit))
+        row = replace(row, book=len(book), book_size=book_size, transit=len(transit))
         if (row.leases, row.size) == (row.book, row.book_size) and not self._notes.unknown(node_id):
             return replace(row, missing=0, unknown=0)
         listed, more = await self._listed(client, receipt.leases, book)
@@ -232,16 +232,21 @@ class Ledger:
         self._lost.pop(node_id, None)
         return given
 
-    async def _shares_at(self, node_id: NodeId) -> dict[ShareId, tuple[Stripe, int]]:
-        """What the book names at a node. The list of stripes is read at once, so what is recorded later is not in it."""
-        found: dict[ShareId, tuple[Stripe, int]] = {}
+    async def _shares_at(self, node_id: NodeId) -> tuple[dict[ShareId, tuple[StripeId, int]], int]:
+        """What the book names at a node, and its bytes. The list of stripes is read at once, so what is recorded later is
+        not in it.
+        """
+        found: dict[ShareId, tuple[StripeId, int]] = {}
+        size = 0
         for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
-                found |= {s.share_id: (stripe, i) for i, s in enumerate(stripe.shares) if s.node == node_id}
+                here = {s.share_id: (stripe_id, i) for i, s in enumerate(stripe.shares) if s.node == node_id}
+                size += len(here) * stripe.share_bytes
+                found |= here
             if number % SLICE == SLICE - 1:
                 await trio.sleep(0.001)
-        return found
+        return found, size
 
     async def _in_transit(self, node_id: NodeId) -> set[ShareId]:
         """Shares that are to be deleted at a node, or wait for a head to be. What joins them while this looks was
@@ -290,12 +295,15 @@ class Ledger:
         """Ask for these once more; repair hears of what is not there. How many are not."""
         if not share_ids:
             return 0
-        book = await self._shares_at(node_id)  # some may have moved while the node listed
+        book, _ = await self._shares_at(node_id)  # some may have moved while the node listed
         wanted = [share_id for share_id in share_ids if share_id in book]
         held = await client.renew(wanted, self._clock() + LEASE_NS) if wanted else []
         gone = [share_id for share_id, there in zip(wanted, held, strict=True) if not there]
         for share_id in gone:
-            stripe, index = book[share_id]
+            stripe_id, index = book[share_id]
+            stripe = self._state.stripe(stripe_id)
+            if stripe is None or stripe.shares[index].node != node_id:
+                continue  # it moved while the others were looked at
             self._on_bad(stripe, index, "the node does not list it")
             await trio.lowlevel.checkpoint()  # each is a transaction, and a node that was wiped misses all of its shares
         if gone:

@@ -145,11 +145,15 @@ class Rebalance:
         return self._counted
 
     def _allowed(self, held: Held, source: NodeId, target: NodeId) -> bool:
+        if not self._takes(target):
+            return False
         stripe = self._state.stripe(held.stripe_id)
-        if stripe is None or stripe.shares[held.index].node != source or not self._takes(target):
+        if stripe is None or stripe.shares[held.index].node != source:
             return False
         if any(share.node == target for share in stripe.shares):
             return False
+        if self._state.copies_left(held.stripe_id):
+            return False  # an older copy of one of its shares is not deleted yet, and counts where it lies
         if self._state.has_trash(target, stripe.shares[held.index].share_id):
             return False
         # What misses shares is repair's; it would be less safe while one is on its way.
@@ -188,8 +192,8 @@ class Rebalance:
     def _record(self, held: Held, move: Move, before: Stripe) -> bool:
         with self._state.writing():
             now = self._state.stripe(held.stripe_id)
-            if now is None or now.shares != before.shares:
-                return False  # repair was faster: the new copy is in the trash
+            if now is None or now.shares != before.shares or not self._keeps(now, at(now, held.index, move.target)):
+                return False  # repair was faster, or the rules are others now: the new copy is in the trash
             self._state.save_stripe(at(now, held.index, move.target))
             self._state.doom_share(held.stripe_id, move.source, before.shares[held.index].share_id)
         return True
