@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import click
 
 from hivefs.daemon.node_process import Labels
+from hivefs.errors import BadSetting
 
 SAYS = {
     "country": "Country where the machine stands (two letters).",
@@ -39,7 +40,11 @@ def label_options(words: dict[str, str], required: Collection[str] = ()) -> Call
     def add(function: Command) -> Command:
         @functools.wraps(function)
         def call(*arguments: Any, **said: Any) -> Any:
-            return function(*arguments, labels=Labels(**{name: said.pop(name) for name in words}), **said)
+            values = {name: said.pop(name) for name in words}
+            for name, value in values.items():
+                if value and not value.isprintable():
+                    raise BadSetting(name="--" + name.replace("_", "-"), reason="it has characters that cannot be shown")
+            return function(*arguments, labels=Labels(**values), **said)
 
         made: Command = call
         for name, text in reversed(words.items()):

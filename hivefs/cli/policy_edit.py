@@ -11,8 +11,8 @@ from hivefs.cli.asking import ask_engine
 from hivefs.cli.output import json_option, show_json
 from hivefs.cli.policy_apply import apply
 from hivefs.cli.secrets import unlock_options
-from hivefs.daemon.home import Home, default_home
-from hivefs.errors import BadPolicy
+from hivefs.daemon.home import Home, default_home, write_file
+from hivefs.errors import HivefsError
 from hivefs.placement.language import parse
 from hivefs.placement.language_text import default_text
 
@@ -38,12 +38,19 @@ def command(force: bool, password_file: str | None, key_file: Path | None, as_js
         text = edited
         try:
             parse(text, home.policy())
-        except BadPolicy as error:
-            if not sys.stdin.isatty():
-                raise
-            click.echo(f"hivefs: {error}", err=True)
-            if not click.confirm("Edit again?", default=True, err=True):
-                raise
-            continue
-        apply(home, text, force, password_file, key_file, as_json)
-        return
+            apply(home, text, force, password_file, key_file, as_json)
+            return
+        except HivefsError as error:
+            if sys.stdin.isatty():
+                click.echo(f"hivefs: {error}", err=True)
+                if click.confirm("Edit again?", default=True, err=True):
+                    continue
+            _keep(home, text)
+            raise
+
+
+def _keep(home: Home, text: str) -> None:
+    """What was written is not lost because it was refused."""
+    path = home.run / "policy-refused.toml"
+    write_file(path, text.encode("utf-8", "surrogateescape"))
+    click.echo(f"Your text is in {path}: hivefs policy apply {path}", err=True)

@@ -382,5 +382,7 @@ def test_edit(world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path:
     before = world.book.kept
     code, _, err = run("policy", "edit")  # the same twice is not TOML
     assert code == 62 and "not TOML" in err and world.book.kept == before
+    (refused,) = tmp_path.rglob("policy-refused.toml")
+    assert refused.read_text().count('"/a" = "default"') == 2 and str(refused) in err, "what was written is not lost"
     monkeypatch.setenv("VISUAL", "true")
     assert "Nothing was changed" in run("policy", "edit")[1]
