@@ -48,7 +48,7 @@ def vault_path(home: Home, path: str) -> str:
     if status is not None:
         drive = os.path.normpath(str(status["mountpoint"]))
         if whole == drive or whole.startswith(drive.rstrip("/") + "/"):
-            return "/" + whole[len(drive) :].strip("/")
+            path = "/" + whole[len(drive) :].strip("/")
     reason = bad_path(path)
     if reason:
         raise BadSetting(

@@ -10,7 +10,7 @@ import click
 import trio
 
 from hivefs.cli.drive import ask_or_none, start_engine
-from hivefs.cli.output import console, json_option, show_json
+from hivefs.cli.output import console, json_option, plain, show_json
 from hivefs.cli.secrets import open_vault, unlock_options
 from hivefs.daemon import control
 from hivefs.daemon.home import Home, default_home
@@ -38,7 +38,7 @@ def command(data: bool, placement: bool, password_file: str | None, key_file: Pa
         show_json({"problems": len(problems), "findings": findings})
     else:
         for finding in findings:
-            click.echo(f"{'problem' if finding['problem'] else 'notice'}: {finding['kind']}: {finding['detail']}")
+            click.echo(f"{'problem' if finding['problem'] else 'notice'}: {finding['kind']}: {plain(finding['detail'])}")
         if not problems:
             click.echo("No problems found.")
     if problems:

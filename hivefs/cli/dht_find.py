@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hivefs.cli.output import json_option, show_json
+from hivefs.cli.output import json_option, plain, show_json
 from hivefs.daemon.home import Home, default_home
 
 
@@ -40,4 +40,5 @@ def command(peer: tuple[str, ...], as_json: bool) -> None:
     if not rows:
         click.echo("No node is away.")
     for row in rows:
-        click.echo(f"{row['id'][:12]}  {', '.join(row['addresses'] or ()) or 'nothing is known of it there'}")
+        addresses = plain(", ".join(row["addresses"] or ()))
+        click.echo(f"{row['id'][:12]}  {addresses or 'nothing is known of it there'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hivefs.cli.hive_source import hive_options, load_hive, some_node
-from hivefs.cli.output import console, json_option, show_json
+from hivefs.cli.output import console, json_option, plain, show_json
 from hivefs.model.node import Membership, Role
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _show(value: dict[str, Any]) -> None:
     for row in value["members"]:
         by = row["invitation"].hex()[:12] if row["invitation"] else "the owner"
         since = time.strftime("%Y-%m-%d", time.localtime(row["issued_ns"] / 1e9))
-        said = ", ".join(f"{a['name']} {a['value']} ({a['evidence']})" for a in row["attributes"])
+        said = plain(", ".join(f"{a['name']} {a['value']} ({a['evidence']})" for a in row["attributes"]))
         state = Text("revoked", style="red") if row["revoked"] else Text("member")
         table.add_row(row["id"].hex()[:16], ", ".join(row["roles"]), since, by, state, Text(said))
     out = console()
@@ -99,4 +99,4 @@ def _show(value: dict[str, Any]) -> None:
         counts = f"{len(listed['members'])} members and {len(listed['invitations'])} invitations"
         out.print(f"Revocation list {listed['sequence']}: {counts}")
     for address, reason in value["failed"].items():
-        out.print(Text(f"not asked: {address}: {reason}", style="yellow"))
+        out.print(Text(plain(f"not asked: {address}: {reason}"), style="yellow"))

@@ -10,7 +10,7 @@ import click
 
 from hivefs.cli.hive_source import hive_options, load_hive, some_node
 from hivefs.cli.node_labels import label_options
-from hivefs.cli.output import json_option, show_json
+from hivefs.cli.output import json_option, plain, show_json
 from hivefs.daemon.node_process import Labels
 from hivefs.errors import BadSetting
 from hivefs.model.node import Evidence, RosterEntry
@@ -80,5 +80,5 @@ def command(
         show_json({"id": made.subject, "epoch": made.epoch, "attributes": attributes, "told": told})
         return
     words = ", ".join(f"{a['name']} {a['value']} ({a['evidence']})" for a in attributes)
-    click.echo(f"Node {made.subject.hex()[:16]} is now: {words}")
+    click.echo(f"Node {made.subject.hex()[:16]} is now: {plain(words)}")
     click.echo(f"{told} nodes were told; they pass it on.")

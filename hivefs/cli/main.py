@@ -97,7 +97,9 @@ def _leaf(group: BaseExceptionGroup[BaseException]) -> HivefsError | None:
 
 
 def _say(error: HivefsError) -> int:
-    click.echo(f"hivefs: {error}", err=True)
+    from hivefs.cli.output import plain
+
+    click.echo(f"hivefs: {plain(str(error))}", err=True)  # it may repeat what others said
     return error.exit_code
 
 

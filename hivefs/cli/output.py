@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,11 +34,29 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be shown as JSON")
 
 
-def console(*, err: bool = False) -> Console:
-    """A rich console for people; colours only on a terminal."""
-    from rich.console import Console
+def plain(text: str) -> str:
+    """Words of others on one line: what could steer a terminal or look like another line is shown as "?"."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
-    made = Console(stderr=err, highlight=False, soft_wrap=True, markup=False)  # names of others are no markup
+
+def console(*, err: bool = False) -> Console:
+    """A rich console for people; colours only on a terminal. Escapes in what is printed are shown as "?", whoever wrote
+    them; ends of lines stay, so names of others go through ``plain`` where one could make a line of its own.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Plain(Console):
+        """The last word on all text; rich's own colours and movements are no text."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                text, style, control = segment
+                if control is None and not text.isprintable():
+                    segment = Segment("\n".join(map(plain, text.split("\n"))), style)
+                yield segment
+
+    made = Plain(stderr=err, highlight=False, soft_wrap=True, markup=False)  # names of others are no markup
     if not made.is_terminal:
         made.width = 200  # nobody looks at the width of a file or a pipe
     return made

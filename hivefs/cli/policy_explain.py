@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hivefs.cli.asking import ask_engine, vault_path
-from hivefs.cli.output import console, json_option, show_json
+from hivefs.cli.output import console, json_option, plain, show_json
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
 
@@ -38,7 +38,7 @@ def command(path: str, password_file: str | None, key_file: Path | None, as_json
 def _print(found: dict[str, Any]) -> None:
     out = console()
     codes = ", ".join(f"{count} of {code}" for code, count in found["codes"].items()) or "none"
-    out.print(f"{found['path']}: policy {found['policy']}, {found['files']} files, stripes: {codes}")
+    out.print(f"{plain(found['path'])}: policy {found['policy']}, {found['files']} files, stripes: {codes}")
     if found["local"]:
         out.print(f"{found['local']} files are not wholly placed yet: some of them is only on this machine")
     for name, policy in found["policies"].items():

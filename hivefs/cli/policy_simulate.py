@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from hivefs.cli.asking import ask_engine, vault_path
-from hivefs.cli.output import console, json_option, show_json
+from hivefs.cli.output import console, json_option, plain, show_json
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
+from hivefs.errors import BadSetting
 
 
 @click.command("simulate")
@@ -40,6 +41,9 @@ def command(
     WHO is a country (DE), a bloc (EU), or operator:NAME, hoster:NAME, asn:NUMBER, subnet:NET. A node of which it is not
     known counts as under all of them. What is seized is sealed: without the keys of the vault it cannot be read.
     """
+    for word in (*lose, *seize):
+        if not word.isprintable():  # also what is no UTF-8, which could not even be sent to the engine
+            raise BadSetting(name="--lose or --seize", reason=f"'{plain(word)}' has characters that cannot be shown")
     home = Home.load(default_home())
     value = {
         "lose": _words(lose),

@@ -42,6 +42,9 @@ def command(
     table has lines NETWORK,COUNTRY,ASN,HOSTER. With a place, a node that answers faster than light could go and come is not
     where it says. The drive has to be mounted.
     """
+    for option, word in (("--name", name), ("--place", place or "")):
+        if not word.isprintable():  # also what is no UTF-8, which could not even be sent to the engine
+            raise BadSetting(name=option, reason="it has characters that cannot be shown")
     home = Home.load(default_home())
     if owner:
         if key:

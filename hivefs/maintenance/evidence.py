@@ -24,6 +24,7 @@ from hivefs.model.attestation import Attestation, Said, Statement, TrustedKey
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
 from hivefs.placement.evidence import Table, Weighed, current, weigh
+from hivefs.protocol.failures import printable
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +111,10 @@ class Evidence:
         if made == before:
             return False
         if known:
-            log.info("node %s: %s", node_id.hex()[:12], difference(before, made))
+            log.info("node %s: %s", node_id.hex()[:12], printable(difference(before, made)))
         for problem in made.problems:
             if problem not in before.problems or not known:
-                log.warning("node %s: %s", node_id.hex()[:12], problem)
+                log.warning("node %s: %s", node_id.hex()[:12], printable(problem))
         return True
 
     def _weighed(
@@ -192,6 +193,8 @@ class Evidence:
 
     def trust(self, key: bytes, name: str) -> bool:
         """Believe the attestations of a key, from now on; whether that is news. Raises BadSetting."""
+        if not name.isprintable():
+            raise BadSetting(name="--name", reason="it has characters that cannot be shown")
         if len(name) > MOST_NAME:
             raise BadSetting(name="--name", reason=f"it is longer than {MOST_NAME} characters")
         known = {made.key: made for made in self._store.trusted_keys()}

@@ -138,7 +138,8 @@ def _origin(rest: list[str], line: int) -> Origin:
     asn = asn.upper().removeprefix("AS")
     if asn and not (asn.isascii() and asn.isdigit() and len(asn) <= 10):
         raise BadSetting(name=_NAME, reason=f"line {line}: '{asn[:20]}' is not the number of a network")
-    return Origin(country, "" if not asn or int(asn) == 0 else str(int(asn)), hoster[:MAX_TEXT])
+    hoster = "".join(c if c.isprintable() else " " for c in hoster[:MAX_TEXT]).strip()  # it goes to logs and terminals
+    return Origin(country, "" if not asn or int(asn) == 0 else str(int(asn)), hoster)
 
 
 def _flatten(firsts: array[int], lasts: array[int], origins: array[int], into: Ranges) -> None:

@@ -185,3 +185,25 @@ def test_a_value_is_shown_with_how_well_it_is_known() -> None:
     node = {"attributes": {"country": "DE", "operator": ""}, "evidence": {"country": "attested", "operator": "claimed"}}
     words = [word(node, name) for name in ("country", "operator", "operator_country", "parent", "parent_country")]
     assert words == ["DE a", "?", "?", "", ""]
+
+
+@pytest.mark.parametrize("word", ["\udcff", "a\nb", "\x1b[2J"])
+def test_words_that_cannot_be_shown_are_refused(hivefs: Run, tmp_path: Path, word: str) -> None:
+    """The first is what an argument becomes that is no UTF-8."""
+    key = tmp_path / "notary.key"
+    assert hivefs("attest", "--key", key, "--new-key").code == 0
+    hive.create(tmp_path / "hive.key")
+    init = ("node", "init", tmp_path / "n", "--hive", tmp_path / "hive.key", "--listen", "/ip4/127.0.0.1/tcp/4001")
+    for words in (
+        *(("attest", NODE, "--key", key, f"--{name}", word) for name in ("operator", "parent", "hoster", "asn")),
+        (*init, "--country", "DE", "--operator", word, "--capacity", "1G"),
+        ("hive", "relabel", NODE, "--hive", tmp_path / "hive.key", "--operator", word),
+        ("invite", "--hive", tmp_path / "hive.key", "--hoster", word),
+        ("trust", NODE, "--name", word),
+        ("trust", "--place", word),
+        ("policy", "simulate", "--lose", word),
+        ("policy", "simulate", "--seize", f"DE,{word}"),
+    ):
+        done = hivefs(*words)
+        assert done.code == 60 and not done.out and done.err.count("\n") == 1 and done.err[:-1].isprintable(), words
+    assert not (tmp_path / "n").exists()

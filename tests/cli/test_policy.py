@@ -11,15 +11,24 @@ from typing import Any
 import pytest
 import trio
 
+from hivefs.cli import (
+    asking,
+    policy_apply,
+    policy_check,
+    policy_edit,
+    policy_explain,
+    policy_set,
+    policy_show,
+    policy_simulate,
+)
 from hivefs.cli import main as cli
 from hivefs.cli import placement as placement_command
-from hivefs.cli import policy_apply, policy_check, policy_edit, policy_explain, policy_set, policy_show, policy_simulate
 from hivefs.daemon import policy_walk
 from hivefs.daemon.control import Methods
 from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.daemon.policy_book import EngineBook, Node, infeasible
 from hivefs.daemon.policy_control import PolicyControl
-from hivefs.errors import BadPolicy, HivefsError, PathNotInDrive, PolicyInfeasible
+from hivefs.errors import BadPolicy, BadSetting, HivefsError, PathNotInDrive, PolicyInfeasible
 from hivefs.formats import records
 from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
@@ -386,3 +395,15 @@ def test_edit(world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert refused.read_text().count('"/a" = "default"') == 2 and str(refused) in err, "what was written is not lost"
     monkeypatch.setenv("VISUAL", "true")
     assert "Nothing was changed" in run("policy", "edit")[1]
+
+
+def test_a_path_that_is_no_utf8_is_refused_also_below_the_mount_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def mounted(*_: Any) -> dict[str, str]:
+        return {"mountpoint": "/drive"}
+
+    monkeypatch.setattr(asking, "ask_or_none", mounted)
+    home: Any = SimpleNamespace()
+    assert asking.vault_path(home, "/drive/Photos") == "/Photos" and asking.vault_path(home, "/drive") == "/"
+    for path in ("/drive/a\udcff", "/elsewhere\udcff"):
+        with pytest.raises(BadSetting, match="is not UTF-8"):
+            asking.vault_path(home, path)

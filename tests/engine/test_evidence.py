@@ -114,6 +114,8 @@ def test_forged_replayed_expired_and_untrusted_ones_are_refused_and_named(tmp_pa
             assert engine.evidence.take_attestations([good]) == 0, "the older one brought again"
             with pytest.raises(BadSetting, match="longer than"):
                 engine.evidence.trust(keys.public_key(STRANGER), "x" * 200)
+            with pytest.raises(BadSetting, match="cannot be shown"):
+                engine.evidence.trust(keys.public_key(STRANGER), "me\x1b[2J")
 
     run(test)
 

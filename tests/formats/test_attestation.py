@@ -121,6 +121,8 @@ def test_a_statement_from_far_ahead_takes_no_place_and_gives_way() -> None:
         [["colour", "red"]],
         [["country", ""]],
         [["country", "x" * 257]],
+        [["operator", "good\x1b[2J"]],
+        [["operator", "good\nnode 2"]],
     ],
 )
 def test_names_are_known_sorted_and_once(said: list[list[str]]) -> None:

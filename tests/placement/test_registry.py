@@ -35,6 +35,11 @@ def test_a_table_of_networks_and_of_ranges() -> None:
     assert made.rows == 4
 
 
+def test_a_hosters_name_in_a_table_of_others_steers_no_terminal() -> None:
+    made = table('192.0.2.0/24,DE,1,"Rack\x1b[2J \u202eCo\x9b"\n')
+    assert at(made, "192.0.2.1") == Origin("DE", "1", "Rack [2J  Co")
+
+
 def test_of_networks_in_each_other_the_smallest_counts_and_longer_than_64_bits_is_left_out() -> None:
     made = table("10.0.0.0/8,DE\n10.1.0.0/16,FR\n10.1.2.0/24,CH\n::/0,US\n2001:db8::/64,IS\n2001:db8::/65,NO\n")
     assert [at(made, a) for a in ("10.0.0.1", "10.1.0.0", "10.1.2.3", "10.1.3.0", "10.255.255.255")] == [
