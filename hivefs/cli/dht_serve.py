@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from hivefs.cli.output import json_option, show_json
+
 
 @click.command("serve")
 @click.option("--listen", multiple=True, metavar="ADDRESS", help="Where to listen, such as /ip4/0.0.0.0/tcp/4101.")
@@ -17,7 +19,8 @@ import click
     metavar="DIRECTORY",
     help="A node that runs on this machine, whose addresses are told.",
 )
-def command(listen: tuple[str, ...], peer: tuple[str, ...], node: tuple[Path, ...]) -> None:
+@json_option
+def command(listen: tuple[str, ...], peer: tuple[str, ...], node: tuple[Path, ...], as_json: bool) -> None:
     """Be a member of a DHT until it is interrupted. Experimental.
 
     Members see where the nodes are that others tell or look for, and who asks. Nothing secret is in this process.
@@ -26,9 +29,11 @@ def command(listen: tuple[str, ...], peer: tuple[str, ...], node: tuple[Path, ..
 
     if not listen and not node:
         raise click.UsageError("say --listen, --node or both")
-    serve(
-        listen,
-        peer,
-        [directory.absolute() for directory in node],
-        lambda addresses: click.echo(f"Serving at {', '.join(addresses) or 'no address'} (Ctrl-C stops it)"),
-    )
+
+    def told(addresses: list[str]) -> None:
+        if as_json:
+            show_json({"addresses": addresses})
+        else:
+            click.echo(f"Serving at {', '.join(addresses) or 'no address'} (Ctrl-C stops it)")
+
+    serve(listen, peer, [directory.absolute() for directory in node], told)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 
 from hivefs.daemon import control, node_control
-from hivefs.errors import Corrupt, HivefsError, NodeProblem, UnknownVersion
+from hivefs.errors import Corrupt, HivefsError, NodeProblem, PeerUnreachable, UnknownVersion
 from hivefs.formats import member
 from hivefs.model.node import Role, RosterEntry
 
@@ -51,7 +51,7 @@ def bound_memory() -> None:
 
 def serve(listen: Sequence[str], peers: Sequence[str], nodes: Sequence[Path], told: Callable[[list[str]], None]) -> None:
     """Be a member until interrupted, and tell the addresses of the running nodes in ``nodes`` again and again. ``told`` is
-    called with the member's addresses once it serves. Raises BadAddress, PeerUnreachable.
+    called with the member's addresses once it serves. Raises BadAddress, BadSetting, PeerUnreachable.
     """
     bound_memory()
     trio.run(_serve, listen, peers, nodes, told)
@@ -94,13 +94,22 @@ async def _find(peers: Sequence[str], node_keys: Sequence[bytes], hive_key: byte
     from hivefs.transport.dht import joined
 
     found: dict[bytes, RosterEntry] = {}
+    problem: HivefsError | None = None
+    answers = 0
     async with joined(os.urandom(32), (), peers, judge) as dht:
         with trio.move_on_after(FIND_SECONDS):
             for node_key in node_keys:
-                record = await dht.find(node_key)
+                try:
+                    record = await dht.find(node_key)
+                except PeerUnreachable as error:  # that of another node may still be found
+                    problem = error
+                    continue
+                answers += 1
                 entry = None if record is None else member.entry_from_bytes(record)
                 if entry is not None and member.entry_valid(entry, hive_key, now_ns):
                     found[node_key] = entry
+    if problem is not None and not answers:
+        raise problem
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import trio
 from multiaddr import Multiaddr
 
-from hivefs.errors import BadAddress, PeerUnreachable
+from hivefs.errors import BadAddress, BadSetting, PeerUnreachable
 
 Judge = Callable[[bytes, bytes], int]
 """Of a node's key and a record: how new it is (larger is newer). Raises ValueError for what is not that node's."""
@@ -45,13 +45,21 @@ class Dht:
 
     async def tell(self, node_key: bytes, record: bytes) -> None:
         """Keep a record here and with the peers that are closest to its key. Raises ValueError when it is not good, or
-        older than the one that is kept.
+        older than the one that is kept; PeerUnreachable when the library fails.
         """
-        await self._table.put_value(_name(node_key), record)
+        try:
+            await self._table.put_value(_name(node_key), record)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise _failed(error) from error
 
     async def find(self, node_key: bytes) -> bytes | None:
-        """The newest good record that anybody gave, or None."""
-        found = await self._table.get_value(_name(node_key))
+        """The newest good record that anybody gave, or None. Raises PeerUnreachable when the library fails."""
+        try:
+            found = await self._table.get_value(_name(node_key))
+        except Exception as error:
+            raise _failed(error) from error
         if found is None:
             return None
         try:
@@ -61,6 +69,10 @@ class Dht:
         return bytes(found)
 
 
+def _failed(error: Exception) -> PeerUnreachable:
+    return PeerUnreachable(address="the DHT", reason=str(error) or type(error).__name__)
+
+
 def _name(node_key: bytes) -> str:
     return f"/{NAMESPACE}/{node_key.hex()}"
 
@@ -68,8 +80,8 @@ def _name(node_key: bytes) -> str:
 @asynccontextmanager
 async def joined(seed: bytes, listen: Sequence[str], peers: Sequence[str], judge: Judge) -> AsyncIterator[Dht]:
     """In the network for as long as the block runs: a server when it listens, else somebody who only asks. ``listen`` are
-    addresses such as /ip4/0.0.0.0/tcp/4101, ``peers`` full ones of other members. Raises BadAddress, and PeerUnreachable
-    when there are peers and none of them answers.
+    addresses such as /ip4/0.0.0.0/tcp/4101, ``peers`` full ones of other members. Raises BadAddress; BadSetting when
+    nothing can listen at one of them; PeerUnreachable when there are peers and none of them answers.
     """
     from libp2p import new_host  # all of the library, from scratch: see lean.py
     from libp2p.crypto.ed25519 import create_new_key_pair
@@ -100,14 +112,21 @@ async def joined(seed: bytes, listen: Sequence[str], peers: Sequence[str], judge
             infos.append(info_from_p2p_addr(Multiaddr(peer)))
         except Exception:  # noqa: BLE001 - multiaddr and libp2p raise a dozen types for what is no address
             raise BadAddress(address=peer) from None
-    try:
-        places = [Multiaddr(address) for address in listen]
-    except ValueError:
-        raise BadAddress(address=" ".join(listen)) from None
+    places = []
+    for address in listen:
+        try:
+            places.append(Multiaddr(address))
+        except Exception:  # noqa: BLE001 - as above
+            raise BadAddress(address=address) from None
     key = create_new_key_pair(seed)
     noise = Noise(key, noise_privkey=create_noise_key().private_key)
     host = new_host(key_pair=key, sec_opt={NOISE: noise})
     async with host.run(listen_addrs=places):
+        listening = host.get_network().listeners  # the library tries all, and says nothing of those that fail
+        for place in places:
+            if str(place) not in listening:
+                reason = f"nothing can listen at {place}: it is no address of this machine, or is in use, or is not TCP"
+                raise BadSetting(name="--listen", reason=reason)
         reached = 0
         for info in infos:
             host.get_peerstore().add_addrs(info.peer_id, info.addrs, 365 * 86_400)

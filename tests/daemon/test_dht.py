@@ -10,19 +10,25 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import trio
 
 from hivefs.crypto import keys
+from hivefs.daemon import dht
 from hivefs.daemon.dht import judge, known
 from hivefs.daemon.embedded import _free_ports
+from hivefs.errors import PeerUnreachable
 from hivefs.formats.member import entry_to_bytes, sign_address, sign_member
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
 from hivefs.node.config import change_settings, create_node
+from hivefs.transport.dht import Dht
 
 HIVE, NODE, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 KEY = keys.public_key(NODE)
@@ -60,6 +66,73 @@ def test_only_what_the_node_itself_signed_is_its_address() -> None:
 def test_only_nodes_that_are_away_are_looked_for() -> None:
     rows = [{"id": "aa", "state": "online"}, {"id": "bb", "state": "offline"}, {"id": "cc", "state": "gone"}]
     assert known(rows) == [b"\xbb", b"\xcc"]
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [("/ip4/203.0.113.1/tcp/4101", 60), ("/ip4/127.0.0.1/udp/4101", 60), ("/ip4/nowhere/tcp/1", 41), ("\udcff", 41)],
+)
+def test_an_address_where_nothing_can_listen_is_refused(address: str, code: int) -> None:
+    """And the one beside it, where it could, does not hide that."""
+    (port,) = _free_ports(1)
+    words = ["dht", "serve", "--listen", f"/ip4/127.0.0.1/tcp/{port}", "--listen", address]
+    done = subprocess.run(
+        [sys.executable, "-m", "hivefs", *words], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code and not done.stdout, done.stderr
+    assert done.stderr.count("\n") == 1 and (address.isprintable() <= (address in done.stderr))
+
+
+class Broken:
+    """The library, when it fails in one of its ways."""
+
+    def __init__(self, good: bytes | None = None) -> None:
+        self.asked = 0
+        self.good = good
+
+    async def get_value(self, key: str) -> bytes | None:
+        self.asked += 1
+        if self.asked == 1 or self.good is None:
+            raise ExceptionGroup("nursery", [KeyError("stream reset")])
+        return self.good
+
+    async def put_value(self, key: str, value: bytes) -> None:
+        self.asked += 1
+        raise trio.BrokenResourceError if self.asked < 3 else Enough
+
+
+class Enough(BaseException):
+    """Ends the test."""
+
+
+def in_dht(table: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def joined(*_: object) -> AsyncIterator[Dht]:
+        yield Dht(SimpleNamespace(get_addrs=list), table, judge)
+
+    monkeypatch.setattr("hivefs.transport.dht.joined", joined)
+    monkeypatch.setattr(dht, "bound_memory", lambda: None)
+
+
+def test_a_failure_of_the_library_for_one_node_does_not_hide_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_dht(Broken(entry_to_bytes(entry())), monkeypatch)
+    assert list(dht.find((), [bytes(32), KEY], keys.public_key(HIVE), 1)) == [KEY]
+    in_dht(Broken(), monkeypatch)
+    with pytest.raises(PeerUnreachable, match="nursery"):
+        dht.find((), [bytes(32), KEY], keys.public_key(HIVE), 1)
+
+
+def test_a_failure_of_the_library_does_not_end_the_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def here(directory: Path) -> RosterEntry:
+        return entry()
+
+    table = Broken()
+    in_dht(table, monkeypatch)
+    monkeypatch.setattr(dht, "_entry_of", here)
+    monkeypatch.setattr(dht, "TRY_AGAIN", 0.0)
+    with pytest.raises(Enough):
+        dht.serve((), (), [Path("node")], lambda addresses: None)
+    assert table.asked == 3
 
 
 @pytest.fixture
