@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from hivefs.errors import BadSetting
 from hivefs.placement.evidence import Address, Origin
@@ -144,10 +145,10 @@ def _origin(rest: list[str], line: int) -> Origin:
 
 def _flatten(firsts: array[int], lasts: array[int], origins: array[int], into: Ranges) -> None:
     """Ranges that may lie in each other become disjoint ones: a sweep in the order of their starts, larger ones first, with
-    a stack of those that are open. Of two equal ones the later line counts. O(n log n).
+    a heap of those that are open, the first to end on top. Of two equal ones the later line counts. O(n log n).
     """
     order = sorted(range(len(firsts)), key=lambda i: (firsts[i], -lasts[i], i))
-    open_ones: list[tuple[int, int]] = []
+    open_ones: list[tuple[int, int, int]] = []  # (end, the later in the order the smaller, origin)
     at = 0
 
     def put(first: int, last: int, origin: int) -> None:
@@ -164,21 +165,17 @@ def _flatten(firsts: array[int], lasts: array[int], origins: array[int], into: R
         """Write what is open below ``upto``."""
         nonlocal at
         while open_ones and at < upto:
-            last, origin = open_ones[-1]
+            last, _, origin = open_ones[0]
             end = min(last, upto - 1)
             put(at, end, origin)
             at = max(at, end + 1)
-            if last < upto:
-                open_ones.pop()
-            while open_ones and open_ones[-1][0] < at:
-                open_ones.pop()
+            while open_ones and open_ones[0][0] < at:
+                heappop(open_ones)
 
-    for i in order:
+    for number, i in enumerate(order):
         close(firsts[i])
         at = firsts[i]
-        # One that crosses the end of what it begins in goes below that, so that the stack stays in the order of ends.
-        open_ones.append((lasts[i], origins[i]))
-        open_ones.sort(key=lambda one: -one[0])
+        heappush(open_ones, (lasts[i], -number, origins[i]))  # also one that crosses the end of what it begins in
     close(1 << 129)
 
 

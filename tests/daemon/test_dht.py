@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
+from hivefs.cli import main as cli
 from hivefs.crypto import keys
 from hivefs.daemon import dht
 from hivefs.daemon.dht import judge, known
@@ -81,6 +82,14 @@ def test_an_address_where_nothing_can_listen_is_refused(address: str, code: int)
     )
     assert done.returncode == code and not done.stdout, done.stderr
     assert done.stderr.count("\n") == 1 and (address.isprintable() <= (address in done.stderr))
+
+
+def test_a_member_says_where_it_serves_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dht, "serve", lambda listen, peers, nodes, told: told([f"{listen[0]}/p2p/x"]))
+    assert cli.run(["dht", "serve", "--listen", "/ip4/127.0.0.1/tcp/1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"addresses": ["/ip4/127.0.0.1/tcp/1/p2p/x"]}
 
 
 class Broken:

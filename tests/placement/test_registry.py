@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import ipaddress
 import sys
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from hivefs.errors import BadSetting
 from hivefs.placement.evidence import Origin
-from hivefs.placement.registry import Registry, from_lines
+from hivefs.placement.registry import Builder, Registry, from_lines
 
 
 def table(text: str) -> Registry:
@@ -91,6 +92,33 @@ def test_ranges_that_cross_are_disjoint_in_order_and_none_is_lost(rows: list[tup
         allowed = {Origin(c) for a, b, c in rows if a <= number <= b}
         found = at(made, f"10.0.0.{number}")
         assert found in allowed if allowed else found is None
+
+
+def test_networks_in_each_other_without_end_cost_little_each() -> None:
+    """Counted in calls of Python functions, which does not hang on speed: ordering the open ones anew for each row would be
+    half a million of them.
+    """
+    count = 1_000
+    rows = [
+        [str(ipaddress.ip_address(n)), str(ipaddress.ip_address(10_000 - n)), "DE" if n % 2 else "FR"] for n in range(count)
+    ]
+    builder = Builder()
+    for number, row in enumerate(rows, 1):
+        builder.add(row, number)
+    calls = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        made = builder.made()
+    finally:
+        sys.setprofile(before)
+    assert calls < 20 * count and made.rows == 2 * count - 1
+    assert at(made, "0.0.0.1") == Origin("DE") == at(made, "0.0.39.15") and at(made, "0.0.39.16") == Origin("FR")
 
 
 @pytest.mark.parametrize(
