@@ -51,14 +51,14 @@ class Dht:
             await self._table.put_value(_name(node_key), record)
         except ValueError:
             raise
-        except Exception as error:
+        except Exception as error:  # the library raises a dozen types; all mean the same here
             raise _failed(error) from error
 
     async def find(self, node_key: bytes) -> bytes | None:
         """The newest good record that anybody gave, or None. Raises PeerUnreachable when the library fails."""
         try:
             found = await self._table.get_value(_name(node_key))
-        except Exception as error:
+        except Exception as error:  # as in tell()
             raise _failed(error) from error
         if found is None:
             return None

@@ -128,7 +128,7 @@ class Host:
                 for listener in opened:
                     name = listener.socket.getsockname()
                     self.addresses.append(join_address(str(name[0]), int(name[1]), self.peer_key))
-        except BaseException:
+        except BaseException:  # cancellation too: no socket may stay that nobody serves; raised again
             for listener in listeners:
                 listener.socket.close()
             raise
@@ -238,7 +238,7 @@ async def _connect(host: str, port: int) -> trio.SocketStream:
         except OSError as error:
             candidate.close()
             failure = error
-        except BaseException:
+        except BaseException:  # cancellation: the socket is nobody's yet; raised again
             candidate.close()
             raise
     raise failure

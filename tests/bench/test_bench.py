@@ -16,7 +16,7 @@ from hivefs.testing.bench import sources, workloads
 from hivefs.testing.bench.rounds import Record, Rounds
 from hivefs.testing.bench.targets import Disk, Target
 
-PROGRAMS = ("git", "rsync", "tar", "cp")
+MISSING = [program for program in ("git", "rsync", "tar", "cp") if shutil.which(program) is None]
 HIVE_ROWS = {row.key for workload in workloads.WORKLOADS for row in workload.rows}
 
 
@@ -44,9 +44,7 @@ def bench(directory: Path, *words: str) -> tuple[subprocess.CompletedProcess[str
 
 
 @pytest.mark.fuse
-@pytest.mark.skipif(
-    any(shutil.which(p) is None for p in PROGRAMS), reason=f"one of the programs {', '.join(PROGRAMS)} is missing"
-)
+@pytest.mark.skipif(bool(MISSING), reason=f"the programs {', '.join(MISSING)} are missing (packages of the same names)")
 @pytest.mark.slow
 def test_two_rounds_against_the_ceiling(tmp_path: Path) -> None:
     done, result = bench(tmp_path, "--rounds", "2", "--targets", "ceiling,fast-ceiling")

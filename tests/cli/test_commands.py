@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Ran
 
 from hivefs.cli import main as cli
 from hivefs.cli.init import parse_code, parse_settings
@@ -27,37 +27,6 @@ from hivefs.errors import BadSetting
 
 ADDRESS = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWDHVcnTjiRxxBovNB2ZiKdYzBViCV2KGL7v2PiR8DapXT"
 HEAVY = ("libp2p", "pyfuse3", "lmdb", "zfec", "rich", "trio", "requests")
-
-
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HIVEFS_HOME", str(tmp_path / "vault"))
-    monkeypatch.setenv("HIVEFS_HIVE", str(tmp_path / "hive"))
-    return tmp_path
-
-
-class Ran:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def hivefs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    def run(*arguments: object, stdin: str = "") -> Ran:
-        import io
-
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        code = cli.run([str(a) for a in arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Ran(code, said.out, said.err)
-
-    return run
 
 
 @pytest.fixture

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import Run
 
-from hivefs.cli import main as cli
 from hivefs.cli.nodes import word
 from hivefs.crypto.keys import public_key
 from hivefs.daemon import hive, owner
@@ -22,34 +18,6 @@ from hivefs.model.node import Attribute, Evidence, Membership, Role
 from hivefs.node.config import load_node
 
 NODE = public_key(bytes([8]) * 32).hex()
-
-
-class Ran:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def hivefs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.setenv("HIVEFS_HOME", str(tmp_path / "vault"))
-    monkeypatch.setenv("HIVEFS_HIVE", str(tmp_path / "no-hive"))
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-
-    def run(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = cli.run([str(a) for a in arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Ran(code, said.out, said.err)
-
-    return run
 
 
 def make_node(hivefs: Run, tmp_path: Path, name: str) -> tuple[Path, str]:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import json
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import Run
 
-from hivefs.cli import main as cli
 from hivefs.crypto.keys import public_key
 from hivefs.daemon import hive, owner
 from hivefs.errors import BadSetting
@@ -25,34 +20,6 @@ from hivefs.node.config import load_node
 DAY = 86_400 * 10**9
 NOBODY = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWKTLvrwdyjTJkUM1xNP5qXsS8P7FXMqXUnGeiwCZfRfob"
 LISTEN = ("--listen", "/ip4/127.0.0.1/tcp/4001")
-
-
-class Ran:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def hivefs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.setenv("HIVEFS_HOME", str(tmp_path / "vault"))
-    monkeypatch.setenv("HIVEFS_HIVE", str(tmp_path / "no-hive"))
-
-    def run(*arguments: object, stdin: str = "") -> Ran:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        code = cli.run([str(a) for a in arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Ran(code, said.out, said.err)
-
-    return run
 
 
 @pytest.fixture

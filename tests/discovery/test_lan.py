@@ -46,7 +46,7 @@ def no_multicast() -> str:
             sender.sendto(b"x", ("224.0.0.251", receiver.getsockname()[1]))
             receiver.recv(10)
     except OSError as error:
-        return f"no multicast over loopback: {error}"
+        return f"multicast over loopback is missing: {error}"
     return ""
 
 

@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).with_name("fuzzing.py")
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,
-    reason="atheris is missing: it has wheels for CPython 3.11 to 3.13 on Linux with x86-64 only (setup.cfg)",
+    reason="the Python package atheris is missing (constraints.txt; wheels for CPython 3.11 to 3.13, Linux, x86-64)",
 )
 
 

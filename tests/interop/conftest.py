@@ -39,7 +39,7 @@ def js_directory(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
         pytest.skip("the program npm is missing (package npm): js-libp2p cannot be installed")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout.strip()
     if tuple(int(part) for part in version.removeprefix("v").split(".")[:2]) < OLDEST_NODE:
-        pytest.skip(f"node is {version} and js-libp2p needs {'.'.join(map(str, OLDEST_NODE))}")
+        pytest.skip(f"node {'.'.join(map(str, OLDEST_NODE))} or later is missing: the program node is {version}")
     lock = (HERE / "package-lock.json").read_bytes()
     cache = getattr(pytestconfig, "cache", None)  # there is none under -p no:cacheprovider
     root = Path(str(cache.mkdir("js-libp2p"))) if cache else tmp_path_factory.mktemp("js-libp2p")
@@ -62,11 +62,11 @@ def _install(npm: str, place: Path) -> None:
         try:
             done = subprocess.run(command, cwd=making, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            pytest.skip(f"npm ci was not done after {INSTALL_SECONDS:g} s")
+            pytest.skip(f"a registry that npm reaches is missing: npm ci was not done after {INSTALL_SECONDS:g} s")
         if done.returncode:
             code = npm_says_no_network(done.stderr)
             if code:
-                pytest.skip(f"npm reaches no registry ({code}), so js-libp2p cannot be installed")
+                pytest.skip(f"a registry that npm reaches is missing ({code}): js-libp2p cannot be installed")
             pytest.fail(f"npm ci: {done.stdout[-1000:]}{done.stderr[-2000:]}")
         with contextlib.suppress(FileExistsError, OSError):  # another run was faster
             making.rename(place)

@@ -164,7 +164,7 @@ def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
         ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
-        pytest.skip(f"the kernel mounts no tmpfs here (CAP_SYS_ADMIN is missing?): {mounted.stderr.strip()}")
+        pytest.skip(f"the right to mount a tmpfs (CAP_SYS_ADMIN) is missing: {mounted.stderr.strip()}")
     try:
         store = ShareStore(disk)
         kept, refused = [], 0

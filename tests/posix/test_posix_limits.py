@@ -284,7 +284,7 @@ def test_paths_without_access_and_watches_work(here: Path) -> None:
 def test_fanotify_marks_the_mount_but_not_by_handles(here: Path) -> None:
     group = LIBC.fanotify_init(0x2, 0)  # FAN_NONBLOCK
     if group < 0:
-        pytest.skip("the kernel has no fanotify (CONFIG_FANOTIFY)")
+        pytest.skip("fanotify is missing in the kernel (CONFIG_FANOTIFY): fanotify_init fails")
     mark = LIBC.fanotify_mark
     checked(mark(group, 1, ctypes.c_uint64(0x20), AT_FDCWD, os.fsencode(here)))  # FAN_OPEN
     os.close(group)

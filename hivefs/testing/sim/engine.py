@@ -192,7 +192,7 @@ class Life:
         """Around what others than the duties do with the engine: it may die of that, they do not."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # Killed comes alone or in groups of groups; everything else is raised again
             if not only_killed(error):
                 raise
             self.kill()
@@ -263,7 +263,7 @@ class Life:
                     nursery.start_soon(self._give_up)
                     for duty in self.duties():
                         nursery.start_soon(duty)
-        except BaseException as error:
+        except BaseException as error:  # as in outside(): only Killed ends here
             if not only_killed(error):
                 raise
         finally:
