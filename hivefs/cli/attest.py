@@ -11,7 +11,7 @@ from hivefs.cli.invite import seconds
 from hivefs.cli.node_labels import label_options
 from hivefs.cli.output import json_option, show_json
 from hivefs.daemon.node_process import Labels
-from hivefs.errors import BadSetting
+from hivefs.errors import BadAttestation, BadSetting
 
 VOUCHES = {
     "country": "Country where the machine stands (two letters).",
@@ -91,6 +91,17 @@ def command(
         click.echo(text)
     else:
         click.echo(f"Node {subject.hex()[:12]}: {', '.join(f'{n} {v}' for n, v in said.items())}; added to {out}")
+
+
+def attestations_in(path: Path) -> str:
+    """The text of a file with lines of this command. Raises BadAttestation when it cannot be read."""
+    from hivefs.formats.attestation import MAX_TEXT
+
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_TEXT + 1).decode("ascii", errors="replace")
+    except OSError as error:
+        raise BadAttestation(reason=f"{path} cannot be read: {error.strerror}") from error
 
 
 def whole_key(text: str, name: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hivefs.cli.attest import whole_key
+from hivefs.cli.attest import attestations_in, whole_key
 from hivefs.cli.output import json_option, show_json
 from hivefs.errors import BadAttestation, BadSetting
 from hivefs.model.attestation import Attestation
@@ -33,7 +33,7 @@ def command(directory: Path, files: tuple[Path, ...], drop: tuple[str, ...], as_
 
     _, seed = load_node(directory.absolute())
     own = public_key(seed)
-    brought = [made for path in files for made in _read(path)]
+    brought = [made for path in files for made in attestation.attestations_from_text(attestations_in(path))]
     for made in brought:
         reason = attestation.problem(made, time.time_ns())
         if not reason and made.subject != own:
@@ -78,14 +78,3 @@ def _row(made: Attestation) -> dict[str, Any]:
         "issued_ns": made.issued_ns,
         "expires_ns": made.expires_ns,
     }
-
-
-def _read(path: Path) -> list[Attestation]:
-    from hivefs.formats import attestation
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(attestation.MAX_TEXT + 1).decode("ascii", errors="replace")
-    except OSError as error:
-        raise BadAttestation(reason=f"{path} cannot be read: {error.strerror}") from error
-    return attestation.attestations_from_text(text)

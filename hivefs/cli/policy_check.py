@@ -12,7 +12,8 @@ from hivefs.cli.output import console, json_option, show_json
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
 from hivefs.errors import BadSetting, PolicyInfeasible
-from hivefs.placement.language import MAX_TEXT_BYTES, decode, parse
+from hivefs.formats.policy import MAX_TEXT_BYTES
+from hivefs.placement.language import decode, parse
 
 
 def text_of(file: Path) -> str:

@@ -13,7 +13,6 @@ from hivefs.cli.policy_apply import apply
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home, write_file
 from hivefs.errors import HivefsError
-from hivefs.placement.language import parse
 from hivefs.placement.language_text import default_text
 
 
@@ -37,7 +36,6 @@ def command(force: bool, password_file: str | None, key_file: Path | None, as_js
             return
         text = edited
         try:
-            parse(text, home.policy())
             apply(home, text, force, password_file, key_file, as_json)
             return
         except HivefsError as error:

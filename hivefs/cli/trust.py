@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from hivefs.cli.attest import whole_key
+from hivefs.cli.attest import attestations_in, whole_key
 from hivefs.cli.output import console, json_option, show_json
 from hivefs.daemon.home import Home, default_home
-from hivefs.errors import BadAttestation, BadSetting
+from hivefs.errors import BadSetting
 
 
 @click.command("trust")
@@ -60,7 +60,7 @@ def command(
     elif remove:
         raise BadSetting(name="KEY", reason="say which key to trust no more")
     if take is not None:
-        did["taken"] = _ask(home, "evidence_take", _read(take))
+        did["taken"] = _ask(home, "evidence_take", attestations_in(take))
     if registry is not None:
         did["registry"] = _registry(home, registry)
     if place is not None:
@@ -94,16 +94,6 @@ def _ask(home: Home, method: str, value: Any) -> Any:
     from hivefs.cli.drive import ask
 
     return trio.run(ask, home, "engine", method, value, 60.0)
-
-
-def _read(path: Path) -> str:
-    from hivefs.formats.attestation import MAX_TEXT
-
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_TEXT + 1).decode("ascii", errors="replace")
-    except OSError as error:
-        raise BadAttestation(reason=f"{path} cannot be read: {error.strerror}") from error
 
 
 def _registry(home: Home, path: Path) -> Any:

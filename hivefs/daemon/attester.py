@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hivefs.crypto.keys import public_key
-from hivefs.daemon.home import write_file
-from hivefs.errors import Corrupt, KeyFileProblem, UnknownVersion
-from hivefs.model.ids import KEY_BYTES
+from hivefs.daemon.key_file import KeyFormat
 
-FORMAT = "hivefs-attester-key"
-VERSION = 1
-_WHAT = "the attester's key file"
+FILE = KeyFormat(
+    "hivefs-attester-key",
+    1,
+    "key",
+    "the attester's key file",
+    "it is not the key of a HiveFS attester",
+    "the seed does not fit the key",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,44 +34,19 @@ class AttesterKey:
 
 def to_bytes(key: AttesterKey) -> bytes:
     """JSON on one line."""
-    value = {"format": FORMAT, "version": VERSION, "key": key.public.hex(), "seed": key.seed.hex()}
-    return (json.dumps(value) + "\n").encode("ascii")
+    return FILE.to_bytes(key.seed)
 
 
 def from_bytes(data: bytes) -> AttesterKey:
     """Raises Corrupt or UnknownVersion."""
-    try:
-        value = json.loads(data)
-        if value["format"] != FORMAT:
-            raise Corrupt(what=_WHAT, reason="it is not the key of a HiveFS attester")
-        if value["version"] != VERSION:
-            raise UnknownVersion(what=_WHAT, version=value["version"])
-        seed, public = bytes.fromhex(value["seed"]), bytes.fromhex(value["key"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise Corrupt(what=_WHAT, reason="its form is wrong") from None
-    if len(seed) != KEY_BYTES or AttesterKey(seed).public != public:
-        raise Corrupt(what=_WHAT, reason="the seed does not fit the key")
-    return AttesterKey(seed)
+    return AttesterKey(FILE.from_bytes(data))
 
 
 def create(path: Path) -> AttesterKey:
     """A fresh key in ``path``, which must not exist. Raises KeyFileProblem."""
-    key = AttesterKey(os.urandom(KEY_BYTES))
-    try:
-        write_file(path, to_bytes(key), new=True)
-    except OSError as error:
-        raise KeyFileProblem(path=path, reason=error.strerror or str(error)) from error
-    return key
+    return AttesterKey(FILE.create(path))
 
 
 def load(path: Path) -> AttesterKey:
     """The key in ``path``. Raises KeyFileProblem, Corrupt, UnknownVersion."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(4096)
-    except OSError as error:
-        raise KeyFileProblem(path=path, reason=error.strerror or str(error)) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise KeyFileProblem(path=path, reason="others can read it; run 'chmod 600' on it")
-    return from_bytes(data)
+    return AttesterKey(FILE.load(path))

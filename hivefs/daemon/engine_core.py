@@ -64,8 +64,6 @@ log = logging.getLogger(__name__)
 CAPACITY_EVERY = 2.0
 EVICT_EVERY = 10.0
 KEPT_BYTES = 16 << 20
-MEASURE_EVERY = 5.0
-MEASURE_SLICE = 100
 MOST_PART = 320 << 10
 """Sealed bytes that are brought before the rest of their share; more is brought as the share that it mostly is."""
 

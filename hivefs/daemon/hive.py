@@ -5,23 +5,23 @@ It is a file of its own, 0600, that no node and no mount ever needs; keep it whe
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hivefs.crypto.keys import public_key
-from hivefs.daemon.home import write_file
-from hivefs.errors import Corrupt, KeyFileProblem, UnknownVersion
+from hivefs.daemon.key_file import KeyFormat
 from hivefs.formats.member import sign_member
-from hivefs.model.ids import KEY_BYTES
 from hivefs.model.node import Attribute, Membership, Role
 
-FORMAT = "hivefs-hive-key"
-VERSION = 1
-_WHAT = "the hive's key file"
+FILE = KeyFormat(
+    "hivefs-hive-key",
+    1,
+    "hive",
+    "the hive's key file",
+    "it is not a HiveFS hive key",
+    "the key does not fit the hive",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,44 +44,19 @@ class HiveKey:
 
 def to_bytes(key: HiveKey) -> bytes:
     """JSON on one line."""
-    value = {"format": FORMAT, "version": VERSION, "hive": key.public.hex(), "seed": key.seed.hex()}
-    return (json.dumps(value) + "\n").encode("ascii")
+    return FILE.to_bytes(key.seed)
 
 
 def from_bytes(data: bytes) -> HiveKey:
     """Raises Corrupt or UnknownVersion."""
-    try:
-        value = json.loads(data)
-        if value["format"] != FORMAT:
-            raise Corrupt(what=_WHAT, reason="it is not a HiveFS hive key")
-        if value["version"] != VERSION:
-            raise UnknownVersion(what=_WHAT, version=value["version"])
-        seed, public = bytes.fromhex(value["seed"]), bytes.fromhex(value["hive"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise Corrupt(what=_WHAT, reason="its form is wrong") from None
-    if len(seed) != KEY_BYTES or HiveKey(seed).public != public:
-        raise Corrupt(what=_WHAT, reason="the key does not fit the hive")
-    return HiveKey(seed)
+    return HiveKey(FILE.from_bytes(data))
 
 
 def create(path: Path) -> HiveKey:
     """A new hive: a fresh key in ``path``, which must not exist. Raises KeyFileProblem."""
-    key = HiveKey(os.urandom(KEY_BYTES))
-    try:
-        write_file(path, to_bytes(key), new=True)
-    except OSError as error:
-        raise KeyFileProblem(path=path, reason=error.strerror or str(error)) from error
-    return key
+    return HiveKey(FILE.create(path))
 
 
 def load(path: Path) -> HiveKey:
     """The key in ``path``. Raises KeyFileProblem, Corrupt, UnknownVersion."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(4096)
-    except OSError as error:
-        raise KeyFileProblem(path=path, reason=error.strerror or str(error)) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise KeyFileProblem(path=path, reason="others can read it; run 'chmod 600' on it")
-    return from_bytes(data)
+    return HiveKey(FILE.load(path))

@@ -285,16 +285,22 @@ def write_file(path: Path, data: bytes, *, new: bool = False) -> None:
         os.close(directory)
 
 
-def read_key_file(path: Path) -> bytes:
-    """The bytes of a key file (16 bytes to 64 KiB, readable by its owner alone); raises KeyFileProblem."""
+def read_private(path: Path, most: int) -> bytes:
+    """Up to ``most`` bytes of a file that only its owner may read; raises KeyFileProblem."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read(KEY_FILE_MAX + 1)
+            data = file.read(most)
     except OSError as error:
         raise KeyFileProblem(path=path, reason=error.strerror or str(error)) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise KeyFileProblem(path=path, reason="others can read it; run 'chmod 600' on it")
+    return data
+
+
+def read_key_file(path: Path) -> bytes:
+    """The bytes of a key file (16 bytes to 64 KiB, readable by its owner alone); raises KeyFileProblem."""
+    data = read_private(path, KEY_FILE_MAX + 1)
     if not KEY_FILE_MIN <= len(data) <= KEY_FILE_MAX:
         raise KeyFileProblem(path=path, reason=f"it has {len(data)} bytes and needs {KEY_FILE_MIN} to {KEY_FILE_MAX}")
     return data

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hivefs.daemon.engine_core import Engine
-from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
+from hivefs.errors import PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Attribute, Candidate
 from hivefs.model.stripe import Stripe
@@ -34,8 +34,6 @@ class Book(Protocol):
 
     @property
     def default(self) -> Policy: ...
-    @property
-    def places(self) -> bool: ...
     def text(self) -> str: ...
     async def set_text(self, text: str) -> None: ...
     def nodes(self) -> Iterable[Node]: ...
@@ -44,7 +42,7 @@ class Book(Protocol):
 
 
 class EngineBook:
-    """A Book over the real engine. ``places``: whether that engine places by a text of policies."""
+    """A Book over the real engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -54,27 +52,13 @@ class EngineBook:
         """What holds without a text."""
         return self._engine.home.policy()
 
-    @property
-    def places(self) -> bool:
-        """Whether a text that is set would be obeyed."""
-        return self._setter() is not None
-
-    def _setter(self) -> Callable[[str], Awaitable[None] | None] | None:
-        found: Callable[[str], Awaitable[None] | None] | None = getattr(self._engine, "set_policies", None)
-        return found
-
     def text(self) -> str:
         """The text in force; "" when there is none."""
         return self._engine.store.policy_text()
 
     async def set_text(self, text: str) -> None:
-        """Put a text into force; "" for none. Raises HivefsError while the engine cannot obey it."""
-        setter = self._setter()
-        if setter is None:
-            raise HivefsError(detail="this engine places all data by the vault's own policy; nothing was changed")
-        waiting = setter(text)
-        if waiting is not None:
-            await waiting
+        """Put a text into force; "" for none. Raises BadPolicy."""
+        await self._engine.set_policies(text)
 
     def nodes(self) -> Iterator[Node]:
         """All nodes that are known now."""

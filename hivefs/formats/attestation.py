@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from hivefs.crypto import keys
-from hivefs.errors import BadAttestation, Corrupt, HivefsError, UnknownVersion
+from hivefs.errors import BadAttestation, Corrupt, UnknownVersion
 from hivefs.formats import strict
 from hivefs.formats.invite import SKEW_NS
 from hivefs.model.attestation import Attestation, Said, Statement, TrustedKey
@@ -74,15 +74,25 @@ def signed(made: Attestation) -> bool:
     return made.attester != made.subject and keys.verify(made.attester, made.signature, message)
 
 
+def expired(made: Attestation, now_ns: int) -> bool:
+    """Whether it has ended, more than a day ago."""
+    return bool(made.expires_ns) and now_ns - SKEW_NS >= made.expires_ns
+
+
+def early(made: Attestation, now_ns: int) -> bool:
+    """Whether it was issued more than a day from now."""
+    return made.issued_ns > now_ns + SKEW_NS
+
+
 def problem(made: Attestation, now_ns: int) -> str:
     """Why it counts for nothing, in words; "" when it counts for who trusts its attester. A day of skew is forgiven."""
     if made.attester == made.subject:
         return "a node cannot attest itself"
     if not signed(made):
         return "its signature is not its attester's: it is forged or was changed"
-    if made.expires_ns and now_ns - SKEW_NS >= made.expires_ns:
+    if expired(made, now_ns):
         return "it has expired"
-    if made.issued_ns > now_ns + SKEW_NS:
+    if early(made, now_ns):
         return "it is from the future; is the clock of this machine right?"
     return ""
 
@@ -202,15 +212,6 @@ def statement_from_bytes(data: bytes) -> Statement:
         )
 
     return strict.exactly(_WHAT_STATEMENT, data, build, statement_to_bytes)
-
-
-def good_statement(data: bytes) -> Statement | None:
-    """The statement in these bytes when its signatures hold, else None: what others pass on may be anything."""
-    try:
-        made = statement_from_bytes(data)
-    except HivefsError:
-        return None
-    return made if statement_valid(made) else None
 
 
 # ---- whom a user trusts ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 from hivefs.crypto import keys
 from hivefs.formats import strict
-from hivefs.model.ids import KEY_BYTES, NodeId, VaultId
+from hivefs.model.ids import KEY_BYTES, NodeId
 from hivefs.model.receipt import Receipt
 
 VERSION = 1
@@ -50,11 +50,6 @@ def receipt_valid(receipt: Receipt) -> bool:
 def counter_valid(receipt: Receipt) -> bool:
     """Whether both signed it."""
     return receipt_valid(receipt) and keys.verify(receipt.owner, receipt.counter, _agreed(receipt))
-
-
-def vault_of(receipt: Receipt) -> VaultId:
-    """The vault whose shares it counts."""
-    return keys.vault_id_of(receipt.owner)
 
 
 def receipt_to_bytes(receipt: Receipt) -> bytes:

@@ -28,6 +28,7 @@ from hivefs.maintenance.ports import State
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Stripe
+from hivefs.placement import lazy
 from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.health import State as StripeState
 from hivefs.placement.policies import Policies
@@ -41,8 +42,10 @@ RETRY = 5.0
 LEAVING_AGAIN = 30.0
 SCAN_SLICE = 20
 HOPELESS_LOOKS = 3
-MANY = 1000
 """After so many looks, or when a node comes or goes, what had no place is tried again: room may have come."""
+
+MANY = 1000
+"""More such stripes than this are tried again twelve times as seldom."""
 
 
 OUT_OF_POLICY = 1
@@ -158,8 +161,10 @@ class Repair:
                 with self._state.writing():
                     self._state.save_stripe(stripe)  # proved as it lies, by the policy that it has now
             return
-        elif not decision.moving and stripe.total - len(decision.missing) > self._state.policies.of(stripe).repair_at > 0:
-            return  # lazily: until fewer are left
+        elif not decision.moving:
+            left, threshold = stripe.total - len(decision.missing), self._state.policies.of(stripe).repair_at
+            if not lazy.due(left, stripe.total, threshold, health.verdict.holds):
+                return
         if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
             return
         self._queued.add(stripe_id)

@@ -22,7 +22,7 @@ import trio
 from hivefs.errors import HivefsError
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
-from hivefs.placement.distance import KM_PER_MS, least_km, place_of, reach_km
+from hivefs.placement.distance import KM_PER_MS, least_km, place_of, refutes
 from hivefs.placement.places import Circle
 
 log = logging.getLogger(__name__)
@@ -119,9 +119,9 @@ class RoundTrips:
         self._now[key] = min(seconds, self._now.get(key, seconds))
         seconds, country = self.least(node_id) or seconds, self._country(node_id).upper()
         self._again(node_id, addresses, seconds)
-        kilometres = least_km(self._place, country)
-        if not country or kilometres <= reach_km(seconds) or self.refuted(node_id, country):
+        if not country or not refutes(self._place, country, seconds) or self.refuted(node_id, country):
             return False
+        kilometres = least_km(self._place, country)
         self._save({**self._refuted, (node_id, country): [int(kilometres), seconds * 1000, [addresses]]})
         return True
 
@@ -129,7 +129,7 @@ class RoundTrips:
         """What was refuted is refuted at these addresses, too."""
         more = {}
         for (of, country), (kilometres, milliseconds, where) in self._refuted.items():
-            if of == node_id and addresses not in where and least_km(self._place, country) > reach_km(seconds):
+            if of == node_id and addresses not in where and refutes(self._place, country, seconds):
                 more[of, country] = [kilometres, milliseconds, [*where, addresses][-MOST_PLACES:]]
         if more:
             self._save({**self._refuted, **more})
@@ -145,7 +145,7 @@ class RoundTrips:
             if addresses in where or key not in self._now or key not in self._before:
                 continue
             times = [self._before[key], *(seconds for (of, _), seconds in self._now.items() if of == node_id)]
-            if least_km(self._place, country) <= reach_km(min(times)):
+            if not refutes(self._place, country, min(times)):
                 over.append((node_id, country))
         if over:
             self._save({pair: said for pair, said in self._refuted.items() if pair not in over})

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hivefs.formats.invite import SKEW_NS
+from hivefs.formats.attestation import early, expired
 from hivefs.model.attestation import Attestation, Said
 from hivefs.model.node import ATTRIBUTE_NAMES, Attribute, Evidence, Membership
 
@@ -125,18 +125,13 @@ def current(
     for made in attestations:
         if made.subject != subject or made.attester == subject or made.attester not in trusted:
             continue
-        if made.issued_ns > now_ns + SKEW_NS:
+        if early(made, now_ns):
             continue
         before = newest.get(made.attester)
         if before is None or (before.issued_ns, before.signature) < (made.issued_ns, made.signature):
             newest[made.attester] = made
     good = [made for made in newest.values() if not expired(made, now_ns)]
     return sorted(good, key=lambda made: made.attester)
-
-
-def expired(made: Attestation, now_ns: int) -> bool:
-    """Whether it has ended, more than a day ago."""
-    return bool(made.expires_ns) and now_ns - SKEW_NS >= made.expires_ns
 
 
 def same(name: str, one: str, other: str) -> bool:

@@ -18,7 +18,6 @@ from hivefs.placement.policy import DEFAULT, Policy
 from hivefs.placement.policy_reader import Reader, limits_of
 from hivefs.placement.toml_places import places, position
 
-MAX_TEXT_BYTES = 256 << 10
 MAX_POLICIES = 256
 MAX_PATHS = 4096
 MAX_PATH_BYTES = 4096
@@ -64,8 +63,8 @@ class PolicySet:
 
 def decode(data: bytes) -> str:
     """The text in a file. Raises BadPolicy for what is not UTF-8 or too long."""
-    if len(data) > MAX_TEXT_BYTES:
-        raise BadPolicy(line=1, column=1, reason=f"the text is longer than {MAX_TEXT_BYTES >> 10} KiB")
+    if len(data) > policy_format.MAX_TEXT_BYTES:
+        raise BadPolicy(line=1, column=1, reason=f"the text is longer than {policy_format.MAX_TEXT_BYTES >> 10} KiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -76,8 +75,8 @@ def decode(data: bytes) -> str:
 
 def parse(text: str, default: Policy) -> PolicySet:
     """Read a policy.toml. What it does not say is as in ``default``, the vault's own. Raises BadPolicy."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
-        raise BadPolicy(line=1, column=1, reason=f"the text is longer than {MAX_TEXT_BYTES >> 10} KiB")
+    if len(text.encode("utf-8", "surrogatepass")) > policy_format.MAX_TEXT_BYTES:
+        raise BadPolicy(line=1, column=1, reason=f"the text is longer than {policy_format.MAX_TEXT_BYTES >> 10} KiB")
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > MAX_DOTS:  # tomllib takes the square of the parts of a key in time
             raise BadPolicy(line=number, column=1, reason=f"there are more than {MAX_DOTS} dots in a line")
@@ -217,4 +216,4 @@ def _agree(reader: Reader, made: PolicySet) -> None:
         ) from None
 
 
-__all__ = ["MAX_TEXT_BYTES", "METADATA", "PolicySet", "bad_path", "decode", "limits_of", "parse"]
+__all__ = ["METADATA", "PolicySet", "bad_path", "decode", "limits_of", "parse"]

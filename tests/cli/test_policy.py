@@ -26,7 +26,7 @@ from hivefs.cli import placement as placement_command
 from hivefs.daemon import policy_walk
 from hivefs.daemon.control import Methods
 from hivefs.daemon.home import Home, Lock, Secrets
-from hivefs.daemon.policy_book import EngineBook, Node, infeasible
+from hivefs.daemon.policy_book import Node, infeasible
 from hivefs.daemon.policy_control import PolicyControl
 from hivefs.errors import BadPolicy, BadSetting, HivefsError, PathNotInDrive, PolicyInfeasible
 from hivefs.formats import records
@@ -94,7 +94,6 @@ class MemoryBook:
     """A Book: three nodes in each of four countries, stripes of 4/8."""
 
     default = Policy(4, 8)
-    places = True
 
     def __init__(self) -> None:
         self.kept = ""
@@ -240,20 +239,6 @@ def test_an_automatic_code_is_feasible_when_some_code_is() -> None:
     four = [node(i, country) for i, country in enumerate(PLACES, 1)]
     assert infeasible(Policy(0, 0, auto=True), four) == ""
     assert infeasible(Policy(0, 0, auto=True), four[:2]) != "" and infeasible(Policy(4, 8), four) != ""
-
-
-def test_an_engine_that_would_not_obey_a_text_takes_none() -> None:
-    kept: list[str] = []
-
-    async def obeys(text: str) -> None:
-        kept.append(text)
-
-    deaf, good = EngineBook(SimpleNamespace()), EngineBook(SimpleNamespace(set_policies=obeys))  # type: ignore[arg-type]
-    assert not deaf.places and good.places
-    with pytest.raises(HivefsError, match="nothing was changed"):
-        trio.run(deaf.set_text, "x = 1")
-    trio.run(good.set_text, "x = 1")
-    assert kept == ["x = 1"]
 
 
 def test_the_loop_goes_on_while_a_large_tree_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:

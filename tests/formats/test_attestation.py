@@ -51,7 +51,7 @@ def test_vectors_are_written_and_read_the_same() -> None:
     assert attestation.attestation_from_bytes(data["attestation"]) == GOOD
     assert attestation.attestations_from_text("# a note\n\n" + kept["vectors"]["attestation text"] + "\n") == [GOOD]
     assert attestation.statement_from_bytes(data["statement"]) == STATEMENT
-    assert attestation.good_statement(data["says nothing"]) == NOTHING
+    assert attestation.statement_from_bytes(data["says nothing"]) == NOTHING and attestation.statement_valid(NOTHING)
     assert attester.from_bytes(data["attester key"]) == attester.AttesterKey(NOTARY)
     assert attestation.trusted_from_bytes(data["trusted key"]) == TRUSTED
 
@@ -63,7 +63,7 @@ def test_the_longest_ones_are_within_their_bounds() -> None:
     whole = Statement(NODE_ID, 1 << 62, tuple(sorted(said)), (longest,) * attestation.MAX_ATTESTATIONS)
     blob = attestation.statement_to_bytes(attestation.sign_statement(NODE, whole))
     assert len(blob) <= attestation.MAX_STATEMENT_BYTES
-    assert attestation.good_statement(blob) is not None
+    assert attestation.statement_valid(attestation.statement_from_bytes(blob))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_forged_ones_are_refused_and_it_is_said_why(forged: Attestation, reason:
     assert attestation.problem(GOOD, NOW) == ""
     assert reason in attestation.problem(forged, NOW) and not attestation.signed(forged)
     inside = attestation.sign_statement(NODE, Statement(NODE_ID, 9, (), (forged,)))
-    assert attestation.good_statement(attestation.statement_to_bytes(inside)) is None
+    assert not attestation.statement_valid(attestation.statement_from_bytes(attestation.statement_to_bytes(inside)))
 
 
 def test_clocks_may_be_a_day_apart_and_no_more() -> None:

@@ -198,7 +198,6 @@ def test_vectors_are_read() -> None:
     assert receipt.receipt_from_bytes(kept("receipt", "signed")) == RECEIPT and receipt.receipt_valid(RECEIPT)
     assert receipt.receipt_from_bytes(kept("receipt", "countersigned")) == COUNTERSIGNED
     assert receipt.counter_valid(COUNTERSIGNED) and not receipt.counter_valid(RECEIPT)
-    assert receipt.vault_of(RECEIPT) == keys.vault_id_of(keys.public_key(OWNER))
     assert member.entry_from_bytes(kept("member", "entry")) == ENTRY
     assert member.entry_valid(ENTRY, keys.public_key(HIVE), 1)
     assert member.entry_from_bytes(kept("member", "leaving")) == LEAVING
