@@ -50,16 +50,13 @@ def command(
     """
     from hivefs.daemon import attester
 
-    if new_key:
+    if new_key and not node:
         key = attester.create(key_file)
-        if not node:
-            if as_json:
-                show_json({"key": key.public, "file": key_file})
-            else:
-                click.echo(f"Key {key.public.hex()} in {key_file}\nUsers trust it: hivefs trust {key.public.hex()}")
-            return
-    else:
-        key = attester.load(key_file)
+        if as_json:
+            show_json({"key": key.public, "file": key_file})
+        else:
+            click.echo(f"Key {key.public.hex()} in {key_file}\nUsers trust it: hivefs trust {key.public.hex()}")
+        return
     said = {a.name: a.value for a in labels.attributes()}
     if asn:
         number = asn.strip().upper().removeprefix("AS")
@@ -74,6 +71,7 @@ def command(
     now = time.time_ns()
     until = 0 if expires.strip().lower() == "never" else now + seconds(expires, "--expires") * 10**9
     subject = whole_key(node, "NODE")
+    key = attester.create(key_file) if new_key else attester.load(key_file)
     if subject == key.public:
         raise BadSetting(name="NODE", reason="that is the attester's own key")
     made = attestation.sign_attestation(key.seed, Attestation(b"", subject, tuple(said.items()), now, until))

@@ -76,8 +76,7 @@ class Engine:
         self.keys: VaultKeys = secrets.keys()
         self.policy = home.policy()
         setting = home.vault.setting
-        self.store = EngineStore(home.engine, self.keys.engine_key, self.policy.rules)
-        self.store.default = self.policy
+        self.store = EngineStore(home.engine, self.keys.engine_key, self.policy)
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
@@ -179,6 +178,8 @@ class Engine:
         await self.news.greeted(client)
         self.checkpoint.compare(await client.get_heads())
         head = self.checkpoint.head()
+        if not self.rules.may_keep(client.node_id):
+            return
         if head is not None and not (self.checkpoint.forked is not None and self.checkpoint.forked.data["own"]):
             await client.put_head(head_format.to_bytes(head))
 

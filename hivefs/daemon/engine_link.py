@@ -44,8 +44,7 @@ class LazyBook:
     def _open(self) -> EngineReader | None:
         if self._reader is None and (self._home.engine / "data.mdb").exists():
             try:
-                self._reader = EngineReader(self._home.engine, self._key, self._home.policy().rules)
-                self._reader.default = self._home.policy()
+                self._reader = EngineReader(self._home.engine, self._key, self._home.policy())
             except StoreDamaged as error:  # being made this moment, or really damaged: the engine will say
                 log.warning("the engine's store cannot be read: %s", error)
         return self._reader

@@ -25,7 +25,6 @@ from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
 from hivefs.placement.reputation import availability
-from hivefs.placement.verifier import verify
 
 if TYPE_CHECKING:
     from hivefs.daemon.engine_core import Engine
@@ -224,11 +223,8 @@ class EngineMoving:
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
         """Whether the policy is proved of the stripe as it would be, and its level is what it was."""
         store = self._engine.store
-        policy = store.policies.of(before)
-        holders = [None if s.node is None else store.weighed(s.node).attributes for s in after.shares]
-        if not verify(policy, after.needed, holders).holds:
-            return False
-        return store.health(after).level >= store.health(before).level
+        then = store.health(after)
+        return then.verdict.holds and then.level >= store.health(before).level
 
     def _give_to_checkpoint(self, stripe_ids: frozenset[StripeId]) -> None:
         self._engine.checkpoint.evacuate = stripe_ids

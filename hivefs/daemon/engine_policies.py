@@ -90,11 +90,14 @@ class EnginePolicies:
 
     def keepers(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now and that the policy of metadata lets keep the head."""
-        policy = self.now.set.metadata()
-        members = self._engine.pool.members
         for node_id, client in self._engine.online():
-            if not eligible(policy, members[node_id].under(policy.evidence)):
+            if self.may_keep(node_id):
                 yield node_id, client
+
+    def may_keep(self, node_id: NodeId) -> bool:
+        """Whether the policy of metadata lets this node keep the head."""
+        policy = self.now.set.metadata()
+        return not eligible(policy, self._engine.pool.members[node_id].under(policy.evidence))
 
     def survives(self, holders: Iterable[NodeId], times: int) -> bool:
         """Whether a replica of the head is left at one of these nodes when ``times`` as many authorities as may be lost are

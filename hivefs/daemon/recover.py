@@ -160,7 +160,7 @@ def _write(home: Home, keys: VaultKeys, found: _Found, root: Root, number: int, 
     needed, total = _code(root, found)
     device_seed = home.pending.device_seed
     certificate = head_format.sign_certificate(keys.owner_seed, DeviceId(public_key(device_seed)), number, now)
-    store = EngineStore(home.engine, keys.engine_key, Policy(needed, total).rules)
+    store = EngineStore(home.engine, keys.engine_key, Policy(needed, total))
     try:
         with store.writing():
             store.save_info("root", head_format.root_to_bytes(root))

@@ -27,7 +27,10 @@ class Renewer(Protocol):
 
 
 class Leases:
-    """Renews all shares at a node once a quarter of a lease; when a node was last done is kept in the store."""
+    """Renews all shares at a node once a quarter of a lease; when a node was last done is kept in the store. A vault that
+    was recovered knows nothing of that, and its machine may have been lost long ago: it renews all within an hour of having
+    its book back.
+    """
 
     def __init__(
         self,
@@ -50,11 +53,14 @@ class Leases:
                 name = "renewed-" + node_id.hex()
                 last = self._state.info(name)
                 now = self._clock()
-                if last is None:
+                came_back = self._state.info("hydrating")
+                if came_back is True:
+                    continue  # the book is not here yet
+                if last is None and came_back is None:
                     # All that is there was placed under a full lease after this first look, or just before it.
                     with self._state.writing():
                         self._state.save_info(name, now)
-                elif not 0 <= now - int(last) <= LEASE_NS // 4:  # also when the clock was ahead then
+                elif last is None or not 0 <= now - int(last) <= LEASE_NS // 4:  # also when the clock was ahead then
                     self.waiting.add(node_id)
                     try:
                         await self._renew(node_id, client, now + LEASE_NS)

@@ -16,16 +16,14 @@ from hivefs.metadata.ranges import Ranges
 from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState
-from hivefs.placement.verifier import Rules
+from hivefs.placement.policy import Policy
 
 
 class HydrationTables(StripeTables, NodeTables):
     """Table loaded: ranges of the tree that are here."""
 
-    def __init__(
-        self, path: Path, key: bytes, rules: tuple[Rules, ...], random: Callable[[int], bytes] = os.urandom
-    ) -> None:
-        super().__init__(path, key, rules, random)
+    def __init__(self, path: Path, key: bytes, default: Policy, random: Callable[[int], bytes] = os.urandom) -> None:
+        super().__init__(path, key, default, random)
         self._ranges = Ranges()
         for low in self.keys("loaded"):
             high = self._get("loaded", low)

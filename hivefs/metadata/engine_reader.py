@@ -17,7 +17,6 @@ from hivefs.model.attestation import Attestation, Statement, TrustedKey
 from hivefs.model.ids import ChunkId, NodeId, StripeId
 from hivefs.model.node import Attribute, Evidence, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Level, Stripe
-from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed, weigh
 from hivefs.placement.health import Health, NodeRow, NodeState, NodeView, judge
 from hivefs.placement.language import parse
@@ -103,7 +102,7 @@ class EngineReader(EngineTables):
         return [NodeId(key[1:]) for key in self.keys("tree", b"n")]
 
     def node_view(self, node_id: NodeId) -> NodeView | None:
-        """State and authorities; opened once for the same stored bytes."""
+        """State and attributes; opened once for the same stored bytes."""
         row, entry = self._get("nodes", node_id), self._get("tree", records.node_key(node_id))
         if row is None or entry is None:
             return None
@@ -114,8 +113,7 @@ class EngineReader(EngineTables):
         node_row, roster = self.node_row(node_id), self.roster_entry(node_id)
         if node_row is None or roster is None:
             return None
-        attributes = self.weighed(node_id).attributes
-        view = NodeView(node_row.state, authorities(attributes), bool(roster.address.leaving_s), attributes)
+        view = NodeView(node_row.state, self.weighed(node_id).attributes, bool(roster.address.leaving_s))
         self._views[node_id] = (view, stored)
         return view
 

@@ -13,8 +13,8 @@ from hivefs.metadata.engine_policies import PolicyTables
 from hivefs.metadata.engine_writer import U64
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
+from hivefs.placement.health import proved
 from hivefs.placement.policy import Policy
-from hivefs.placement.verifier import verify
 
 _DOOMED = struct.Struct(">QB")
 _OFFER = struct.Struct(">QQ")
@@ -50,7 +50,7 @@ class StripeTables(PolicyTables):
         views = [None if share.node is None else self.node_view(share.node) for share in stripe.shares]
         known = [view.attributes for view in views if view is not None]
         distinct = len({share.node for share in stripe.shares}) == stripe.total
-        if len(known) < stripe.total or not distinct or not verify(policy, stripe.needed, known).holds:
+        if len(known) < stripe.total or not distinct or not proved(policy, stripe.needed, tuple(known)).holds:
             return bare
         self.save_policy(written)
         shares = tuple(

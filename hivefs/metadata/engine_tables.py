@@ -43,7 +43,6 @@ from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
-from hivefs.placement.verifier import Rules
 
 MAP_BYTES = 64 << 30
 TABLES = (
@@ -58,15 +57,14 @@ OWN_PREFIXES = (b"a", b"c", b"e", b"n", b"p", b"s")
 
 
 class EngineTables:
-    """Read access, from any process. ``rules`` are the policy's, for levels."""
+    """Read access, from any process. ``default`` is the vault's own policy: what holds without a text, and what a text that
+    says nothing else is based on.
+    """
 
-    def __init__(
-        self, path: Path, key: bytes, rules: tuple[Rules, ...], random: Callable[[int], bytes] = os.urandom
-    ) -> None:
+    def __init__(self, path: Path, key: bytes, default: Policy, random: Callable[[int], bytes] = os.urandom) -> None:
         self.path = path
         self._sealer = RecordSealer(key, random)
-        self.default = Policy(0, 0, rules, auto=True)
-        """What holds without a text, and what a text that says nothing else is based on: the vault's own policy."""
+        self.default = default
         self.resolve: Callable[[Policy], Policy] = lambda policy: policy
         """Gives a policy with an automatic code its code; for who places."""
         self._policies: tuple[Policies, tuple[bytes | None, Policy]] | None = None

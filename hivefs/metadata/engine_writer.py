@@ -18,7 +18,7 @@ import lmdb
 from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse
 from hivefs.metadata.engine_reader import EngineReader
 from hivefs.metadata.engine_tables import MAP_BYTES, TABLES
-from hivefs.placement.verifier import Rules
+from hivefs.placement.policy import Policy
 
 U64 = struct.Struct(">Q")
 
@@ -28,9 +28,7 @@ class EngineWriter(EngineReader):
 
     _writes = True
 
-    def __init__(
-        self, path: Path, key: bytes, rules: tuple[Rules, ...], random: Callable[[int], bytes] = os.urandom
-    ) -> None:
+    def __init__(self, path: Path, key: bytes, default: Policy, random: Callable[[int], bytes] = os.urandom) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -38,7 +36,7 @@ class EngineWriter(EngineReader):
         except OSError:
             os.close(self._lock)
             raise VaultInUse(mountpoint=f"another engine of {path.parent}") from None
-        super().__init__(path, key, rules, random)
+        super().__init__(path, key, default, random)
         value = self.info("sequence")
         self.sequence = value if isinstance(value, int) else 1
         self.clock: Callable[[], int] = time.time_ns

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute
@@ -36,9 +37,8 @@ class NodeView:
     """What judging a stripe needs of a node. A ``leaving`` one still gives its shares, but they need a new home."""
 
     state: NodeState
-    authorities: Mapping[str, frozenset[str]]
+    attributes: tuple[Attribute, ...]
     leaving: bool = False
-    attributes: tuple[Attribute, ...] = ()
 
 
 class State(enum.Enum):
@@ -63,6 +63,12 @@ class Health:
     verdict: Verdict
 
 
+@lru_cache(maxsize=8192)
+def proved(policy: Policy, needed: int, holders: tuple[tuple[Attribute, ...] | None, ...]) -> Verdict:
+    """What verify() says, remembered: the stripes of a hive lie on few different sets of nodes, and are judged often."""
+    return verify(policy, needed, holders)
+
+
 def judge(stripe: Stripe, policy: Policy, look: Callable[[NodeId], NodeView | None]) -> Health:
     """Judge a stripe by a policy with what is known of the nodes now. A node that is not known any more counts as gone.
     ``guaranteed`` is a stripe whose shares are all there, on different nodes, and proved to be as the policy says.
@@ -72,7 +78,7 @@ def judge(stripe: Stripe, policy: Policy, look: Callable[[NodeId], NodeView | No
     kept = [v for v in counted if v is not None]
     reachable = sum(1 for v in kept if v.state == NodeState.ONLINE)
     holders = [s.node for s, v in zip(stripe.shares, counted, strict=True) if v is not None]
-    verdict = verify(policy, stripe.needed, [None if v is None else v.attributes for v in counted])
+    verdict = proved(policy, stripe.needed, tuple(None if v is None else v.attributes for v in counted))
     distinct = len(set(holders)) == len(holders)
     if len(kept) < stripe.needed:
         state, level = State.LOST, Level.LOCAL

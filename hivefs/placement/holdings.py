@@ -9,8 +9,9 @@ from typing import Any
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Stripe
+from hivefs.placement.health import proved
 from hivefs.placement.policy import Policy
-from hivefs.placement.verifier import Proof, Rules, Verdict, verify
+from hivefs.placement.verifier import Proof, Rules
 
 MOST_REASONS = 20
 
@@ -20,7 +21,6 @@ class Holdings:
 
     def __init__(self, look: Mapping[NodeId, Sequence[Attribute]]) -> None:
         self._look = look
-        self._verdicts: dict[tuple[Policy, tuple[NodeId | None, ...]], Verdict] = {}
         self._worst: dict[tuple[str, Rules], tuple[int, Stripe, Proof]] = {}
         self._reasons: dict[str, None] = {}
         self.shares: Counter[NodeId] = Counter()
@@ -30,10 +30,7 @@ class Holdings:
     def add(self, stripe: Stripe, policy: Policy) -> None:
         """One stripe, once, with the policy that it must keep and its own code in it."""
         holders = tuple(share.node if share.node in self._look else None for share in stripe.shares)
-        verdict = self._verdicts.get((policy, holders))
-        if verdict is None:
-            said = [None if node is None else self._look[node] for node in holders]
-            verdict = self._verdicts[policy, holders] = verify(policy, stripe.needed, said)
+        verdict = proved(policy, stripe.needed, tuple(None if n is None else tuple(self._look[n]) for n in holders))
         self.codes[f"{stripe.needed}/{stripe.total}"] += 1
         self.shares.update(node for node in holders if node is not None)
         lacking = holders.count(None)

@@ -25,6 +25,7 @@ from hivefs.formats import head as head_format
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.head import Head, Root
 from hivefs.model.ids import DeviceId
+from hivefs.placement.policy import Policy
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryClient, MemoryHive, MemoryNode
 
 KEYS = SECRETS.keys()
@@ -99,7 +100,7 @@ def recover(path: Path, monkeypatch: pytest.MonkeyPatch, heads: list[Head], show
             await recovery.recover(home, KEYS, "/any", lambda text: None)
 
     trio.run(body)
-    store = EngineStore(home.engine, KEYS.engine_key, ())
+    store = EngineStore(home.engine, KEYS.engine_key, Policy(1, 1, ()))
     try:
         root = head_format.root_from_bytes(store.info("root"))
     finally:

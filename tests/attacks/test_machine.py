@@ -26,6 +26,7 @@ from hivefs.metadata.environment import TABLES
 from hivefs.model.ids import SEGMENT_BYTES, ChunkId, StripeId
 from hivefs.model.inode import ChunkRef
 from hivefs.model.stripe import ChunkPlace, Purpose, Share, Stripe
+from hivefs.placement.policy import Policy
 from hivefs.testing.memory_hive import HIVE_SEED
 
 Rows = dict[bytes, bytes | None]
@@ -145,7 +146,7 @@ def test_names_changed(drive: Drive, edit: str) -> None:
 
 
 def book(path: Path) -> tuple[list[ChunkId], list[StripeId]]:
-    store = EngineStore(path, bytes(32), ())
+    store = EngineStore(path, bytes(32), Policy(1, 1, ()))
     chunks = [ChunkId(os.urandom(16)) for _ in range(2)]
     stripes = [StripeId(os.urandom(16)) for _ in range(2)]
     with store.writing():
@@ -165,7 +166,7 @@ def test_records_of_the_engine_swapped(tmp_path: Path, table: str) -> None:
         change(tmp_path, ENGINE_TABLES, "info", lambda rows: {b"root": rows.get(b"sequence", bytes(64))})
     else:
         change(tmp_path, ENGINE_TABLES, "tree", swap(*keys))
-    store = EngineStore(tmp_path, bytes(32), ())
+    store = EngineStore(tmp_path, bytes(32), Policy(1, 1, ()))
     with pytest.raises(Corrupt):
         if table == "place":
             store.place(chunks[0])
@@ -178,7 +179,7 @@ def test_records_of_the_engine_swapped(tmp_path: Path, table: str) -> None:
 
 def test_another_vaults_book_does_not_open(tmp_path: Path) -> None:
     chunks, _ = book(tmp_path)
-    store = EngineStore(tmp_path, bytes([1]) * 32, ())
+    store = EngineStore(tmp_path, bytes([1]) * 32, Policy(1, 1, ()))
     with pytest.raises(Corrupt):
         store.place(chunks[0])
     store.close()

@@ -15,6 +15,7 @@ import pytest
 
 from hivefs.metadata.engine_contents import Contents
 from hivefs.metadata.engine_store import EngineStore
+from hivefs.placement.policy import Policy
 
 from .book import check_book
 
@@ -26,10 +27,11 @@ MOVER = textwrap.dedent(
     from hivefs.metadata.engine_contents import Contents
     from hivefs.metadata.engine_store import EngineStore
     from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
+    from hivefs.placement.policy import Policy
     from hivefs.model.stripe import ChunkPlace, Purpose, Share, Stripe
 
     dice = random.Random(int(sys.argv[2]))
-    store = EngineStore(Path(sys.argv[1]), bytes(32), ())
+    store = EngineStore(Path(sys.argv[1]), bytes(32), Policy(1, 1, ()))
     contents = Contents(store)
     nodes = [NodeId(bytes([i]) * 32) for i in range(6)]
 
@@ -93,7 +95,7 @@ def rounds(path: Path, count: int) -> None:
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(30)
-        store = EngineStore(path, bytes(32), ())
+        store = EngineStore(path, bytes(32), Policy(1, 1, ()))
         try:
             check_book(store)
             while not Contents(store).indexed:
@@ -114,7 +116,7 @@ def test_the_book_is_right_after_many_kills(tmp_path: Path) -> None:
 
 def test_a_store_of_before_there_was_a_list_of_chunks_gets_one_in_slices(tmp_path: Path) -> None:
     rounds(tmp_path / "engine", 1)
-    store = EngineStore(tmp_path / "engine", bytes(32), ())
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(1, 1, ()))
     with store.writing():
         for key in store.keys("within"):
             store.delete("within", key)

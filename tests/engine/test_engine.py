@@ -478,7 +478,7 @@ def test_recovery_reads_the_tree_as_needed_and_repair_waits_for_it(tmp_path: Pat
             pass
         from hivefs.metadata.engine_store import EngineStore
 
-        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy().rules)
+        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
         with store.writing():
             store.save_info("root", head_format.root_to_bytes(root))
             store.save_info("hydrating", True)

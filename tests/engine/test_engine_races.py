@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -20,6 +23,7 @@ from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.metadata.store import MetadataStore
 from hivefs.model.ids import CHUNK_BYTES, ChunkId, StripeId
 from hivefs.model.stripe import ChunkPlace
+from hivefs.placement.policy import Policy
 from hivefs.testing.memory_hive import MemoryHive
 
 from .memory_vault import MemoryVault
@@ -29,7 +33,7 @@ DAY = 86_400 * 10**9
 
 
 def store_in(path: Path) -> EngineStore:
-    return EngineStore(path, bytes(32), ())
+    return EngineStore(path, bytes(32), Policy(1, 1, ()))
 
 
 def test_a_swap_that_the_flush_commits_is_seen_by_reconcile(tmp_path: Path) -> None:
@@ -148,40 +152,54 @@ def test_other_failures_of_lmdb_are_named(tmp_path: Path) -> None:
     store.close()
 
 
+class LeaseBook:
+    """What renewing asks of the store; each look at a node's stripes is noted."""
+
+    def __init__(self, looked: Callable[[], None], **kept: Any) -> None:
+        self.kept: dict[str, Any] = dict(kept)
+        self._looked = looked
+
+    def info(self, name: str) -> Any:
+        return self.kept.get(name)
+
+    def save_info(self, name: str, value: int) -> None:
+        self.kept[name] = value
+
+    def writing(self) -> object:
+        return contextlib.nullcontext()
+
+    def stripes_on(self, node_id: bytes) -> list[bytes]:
+        self._looked()
+        return []
+
+
+async def lease_turns(book: LeaseBook, now: list[int], days: Sequence[int]) -> None:
+    """One turn of the loop on each of these days."""
+    leases = Leases(book, lambda: [(b"n" * 32, None)], lambda: now[0], lambda *bad: None)  # type: ignore[arg-type, list-item]
+    for day in days:
+        now[0] = day * DAY
+        with trio.CancelScope() as scope, trio.fail_after(5):
+            scope.deadline = trio.current_time() + 0.01
+            await leases.run()
+
+
+def test_after_a_recovery_all_is_renewed_once_the_book_is_here() -> None:
+    """Nobody knows when it was done last, and the machine may have been lost long ago."""
+    now, renewed = [0], list[int]()
+    book = LeaseBook(lambda: renewed.append(now[0]), hydrating=True)
+    trio.run(lease_turns, book, now, (300, 301))
+    assert renewed == []
+    book.kept["hydrating"] = False
+    trio.run(lease_turns, book, now, (302, 303, 340))
+    assert renewed == [302 * DAY, 340 * DAY]
+
+
 def test_leases_are_renewed_although_the_clock_was_ahead_once() -> None:
     """A machine that woke up in 2036 must not wait ten years with renewing what ends in 120 days."""
 
-    class State:
-        def __init__(self) -> None:
-            self.kept: dict[str, int] = {}
-
-        def info(self, name: str) -> int | None:
-            return self.kept.get(name)
-
-        def save_info(self, name: str, value: int) -> None:
-            self.kept[name] = value
-
-        def writing(self) -> object:
-            import contextlib
-
-            return contextlib.nullcontext()
-
-        def stripes_on(self, node_id: bytes) -> list[bytes]:
-            renewed.append(now[0])
-            return []
-
-    now, renewed, turn = [4000 * DAY], list[int](), trio.Event()
-
-    async def turns() -> None:
-        leases = Leases(State(), lambda: [(b"n" * 32, None)], lambda: now[0], lambda *bad: None)  # type: ignore[arg-type, list-item]
-        for day in (4000, 300, 301, 340):
-            now[0] = day * DAY
-            with trio.CancelScope() as scope, trio.fail_after(5):
-                scope.deadline = trio.current_time() + 0.01
-                await leases.run()
-        turn.set()
-
-    trio.run(turns)
+    now, renewed = [0], list[int]()
+    book = LeaseBook(lambda: renewed.append(now[0]))
+    trio.run(lease_turns, book, now, (4000, 300, 301, 340))
     assert renewed == [300 * DAY, 340 * DAY]
 
 

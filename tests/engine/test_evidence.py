@@ -19,6 +19,7 @@ from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.attestation import Attestation, Statement
 from hivefs.model.node import UNKNOWN, Attribute, Evidence
 from hivefs.model.stripe import Level, Purpose
+from hivefs.placement.attributes import authorities
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryHive, MemoryNode
 
 from .memory_vault import MemoryVault
@@ -42,8 +43,8 @@ def country(engine: Engine, node: MemoryNode) -> tuple[str, str]:
 def jurisdictions(engine: Engine, node: MemoryNode) -> frozenset[str]:
     view = engine.store.node_view(node.node_id)
     assert view is not None
-    assert view.authorities["jurisdiction"] == engine.pool.members[node.node_id].authorities["jurisdiction"]
-    return view.authorities["jurisdiction"]
+    assert authorities(view.attributes)["jurisdiction"] == engine.pool.members[node.node_id].authorities["jurisdiction"]
+    return authorities(view.attributes)["jurisdiction"]
 
 
 def test_an_attestation_counts_when_its_attester_is_trusted_and_until_it_is_not(tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_trust_and_attestations_come_back_at_a_recovery_before_anything_is_repai
             root = engine.checkpoint.root()
         hive.statements = []
         second = make_home(tmp_path / "second")
-        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy().rules)
+        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
         with store.writing():
             store.save_info("root", head_format.root_to_bytes(root))
             store.save_info("hydrating", True)

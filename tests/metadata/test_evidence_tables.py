@@ -9,13 +9,14 @@ from hivefs.metadata.engine_store import EngineReader, EngineStore
 from hivefs.model.attestation import Attestation, Statement, TrustedKey
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute, Evidence
+from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
-from hivefs.placement.verifier import Rules
+from hivefs.placement.policy import Policy
 from hivefs.testing.memory_hive import MemoryNode
 
 KEY = bytes(range(32))
-RULES = (Rules(),)
+DEFAULT = Policy(4, 6)
 NODE = MemoryNode(7, "DE", "operator of it")
 NOTARY = bytes([9]) * 32
 TRUSTED = TrustedKey(b"k" * 32, "the notary", 5)
@@ -30,7 +31,7 @@ def says(sequence: int) -> Statement:
 
 
 def opened(path: Path) -> EngineStore:
-    store = EngineStore(path / "engine", KEY, RULES)
+    store = EngineStore(path / "engine", KEY, DEFAULT)
     with store.writing():
         store.save_node(NODE.entry())
         store.save_node_row(NODE.node_id, NodeRow(NodeState.ONLINE, 1))
@@ -67,15 +68,15 @@ def test_the_outcome_is_what_all_processes_see_and_nothing_of_it_is_readable_on_
     assert not store.is_weighed(NODE.node_id)
     assert Attribute("country", "DE") in store.weighed(NODE.node_id).attributes, "not weighed yet: claimed"
     view = store.node_view(NODE.node_id)
-    assert view is not None and view.authorities["jurisdiction"] == {"DE"}
+    assert view is not None and authorities(view.attributes)["jurisdiction"] == {"DE"}
     known = (Attribute("country", "", Evidence.ATTESTED), Attribute("operator", "op", Evidence.REGISTRY))
     with store.writing():
         store.save_weighed(NODE.node_id, Weighed(known, ("why",)))
         store.save_trusted(TRUSTED)
     changed = store.node_view(NODE.node_id)
-    assert changed is not None and "DE" not in changed.authorities["jurisdiction"]
+    assert changed is not None and "DE" not in authorities(changed.attributes)["jurisdiction"]
     store.close()
-    reader = EngineReader(tmp_path / "engine", KEY, RULES)
+    reader = EngineReader(tmp_path / "engine", KEY, DEFAULT)
     assert reader.is_weighed(NODE.node_id) and reader.weighed(NODE.node_id) == Weighed(known, ("why",))
     assert reader.node_view(NODE.node_id) == changed and reader.weighed(NodeId(bytes(32))) == Weighed(())
     reader.close()
@@ -89,10 +90,10 @@ def test_an_engine_of_before_there_was_evidence_is_read(tmp_path: Path) -> None:
     with store.writing():
         store._txn().drop(store._db["known"], delete=True)
     store.close()
-    reader = EngineReader(tmp_path / "engine", KEY, RULES)
+    reader = EngineReader(tmp_path / "engine", KEY, DEFAULT)
     assert not reader.is_weighed(NODE.node_id) and reader.node_view(NODE.node_id) is not None
     reader.close()
-    store = EngineStore(tmp_path / "engine", KEY, RULES)
+    store = EngineStore(tmp_path / "engine", KEY, DEFAULT)
     store.load_page(b"", None, [(records.statement_key(NODE.node_id), attestation.statement_to_bytes(says(4)))])
     assert store.statement_of(NODE.node_id) == says(4) and store.node_ids() == [NODE.node_id]
     store.close()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, ShareId, StripeId
-from hivefs.placement.verifier import Rules
+from hivefs.placement.policy import Policy
 
 
 def test_each_node_is_named_once_in_order(tmp_path: Path) -> None:
-    store = EngineStore(tmp_path / "engine", bytes(32), (Rules(),))
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(4, 6))
     low, middle, high = (NodeId(bytes([b]) * 32) for b in (0, 7, 255))
     assert store.trash_nodes() == [] == store.spare_nodes()
     with store.writing():

@@ -14,7 +14,7 @@ from hivefs.placement.policy import Policy
 from hivefs.placement.verifier import Rules
 
 KEY = bytes(range(32))
-RULES = (Rules(),)
+DEFAULT = Policy(4, 6)
 STRICT = Policy(4, 8, (Rules(), Rules("operator")), (("operator", 2),), name="strict", deny=("US",))
 KNOWN = (Attribute("country", "DE"), Attribute("operator", "x", Evidence.ATTESTED))
 
@@ -25,7 +25,7 @@ def changed(store: EngineStore) -> dict[bytes, bytes | None]:
 
 
 def test_what_is_kept_goes_into_the_next_checkpoint(tmp_path: Path) -> None:
-    store = EngineStore(tmp_path / "engine", KEY, RULES)
+    store = EngineStore(tmp_path / "engine", KEY, DEFAULT)
     assert store.policy_text() == "" and store.policy_of(policy_format.digest(STRICT)) is None
     with store.writing():
         store.save_policy_text("# mine\n")
@@ -50,7 +50,7 @@ def test_what_is_kept_goes_into_the_next_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_not_committed_leaves_the_old_one(tmp_path: Path) -> None:
-    store = EngineStore(tmp_path / "engine", KEY, RULES)
+    store = EngineStore(tmp_path / "engine", KEY, DEFAULT)
     with store.writing():
         store.save_policy_text("# old\n")
     with pytest.raises(ZeroDivisionError), store.writing():
@@ -61,14 +61,14 @@ def test_a_text_that_is_not_committed_leaves_the_old_one(tmp_path: Path) -> None
 
 
 def test_they_come_back_with_the_pages_of_a_recovery(tmp_path: Path) -> None:
-    store = EngineStore(tmp_path / "engine", KEY, RULES)
+    store = EngineStore(tmp_path / "engine", KEY, DEFAULT)
     with store.writing():
         store.save_info("hydrating", True)
         digest = store.save_policy(STRICT)
         store.save_policy_text("# set here, after the recovery\n")
         key = records.standing_key(store.save_standing(KNOWN))
     page = [(k, v) for k, v in changed(store).items() if v is not None and k != records.policy_key(digest)]
-    other = EngineStore(tmp_path / "other", KEY, RULES)
+    other = EngineStore(tmp_path / "other", KEY, DEFAULT)
     with other.writing():
         other.save_info("hydrating", True)
         other.save_policy_text("# newer than the checkpoint\n")

@@ -19,6 +19,7 @@ from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.node import receipts as receipts_module
+from hivefs.placement.policy import Policy
 from hivefs.testing.memory_net import MemoryNetwork
 
 
@@ -37,7 +38,7 @@ def test_a_real_node_and_the_book_agree_differ_and_agree_again(tmp_path: Path) -
     async def body() -> None:
         network = MemoryNetwork()
         node_id = NodeId(make(tmp_path / "node"))
-        store = EngineStore(tmp_path / "engine", bytes(32), ())
+        store = EngineStore(tmp_path / "engine", bytes(32), Policy(1, 1, ()))
         bad: list[ShareId] = []
         now = time.time_ns()
         ledger = Ledger(

@@ -151,7 +151,7 @@ def stated(country: str) -> tuple[Attribute, ...]:
 def test_health_words_and_levels() -> None:
     def look(states: str):  # type: ignore[no-untyped-def]
         kinds = {"+": NodeState.ONLINE, "-": NodeState.OFFLINE, "x": NodeState.GONE}
-        made = {i.to_bytes(32, "big"): NodeView(kinds[s], {}, False, stated(COUNTRIES[i])) for i, s in enumerate(states)}
+        made = {i.to_bytes(32, "big"): NodeView(kinds[s], stated(COUNTRIES[i])) for i, s in enumerate(states)}
         return made.get
 
     rules = Policy(2, 3)

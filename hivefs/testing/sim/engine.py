@@ -146,7 +146,7 @@ class Life:
         self.clock = clock
         self._connect = connect
         self._gone_after = gone_after
-        self.store = SimStore(path, KEY, policy.rules, chance.randbytes)
+        self.store = SimStore(path, KEY, policy, chance.randbytes)
         self.store.default = policy
         self._book = Book(self.store)
         self.trust = Trust(self.store, clock, gone_after)
