@@ -89,7 +89,9 @@ def infeasible(policy: Policy, nodes: Sequence[Node]) -> str:
             code.auto(policy, candidates)
         else:
             choose(policy, candidates, 0)
-    except (PolicyInfeasible, TooFewNodes) as error:
+    except PolicyInfeasible as error:
+        return str(error.data["reason"])  # whoever shows it says that no placement keeps the policy
+    except TooFewNodes as error:
         return str(error).rstrip(".")
     return ""
 
