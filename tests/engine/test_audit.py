@@ -209,8 +209,8 @@ def test_a_node_that_says_it_has_all_and_gives_nothing(tmp_path: Path, monkeypat
             await look(engine, node)
             stripe = engine.store.stripe(StripeId(owed.stripe_id))
             assert stripe is not None and stripe.shares[owed.index].node != node.node_id
-            # For others of its shares it may have strikes, and for this one when another read of it was on its way: the next
-            # look sees that the node need not have it any more.
+            # For others of its shares it may have strikes, and for this one when another read of it was on its way: the
+            # next look sees that the node need not have it any more.
             await look(engine, node)
             assert (owed.stripe_id, owed.index) not in [(o.stripe_id, o.index) for o in engine.trust.row(node.node_id).owed]
             for _ in range(60):
