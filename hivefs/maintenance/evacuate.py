@@ -58,15 +58,15 @@ class Evacuation:
 
     async def once(self) -> frozenset[StripeId]:
         """Hand over what is worth it; returns it. Raises what reading the tree raises."""
-        alive: dict[StripeId, tuple[Stripe, int]] = {}
-        above = number = 0
+        alive: dict[StripeId, tuple[Stripe, list[int], list[int]]] = {}
+        number = 0
         async for level, ref, stripe in self._pages():
-            alive[stripe.stripe_id] = (stripe, alive.get(stripe.stripe_id, (stripe, 0))[1] + ref.place.length)
-            above += ref.place.length if level else 0
+            _, leaves, inner = alive.setdefault(stripe.stripe_id, (stripe, [], []))
+            (inner if level else leaves).append(ref.place.length)
             number += 1
             if number % SLICE == 0:
                 await trio.lowlevel.checkpoint()
-        chosen = evacuate(alive.values(), above, MOST)
+        chosen = evacuate(alive.values(), MOST)
         if chosen:
             log.info("the pages of %d metadata stripes are written again in fewer", len(chosen))
             self.evacuated += len(chosen)

@@ -14,7 +14,7 @@ Since each such job makes the bytes stored fewer, repeating it comes to an end, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -160,27 +160,60 @@ def _cut(load: Load) -> list[Load]:
     return made
 
 
-def evacuate(stripes: Iterable[tuple[Stripe, int]], above: int, most: int, price: float = PRICE) -> frozenset[StripeId]:
-    """Metadata stripes whose pages are to be written again, given the living bytes of each: the emptiest ones, of at most
-    ``most`` living bytes together, if that pays. ``above`` are the bytes of all pages that may have to be written again
-    because they name moved ones (all inner pages of the tree, at most).
+def evacuate(
+    stripes: Collection[tuple[Stripe, Sequence[int], Sequence[int]]], most: int, price: float = PRICE
+) -> frozenset[StripeId]:
+    """Metadata stripes whose pages are to be written again, given the lengths of the living leaves and inner pages of each:
+    the emptiest ones, of at most ``most`` living bytes together, if that pays. All inner pages of the tree are taken to be
+    written again with them, because each may name one that moved.
     """
+    ordered = sorted(
+        ((sum(leaves) + sum(inner), stripe, leaves) for stripe, leaves, inner in stripes),
+        key=lambda item: (item[0] / (item[1].needed * item[1].share_bytes), item[1].stripe_id),
+    )
+    if not ordered:
+        return frozenset()
+    writing = _Writing(ordered[0][1].needed)
+    for _, _, inner in stripes:
+        writing.add(inner)
     best: frozenset[StripeId] = frozenset()
     chosen: list[StripeId] = []
     alive = freed = 0
-    for stripe, living in sorted(
-        stripes, key=lambda item: (item[1] / (item[0].needed * item[0].share_bytes), item[0].stripe_id)
-    ):
+    for living, stripe, leaves in ordered:
         if alive + living > most or not may_pay(living, stripe.needed, stripe.share_bytes, price):
             break
         chosen.append(stripe.stripe_id)
         alive += living
         freed += stripe.total * stripe.share_bytes
-        share = bucket(min(FULL_SHARE, -(-(alive + above) // stripe.needed)))
-        sent = stripe.total * share * max(1, -(-(alive + above) // (stripe.needed * share)))
+        writing.add(leaves)
+        sent = stripe.total * writing.share_bytes
         if freed - sent >= price * sent:
             best = frozenset(chosen)
     return best
+
+
+class _Writing:
+    """How large the shares become that pages make, one stripe after the other. A page is in one share, so a large one makes
+    all shares of its stripe as large.
+    """
+
+    def __init__(self, needed: int) -> None:
+        self._needed = needed
+        self._bins = _Bins(needed)
+        self._full = 0
+
+    def add(self, lengths: Iterable[int]) -> None:
+        """Pages that are written next."""
+        for length in lengths:
+            if not self._bins.take([length]):
+                self._full += bucket(max(self._bins.fill))
+                self._bins = _Bins(self._needed)
+                self._bins.take([length])
+
+    @property
+    def share_bytes(self) -> int:
+        """Bytes of one share of each of the stripes, together."""
+        return self._full + bucket(max(self._bins.fill))
 
 
 __all__ = ["FRESH", "PRICE", "PRICE_WHEN_FULL", "Job", "Load", "Target", "evacuate", "may_pay", "plan"]
