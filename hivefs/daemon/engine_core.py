@@ -224,7 +224,7 @@ class Engine:
                     continue
                 if self.covers(entry.membership):
                     continue
-                if self.store.save_node(entry):
+                if self.store.save_node(entry, now):
                     new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
