@@ -188,8 +188,8 @@ def _binding(
 
 
 def _asked(policy: Policy, nodes: Sequence[Mapping[str, frozenset[str]]]) -> str:
-    """What is asked for: "3 more nodes are needed, under 2 other jurisdictions". Only families are named of which the policy
-    says something: under which others the nodes are does not matter.
+    """What is asked for: "3 more nodes are needed, under 2 other jurisdictions". Only families of which the policy says
+    something are named: under which others the nodes are does not matter.
     """
     named = {entry.rpartition(":")[0] or "jurisdiction" for entry in policy.allow}
     said = {limit.family for limit in limits_of(policy)} | named
