@@ -69,6 +69,7 @@ class StripeTables(PolicyTables):
 
     def _put_stripe(self, stripe: Stripe) -> None:
         before = self.stripe(stripe.stripe_id)
+        self._named.update((stripe.policy_hash, *(share.standing for share in stripe.shares)))
         if before is not None:
             for share in before.shares:
                 if share.node is not None:
