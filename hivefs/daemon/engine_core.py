@@ -95,7 +95,9 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
-        self.spares = Spares(self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom)
+        self.spares = Spares(
+            self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
+        )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)

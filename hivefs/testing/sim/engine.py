@@ -157,7 +157,7 @@ class Life:
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
         self.spares = Spares(
-            self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes
+            self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
