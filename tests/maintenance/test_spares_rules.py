@@ -1,4 +1,4 @@
-"""Taking an old copy back: never what waits to be deleted or is on its way, always with a lease; nothing is deleted early."""
+"""Taking an old copy back: never what waits to be deleted or is on its way; always with a lease; nothing goes early."""
 
 from __future__ import annotations
 
