@@ -62,6 +62,7 @@ class EnginePolicies:
             self._remember()
         self.codes.forget()
         engine.pool.touch()  # repair looks at all stripes again
+        engine.moving.policies_set()
         engine.placing.poke()
         log.info("policies were set: %s", ", ".join(self.now.set.policies))
 
