@@ -39,6 +39,7 @@ from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
@@ -98,6 +99,7 @@ class Engine:
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
+        self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
             self.keys.vault_id,
@@ -224,7 +226,7 @@ class Engine:
                     continue
                 if self.covers(entry.membership):
                     continue
-                if self.store.save_node(entry):
+                if self.store.save_node(entry, now):
                     new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
@@ -262,6 +264,7 @@ class Engine:
             nursery.start_soon(self.audit.run)
             nursery.start_soon(self.spares.run)
             nursery.start_soon(self.garbage.empty_trash)
+            nursery.start_soon(self.definitions.run)
             nursery.start_soon(self.moving.run)
 
     async def _evict(self) -> None:

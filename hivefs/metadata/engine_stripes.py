@@ -52,11 +52,12 @@ class StripeTables(PolicyTables):
         distinct = len({share.node for share in stripe.shares}) == stripe.total
         if len(known) < stripe.total or not distinct or not proved(policy, stripe.needed, tuple(known)).holds:
             return bare
+        try:
+            standings = [self.save_standing(attributes) for attributes in known]
+        except ValueError:
+            return bare  # more is said of a node than a standing can hold: placed as it should be, without certificate
         self.save_policy(written)
-        shares = tuple(
-            replace(share, standing=self.save_standing(attributes))
-            for share, attributes in zip(stripe.shares, known, strict=True)
-        )
+        shares = tuple(replace(share, standing=one) for share, one in zip(stripe.shares, standings, strict=True))
         before = stripe.policy_hash == digest and stripe.shares == shares
         return replace(stripe, shares=shares, policy_hash=digest, placed_ns=stripe.placed_ns if before else self.clock())
 
@@ -68,6 +69,7 @@ class StripeTables(PolicyTables):
 
     def _put_stripe(self, stripe: Stripe) -> None:
         before = self.stripe(stripe.stripe_id)
+        self._named.update((stripe.policy_hash, *(share.standing for share in stripe.shares)))
         if before is not None:
             for share in before.shares:
                 if share.node is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hivefs.errors import BadPolicy
 from hivefs.model.node import Evidence
+from hivefs.model.words import showable, shown
 from hivefs.placement.arithmetic import MOST_SHARES, PLURALS, impossible
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.conjunction import join, limits_of, split
@@ -54,7 +55,7 @@ class Reader:
     @staticmethod
     def short(word: str) -> str:
         """A word of the user's for a sentence: on one line and not too long."""
-        plain = "".join(c if c.isprintable() else "?" for c in word)
+        plain = shown(word)
         return plain if len(plain) <= 60 else plain[:57] + "..."
 
     def meant(self, word: str, known: Iterable[str]) -> str:
@@ -265,7 +266,7 @@ class Reader:
             family, colon, name = word.partition(":")
             path: Path = (*at, key, number)
             if colon and family in NAMED:
-                if not name or len(name) > MAX_WORD or not name.isprintable() or name != name.strip():
+                if not name or len(name) > MAX_WORD or not showable(name) or name != name.strip():
                     raise self.wrong(path, f'"{self.short(word)}" names no {family}', value=True)
                 found.add(word)
                 continue
