@@ -81,6 +81,7 @@ class EngineMoving:
             engine.repair.bad_share,
             engine.pool.report,
         )
+        engine.pool.on_dropped = self.ledger.hurry
         self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take

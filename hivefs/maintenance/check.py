@@ -144,7 +144,7 @@ class HiveCheck:
             detail = f"stripe {name} is {health.state.value}: {health.counted} of {stripe.total} shares, repair is queued"
             self.found("stripe-" + health.state.value, detail, problem=False)
         elif health.level != Level.GUARANTEED:
-            self.found("stripe-unproved", f"stripe {name}: {health.verdict.words}", problem=False)
+            self.found("stripe-unproved", f"stripe {name}: {health.words}", problem=False)
 
     async def _ask_nodes(self, report: Report) -> dict[NodeId, dict[ShareId, int]]:
         held: dict[NodeId, dict[ShareId, int]] = {}

@@ -34,11 +34,14 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What judging a stripe needs of a node. A ``leaving`` one still gives its shares, but they need a new home."""
+    """What judging a stripe needs of a node. A ``leaving`` one still gives its shares, but they need a new home. One that
+    is not ``trusted`` gave wrong answers too often: what it says that it holds proves nothing.
+    """
 
     state: NodeState
     attributes: tuple[Attribute, ...]
     leaving: bool = False
+    trusted: bool = True
 
 
 class State(enum.Enum):
@@ -53,7 +56,8 @@ class State(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Health:
     """``counted`` shares are on nodes not given up, ``reachable`` on nodes that answer now. ``verdict`` is the verifier's
-    on the shares that are counted, with what is known of their nodes now.
+    on the shares that are counted, with what is known of their nodes now. ``distrusted`` are the numbers of counted shares
+    at nodes out of trust, which wait to be made again elsewhere.
     """
 
     state: State
@@ -61,6 +65,14 @@ class Health:
     counted: int
     reachable: int
     verdict: Verdict
+    distrusted: tuple[int, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Why it is not guaranteed as it lies; "proved" when nothing is wrong with where it lies."""
+        words = [] if self.verdict.holds else [self.verdict.words]
+        words += [f"share {i}: its node is out of trust" for i in self.distrusted]
+        return "; ".join(words) or self.verdict.words
 
 
 @lru_cache(maxsize=8192)
@@ -71,7 +83,8 @@ def proved(policy: Policy, needed: int, holders: tuple[tuple[Attribute, ...] | N
 
 def judge(stripe: Stripe, policy: Policy, look: Callable[[NodeId], NodeView | None]) -> Health:
     """Judge a stripe by a policy with what is known of the nodes now. A node that is not known any more counts as gone.
-    ``guaranteed`` is a stripe whose shares are all there, on different nodes, and proved to be as the policy says.
+    ``guaranteed`` is a stripe whose shares are all there, on different nodes that are trusted, and proved to be as the
+    policy says.
     """
     views = [None if s.node is None else look(s.node) for s in stripe.shares]
     counted = [None if v is None or v.state == NodeState.GONE else v for v in views]
@@ -80,6 +93,7 @@ def judge(stripe: Stripe, policy: Policy, look: Callable[[NodeId], NodeView | No
     holders = [s.node for s, v in zip(stripe.shares, counted, strict=True) if v is not None]
     verdict = proved(policy, stripe.needed, tuple(None if v is None else v.attributes for v in counted))
     distinct = len(set(holders)) == len(holders)
+    distrusted = tuple(i for i, v in enumerate(counted) if v is not None and not v.trusted)
     if len(kept) < stripe.needed:
         state, level = State.LOST, Level.LOCAL
     elif len(kept) < stripe.total:
@@ -87,5 +101,5 @@ def judge(stripe: Stripe, policy: Policy, look: Callable[[NodeId], NodeView | No
         level = Level.REMOTE
     else:
         state = State.HEALTHY
-        level = Level.GUARANTEED if verdict.holds and distinct else Level.REMOTE
-    return Health(state, level, len(kept), reachable, verdict)
+        level = Level.GUARANTEED if verdict.holds and distinct and not distrusted else Level.REMOTE
+    return Health(state, level, len(kept), reachable, verdict, distrusted)

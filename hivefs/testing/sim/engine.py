@@ -35,6 +35,7 @@ from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+from hivefs.testing.sim.store import Killed, SimStore
 from hivefs.testing.sim.truth import PURPOSE
 
 HOUR = 3600.0
@@ -53,44 +54,11 @@ STRETCHED: list[tuple[Any, str, float]] = [
 KEY = bytes(range(32))
 
 
-class Killed(BaseException):
-    """The engine's process was ended by SIGKILL here. No HivefsError: nothing of the engine may catch it."""
-
-
 def only_killed(error: BaseException) -> bool:
     """Whether that is Killed, perhaps in groups, and nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(only_killed, error.exceptions))
     return isinstance(error, Killed)
-
-
-class SimStore(EngineStore):
-    """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no
-    more.
-    """
-
-    dead = False
-    dies_at = 0
-    dies_after = False
-    commits = 0
-
-    @contextmanager
-    def writing(self) -> Iterator[EngineStore]:
-        if self.dead:
-            raise Killed
-        if self._write is not None:
-            yield self
-            return
-        self.commits += 1
-        dies = self.commits == self.dies_at
-        with super().writing():
-            yield self
-            if dies and not self.dies_after:
-                self.dead = True
-                raise Killed
-        if dies:
-            self.dead = True
-            raise Killed
 
 
 class Book:
