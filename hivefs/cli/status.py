@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def command(watch: bool, as_json: bool) -> None:
     """Show the drive, the engine, the nodes, and how much is safe already.
 
-    local: on this machine; remote: enough shares of it are on nodes; guaranteed: all shares are placed and the
-    placement is proved. Exit code 0 whether mounted or not; --json says so in "mount" and "engine" (null: not running).
+    local: on this machine; remote: enough shares of it are on nodes; guaranteed: the placement is proved, and
+    all shares are placed or so many that repair waits (docs/policies.md). Exit code 0 whether mounted or not; --json says
+    so in "mount" and "engine" (null: not running).
     """
     home = Home.load(default_home())
     if as_json:
@@ -104,7 +105,7 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("until safe", f"{time_left}{wait['reason']}")
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
-    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
+    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired{later(repair)}")
     if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
         facts.add_row("moving", moving_words(moving))
     if audit := engine.get("audit"):
@@ -118,6 +119,12 @@ def picture(value: dict[str, Any]) -> RenderableType:
         facts.add_row("room", f"{size(engine['capacity']['free'])} of {size(engine['capacity']['total'])} free in the hive")
     facts.add_row("cache", size(engine["cache_bytes"]))
     return Group(facts, _nodes(engine["nodes"]))
+
+
+def later(repair: dict[str, Any]) -> str:
+    """How many stripes miss shares and need none yet."""
+    count = repair.get("later", 0)
+    return f", {count} more miss few of many shares and can wait" if count else ""
 
 
 def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:

@@ -418,6 +418,7 @@ class Engine:
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
                 "cancelled": self.repair.cancelled,
+                "later": self.rules.later,
                 "waiting_for": self.repair.waiting_for,
             },
             "moving": self.moving.status(),

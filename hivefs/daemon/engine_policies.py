@@ -43,6 +43,8 @@ class EnginePolicies:
         self.levels = {"remote": 0, "guaranteed": 0}
         self.out: dict[str, int] = {}
         """Bytes of data by the name of their policy, of stripes that are not as it says."""
+        self.later = 0
+        """Stripes that miss shares and are guaranteed all the same: their repair waits until fewer are left."""
 
     @property
     def now(self) -> Policies:
@@ -148,15 +150,16 @@ class EnginePolicies:
     async def measure(self) -> None:
         """Bytes of data (with padding) at each level and out of policy, for status: counted in slices, again and again."""
         while True:
-            levels, out = {"remote": 0, "guaranteed": 0}, dict[str, int]()
+            levels, out, later = {"remote": 0, "guaranteed": 0}, dict[str, int](), 0
             for number, stripe in enumerate(self._engine.store.stripes(), 1):
-                self._count(stripe, levels, out)
+                later += self._count(stripe, levels, out)
                 if number % MEASURE_SLICE == 0:
                     await trio.sleep(0.002)
-            self.levels, self.out = levels, out
+            self.levels, self.out, self.later = levels, out, later
             await trio.sleep(MEASURE_EVERY)
 
-    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> None:
+    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> bool:
+        """Whether its repair waits."""
         health, size = self._engine.store.health(stripe), stripe.needed * stripe.share_bytes
         data = stripe.purpose == Purpose.DATA
         if data and health.level > Level.LOCAL:
@@ -164,6 +167,7 @@ class EnginePolicies:
         if not health.verdict.holds:
             name = self.now.name_of(stripe) if data else "metadata"
             out[name] = out.get(name, 0) + size
+        return health.waits
 
     def status(self) -> dict[str, Any]:
         """For ``hivefs status``: policies with their codes, bytes that are not as they say, the freshness of the head."""
