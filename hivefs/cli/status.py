@@ -16,6 +16,29 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+QUEUES = {
+    "placing": "pieces on their way into stripes",
+    "offered": "placed pieces that the drive has not taken yet",
+    "checkpoint": "records for the next checkpoint",
+    "evacuate": "metadata stripes that the next checkpoint empties",
+    "repair": "stripes to repair",
+    "repair_later": "stripes that miss few of many shares and can wait",
+    "moving": "",  # the sum of the next two
+    "repack": "jobs that move pieces into other stripes",
+    "rebalance": "shares to move to emptier nodes",
+    "audit": "shares that nodes owe an answer for",
+    "sweep": "nodes of which all shares are looked at",
+    "leases": "nodes at which leases are to be renewed",
+    "garbage": "shares to delete",
+    "doomed": "entries to forget after the next checkpoint",
+    "unknown": "shares at nodes that nothing names",
+    "spares": "old copies of shares that are kept for a while",
+    "definitions": "old policies and descriptions of nodes to forget",
+    "reputation": "nodes whose conduct is still to be written down",
+}
+"""The engine's queues (daemon/engine_queues.py) in words, after a number."""
+
+
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
 @json_option
@@ -105,9 +128,11 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("until safe", f"{time_left}{wait['reason']}")
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
-    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired{later(repair)}")
+    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
     if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
         facts.add_row("moving", moving_words(moving))
+    if queues := queue_words(engine.get("queues") or {}):
+        facts.add_row("waiting", "\n".join(queues))
     if audit := engine.get("audit"):
         facts.add_row("trust", trust_words(audit, engine.get("spares") or {}))
     if policies := engine.get("policies"):
@@ -121,10 +146,9 @@ def picture(value: dict[str, Any]) -> RenderableType:
     return Group(facts, _nodes(engine["nodes"]))
 
 
-def later(repair: dict[str, Any]) -> str:
-    """How many stripes miss shares and need none yet."""
-    count = repair.get("later", 0)
-    return f", {count} more miss few of many shares and can wait" if count else ""
+def queue_words(queues: dict[str, int]) -> list[str]:
+    """What waits, a line for each queue that is not empty. One of another release of the engine has only its name."""
+    return [f"{count} {QUEUES.get(duty, duty)}" for duty, count in queues.items() if count and QUEUES.get(duty, duty)]
 
 
 def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from hivefs.daemon import registry_file
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
+from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
@@ -437,7 +438,7 @@ class Engine:
             },
             "trash": self.store.count("trash"),
             "policies": self.rules.status(),
-            "queues": self.queues(),
+            "queues": queues(self),
             "audit": self.audit.status(),
             "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
@@ -445,21 +446,6 @@ class Engine:
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
             "pid": os.getpid(),
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
-        }
-
-    def queues(self) -> dict[str, int]:
-        """How much waits, by duty (docs/metrics.md)."""
-        audit = self.audit.status()
-        return {
-            "repair": self.repair.queue,
-            "moving": self.moving.status()["queue"],
-            "audit": audit["owed"],
-            "sweep": audit["sweeps"],
-            "leases": len(self.leases.waiting),
-            "garbage": self.store.count("trash"),
-            "doomed": self.store.count("doomed"),
-            "spares": self.store.count("spare"),
-            "reputation": self.trust.unsaved,
         }
 
     def _node_status(self, node_id: NodeId) -> dict[str, Any]:

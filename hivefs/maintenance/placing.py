@@ -132,6 +132,11 @@ class Placing:
         self.hurry = trio.Event()
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
 
+    @property
+    def in_flight(self) -> int:
+        """Slots whose chunks are in a stripe that is being filled or on its way."""
+        return len(self._in_flight)
+
     def poke(self) -> None:
         """Someone waits: place everything now, quiet or not."""
         self.hurry.set()
