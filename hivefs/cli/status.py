@@ -169,6 +169,8 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
 
 def policy_words(policies: dict[str, Any]) -> str:
     """Policies with their codes, and how much is not as they say, in one line."""
+    if policies.get("problem"):
+        return f"cannot be read, so nothing is placed or moved ('hivefs policy edit' mends it): {policies['problem']}"
     words = ", ".join(f"{name} {code}" for name, code in policies["codes"].items())
     out = ", ".join(f"{size(count)} of {name}" for name, count in policies["out_of_policy"].items() if count)
     return f"{words}; out of policy: {out}" if out else words

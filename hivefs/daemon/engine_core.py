@@ -261,6 +261,7 @@ class Engine:
         await self.hydration.run()
         self.evidence.reload()
         await self.evidence.weigh_all()
+        await self.rules.readable()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.rules.run)
             nursery.start_soon(self.repair.run)
@@ -288,6 +289,7 @@ class Engine:
                 nursery.start_soon(self._place_for, vault)
                 nursery.start_soon(self._report_capacity, vault)
                 await self.hydration.books.wait()
+                await self.rules.readable()
                 nursery.start_soon(self.checkpoint.run, vault, snapshot)
                 await self.hydration.done.wait()
                 nursery.start_soon(self.garbage.take_released, vault)
@@ -304,6 +306,10 @@ class Engine:
             except HivefsError as error:
                 self.placing.progress.waiting_for = f"the policies: {error}"
                 await trio.sleep(1.0)
+        if problem := self.rules.problem():
+            self.placing.progress.waiting_for = f"policies that can be read: {problem}"
+            await self.rules.readable()
+            self.placing.progress.waiting_for = ""
         await self.placing.run(vault)
 
     async def drained(self, vault: Vault) -> None:
@@ -331,6 +337,8 @@ class Engine:
 
         Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
         """
+        if self.rules.problem():
+            return None
         members = self.pool.members
         known = [c for c in self.pool.candidates(self.policies.written(DEFAULT)) if members[c.node_id].row.capacity]
         staying = [c for c in known if not members[c.node_id].leaving]
