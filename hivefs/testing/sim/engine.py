@@ -18,7 +18,7 @@ import trio
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.claims import Claims, Pair
 from hivefs.chunkstore.node_client import NodeClient
-from hivefs.chunkstore.pool import Member, Pool
+from hivefs.chunkstore.pool import Member
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
 from hivefs.maintenance import audit, garbage, leases, repair, spares, trust
@@ -27,7 +27,6 @@ from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
-from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.node import RosterEntry
@@ -35,6 +34,7 @@ from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+from hivefs.testing.sim.quick import SimPool, SimTrust
 from hivefs.testing.sim.store import Killed, SimStore
 from hivefs.testing.sim.truth import PURPOSE
 
@@ -117,8 +117,9 @@ class Life:
         self.store = SimStore(path, KEY, policy, chance.randbytes)
         self.store.default = policy
         self._book = Book(self.store)
-        self.trust = Trust(self.store, clock, gone_after)
-        self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
+        self.trust = SimTrust(self.store, clock, gone_after)
+        self.pool = SimPool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
+        self.pool.trust = self.trust
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         claims = Claims(self._intend)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
