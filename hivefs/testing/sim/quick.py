@@ -6,7 +6,7 @@ dead after some months, and most of a simulation would go into looking at it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,15 @@ class SimPool(Pool):
     """
 
     trust: Trust
+    on_touch: Callable[[], None]
 
     def __init__(self, *how: Any) -> None:
         super().__init__(*how)
         self._made: dict[Evidence, dict[NodeId, _Made]] = {}
+
+    def touch(self) -> None:
+        super().touch()
+        self.on_touch()
 
     def candidates(self, policy: Policy | None = None) -> Sequence[Candidate]:
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
