@@ -59,6 +59,7 @@ class Result:
     late_reads: int = 0
     lives: int = 0
     stored: int = 0
+    moved: int = 0
 
 
 class World:
@@ -416,6 +417,7 @@ class World:
         result.repair_read = self.truth.traffic.read["repair"]
         result.repair_written = self.truth.traffic.written["repair"]
         result.most_exposed = self.truth.most_exposed
+        result.moved = self.files.moved
 
     def soon(self, what: Callable[[], Awaitable[None]]) -> None:
         """Begin something that takes a while."""
