@@ -6,6 +6,7 @@ from math import log10, sqrt
 from typing import Any
 
 from hivefs.placement import durability, lazy
+from hivefs.testing.sim.nodes import DAY
 from hivefs.testing.sim.scenario import Scenario
 from hivefs.testing.sim.world import Result
 
@@ -30,6 +31,11 @@ def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
         "events": result.events,
         "stripe_years": years,
         "lost": len(result.lost),
+        "lost_on_day": [round(when / DAY, 3) for when, _ in result.lost],
+        "stripes": scenario.stripes,
+        "days": scenario.days,
+        "code": [needed, total],
+        "lifetime_days": mean,
         "losses_a_year": len(result.lost) / years,
         "losses_a_year_expected": durability.losses(needed, total, total, lag, rate) if rate else 0.0,
         "losses_a_year_by_windows": durability.windows(needed, total, lag, rate) if rate else 0.0,
