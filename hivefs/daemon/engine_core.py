@@ -31,11 +31,11 @@ from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.engine_queues import queues
+from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
-from hivefs.formats.member import entry_valid
 from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
@@ -56,7 +56,7 @@ from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Stripe
 from hivefs.placement.capacity import user_capacity
-from hivefs.placement.health import NodeRow, NodeState, NodeView
+from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import DEFAULT
 from hivefs.stage.reader import StageReader
@@ -87,7 +87,8 @@ class Engine:
         self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
         self.evidence.refuted = self.round_trips.refuted
         self.evidence.registry = registry_file.load(self.store)
-        self.news = News(self.learn, self.evidence)
+        self.learning = Learning(self)
+        self.news = News(self.hear, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
         self.rules = EnginePolicies(self)
@@ -219,24 +220,12 @@ class Engine:
         return True
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
-        """Take in roster entries whose signatures hold; returns how many were new."""
-        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), list[NodeId]()
-        with self.store.writing():
-            for entry in entries:
-                node_id = NodeId(entry.membership.subject)
-                # Two signatures to check, for every node of every roster: what is known already was checked.
-                if entry == self.store.roster_entry(node_id) or not entry_valid(entry, hive_key, now):
-                    continue
-                if self.covers(entry.membership):
-                    continue
-                if self.store.save_node(entry, now):
-                    new.append(node_id)
-                    if self.store.node_row(node_id) is None:
-                        self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-            self.evidence.weigh(new)
-        if new:
-            self.pool.refresh()
-        return len(new)
+        """Take in a few roster entries whose signatures hold; how many were new."""
+        return self.learning.now(entries)
+
+    async def hear(self, entries: Iterable[RosterEntry]) -> int:
+        """The same for any number of them."""
+        return await self.learning.hear(entries)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
