@@ -17,6 +17,9 @@ from hivefs.model.stripe import Stripe
 log = logging.getLogger(__name__)
 
 BATCH = 256
+SLICE = 10
+"""Stripes that are opened before others have their turn."""
+
 EVERY = 3600.0
 
 
@@ -49,6 +52,7 @@ class Leases:
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
+            self.waiting &= set(self._state.node_ids())
             for node_id, client in list(self._online()):
                 name = "renewed-" + node_id.hex()
                 last = self._state.info(name)
@@ -75,7 +79,9 @@ class Leases:
     async def _renew(self, node_id: NodeId, client: Renewer, until: int) -> None:
         """Renew all at one node. What it says it does not hold is missing: repair hears of it."""
         batch: list[tuple[Stripe, int]] = []
-        for stripe_id in self._state.stripes_on(node_id):
+        for number, stripe_id in enumerate(self._state.stripes_on(node_id), 1):
+            if number % SLICE == 0:
+                await trio.lowlevel.checkpoint()
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
                 batch += [(stripe, i) for i, share in enumerate(stripe.shares) if share.node == node_id]
