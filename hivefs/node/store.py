@@ -245,8 +245,8 @@ class ShareStore:
             results[number] = until
 
     def _make_again(self, place: Path) -> None:
-        """A directory of shares that somebody removed while the node runs: what comes from now on is kept all the same.
-        Then it is on disk before its first share is.
+        """A directory of shares that somebody removed while the node runs: what comes from now on is kept all the same. It
+        is on disk before its first share is.
         """
         self._shares.mkdir(mode=0o700, exist_ok=True)
         place.mkdir(mode=0o700, exist_ok=True)
