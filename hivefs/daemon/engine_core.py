@@ -91,7 +91,7 @@ class Engine:
         self.claims = claims = Claims(self._intend)
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
-        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret)
+        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.store.old_copies)
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed

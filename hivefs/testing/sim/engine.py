@@ -121,7 +121,7 @@ class Life:
         self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         claims = Claims(self._intend)
-        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
+        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, old_copies=self.store.old_copies)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
         self.spares = Spares(
