@@ -57,6 +57,11 @@ def name_share(share: bytes) -> Coded:
     return Coded(ShareId(hashlib.sha256(share).digest()), merkle_root(share), share)
 
 
+def named(stripe: Stripe) -> set[tuple[int, NodeId]]:
+    """The holders that a stripe names, by share number."""
+    return {(i, share.node) for i, share in enumerate(stripe.shares) if share.node is not None}
+
+
 class Writer:
     """Places stripes. Whoever calls records the result before the next checkpoint of trio (see claims.py)."""
 
@@ -68,9 +73,10 @@ class Writer:
         random: Random,
         claims: Claims,
         secret: bytes = b"",
-        old_copies: Callable[[Stripe], Collection[tuple[int, NodeId]]] = lambda stripe: (),
+        copies: Callable[[Stripe], Collection[tuple[int, NodeId]]] = named,
     ) -> None:
-        """``old_copies`` says where shares of a stripe may lie beside where it names them, by share number.
+        """``copies`` says where shares of a stripe may lie, by share number: at those it names, whatever became of them,
+        and where old copies may be (maintenance/old_copies.py).
 
         ``secret``: 32 bytes of the vault, the same for ever, by which stripes of a large hive share sets of nodes
         (placement/copysets.py); without, each has its own.
@@ -81,7 +87,7 @@ class Writer:
         self._clock = clock
         self._random = random
         self._claims = claims
-        self._old_copies = old_copies
+        self._copies = copies
 
     def new_id(self) -> StripeId:
         """A name for a stripe that is being made."""
@@ -189,9 +195,8 @@ class Writer:
     def copies(
         self, stripe: Stripe, discount: Collection[NodeId] = (), more: Collection[tuple[int, NodeId]] = ()
     ) -> set[tuple[int, NodeId]]:
-        """Where shares of a stripe may lie: at those it names, whatever became of them, and beside."""
-        named = {(i, share.node) for i, share in enumerate(stripe.shares) if share.node is not None}
-        return {pair for pair in {*self._old_copies(stripe), *named, *more} if pair[1] not in discount}
+        """Where shares of a stripe may lie, and those pairs in ``more``; not at the nodes in ``discount``."""
+        return {pair for pair in {*self._copies(stripe), *more} if pair[1] not in discount}
 
     def _choose(
         self,

@@ -48,6 +48,9 @@ MANY = 1000
 """More such stripes than this are tried again twelve times as seldom."""
 
 
+LAST = 1
+"""A stripe that may lose fewer shares than this more is not to wait for old copies that may be destroyed."""
+
 OUT_OF_POLICY = 1
 """As urgent as a stripe that may lose this many more shares is one that is not as its policy says."""
 
@@ -124,6 +127,9 @@ class Repair:
         self.cancelled = 0
         """Stripes that left the queue because their nodes came back."""
         self.waiting_for = ""
+        self.risked = 0
+        """Stripes that were about to be lost and were repaired without regard to old copies at nodes given up."""
+        self._beside: set[StripeId] = set()
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
         """Waits until so many bytes may be fetched or sent; urgent ones wait less (maintenance/budget.py)."""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
@@ -140,6 +146,11 @@ class Repair:
     def queue(self) -> int:
         """Stripes waiting for repair."""
         return len(self._queued | self._parked | self._stuck)
+
+    @property
+    def waiting_for_copies(self) -> int:
+        """Those that wait for nothing but the deletion of old copies."""
+        return len(self._beside & (self._queued | self._parked | self._stuck))
 
     @property
     def busy(self) -> bool:
@@ -269,6 +280,7 @@ class Repair:
                 continue  # it is not needed any more, or was done already
             self._urgency.pop(stripe_id, None)
             done, aside = False, self._parked
+            self._beside.discard(stripe_id)
             try:
                 done = await self.repair(stripe_id)
                 self.waiting_for = "" if done else "nodes for the missing shares"
@@ -276,6 +288,8 @@ class Repair:
                 if str(error) != self.waiting_for:
                     log.info("repair waits: %s", error)
                 self.waiting_for = str(error)
+                if error.data.get("old_copies"):
+                    self._beside.add(stripe_id)
                 aside = self._stuck if isinstance(error, PolicyInfeasible | TooFewNodes) else self._parked
             finally:
                 self._queued.discard(stripe_id)
@@ -317,7 +331,7 @@ class Repair:
             return await self._repair(stripe, policy, planned)
         except (PolicyInfeasible, TooFewNodes) as error:
             # To find that out may take a tenth of a second, and all stripes on these nodes have the same answer.
-            if not self._state.old_copies(stripe):
+            if not error.data.get("old_copies"):
                 self._hopeless[key] = error
             raise
 
@@ -343,10 +357,26 @@ class Repair:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
         holders = await self._writer.spread(stripe, coded, decision.kept, 0, policy=policy, discount=discount)
+        self.risked += bool(discount)
         return self._record(stripe, holders)
 
     def _settled_at_risk(self, stripe: Stripe, policy: Policy, planned: Plan) -> tuple[Plan, Collection[NodeId]]:
-        return self._settled(stripe, policy, planned, ()), ()
+        """The plan, and nodes whose old copies it does not count: none, but for a stripe that would be lost with LAST more
+        shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be destroyed,
+        are passed over then, and only then.
+        """
+        try:
+            return self._settled(stripe, policy, planned, ()), ()
+        except PolicyInfeasible as error:
+            if not error.data.get("old_copies") or planned.urgency >= LAST:
+                raise
+            views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
+            gone = {node for node, view in views.items() if view is None or view.state == NodeState.GONE}
+            if not gone:
+                raise
+            decision = self._settled(stripe, policy, planned, gone)
+            log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
+            return decision, gone
 
     def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
         """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,

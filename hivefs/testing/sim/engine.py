@@ -25,6 +25,7 @@ from hivefs.maintenance import audit, garbage, leases, repair, spares, trust
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
@@ -121,7 +122,8 @@ class Life:
         self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         claims = Claims(self._intend)
-        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, old_copies=self.store.old_copies)
+        self.old_copies = OldCopies(self.store, clock)
+        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
         self.spares = Spares(
