@@ -106,6 +106,16 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": 0, "reason": "everything is placed"}
 
 
+def repair_words(repair: dict[str, Any]) -> str:
+    """What repair does, and what waits or was done because of old copies."""
+    words = [f"{repair['queue']} stripes wait, {repair['repaired']} repaired"]
+    if repair.get("waiting_for_copies"):
+        words.append(f"{repair['waiting_for_copies']} until old copies are deleted")
+    if repair.get("risked"):
+        words.append(f"{repair['risked']} about to be lost repaired without regard to old copies at nodes given up")
+    return ", ".join(words)
+
+
 def picture(value: dict[str, Any]) -> RenderableType:
     """For people."""
     from rich.console import Group
@@ -131,7 +141,7 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("until safe", f"{time_left}{wait['reason']}")
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
-    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
+    facts.add_row("repair", repair_words(repair))
     if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
         facts.add_row("moving", moving_words(moving))
     if queues := queue_words(engine.get("queues") or {}):

@@ -29,6 +29,7 @@ from hivefs.maintenance import audit, garbage, leases, ledger, reassign, repack,
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
 from hivefs.metadata.engine_store import EngineStore
@@ -141,7 +142,8 @@ class Life:
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         self.claims = claims = Claims(self._intend)
-        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
+        self.old_copies = OldCopies(self.store, clock)
+        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
         self.spares = Spares(
