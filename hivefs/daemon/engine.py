@@ -141,7 +141,7 @@ class Process:
 
     async def _check_placement(self, report: control.Report) -> list[dict[str, Any]]:
         """No node is asked, and nothing is waited for: after a recovery what is here already is looked at."""
-        check = PlacementCheck(self._engine.store)
+        check = PlacementCheck(self._engine.store, self._engine.old_copies.proofs)
         if not self._engine.hydration.done.is_set():
             check.found("hydrating", "a part of the certificates is still in the hive only", problem=False)
         await check.run(report)

@@ -45,6 +45,7 @@ from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
@@ -93,7 +94,8 @@ class Engine:
         self.claims = claims = Claims(self._intend)
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
-        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret)
+        self.old_copies = OldCopies(self.store, time.time_ns)
+        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
@@ -418,6 +420,8 @@ class Engine:
                 "cancelled": self.repair.cancelled,
                 "later": self.rules.later,
                 "waiting_for": self.repair.waiting_for,
+                "waiting_for_copies": self.repair.waiting_for_copies,
+                "risked": self.repair.risked,
             },
             "moving": self.moving.status(),
             "placing": {

@@ -165,7 +165,10 @@ def test_policies_and_certificates_come_through_a_restart(tmp_path: Path) -> Non
             await engine.set_policies(STRICT)
             vault.write(1, 0, os.urandom(200_000))
             await settle(engine, vault)
+            await until(lambda: engine.store.info("head_out") is True)
         async with running(home, hive, vault) as engine:
+            head = engine.checkpoint.head()
+            assert head is not None and engine.status()["checkpoint"]["published_ns"] == head.time_ns > 0
             assert engine.store.policy_text() == STRICT and engine.policies.written("default").deny == ("DE",)
             check = await checked(engine)
             assert check.findings == [] and check.counts["proved"] > 1
