@@ -60,6 +60,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (repack, "PASS_EVERY", LOOK),
     (repack, "RETRY", LOOK),
     (reassign, "EVERY", LOOK),
+    (reassign, "ASK", LOOK),
     (reassign, "AGAIN", LOOK),
     (engine_moving, "POLICIES_EVERY", HOUR),
     (ledger, "LOOK", LOOK),

@@ -80,7 +80,7 @@ class Wired:
         # The engine's own clock and dice: the module takes them from the machine.
         times, dice = SimpleNamespace(time_ns=life.clock), SimpleNamespace(urandom=chance.randbytes)
         with patched([(engine_moving, "time", times), (engine_moving, "os", dice)]):
-            self.moving = EngineMoving(cast("Any", self.engine))
+            self.moving = self.engine.moving = EngineMoving(cast("Any", self.engine))
         repack = self.moving.repack
         self._place, repack._place = repack._place, self._announced
         add = repack.on_recorded
