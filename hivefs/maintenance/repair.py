@@ -367,7 +367,7 @@ class Repair:
         """
         try:
             return self._settled(stripe, policy, planned, ()), ()
-        except PolicyInfeasible as error:
+        except (PolicyInfeasible, TooFewNodes) as error:
             if not error.data.get("old_copies") or planned.urgency >= LAST:
                 raise
             views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
