@@ -94,7 +94,7 @@ class PlacementCheck:
             else:
                 self.counts["proved"] += 1
         health = self._store.health(stripe)
-        if health.verdict.holds and not health.distrusted and health.counted == stripe.total:
+        if health.waits or (health.verdict.holds and not health.distrusted and health.counted == stripe.total):
             self.counts["holding"] += 1
         elif not health.verdict.holds or health.distrusted:
             self.found("out-of-policy", f"stripe {name}: {health.words}", problem=False)

@@ -28,7 +28,6 @@ from hivefs.maintenance.ports import State
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import Attribute, Candidate
 from hivefs.model.stripe import Level, Stripe
-from hivefs.placement import lazy
 from hivefs.placement.beside import settle
 from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.health import State as StripeState
@@ -172,10 +171,8 @@ class Repair:
                 with self._state.writing():
                     self._state.save_stripe(stripe)  # proved as it lies, by the policy that it has now
             return
-        elif not decision.moving:
-            left, threshold = stripe.total - len(decision.missing), self._state.policies.of(stripe).repair_at
-            if not lazy.due(left, stripe.total, threshold, health.verdict.holds):
-                return
+        elif health.waits and not decision.moving:
+            return
         if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
             return
         self._queued.add(stripe_id)
