@@ -214,8 +214,9 @@ class Writer:
         known = {c.node_id: c for c in candidates}
         kept = {number: known.get(node, Candidate(node, {})) for number, node in holders.items()}
         pairs = sorted(self.copies(stripe, discount, tried) - set(holders.items()))
-        # A copy that waits to be deleted is damaged, or its node just failed; and one share a node.
-        away = failed | {share.node for share in stripe.shares if share.node is not None}
+        away = failed | {share.node for share in stripe.shares if share.node is not None}  # one share a node
+        # A copy that a recorded stripe does not name may be damaged, or its node lost it: the same does not go there again.
+        refused = pairs if any(share.node is not None for share in stripe.shares) else []
         copies = [(number, known.get(node, Candidate(node, {}))) for number, node in pairs]
         seed = int.from_bytes(self._random(8), "big")
         if self._secret and copysets.groups(len(candidates), policy.total):
@@ -229,7 +230,7 @@ class Writer:
         wanted = list(missing)
         while wanted:
             try:
-                return place(policy, candidates, seed, kept, wanted, copies, share_bytes=size, avoid=away, refused=pairs)
+                return place(policy, candidates, seed, kept, wanted, copies, share_bytes=size, avoid=away, refused=refused)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = problem or error
                 if copies:

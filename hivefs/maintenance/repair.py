@@ -334,7 +334,13 @@ class Repair:
 
     async def _repair(self, stripe: Stripe, policy: Policy, planned: Plan) -> bool:
         stripe_id = stripe.stripe_id
-        decision, discount = self._settled_at_risk(stripe, policy, planned)
+        try:
+            decision, discount = self._settled(stripe, policy, planned, ()), frozenset[NodeId]()
+        except (PolicyInfeasible, TooFewNodes) as error:
+            # The best that can become of an old copy: it is the share again, and nobody gets anything by it.
+            if await self.take_back(stripe, planned.wanted):
+                return await self.repair(stripe_id)
+            decision, discount = self._settled_at_risk(stripe, policy, planned, error)
         wanted = decision.wanted
         if not wanted:
             return self._state.health(stripe).verdict.holds
@@ -357,23 +363,22 @@ class Repair:
         self.risked += bool(discount)
         return self._record(stripe, holders)
 
-    def _settled_at_risk(self, stripe: Stripe, policy: Policy, planned: Plan) -> tuple[Plan, Collection[NodeId]]:
-        """The plan, and nodes whose old copies it does not count: none, but for a stripe that would be lost with LAST more
-        shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be destroyed,
-        are passed over then, and only then.
+    def _settled_at_risk(
+        self, stripe: Stripe, policy: Policy, planned: Plan, error: HivefsError
+    ) -> tuple[Plan, frozenset[NodeId]]:
+        """What to do where nothing can be done for ``error``: wait (it is raised), but for a stripe that would be lost with
+        LAST more shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be
+        destroyed, are passed over then. Gives these nodes too.
         """
-        try:
-            return self._settled(stripe, policy, planned, ()), ()
-        except PolicyInfeasible as error:
-            if not error.data.get("old_copies") or planned.urgency >= LAST:
-                raise
-            views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
-            gone = {node for node, view in views.items() if view is None or view.state == NodeState.GONE}
-            if not gone:
-                raise
-            decision = self._settled(stripe, policy, planned, gone)
-            log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
-            return decision, gone
+        if not error.data.get("old_copies") or planned.urgency >= LAST:
+            raise error
+        views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
+        gone = frozenset(node for node, view in views.items() if view is None or view.state == NodeState.GONE)
+        if not gone:
+            raise error
+        decision = self._settled(stripe, policy, planned, gone)
+        log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
+        return decision, gone
 
     def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
         """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,

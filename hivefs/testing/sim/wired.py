@@ -57,6 +57,7 @@ class Wired:
             reader=life.reader,
             cache=life.cache,
             writer=life.writer,
+            old_copies=life.old_copies,
             repair=life.repair,
             pool=life.pool,
             claims=life.claims,
