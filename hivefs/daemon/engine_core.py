@@ -113,6 +113,7 @@ class Engine:
             os.urandom,
         )
         self.placing.on_recorded = self.repair.add
+        self.placing.on_taken = self.garbage.look
         self.pages = Pages(self.keys, self.store, self.reader, self.writer, os.urandom)
         self.pages.on_recorded = self.repair.add
         self.checkpoint = Checkpoint(

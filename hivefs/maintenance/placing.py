@@ -131,6 +131,8 @@ class Placing:
         self.progress = Progress()
         self.hurry = trio.Event()
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
+        self.on_taken: Callable[[], None] = lambda: None
+        """The drive names new chunks now: it released those before them."""
 
     def poke(self) -> None:
         """Someone waits: place everything now, quiet or not."""
@@ -290,6 +292,7 @@ class Placing:
             with self._state.writing():
                 for sealed, good in zip(held, taken, strict=True):
                     self._state.settle(sealed.ref.chunk_id, good)
+            self.on_taken()
             self.progress.note(sum(s.ref.length for s in held), len(held))
             # Also when all have a node: policies or nodes may have changed while it was on its way.
             self.on_recorded(stripe.stripe_id)
