@@ -135,6 +135,7 @@ class Engine:
             os.urandom,
         )
         self.checkpoint.on_reap = self.garbage.reap
+        self.garbage.on_deleted = self.repair.deleted
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.pool.revoked = self.covers

@@ -43,6 +43,7 @@ class Garbage:
         self._released = trio.Event()
         self.held: Callable[[], bool] = lambda: False
         """While this is true nothing is deleted: somebody else may need it."""
+        self.on_deleted: Callable[[list[ShareId]], None] = lambda share_ids: None
 
     def look(self) -> None:
         """The mount may have released something a moment ago: ask it now, so that the next checkpoint lets it go."""
@@ -82,6 +83,7 @@ class Garbage:
                 finally:
                     self._claims.end_delete(node_id, share_ids)
                 self.deleted_shares += len(share_ids)
+                self.on_deleted(share_ids)
             await trio.sleep(EVERY)
 
     def reap(self, published: int) -> None:
