@@ -274,10 +274,11 @@ class Process:
         return done
 
     async def _wait_idle(self) -> None:
-        """Everything is placed; stay while somebody asks, or repair goes on."""
+        """Everything is placed; stay while somebody asks, repair goes on, or data moves to where its policy says."""
         while True:
             quiet = trio.current_time() - self._idle_since
-            if not self._calls and quiet > LINGER_SECONDS and not self._engine.repair.busy:
+            at_work = self._calls or self._engine.repair.busy or self._engine.moving.busy
+            if not at_work and quiet > LINGER_SECONDS:
                 return
             if self.stop.is_set():
                 return

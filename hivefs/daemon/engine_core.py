@@ -119,6 +119,7 @@ class Engine:
             os.urandom,
         )
         self.placing.on_recorded = self.repair.add
+        self.placing.on_taken = self.garbage.look
         self.pages = Pages(self.keys, self.store, self.reader, self.writer, os.urandom)
         self.pages.on_recorded = self.repair.add
         self.checkpoint = Checkpoint(
@@ -134,6 +135,7 @@ class Engine:
             os.urandom,
         )
         self.checkpoint.on_reap = self.garbage.reap
+        self.garbage.on_deleted = self.repair.deleted
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.pool.revoked = self.covers

@@ -129,6 +129,8 @@ class Placing:
         self.progress = Progress()
         self.hurry = trio.Event()
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
+        self.on_taken: Callable[[], None] = lambda: None
+        """The drive names new chunks now: it released those before them."""
 
     @property
     def in_flight(self) -> int:
@@ -293,6 +295,7 @@ class Placing:
             with self._state.writing():
                 for sealed, good in zip(held, taken, strict=True):
                     self._state.settle(sealed.ref.chunk_id, good)
+            self.on_taken()
             self.progress.note(sum(s.ref.length for s in held))
             # Also when all have a node: policies or nodes may have changed while it was on its way.
             self.on_recorded(stripe.stripe_id)

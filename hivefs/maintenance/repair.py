@@ -116,7 +116,9 @@ class Repair:
         self._queued: set[StripeId] = set()
         self._parked: set[StripeId] = set()
         self._stuck: set[StripeId] = set()
-        """Parked for want of a place: looked at less often."""
+        """Parked for want of a place: looked at less often, or when one of its shares was deleted somewhere."""
+        self._stuck_shares: dict[ShareId, StripeId] = {}
+        """The shares of those, of some MANY at most."""
         self._urgency: dict[StripeId, int] = {}
         self._hopeless: dict[tuple[Policy, frozenset[NodeId], int], HivefsError] = {}
         """What had no place, by the policy, the nodes that keep their shares, and how many shares have none."""
@@ -293,6 +295,17 @@ class Repair:
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
                 aside.add(stripe_id)
+                stripe = self._state.stripe(stripe_id)
+                if stripe is not None and aside is self._stuck and len(self._stuck) <= MANY:
+                    self._stuck_shares.update((share.share_id, stripe_id) for share in stripe.shares)
+
+    def deleted(self, share_ids: Collection[ShareId]) -> None:
+        """These shares have left a node where they waited to be deleted: it may take what had no place because of them."""
+        freed = {s for share_id in share_ids if (s := self._stuck_shares.get(share_id)) in self._stuck and s is not None}
+        for stripe_id in sorted(freed)[:SCAN_SLICE]:  # more than that at once is left to the next look at all
+            self._hopeless.clear()
+            self._stuck.discard(stripe_id)
+            self.add(stripe_id)
 
     async def _retry(self) -> None:
         """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""
@@ -307,6 +320,7 @@ class Repair:
                 self._hopeless.clear()
                 parked |= self._stuck
                 self._stuck = set()
+                self._stuck_shares.clear()
             for number, stripe_id in enumerate(sorted(parked)):
                 self.add(stripe_id)
                 if number % SCAN_SLICE == SCAN_SLICE - 1:

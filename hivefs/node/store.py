@@ -98,6 +98,10 @@ class ShareStore:
         name = share_id.hex()
         return self._shares / name[:2] / name
 
+    def has_place(self, share_id: ShareId) -> bool:
+        """Whether the directory of this share is there, as it always is unless somebody removed it."""
+        return self._path(share_id).parent.is_dir()
+
     # ---- at the start -----------------------------------------------------------------------------------------------
 
     def clear_tmp(self) -> None:

@@ -314,7 +314,7 @@ def test_show_set_and_remove(world: World, run: Run, tmp_path: Path) -> None:
     text = tmp_path / "policy.toml"
     text.write_text('# mine\n[policy.p]\ndeny = ["US"] # never\n')
     assert run("policy", "apply", text)[0] == 0
-    assert run("policy", "set", "/Photos", "p")[0] == 0
+    assert run("policy", "set", "/Photos", "p")[:2] == (0, "/Photos in the drive: p.\n")
     assert world.book.kept == '# mine\n[policy.p]\ndeny = ["US"] # never\n\n[paths]\n"/Photos" = "p"\n'
     assert run("policy", "set", "/Photos", "--remove")[0] == 0 and "/Photos" not in world.book.kept
     code, _, err = run("policy", "set", "/Photos", "q")
