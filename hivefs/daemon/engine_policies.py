@@ -12,6 +12,7 @@ import trio
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.errors import HivefsError
 from hivefs.maintenance.codes import Codes
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Level, Purpose, Stripe
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 5.0
-MEASURE_SLICE = 10
+MEASURE_REST = 10.0
+"""It rests for so many times as long as it took."""
 
 
 class EnginePolicies:
@@ -135,25 +137,25 @@ class EnginePolicies:
 
     async def _recode(self) -> None:
         policy = self.now.metadata()
-        found = set()
-        for number, stripe in enumerate(self._engine.store.metadata_stripes(), 1):
+        found, turns = set(), Turns()
+        for stripe in self._engine.store.metadata_stripes():
             if (stripe.needed, stripe.total) != (policy.needed, policy.total):
                 found.add(stripe.stripe_id)
-            if number % MEASURE_SLICE == 0:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
         if found:
             self._engine.checkpoint.evacuate |= frozenset(found)
 
     async def measure(self) -> None:
         """Bytes of data (with padding) at each level and out of policy, for status: counted in slices, again and again."""
         while True:
-            levels, out = {"remote": 0, "guaranteed": 0}, dict[str, int]()
-            for number, stripe in enumerate(self._engine.store.stripes(), 1):
+            levels, out, turns = {"remote": 0, "guaranteed": 0}, dict[str, int](), Turns()
+            begun = trio.current_time()
+            for stripe in self._engine.store.stripes():
                 self._count(stripe, levels, out)
-                if number % MEASURE_SLICE == 0:
-                    await trio.sleep(0.002)
+                await turns.item()
             self.levels, self.out = levels, out
-            await trio.sleep(MEASURE_EVERY)
+            # Of a large book this takes a while, and is not to be all that the engine does.
+            await trio.sleep(max(MEASURE_EVERY, MEASURE_REST * (trio.current_time() - begun)))
 
     def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> None:
         health, size = self._engine.store.health(stripe), stripe.needed * stripe.share_bytes

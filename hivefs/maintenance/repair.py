@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import trio
@@ -24,7 +24,9 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer, name_share
 from hivefs.content import coding
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
+from hivefs.maintenance.certify import Certify
 from hivefs.maintenance.ports import State
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Stripe
@@ -40,7 +42,6 @@ log = logging.getLogger(__name__)
 WORKERS = 2
 RETRY = 5.0
 LEAVING_AGAIN = 30.0
-SCAN_SLICE = 20
 HOPELESS_LOOKS = 3
 """After so many looks, or when a node comes or goes, what had no place is tried again: room may have come."""
 
@@ -112,9 +113,10 @@ class Repair:
         self._changed = changed
         self._heap: list[tuple[int, StripeId]] = []
         self._queued: set[StripeId] = set()
-        self._parked: set[StripeId] = set()
-        self._stuck: set[StripeId] = set()
-        """Parked for want of a place: looked at less often."""
+        self._parked: dict[StripeId, None] = {}
+        self._stuck: dict[StripeId, None] = {}
+        """Parked for want of a place: looked at less often. None is in two of these three."""
+        self.unproved = Certify(state)
         self._urgency: dict[StripeId, int] = {}
         self._hopeless: dict[tuple[Policy, frozenset[NodeId], int], HivefsError] = {}
         """What had no place, by the policy, the nodes that keep their shares, and how many shares have none."""
@@ -139,7 +141,7 @@ class Repair:
     @property
     def queue(self) -> int:
         """Stripes waiting for repair."""
-        return len(self._queued | self._parked | self._stuck)
+        return len(self._queued) + len(self._parked) + len(self._stuck)
 
     @property
     def busy(self) -> bool:
@@ -149,8 +151,11 @@ class Repair:
     def add(self, stripe_id: StripeId) -> None:
         """Look at this stripe soon."""
         stripe = self._state.stripe(stripe_id)
-        if stripe is None:
-            return
+        if stripe is not None:
+            self._add(stripe)
+
+    def _add(self, stripe: Stripe) -> None:
+        stripe_id = stripe.stripe_id
         decision = plan(stripe, self._look)
         health = self._state.health(stripe)
         urgency = decision.urgency
@@ -158,8 +163,7 @@ class Repair:
             urgency = min(urgency, OUT_OF_POLICY)
         elif not decision.wanted:
             if health.level == Level.GUARANTEED and not self._state.certified(stripe):
-                with self._state.writing():
-                    self._state.save_stripe(stripe)  # proved as it lies, by the policy that it has now
+                self.unproved.note(stripe_id)  # it is proved as it lies, by the policy that it has now
             return
         elif not decision.moving:
             left, threshold = stripe.total - len(decision.missing), self._state.policies.of(stripe).repair_at
@@ -168,6 +172,8 @@ class Repair:
         if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
             return
         self._queued.add(stripe_id)
+        self._parked.pop(stripe_id, None)
+        self._stuck.pop(stripe_id, None)
         self._urgency[stripe_id] = urgency
         heapq.heappush(self._heap, (urgency, stripe_id))  # an older entry of it is passed over when its turn comes
         self._wake.set()
@@ -194,6 +200,7 @@ class Repair:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._retry)
+            nursery.start_soon(self.unproved.run)
             for _ in range(WORKERS):
                 nursery.start_soon(self._work)
 
@@ -202,24 +209,13 @@ class Repair:
         known: dict[NodeId, tuple[Attribute, ...]] = {}
         while True:
             changed = self._changed()
-            now = self._nodes_away()
-            before, known = known, self._known()
+            before = known
+            now, known, differ = await self._nodes(before)
             if scanned is not self._state.policies:
                 scanned = self._state.policies
-                for number, stripe in enumerate(self._state.stripes()):
-                    self.add(stripe.stripe_id)
-                    if number % SCAN_SLICE == SCAN_SLICE - 1:
-                        await trio.sleep(0.01)
-            for node_id in [n for n, attributes in known.items() if before.get(n, attributes) != attributes]:
-                for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
-                    self.add(stripe_id)
-                    if number % SCAN_SLICE == SCAN_SLICE - 1:
-                        await trio.sleep(0.01)
-            for node_id, _ in sorted(now - self._away):
-                for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
-                    self.add(stripe_id)
-                    if number % SCAN_SLICE == SCAN_SLICE - 1:
-                        await trio.sleep(0.01)
+                await self._scan(self._state.stripes())
+            for node_id in (*differ, *(node_id for node_id, _ in sorted(now - self._away))):
+                await self._scan(self._stripes_on(node_id))
             # A stripe that was on its way while its node announced that it leaves is found by looking again.
             leaving = {entry for entry in now if not entry[1]}
             returned = self._away - now
@@ -229,33 +225,48 @@ class Repair:
             with trio.move_on_after(LEAVING_AGAIN if leaving else math.inf):
                 await changed.wait()
 
+    async def _scan(self, stripes: Iterable[Stripe]) -> None:
+        """Look at all of these. They are read one by one: what is looked at is as it is then."""
+        turns = Turns()
+        for stripe in stripes:
+            self._add(stripe)
+            await turns.item()
+            await self.unproved.room()
+
+    def _stripes_on(self, node_id: NodeId) -> Iterator[Stripe]:
+        for stripe_id in self._state.each_on(node_id):
+            stripe = self._state.stripe(stripe_id)
+            if stripe is not None:
+                yield stripe
+
     async def _cancel(self) -> None:
         """A node is back: what waits for nothing else leaves the queue."""
-        for number, stripe_id in enumerate(list(self._queued)):
+        turns = Turns()
+        for stripe_id in list(self._queued):
             stripe = self._state.stripe(stripe_id)
             if stripe is None or (not plan(stripe, self._look).wanted and self._state.health(stripe).verdict.holds):
                 self._queued.discard(stripe_id)
                 self.cancelled += 1
-            if number % SCAN_SLICE == SCAN_SLICE - 1:
-                await trio.sleep(0.01)
+            await turns.item()
 
-    def _nodes_away(self) -> set[tuple[NodeId, bool]]:
-        """Nodes whose shares need another home: those given up (True) and those that leave (False)."""
-        away = set()
-        for node_id in self._nodes():
+    async def _nodes(
+        self, before: Mapping[NodeId, tuple[Attribute, ...]]
+    ) -> tuple[set[tuple[NodeId, bool]], dict[NodeId, tuple[Attribute, ...]], list[NodeId]]:
+        """Nodes whose shares need another home: those given up (True) and those that leave (False). What is known of each
+        node, and of which that is another thing than before: their shares may be out of policy.
+        """
+        away, known, differ, turns = set(), {}, [], Turns()
+        for node_id in self._state.each_node():
             view = self._look(node_id)
             gone = view is None or view.state == NodeState.GONE
             if gone or (view is not None and view.leaving):
                 away.add((node_id, gone))
-        return away
-
-    def _known(self) -> dict[NodeId, tuple[Attribute, ...]]:
-        """What is known of each node: when that changes, its shares may be out of policy."""
-        views = ((node_id, self._look(node_id)) for node_id in self._nodes())
-        return {node_id: view.attributes for node_id, view in views if view is not None}
-
-    def _nodes(self) -> list[NodeId]:
-        return self._state.node_ids()
+            if view is not None:
+                known[node_id] = view.attributes
+                if before.get(node_id, view.attributes) != view.attributes:
+                    differ.append(node_id)
+            await turns.item()
+        return away, known, differ
 
     async def _work(self) -> None:
         while True:
@@ -268,7 +279,7 @@ class Repair:
             if stripe_id not in self._queued:
                 continue  # it is not needed any more, or was done already
             self._urgency.pop(stripe_id, None)
-            done, aside = False, self._parked
+            done = stuck = False
             try:
                 done = await self.repair(stripe_id)
                 self.waiting_for = "" if done else "nodes for the missing shares"
@@ -276,12 +287,12 @@ class Repair:
                 if str(error) != self.waiting_for:
                     log.info("repair waits: %s", error)
                 self.waiting_for = str(error)
-                aside = self._stuck if isinstance(error, PolicyInfeasible | TooFewNodes) else self._parked
+                stuck = isinstance(error, PolicyInfeasible | TooFewNodes)
             finally:
                 self._queued.discard(stripe_id)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
-                aside.add(stripe_id)
+                (self._stuck if stuck else self._parked)[stripe_id] = None
 
     async def _retry(self) -> None:
         """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""
@@ -291,15 +302,15 @@ class Repair:
             with trio.move_on_after(RETRY):
                 await changed.wait()
             looks += 1
-            parked, self._parked = self._parked, set()
+            parked, self._parked = self._parked, {}
             if changed.is_set() or looks % (HOPELESS_LOOKS if len(self._stuck) < MANY else 12 * HOPELESS_LOOKS) == 0:
                 self._hopeless.clear()
                 parked |= self._stuck
-                self._stuck = set()
-            for number, stripe_id in enumerate(sorted(parked)):
+                self._stuck = {}
+            turns = Turns()
+            for stripe_id in parked:
                 self.add(stripe_id)
-                if number % SCAN_SLICE == SCAN_SLICE - 1:
-                    await trio.sleep(0.01)
+                await turns.item()
 
     async def repair(self, stripe_id: StripeId) -> bool:
         """Make the missing shares of one stripe and move those on nodes that leave; True when nothing is left to do.

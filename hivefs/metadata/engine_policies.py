@@ -24,16 +24,14 @@ class PolicyTables(EngineWriter):
     def save_policy(self, policy: Policy) -> bytes:
         """Keep a definition; returns its digest."""
         digest = policy_format.digest(policy)
-        self._save_once(records.policy_key(digest), policy_format.to_bytes(policy))
+        if not self.has_entry("tree", records.policy_key(digest)):
+            self._save_tree(records.policy_key(digest), policy_format.to_bytes(policy))
         return digest
 
     def save_standing(self, attributes: Iterable[Attribute]) -> bytes:
         """Keep what is known of a node; returns its digest."""
         value = tuple(attributes)
         digest = standing_format.digest(value)
-        self._save_once(records.standing_key(digest), standing_format.to_bytes(value))
+        if not self.has_entry("tree", records.standing_key(digest)):
+            self._save_tree(records.standing_key(digest), standing_format.to_bytes(value))
         return digest
-
-    def _save_once(self, key: bytes, value: bytes) -> None:
-        if self._get("tree", key) is None:
-            self._save_tree(key, value)

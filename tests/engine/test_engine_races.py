@@ -168,7 +168,7 @@ class LeaseBook:
     def writing(self) -> object:
         return contextlib.nullcontext()
 
-    def stripes_on(self, node_id: bytes) -> list[bytes]:
+    def each_on(self, node_id: bytes) -> list[bytes]:
         self._looked()
         return []
 
