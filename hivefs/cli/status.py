@@ -16,14 +16,38 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+QUEUES = {
+    "placing": "pieces on their way into stripes",
+    "offered": "placed pieces that the drive has not taken yet",
+    "checkpoint": "records for the next checkpoint",
+    "evacuate": "metadata stripes that the next checkpoint empties",
+    "repair": "stripes to repair",
+    "repair_later": "stripes that miss few of many shares and can wait",
+    "moving": "",  # the sum of the next two
+    "repack": "jobs that move pieces into other stripes",
+    "rebalance": "shares to move to emptier nodes",
+    "audit": "shares that nodes owe an answer for",
+    "sweep": "nodes of which all shares are looked at",
+    "leases": "nodes at which leases are to be renewed",
+    "garbage": "shares to delete",
+    "doomed": "entries to forget after the next checkpoint",
+    "unknown": "shares at nodes that nothing names",
+    "spares": "old copies of shares that are kept for a while",
+    "definitions": "old policies and descriptions of nodes to forget",
+    "reputation": "nodes whose conduct is still to be written down",
+}
+"""The engine's queues (daemon/engine_queues.py) in words, after a number."""
+
+
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
 @json_option
 def command(watch: bool, as_json: bool) -> None:
     """Show the drive, the engine, the nodes, and how much is safe already.
 
-    local: on this machine; remote: enough shares of it are on nodes; guaranteed: all shares are placed and the
-    placement is proved. Exit code 0 whether mounted or not; --json says so in "mount" and "engine" (null: not running).
+    local: on this machine; remote: enough shares of it are on nodes; guaranteed: the placement is proved, and
+    all shares are placed or so many that repair waits (docs/policies.md). Exit code 0 whether mounted or not; --json says
+    so in "mount" and "engine" (null: not running).
     """
     home = Home.load(default_home())
     if as_json:
@@ -107,6 +131,8 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
     if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
         facts.add_row("moving", moving_words(moving))
+    if queues := queue_words(engine.get("queues") or {}):
+        facts.add_row("waiting", "\n".join(queues))
     if audit := engine.get("audit"):
         facts.add_row("trust", trust_words(audit, engine.get("spares") or {}))
     if policies := engine.get("policies"):
@@ -118,6 +144,11 @@ def picture(value: dict[str, Any]) -> RenderableType:
         facts.add_row("room", f"{size(engine['capacity']['free'])} of {size(engine['capacity']['total'])} free in the hive")
     facts.add_row("cache", size(engine["cache_bytes"]))
     return Group(facts, _nodes(engine["nodes"]))
+
+
+def queue_words(queues: dict[str, int]) -> list[str]:
+    """What waits, a line for each queue that is not empty. One of another release of the engine has only its name."""
+    return [f"{count} {QUEUES.get(duty, duty)}" for duty, count in queues.items() if count and QUEUES.get(duty, duty)]
 
 
 def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:

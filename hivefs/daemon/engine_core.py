@@ -30,6 +30,7 @@ from hivefs.daemon import registry_file
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
+from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
@@ -39,6 +40,7 @@ from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
@@ -94,10 +96,13 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
-        self.spares = Spares(self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom)
+        self.spares = Spares(
+            self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
+        )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
+        self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
             self.keys.vault_id,
@@ -224,7 +229,7 @@ class Engine:
                     continue
                 if self.covers(entry.membership):
                     continue
-                if self.store.save_node(entry):
+                if self.store.save_node(entry, now):
                     new.append(node_id)
                     if self.store.node_row(node_id) is None:
                         self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
@@ -262,6 +267,7 @@ class Engine:
             nursery.start_soon(self.audit.run)
             nursery.start_soon(self.spares.run)
             nursery.start_soon(self.garbage.empty_trash)
+            nursery.start_soon(self.definitions.run)
             nursery.start_soon(self.moving.run)
 
     async def _evict(self) -> None:
@@ -413,6 +419,7 @@ class Engine:
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
                 "cancelled": self.repair.cancelled,
+                "later": self.rules.later,
                 "waiting_for": self.repair.waiting_for,
             },
             "moving": self.moving.status(),
@@ -431,7 +438,7 @@ class Engine:
             },
             "trash": self.store.count("trash"),
             "policies": self.rules.status(),
-            "queues": self.queues(),
+            "queues": queues(self),
             "audit": self.audit.status(),
             "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
@@ -439,21 +446,6 @@ class Engine:
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
             "pid": os.getpid(),
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
-        }
-
-    def queues(self) -> dict[str, int]:
-        """How much waits, by duty (docs/metrics.md)."""
-        audit = self.audit.status()
-        return {
-            "repair": self.repair.queue,
-            "moving": self.moving.status()["queue"],
-            "audit": audit["owed"],
-            "sweep": audit["sweeps"],
-            "leases": len(self.leases.waiting),
-            "garbage": self.store.count("trash"),
-            "doomed": self.store.count("doomed"),
-            "spares": self.store.count("spare"),
-            "reputation": self.trust.unsaved,
         }
 
     def _node_status(self, node_id: NodeId) -> dict[str, Any]:

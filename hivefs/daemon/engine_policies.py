@@ -45,6 +45,8 @@ class EnginePolicies:
         self.levels = {"remote": 0, "guaranteed": 0}
         self.out: dict[str, int] = {}
         """Bytes of data by the name of their policy, of stripes that are not as it says."""
+        self.later = 0
+        """Stripes that miss shares and are guaranteed all the same: their repair waits until fewer are left."""
 
     @property
     def now(self) -> Policies:
@@ -64,6 +66,7 @@ class EnginePolicies:
             self._remember()
         self.codes.forget()
         engine.pool.touch()  # repair looks at all stripes again
+        engine.moving.policies_set()
         engine.placing.poke()
         log.info("policies were set: %s", ", ".join(self.now.set.policies))
 
@@ -148,16 +151,17 @@ class EnginePolicies:
     async def measure(self) -> None:
         """Bytes of data (with padding) at each level and out of policy, for status: counted in slices, again and again."""
         while True:
-            levels, out, turns = {"remote": 0, "guaranteed": 0}, dict[str, int](), Turns()
-            begun = trio.current_time()
+            levels, out, later = {"remote": 0, "guaranteed": 0}, dict[str, int](), 0
+            begun, turns = trio.current_time(), Turns()
             for stripe in self._engine.store.stripes():
-                self._count(stripe, levels, out)
+                later += self._count(stripe, levels, out)
                 await turns.item()
-            self.levels, self.out = levels, out
+            self.levels, self.out, self.later = levels, out, later
             # Of a large book this takes a while, and is not to be all that the engine does.
             await trio.sleep(max(MEASURE_EVERY, MEASURE_REST * (trio.current_time() - begun)))
 
-    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> None:
+    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> bool:
+        """Whether its repair waits."""
         health, size = self._engine.store.health(stripe), stripe.needed * stripe.share_bytes
         data = stripe.purpose == Purpose.DATA
         if data and health.level > Level.LOCAL:
@@ -165,6 +169,7 @@ class EnginePolicies:
         if not health.verdict.holds:
             name = self.now.name_of(stripe) if data else "metadata"
             out[name] = out.get(name, 0) + size
+        return health.waits
 
     def status(self) -> dict[str, Any]:
         """For ``hivefs status``: policies with their codes, bytes that are not as they say, the freshness of the head."""

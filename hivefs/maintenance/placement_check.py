@@ -93,10 +93,10 @@ class PlacementCheck:
             else:
                 self.counts["proved"] += 1
         health = self._store.health(stripe)
-        if health.verdict.holds and health.counted == stripe.total:
+        if health.waits or (health.verdict.holds and not health.distrusted and health.counted == stripe.total):
             self.counts["holding"] += 1
-        elif not health.verdict.holds:
-            self.found("out-of-policy", f"stripe {name}: {health.verdict.words}", problem=False)
+        elif not health.verdict.holds or health.distrusted:
+            self.found("out-of-policy", f"stripe {name}: {health.words}", problem=False)
         else:
             missing = stripe.total - health.counted
             self.found("out-of-policy", f"stripe {name}: {missing} of {stripe.total} shares are missing", problem=False)

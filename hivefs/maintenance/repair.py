@@ -30,7 +30,6 @@ from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Stripe
-from hivefs.placement import lazy
 from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.health import State as StripeState
 from hivefs.placement.policies import Policies
@@ -165,10 +164,8 @@ class Repair:
             if health.level == Level.GUARANTEED and not self._state.certified(stripe):
                 self.unproved.note(stripe_id)  # it is proved as it lies, by the policy that it has now
             return
-        elif not decision.moving:
-            left, threshold = stripe.total - len(decision.missing), self._state.policies.of(stripe).repair_at
-            if not lazy.due(left, stripe.total, threshold, health.verdict.holds):
-                return
+        elif health.waits and not decision.moving:
+            return
         if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
             return
         self._queued.add(stripe_id)

@@ -114,6 +114,11 @@ class StripeTables(PolicyTables):
         distinct = len({share.node for share in stripe.shares}) == stripe.total
         if len(known) < stripe.total or not distinct or not proved(policy, stripe.needed, known).holds:
             return None
+        try:
+            for attributes in known:
+                standing_format.digest(attributes)
+        except ValueError:
+            return None  # more is said of a node than a standing can hold: placed as it should be, without certificate
         return self._as_written(stripe), known
 
     def _as_written(self, stripe: Stripe) -> Policy:
@@ -124,6 +129,7 @@ class StripeTables(PolicyTables):
 
     def _put_stripe(self, stripe: Stripe) -> None:
         before = self.stripe(stripe.stripe_id)
+        self._named.update((stripe.policy_hash, *(share.standing for share in stripe.shares)))
         if before is not None:
             for share in before.shares:
                 if share.node is not None:

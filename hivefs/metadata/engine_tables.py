@@ -57,6 +57,10 @@ OWN_PREFIXES = (b"a", b"c", b"e", b"n", b"p", b"s")
 """First bytes of the tree's keys that are the engine's (docs/formats/records.md)."""
 
 
+DISTRUSTED = "distrusted"
+"""The name of the list of nodes out of trust."""
+
+
 class EngineTables:
     """Read access, from any process. ``default`` is the vault's own policy: what holds without a text, and what a text that
     says nothing else is based on.
@@ -76,7 +80,7 @@ class EngineTables:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
         self._moved_copies: dict[StripeId, set[tuple[ShareId, NodeId]]] | None = None
-        self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None]]] = {}
+        self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None, bytes | None]]] = {}
 
     _writes = False
 

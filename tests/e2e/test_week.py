@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,8 +67,20 @@ class Week:
             return not any(path.exists() and path.read_bytes() == data for path, data in altered.items())
 
         until(mended, PATIENCE, "every rotten share leaving its node")
+        self._heard(number)
         self.guaranteed()
         self.readable("its shares were made again")
+
+    def _heard(self, number: int) -> None:
+        """What the node found on its own disk before anybody asked for it, the engine learns by accounting with it."""
+        now, directory = time.time_ns(), self.hive.node_directories()[number]
+        if self.hive.json("node", "status", str(directory))["dropped"]:
+            name = public_key((directory / "node.seed").read_bytes()).hex()
+
+            def accounted() -> bool:
+                return any(row["id"] == name and row["looked_ns"] > now for row in self.hive.json("ledger")["nodes"])
+
+            until(accounted, PATIENCE, "the engine accounting with a node whose disk lost shares")
 
     def shrink_a_disk(self) -> None:
         """A node gives as little as a node can from now on; what is written then goes mostly elsewhere. (A disk that takes

@@ -69,7 +69,7 @@ def filled(path: Path, nodes: int, stripes: int, files: int) -> Engine:
     ]
     with store.writing():
         for node in made:
-            store.save_node(node.entry())
+            store.save_node(node.entry(), time.time_ns())
             store.save_node_row(node.node_id, NodeRow(NodeState.ONLINE, 1, 1 << 39, 1 << 40))
     engine.pool.refresh()
     some = [replace(c, usable=True) for c in engine.pool.candidates(engine.policy)]

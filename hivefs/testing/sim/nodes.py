@@ -180,7 +180,7 @@ class SimClient:
     async def have(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[int]:
         """Sizes, as the node claims them."""
         await self._answer(timeout)
-        return [self._truth.share_bytes if self._has(s) else 0 for s in share_ids]
+        return [len(self._truth.find(s)[0].data[0]) if self._has(s) else 0 for s in share_ids]
 
     async def delete(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[bool]:
         """Forget shares."""
