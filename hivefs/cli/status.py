@@ -98,9 +98,22 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": round(left / rate) if rate else None, "reason": f"{size(left)} to place"}
     if repair.get("queue"):
         return {"seconds": None, "reason": f"{repair['queue']} stripes to repair"}
+    moving = engine.get("moving") or {}
+    if moving.get("queue"):
+        return {"seconds": moving.get("eta_s"), "reason": f"{size(moving['bytes_left'])} to move{_waits(moving)}"}
     if mount and mount.get("published", 0) < mount.get("committed", 0):
         return {"seconds": None, "reason": "the next checkpoint is not out yet"}
     return {"seconds": 0, "reason": "everything is placed"}
+
+
+def repair_words(repair: dict[str, Any]) -> str:
+    """What repair does, and what waits or was done because of old copies."""
+    words = [f"{repair['queue']} stripes wait, {repair['repaired']} repaired"]
+    if repair.get("waiting_for_copies"):
+        words.append(f"{repair['waiting_for_copies']} until old copies are deleted")
+    if repair.get("risked"):
+        words.append(f"{repair['risked']} about to be lost repaired without regard to old copies at nodes given up")
+    return ", ".join(words)
 
 
 def picture(value: dict[str, Any]) -> RenderableType:
@@ -128,7 +141,7 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("until safe", f"{time_left}{wait['reason']}")
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
-    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
+    facts.add_row("repair", repair_words(repair))
     if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
         facts.add_row("moving", moving_words(moving))
     if queues := queue_words(engine.get("queues") or {}):
@@ -169,6 +182,8 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
 
 def policy_words(policies: dict[str, Any]) -> str:
     """Policies with their codes, and how much is not as they say, in one line."""
+    if policies.get("problem"):
+        return f"cannot be read, so nothing is placed or moved ('hivefs policy edit' mends it): {policies['problem']}"
     words = ", ".join(f"{name} {code}" for name, code in policies["codes"].items())
     out = ", ".join(f"{size(count)} of {name}" for name, count in policies["out_of_policy"].items() if count)
     return f"{words}; out of policy: {out}" if out else words
@@ -177,7 +192,7 @@ def policy_words(policies: dict[str, Any]) -> str:
 def freshness_words(fresh: dict[str, Any]) -> str:
     """Whether a device can know that a head is the newest, in one line."""
     kept = f"kept by {fresh['nodes']} nodes"
-    return f"{kept}; freshness: {fresh['remembering_device']} here, {fresh['fresh_device']} for a fresh device"
+    return f"{kept}; freshness here: {fresh['remembering_device']}; on a fresh device: {fresh['fresh_device']}"
 
 
 def moving_words(moving: dict[str, Any]) -> str:
@@ -186,8 +201,12 @@ def moving_words(moving: dict[str, Any]) -> str:
         return f"nothing now, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
     why = ", ".join(sorted(moving["reasons"]))
     left = "" if moving["eta_s"] is None else f", {duration(moving['eta_s'])} left"
-    wait = f", waits: {moving['waiting_for'].rstrip('.')}" if moving["waiting_for"] else ""
-    return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{wait}"
+    return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{_waits(moving)}"
+
+
+def _waits(moving: dict[str, Any]) -> str:
+    """Why nothing is moved now, behind how much is to be; empty when it goes on."""
+    return f", waits: {moving['waiting_for'].rstrip('.')}" if moving["waiting_for"] else ""
 
 
 def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:

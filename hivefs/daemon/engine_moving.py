@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from hivefs.chunkstore.writer import named
 from hivefs.content.packing import Packed
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.accounts import Contribution, entitlement
@@ -229,10 +230,13 @@ class EngineMoving:
         ]
 
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
-        """Whether the policy is proved of the stripe as it would be, and its level is what it was."""
+        """Whether the policy is proved of the stripe as it would be, and its level is what it was, and nobody could bring
+        too much together while the old copies are there.
+        """
         store = self._engine.store
         then = store.health(after)
-        return then.verdict.holds and then.level >= store.health(before).level
+        good = then.verdict.holds and then.level >= store.health(before).level
+        return good and self._engine.old_copies.apart(before, named(after))
 
     def _give_to_checkpoint(self, stripe_ids: frozenset[StripeId]) -> None:
         self._engine.checkpoint.evacuate = stripe_ids

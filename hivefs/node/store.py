@@ -245,8 +245,8 @@ class ShareStore:
             results[number] = until
 
     def _make_again(self, place: Path) -> None:
-        """A directory of shares that somebody removed while the node runs: what comes from now on is kept all the same. Then
-        it is on disk before its first share is.
+        """A directory of shares that somebody removed while the node runs: what comes from now on is kept all the same. It
+        is on disk before its first share is.
         """
         self._shares.mkdir(mode=0o700, exist_ok=True)
         place.mkdir(mode=0o700, exist_ok=True)
@@ -327,8 +327,8 @@ class ShareStore:
         return start - self.index.used
 
     def free_on_disk(self) -> int:
-        """Bytes that the file system has left for us; 0 when the node's directory is not there any more or its disk does not
-        answer: then nothing can be kept, and the node says so instead of failing.
+        """Bytes that the file system has left for us; 0 when the node's directory is not there any more or its disk does
+        not answer: then nothing can be kept, and the node says so instead of failing.
         """
         for place in (self._shares, self.directory):
             try:

@@ -9,6 +9,7 @@ import trio
 
 from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Level, Stripe
+from hivefs.testing.sim import accounts
 from hivefs.testing.sim.files import breach
 from hivefs.testing.sim.truth import Kept, Violation
 
@@ -23,6 +24,7 @@ def check(world: World) -> None:
     _damage_is_repaired(world)
     _leases_last(world)
     world.files.check()
+    accounts.check(world)
     for kept in world.truth.stripes.values():
         if kept.lost or kept.stripe_id is None:
             continue

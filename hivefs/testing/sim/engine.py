@@ -25,10 +25,11 @@ from hivefs.chunkstore.writer import Writer
 from hivefs.content import packing
 from hivefs.content.packing import Packer
 from hivefs.daemon import engine_moving
-from hivefs.maintenance import audit, garbage, leases, reassign, repack, repack_plan, repair, spares, trust
+from hivefs.maintenance import audit, garbage, leases, ledger, reassign, repack, repack_plan, repair, spares, trust
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
 from hivefs.metadata.engine_store import EngineStore
@@ -38,7 +39,7 @@ from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim.files import SHARE, Files
-from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+from hivefs.testing.sim.nodes import DAY, DAY_NS, SimClient, SimNode
 from hivefs.testing.sim.quick import SimPool, SimTrust
 from hivefs.testing.sim.store import Killed, SimStore
 from hivefs.testing.sim.truth import PURPOSE
@@ -61,6 +62,8 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (reassign, "EVERY", LOOK),
     (reassign, "AGAIN", LOOK),
     (engine_moving, "POLICIES_EVERY", HOUR),
+    (ledger, "LOOK", LOOK),
+    (ledger, "EVERY_NS", 2 * DAY_NS),
     # Shares are short here, and so are the stripes that repacking makes.
     (repack, "Packer", partial(Packer, capacity=SHARE)),
     (repack_plan, "FULL_SHARE", SHARE),
@@ -139,7 +142,8 @@ class Life:
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         self.claims = claims = Claims(self._intend)
-        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
+        self.old_copies = OldCopies(self.store, clock)
+        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
         self.spares = Spares(
@@ -269,6 +273,9 @@ class Life:
     async def _heads(self) -> None:
         """What a head that is out lets go: copies that moves left. (No tree is built here; the order of things is.)"""
         while True:
+            if not self.store.count("doomed"):
+                self.store.doomed = trio.Event()
+                await self.store.doomed.wait()
             await trio.sleep(HEAD)
             if self.store.count("doomed"):
                 with self.store.writing():

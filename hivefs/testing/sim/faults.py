@@ -112,6 +112,13 @@ def _step(world: World, fault: Fault) -> None:
     world.truth.grant_time(trio.current_time() + world.truth.lag)
 
 
+def _stray(world: World, fault: Fault) -> None:
+    """Shares that nothing names lie at some nodes: a client was lost between two heads."""
+    for node in _some(world, fault.part):
+        if node.reachable and not node.drops:
+            world.files.leave_stray(node)
+
+
 def _policy(world: World, fault: Fault) -> None:
     """The user puts another text of policies into force."""
     world.soon(lambda: world.files.set_policies(fault.where))
@@ -141,6 +148,7 @@ _KINDS = {
     "step": _step,
     "kill": _kill,
     "policy": _policy,
+    "stray": _stray,
     "delete": _delete,
     "move": _move,
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from hivefs.chunkstore import writer as writing
+from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.content.packing import Packed, Packer
 from hivefs.errors import HivefsError
 from hivefs.model.ids import ChunkId, StripeId
@@ -24,7 +25,7 @@ from hivefs.model.stripe import ChunkPlace, Purpose
 from hivefs.placement.language import parse
 from hivefs.placement.policies import Unwritten
 from hivefs.placement.policy import DEFAULT, Policy
-from hivefs.testing.sim.nodes import SimNode
+from hivefs.testing.sim.nodes import BEGIN_NS, Held, SimNode
 from hivefs.testing.sim.truth import PURPOSE, Kept, Violation, most_seen
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Files:
         self.policies, self._paths = written.policies, written.paths
         for kept in world.truth.stripes.values():
             # Until the engine has settled it, what held before holds on, or at least the weaker of both.
-            kept.rules = weaker(kept.rules, rules_of(self._policy_of(kept)))
+            kept.rules = weaker(kept.rules or (), rules_of(self._policy_of(kept)))
             kept.settled = False
         world.say("policies", hashlib.sha256(text.encode()).hexdigest()[:12])
 
@@ -201,6 +202,18 @@ class Files:
     def in_force(self) -> bool:
         """Whether the engine goes by the text that is known here; not while it is being set."""
         return self._world.life.store.policies.set.text == self.text
+
+    def leave_stray(self, node: SimNode) -> None:
+        """A share that no book ever named lies at a node from now on, with a lease as any other."""
+        world = self._world
+        policy = self.policies[DEFAULT]
+        kept = self._know(Packed(64, tuple(world.chance.randbytes(64) for _ in range(policy.needed)), ()), policy)
+        kept.stray = True
+        share_id = kept.share_ids[0]
+        now = world.true_ns()
+        node.shares[share_id] = Held(kept.data[0], node.time(now, now - BEGIN_NS) + LEASE_NS)
+        node.used += len(kept.data[0])
+        world.truth.stored(node, share_id)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,23 @@ deny = []
 """
 
 PRESETS = {
+    "accounts": Scenario(
+        days=55,
+        nodes=24,
+        stripes=5,
+        paths=("/Rest",),
+        lifetimes=Lifetimes(200),
+        outages=Outages(1),
+        kills_per_year=100,
+        settle_days=14,
+        detection_days=6,
+        faults=(
+            Fault(1, "stray", 0.3),
+            Fault(12, "wipe", 0.1),
+            Fault(25, "delete", 0.5),
+            Fault(30, "cut", days=4, where="CH"),
+        ),
+    ),
     "policies": Scenario(
         days=70,
         nodes=40,

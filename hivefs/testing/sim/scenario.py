@@ -58,7 +58,8 @@ class Fault:
     is altered on disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late),
     ``full`` (a part of the disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the
     engine). Of a hive with files also what the user does: ``policy`` (the text ``where`` is put into force), ``delete`` (a
-    ``part`` of the files), ``move`` (a part of them, to the folder ``where``).
+    ``part`` of the files), ``move`` (a part of them, to the folder ``where``), ``stray`` (a part of the nodes is left with
+    a share that nothing names).
     """
 
     day: float

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import trio
+
 from hivefs.metadata.engine_store import EngineStore
+from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeView
@@ -37,6 +40,8 @@ class SimStore(EngineStore):
         self._all_nodes: list[NodeId] | None = None
         self._pairs: dict[str, dict[NodeId, set[ShareId]]] = {}
         self._sorted: dict[str, list[NodeId]] = {}
+        self.doomed = trio.Event()
+        """Set when something waits for a head."""
         super().__init__(*how)
 
     @contextmanager
@@ -85,6 +90,8 @@ class SimStore(EngineStore):
         self._wrote(table, key)
         if table in self._pairs:
             self._add(table, key)
+        if table == "doomed":
+            self.doomed.set()
         super().put(table, key, value)
 
     def delete(self, table: str, key: bytes) -> bool:
@@ -145,6 +152,10 @@ class SimStore(EngineStore):
         if table not in self._sorted:
             self._sorted[table] = sorted(held)
         return list(self._sorted[table])
+
+    def doomed_shares(self) -> set[tuple[NodeId, ShareId]]:
+        """Shares that moved, whose old copies wait for a head."""
+        return {share for key in self.keys("doomed") if (share := moved_share(key)) is not None}
 
     def has_trash(self, node_id: NodeId, share_id: ShareId) -> bool:
         return share_id in self._held("trash").get(node_id, ())

@@ -52,7 +52,7 @@ class Kept:
     have made them again; ``broken`` for (node, share number) until when it must not count on that node for it. ``rules``
     are (family, coalition) of the G1 that holds for it; not ``settled`` while a new policy may ask for more than it has.
     ``removed`` are share numbers whose last whole copy was deleted because the engine asked for that. ``lost`` is also what
-    never came to be a file's.
+    never came to be a file's; a ``stray`` one nobody's book ever named.
     """
 
     name: int
@@ -70,6 +70,7 @@ class Kept:
     settled: bool = True
     holds: list[SimFile] = field(default_factory=list)
     was_whole: bool = False
+    stray: bool = False
     removed: set[int] = field(default_factory=set)
 
     @property

@@ -74,6 +74,8 @@ class Wired:
             capacity=lambda: None,
             covers=lambda membership: False,
         )
+        with life.store.writing():
+            life.store.save_info("head_out", True)
         self.policies = EnginePolicies(cast("Any", self.engine))
         # The engine's own clock and dice: the module takes them from the machine.
         times, dice = SimpleNamespace(time_ns=life.clock), SimpleNamespace(urandom=chance.randbytes)
@@ -94,7 +96,7 @@ class Wired:
         return await self._place(packed, stripe_id, target)
 
     def duties(self) -> list[Callable[[], Any]]:
-        """Repacking, what follows from a change of policies, and what the user gave up."""
+        """Repacking, what follows from a change of policies, what the user gave up, and the accounts."""
 
         async def reassign() -> None:
             await self.moving.reassign.run(self._vault)
@@ -102,4 +104,5 @@ class Wired:
         async def take_released() -> None:
             await self._life.garbage.take_released(self._vault)
 
-        return [self.moving.repack.run, self.moving._follow_policies, reassign, take_released]
+        moving = self.moving
+        return [moving.repack.run, moving._follow_policies, reassign, take_released, moving.ledger.run]
