@@ -33,6 +33,7 @@ from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Secrets
+from hivefs.daemon.thinker import Thinker
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
@@ -96,6 +97,8 @@ class Engine:
         secret = derive(self.keys.engine_key, "node sets")
         self.old_copies = OldCopies(self.store, time.time_ns)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
+        self.thinker = Thinker()
+        self.writer.think = self.thinker
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
@@ -236,6 +239,7 @@ class Engine:
         self.checkpoint.sweep()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.pool.run)
+            nursery.start_soon(self.thinker.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.evidence.run)

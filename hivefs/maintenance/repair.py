@@ -346,14 +346,14 @@ class Repair:
 
     async def _repair(self, stripe: Stripe, policy: Policy, planned: Plan) -> bool:
         stripe_id = stripe.stripe_id
-        decision, discount = self._settled_at_risk(stripe, policy, planned)
+        decision, discount = await self._settled_at_risk(stripe, policy, planned)
         wanted = decision.wanted
         if not wanted:
             return self._state.health(stripe).verdict.holds
         if await self.take_back(stripe, wanted):
             return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
-        self._writer.look_for_place(stripe, decision.kept, wanted, (), policy, discount)
+        await self._writer.look_for_place(stripe, decision.kept, wanted, (), policy, discount)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         now = self._state.stripe(stripe_id)
         if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
@@ -369,13 +369,13 @@ class Repair:
         self.risked += bool(discount)
         return self._record(stripe, holders)
 
-    def _settled_at_risk(self, stripe: Stripe, policy: Policy, planned: Plan) -> tuple[Plan, Collection[NodeId]]:
+    async def _settled_at_risk(self, stripe: Stripe, policy: Policy, planned: Plan) -> tuple[Plan, Collection[NodeId]]:
         """The plan, and nodes whose old copies it does not count: none, but for a stripe that would be lost with LAST more
         shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be destroyed,
         are passed over then, and only then.
         """
         try:
-            return self._settled(stripe, policy, planned, ()), ()
+            return await self._settled(stripe, policy, planned, ()), ()
         except PolicyInfeasible as error:
             if not error.data.get("old_copies") or planned.urgency >= LAST:
                 raise
@@ -383,27 +383,36 @@ class Repair:
             gone = {node for node, view in views.items() if view is None or view.state == NodeState.GONE}
             if not gone:
                 raise
-            decision = self._settled(stripe, policy, planned, gone)
+            decision = await self._settled(stripe, policy, planned, gone)
             log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
             return decision, gone
 
-    def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
+    async def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
         """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,
         the part of it that can be done. Raises PolicyInfeasible, TooFewNodes when that is none.
         """
         if self._state.health(stripe).verdict.holds and not decision.moving and not decision.missing:
             return decision
         candidates = self._writer.candidates(policy)
-        known = {c.node_id: c for c in candidates}
+        copied = self._writer.copies(stripe, discount)
+        known = self._writer.known(candidates, [*decision.kept.values(), *(node for _, node in copied)])
         holders = [known.get(decision.kept[i]) if i in decision.kept else None for i in range(stripe.total)]
         staying = {(i, decision.kept[i]) for i, holder in enumerate(holders) if holder is not None}
-        pairs = sorted(self._writer.copies(stripe, discount) - staying)
+        pairs = sorted(copied - staying)
         copies = [(i, known.get(node, Candidate(node, {}))) for i, node in pairs]
         avoid = {n for s in stripe.shares if (n := s.node) is not None}
         seed = int.from_bytes(stripe.stripe_id, "big")
         try:
-            made = settle(
-                policy, holders, candidates, seed, copies, share_bytes=stripe.share_bytes, avoid=avoid, refused=pairs
+            made = await self._writer.think(
+                settle,
+                policy,
+                holders,
+                candidates,
+                seed,
+                copies,
+                share_bytes=stripe.share_bytes,
+                avoid=avoid,
+                refused=pairs,
             )
         except (PolicyInfeasible, TooFewNodes) as error:
             made = error.data["partial"]
