@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
+from hivefs.chunkstore.listing import Listing
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
 from hivefs.errors import HivefsError
@@ -24,6 +25,7 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed
+from hivefs.placement.field import Field
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
 
@@ -99,6 +101,7 @@ class Pool:
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.revoked: Callable[[Membership], bool] = lambda membership: False
+        self.listing = Listing(self._as_listed)
         self.on_dropped: Callable[[NodeId], None] = lambda node_id: None
         """Hears of a node that says that its disk has lost more shares."""
 
@@ -113,22 +116,29 @@ class Pool:
         """Members that can be asked now."""
         return [m for m in self.members.values() if m.client is not None]
 
-    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate]:
+    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate] | Field:
         """All members as placement sees them, with the authorities that are known by what evidence the policy asks for
-        (default: any); only those that answer and behave are usable. Whom the policy allows, the selector decides.
+        (default: any); only those that answer and behave are usable. Whom the policy allows, the selector decides. Costs as
+        much as has changed since it was asked last; what is returned changes with the nodes.
         """
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
-        return [
-            Candidate(
-                m.node_id,
-                m.under(weakest) | {"outage": self._conduct.outage(m.node_id)},
-                max(0, m.row.free_bytes - m.reserved),
-                self._usable(m),
-                self._conduct.weight(m.node_id),
-                self._conduct.vetted(m.node_id),
-            )
-            for m in self.members.values()
-        ]
+        return self.listing.field(weakest, trio.current_time(), lambda: list(self.members))
+
+    def _as_listed(self, node_id: NodeId, weakest: Evidence) -> Candidate:
+        member = self.members[node_id]
+        return Candidate(
+            node_id,
+            member.under(weakest) | {"outage": self._conduct.outage(node_id)},
+            max(0, member.row.free_bytes - member.reserved),
+            self._usable(member),
+            self._conduct.weight(node_id),
+            self._conduct.vetted(node_id),
+        )
+
+    def conduct_changed(self, node_id: NodeId) -> None:
+        """Something else is known of what a node did."""
+        if node_id in self.members:
+            self.listing.changed(node_id)
 
     def takes(self, node_id: NodeId) -> bool:
         """Whether a node may be given a share now that it need not get."""
@@ -151,16 +161,21 @@ class Pool:
         if member is None:
             return
         if not busy:
-            member.busy_for = 0.0
+            if member.busy_for:
+                member.busy_for = member.busy_until = 0.0
+                self.listing.changed(node_id)
         elif not self._busy(member):  # shares that were on their way together are one refusal
             member.busy_for = min(BUSY_LONGEST, 2 * member.busy_for or BUSY_SECONDS)
             member.busy_until = trio.current_time() + member.busy_for
+            self.listing.changed(node_id)
+            self.listing.later(node_id, member.busy_until)
 
     def reserve(self, node_id: NodeId, size: int) -> None:
         """Count bytes on their way to a node against its free space until its next report."""
         member = self.members.get(node_id)
         if member is not None:
             member.reserved += size
+            self.listing.changed(node_id)
 
     def report(self, node_id: NodeId, problem: str) -> None:
         """A node gave a wrong answer. One log line per node and kind."""
@@ -168,6 +183,7 @@ class Pool:
         if member is None:
             return
         member.problems += 1
+        self.listing.changed(node_id)
         if member.last_problem != problem:
             member.last_problem = problem
             log.warning("node %s: %s", node_id.hex()[:12], problem)
@@ -212,6 +228,7 @@ class Pool:
                     member.row = replace(member.row, since_ns=self._clock())
                     self._unsaved.append(member)
                 self.members[node_id] = member
+                self.listing.changed(node_id)
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep, member)
             elif member.entry != entry:
@@ -231,6 +248,7 @@ class Pool:
             if member is not None:
                 member.weighed = self._book.weighed(node_id)
                 member.authorities = authorities(member.weighed.attributes)
+                self.listing.changed(node_id)
         self._notify()
 
     def revocations_changed(self) -> None:
@@ -284,6 +302,7 @@ class Pool:
                 self._book.save_seen(member.node_id, member.row)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
+        self.listing.changed(member.node_id)
         row = member.row
         new = NodeRow(
             state,

@@ -192,7 +192,19 @@ class Writer:
         discount: Collection[NodeId] = (),
     ) -> None:
         """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
-        await self._choose(stripe, policy, dict(kept), sorted(missing), set(avoid), (), discount)
+        await self.choose(stripe, policy, kept, missing, avoid, discount)
+
+    async def choose(
+        self,
+        stripe: Stripe,
+        policy: Policy,
+        kept: Mapping[int, NodeId],
+        missing: Collection[int],
+        avoid: Collection[NodeId] = (),
+        discount: Collection[NodeId] = (),
+    ) -> dict[int, NodeId]:
+        """Nodes for the missing shares; fewer when rules or hive do not allow all. Raises as look_for_place() does."""
+        return await self._choose(stripe, policy, dict(kept), sorted(missing), set(avoid), (), discount)
 
     def copies(
         self, stripe: Stripe, discount: Collection[NodeId] = (), more: Collection[tuple[int, NodeId]] = ()

@@ -84,6 +84,7 @@ class Engine:
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
+        self.trust.on_changed = self.pool.conduct_changed
         self.trust.on_suspended = lambda node_id: self.pool.touch()
         self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
         self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
