@@ -124,6 +124,10 @@ class Pool:
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
         return self.listing.field(weakest, trio.current_time(), lambda: list(self.members))
 
+    def candidate(self, node_id: NodeId, policy: Policy) -> Candidate:
+        """One of them."""
+        return self._as_listed(node_id, policy.evidence)
+
     def _as_listed(self, node_id: NodeId, weakest: Evidence) -> Candidate:
         member = self.members[node_id]
         return Candidate(

@@ -94,11 +94,11 @@ class Engine:
         self.news = News(self.hear, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
+        self.thinker = Thinker()
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
         self.old_copies = OldCopies(self.store, time.time_ns)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
-        self.thinker = Thinker()
         self.writer.think = self.thinker
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
@@ -241,6 +241,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.pool.run)
             nursery.start_soon(self.thinker.run)
+            nursery.start_soon(self.rules.codes.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.evidence.run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,8 @@ class EnginePolicies:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time)
+        self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time, engine.thinker)
+        self.codes.on_chosen = self._chosen
         engine.store.resolve = self.codes.resolve
         self._set = trio.Event()
         self._said = ""
@@ -102,20 +103,21 @@ class EnginePolicies:
 
     # ---- what is asked of nodes -------------------------------------------------------------------------------------
 
-    def _staying(self, policy: Policy) -> Sequence[Candidate]:
+    def _staying(self, policy: Policy) -> Iterator[Candidate]:
         """All nodes that are not given up, as usable ones."""
         engine = self._engine
-        members = engine.pool.members
-        return [
-            replace(candidate, usable=True)
-            for candidate in engine.pool.candidates(policy)
-            if members[candidate.node_id].row.state != NodeState.GONE
-            and not members[candidate.node_id].leaving
-            and not engine.covers(members[candidate.node_id].entry.membership)
-        ]
+        for node_id in list(engine.pool.members):
+            member, candidate = engine.pool.members[node_id], engine.pool.candidate(node_id, policy)
+            stays = member.row.state != NodeState.GONE and not member.leaving
+            if stays and not engine.covers(member.entry.membership):
+                yield replace(candidate, usable=True)
 
-    def _availability(self) -> dict[NodeId, float]:
-        return {n: expected(self._engine.trust.row(n), LIKELY) for n in self._engine.pool.members}
+    def _availability(self, node_id: NodeId) -> float:
+        return expected(self._engine.trust.row(node_id), LIKELY)
+
+    def _chosen(self) -> None:
+        self._engine.placing.poke()
+        self._engine.checkpoint.poke()
 
     def keepers(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now and that the policy of metadata lets keep the head."""

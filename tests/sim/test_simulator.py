@@ -121,7 +121,7 @@ def test_leases_that_nobody_renews_are_caught() -> None:
 
 
 def test_an_engine_that_notes_nothing_before_it_puts_is_caught() -> None:
-    often = replace(preset("small", 3), kills_per_year=700, lifetimes=Lifetimes(40), nodes=20, days=30, settle_days=12)
+    often = replace(preset("small", 4), kills_per_year=700, lifetimes=Lifetimes(40), nodes=20, days=30, settle_days=12)
     _caught(often, NotesNothing, "nothing names|bring together|no book knows of it")
 
 
