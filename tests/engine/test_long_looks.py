@@ -21,6 +21,8 @@ from hivefs.maintenance.certify import Certify
 from hivefs.maintenance.turns import Turns
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import StripeId
+from hivefs.placement import effort, selector
+from hivefs.placement.explain import LONG
 from hivefs.testing.bench.loop_figures import duties, filled
 
 FILES, STRIPES, NODES = 900, 300, 40
@@ -31,6 +33,11 @@ def _engine(tmp_path: Path) -> Iterator[Engine]:
     engine = filled(tmp_path / "home", NODES, STRIPES, FILES)
     yield engine
     engine.close()
+
+
+def looks(engine: Engine) -> Iterator[tuple[str, Any]]:
+    """All that look through stripes."""
+    return ((name, work) for name, work in duties(engine, FILES) if name != "infeasible")
 
 
 async def most_between_turns(work: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
@@ -64,7 +71,7 @@ async def most_between_turns(work: Any, monkeypatch: pytest.MonkeyPatch) -> tupl
 
 def test_no_duty_looks_at_many_stripes_in_one_turn(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "SLICE_S", inf)  # as if the machine were so fast that a slice never lasted too long
-    for name, work in duties(engine, FILES):
+    for name, work in looks(engine):
         most, total = trio.run(most_between_turns, work, monkeypatch)
         assert total >= STRIPES, name
         # Certificates are made beside the scan, so there are two looks.
@@ -73,7 +80,7 @@ def test_no_duty_looks_at_many_stripes_in_one_turn(engine: Engine, monkeypatch: 
 
 def test_on_a_slow_machine_each_stripe_is_a_turn(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "SLICE_S", 0.0)
-    for name, work in duties(engine, FILES):
+    for name, work in looks(engine):
         most, _ = trio.run(most_between_turns, work, monkeypatch)
         assert most <= 6, name  # two at most in an item, and a move looks at its stripe again after it waited
 
@@ -185,3 +192,17 @@ def test_what_is_seen_of_a_node_is_what_is_written(engine: Engine) -> None:
     store.save_seen(node_id, other)
     after = store.node_view(node_id)
     assert after is not None and after.state == other.state
+
+
+def test_a_policy_that_no_nodes_can_keep_is_found_out_elsewhere(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained: list[int | None] = []
+
+    def explain(*given: Any) -> Any:
+        explained.append(effort._left.get())
+        effort.spend(LONG)
+        raise AssertionError("explained in the engine's loop")
+
+    monkeypatch.setattr(selector, "explain", explain)  # of this process: the child has its own
+    trio.run(dict(duties(engine, FILES))["infeasible"])
+    assert engine.thinker.sent == 3
+    assert None not in explained

@@ -12,6 +12,7 @@ takes turns without end, so a duty that only gives turns gets as many as it woul
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import re
 import sys
@@ -31,6 +32,7 @@ from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.daemon.memory import settled
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
+from hivefs.errors import PolicyInfeasible, TooFewNodes
 from hivefs.formats import records
 from hivefs.maintenance.placement_check import PlacementCheck
 from hivefs.maintenance.rebalance_plan import Fill
@@ -38,7 +40,9 @@ from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
 from hivefs.model.stripe import ChunkPlace, Purpose, Share, Stripe
 from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.policy import Policy
 from hivefs.placement.selector import choose
+from hivefs.placement.verifier import Rules
 from hivefs.testing.bench.rounds import say
 from hivefs.testing.sim.nodes import HIVE_SEED, SimNode
 
@@ -50,6 +54,7 @@ SETS: Final = 500
 """Different sets of nodes that the stripes lie on."""
 
 SHARE_BYTES: Final = 1 << 20
+NEVER: Final = Policy(*CODE, (Rules("jurisdiction", 3, 3), Rules("operator", 3, 3)), (("jurisdiction", 1),))
 SHORTEST: Final = 0.1
 """Milliseconds; shorter gaps are turns in which nobody else did anything."""
 
@@ -72,7 +77,7 @@ def filled(path: Path, nodes: int, stripes: int, files: int) -> Engine:
             store.save_node(node.entry(), time.time_ns())
             store.save_node_row(node.node_id, NodeRow(NodeState.ONLINE, 1, 1 << 39, 1 << 40))
     engine.pool.refresh()
-    some = [replace(c, usable=True) for c in engine.pool.candidates(engine.policy)]
+    some = [replace(engine.pool.candidate(n, engine.policy), usable=True) for n in engine.pool.members]
     sets = [choose(engine.policy, some, seed) for seed in range(SETS)]
     for first in range(0, stripes, BATCH):
         with store.writing():
@@ -221,6 +226,17 @@ def duties(engine: Engine, files: int) -> Iterator[tuple[str, Callable[[], Await
         engine.moving.rebalance._takes = lambda node_id: True
         await engine.moving.rebalance.round()
 
+    async def infeasible() -> None:
+        for member in engine.pool.members.values():
+            member.client = cast("Any", engine)  # it answers, as far as the pool knows
+            engine.pool.listing.changed(member.node_id)
+        some = _stripe(0, [], random.Random(2))
+        some = replace(some, shares=tuple(Share(ShareId(bytes(32)), bytes(32), None) for _ in range(CODE[1])))
+        async with engine.thinker.running():
+            for _ in range(3):
+                with contextlib.suppress(PolicyInfeasible, TooFewNodes):
+                    await engine.writer.choose(some, NEVER, {}, range(CODE[1]))
+
     asked = {"path": "/", "lose": ["DE"], "seize": ["US", "CA"], "nodes_gone": 2}
     yield "certify", scan
     yield "scan", scan
@@ -229,6 +245,7 @@ def duties(engine: Engine, files: int) -> Iterator[tuple[str, Callable[[], Await
     yield "rebalance", rebalance
     yield "explain", lambda: methods.answer("policy_explain", {"path": "/"}, _nothing)
     yield "simulate", lambda: methods.answer("policy_simulate", asked, _nothing)
+    yield "infeasible", infeasible
 
 
 TITLES: Final = {
@@ -239,7 +256,24 @@ TITLES: Final = {
     "rebalance": "a plan of rebalancing",
     "explain": "policy explain /",
     "simulate": "policy simulate",
+    "infeasible": "a policy that no nodes can keep, three times",
 }
+
+
+def rows(nodes: int, stripes: int, files: int) -> dict[str, dict[str, Any]]:
+    """The rows for the table of scripts/bench."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, got in figures(nodes, stripes, files):
+        for what, unit, key, by in (
+            ("", "s", "processor", 1.0),
+            (": median gap of the loop", "ms", "gap_cpu_median", 1.0),
+            (": longest gap of the loop", "ms", "gap_cpu", 1.0),
+            (": memory", "MiB", "memory", 1 << 20),
+        ):
+            value = got[key] / by
+            title = f"{TITLES[name]}, {stripes} stripes, {files} files{what}"
+            found[f"loop_{name}_{key}"] = {"title": title, "unit": unit, "value": value, "values": [value], "against": ""}
+    return found
 
 
 def figures(nodes: int, stripes: int, files: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -260,9 +294,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--stripes", type=int, default=100_000)
     parser.add_argument("--files", type=int, default=1_000_000)
-    parser.add_argument("--switch", type=float, default=0.005)
     chosen = parser.parse_args()
-    sys.setswitchinterval(chosen.switch)
     say(f"{chosen.nodes} nodes, {chosen.stripes} stripes {CODE[0]}/{CODE[1]}, {chosen.files} files")
     write = sys.stdout.write
     write(f"{'':42} {'s':>7} {'cpu s':>7} {'gaps':>8}   ms: median, worst  of cpu: median, worst      MiB\n")
