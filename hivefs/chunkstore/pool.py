@@ -11,7 +11,7 @@ Atomic between two checkpoints of trio: everything but ``_keep`` is synchronous.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
@@ -97,6 +97,7 @@ class Pool:
         self._unsaved: list[Member] = []
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
+        self._offline: dict[NodeId, None] = {}
         self._changed = trio.Event()
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -232,6 +233,8 @@ class Pool:
                     member.row = replace(member.row, since_ns=self._clock())
                     self._unsaved.append(member)
                 self.members[node_id] = member
+                if state == NodeState.OFFLINE:
+                    self._offline[node_id] = None
                 self.listing.changed(node_id)
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep, member)
@@ -275,17 +278,18 @@ class Pool:
     def _give_up(self, seconds: float) -> None:
         """So much time passed since the last look, by a steady clock."""
         self._follow_clock(seconds)
-        by_state: dict[NodeState, list[NodeId]] = {state: [] for state in NodeState}
-        for member in self.members.values():
-            by_state[NodeState.ONLINE if member.client is not None else member.row.state].append(member.node_id)
-        away = by_state[NodeState.OFFLINE]
-        self._conduct.tick(seconds, by_state[NodeState.ONLINE], away, by_state[NodeState.GONE])
+        away = list(self._offline)
+        # Most often nobody looks at those that are there, or were given up.
+        self._conduct.tick(seconds, self._in_state(NodeState.ONLINE), away, self._in_state(NodeState.GONE))
         for node_id in away:
             limit = self._conduct.gone_after(node_id)
             since = (self._wall - self.members[node_id].row.since_ns) / 1e9
             if self._conduct.away(node_id, since) > limit:
                 log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
                 self._set(self.members[node_id], NodeState.GONE)
+
+    def _in_state(self, state: NodeState) -> Iterator[NodeId]:
+        return (member.node_id for member in self.members.values() if member.row.state == state)
 
     def _follow_clock(self, seconds: float) -> None:
         """A clock that was set, or a machine that slept, moves the times since when nodes are away: nobody is away longer
@@ -314,6 +318,10 @@ class Pool:
             row.free_bytes if free is None else free,
             row.capacity if capacity is None else capacity,
         )
+        if state == NodeState.OFFLINE:
+            self._offline[member.node_id] = None
+        else:
+            self._offline.pop(member.node_id, None)
         if new != row:
             member.row = new
             self._book.save_seen(member.node_id, new)

@@ -17,7 +17,7 @@ import lmdb
 
 from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse
 from hivefs.metadata.engine_reader import EngineReader
-from hivefs.metadata.engine_tables import MAP_BYTES, TABLES
+from hivefs.metadata.engine_tables import DISTRUSTED, MAP_BYTES, TABLES
 from hivefs.model.ids import NodeId
 from hivefs.placement.health import NodeView
 from hivefs.placement.policy import Policy
@@ -91,6 +91,8 @@ class EngineWriter(EngineReader):
             self._seen.pop(key, None)
         elif table == "tree" and key[:1] == b"n":
             self._seen.pop(key[1:], None)
+        elif table == "info" and key == DISTRUSTED.encode():
+            self._seen.clear()  # it is a list of nodes
 
     def _as_ours(self, error: lmdb.Error) -> HivefsError:
         """A full disk is waited out by whoever writes; anything else ends the engine."""

@@ -122,12 +122,28 @@ def test_when_others_use_their_turn_the_look_waits() -> None:
 
 
 def test_certificates_are_recorded_many_at_a_time(engine: Engine) -> None:
+    waiting = engine.repair.unproved
+
+    async def go() -> None:
+        for stripe in engine.store.stripes():
+            waiting.note(stripe.stripe_id)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waiting.run)
+            while waiting.queue:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    trio.run(go)
+    assert all(engine.store.certified(stripe) for stripe in engine.store.stripes())
+    assert waiting.transactions == -(-STRIPES // certify.BATCH)
+
+
+def test_a_scan_has_all_proved_once(engine: Engine) -> None:
     assert not any(engine.store.certified(stripe) for stripe in engine.store.stripes())
     scan = dict(duties(engine, FILES))["certify"]
     trio.run(scan)
-    assert all(engine.store.certified(stripe) for stripe in engine.store.stripes())
-    assert engine.repair.unproved.transactions <= STRIPES // certify.BATCH + 2
     made = {stripe.stripe_id: stripe for stripe in engine.store.stripes()}
+    assert all(map(engine.store.certified, made.values()))
     trio.run(scan)
     assert {stripe.stripe_id: stripe for stripe in engine.store.stripes()} == made  # nothing is proved again
 
@@ -191,7 +207,10 @@ def test_what_is_seen_of_a_node_is_what_is_written(engine: Engine) -> None:
     assert store.node_view(node_id) == before  # the transaction was undone
     store.save_seen(node_id, other)
     after = store.node_view(node_id)
-    assert after is not None and after.state == other.state
+    assert after is not None and after.state == other.state and after.trusted
+    store.save_distrusted([node_id])
+    after = store.node_view(node_id)
+    assert after is not None and not after.trusted
 
 
 def test_a_policy_that_no_nodes_can_keep_is_found_out_elsewhere(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
