@@ -26,7 +26,7 @@ from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
-from hivefs.daemon.memory import keep_buffers, keep_maps_small
+from hivefs.daemon.memory import keep_buffers, keep_maps_small, settled
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
@@ -421,6 +421,7 @@ async def _serve(
             nursery.start_soon(engine_metrics.serve, port, engine.status)
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
+        settled()
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

@@ -33,6 +33,7 @@ from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Secrets
+from hivefs.daemon.thinker import Thinker
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
@@ -83,6 +84,7 @@ class Engine:
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
+        self.trust.on_changed = self.pool.conduct_changed
         self.trust.on_suspended = lambda node_id: self.pool.touch()
         self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
         self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
@@ -92,10 +94,12 @@ class Engine:
         self.news = News(self.hear, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
+        self.thinker = Thinker()
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
         self.old_copies = OldCopies(self.store, time.time_ns)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
+        self.writer.think = self.thinker
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
@@ -238,6 +242,8 @@ class Engine:
         self.checkpoint.sweep()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.pool.run)
+            nursery.start_soon(self.thinker.run)
+            nursery.start_soon(self.rules.codes.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.evidence.run)

@@ -11,13 +11,13 @@ import trio
 from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.errors import HivefsError
 from hivefs.maintenance.ports import State
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
 BATCH = 256
-SLICE = 10
 """Stripes that are opened before others have their turn."""
 
 EVERY = 3600.0
@@ -79,9 +79,9 @@ class Leases:
     async def _renew(self, node_id: NodeId, client: Renewer, until: int) -> None:
         """Renew all at one node. What it says it does not hold is missing: repair hears of it."""
         batch: list[tuple[Stripe, int]] = []
-        for number, stripe_id in enumerate(self._state.stripes_on(node_id), 1):
-            if number % SLICE == 0:
-                await trio.lowlevel.checkpoint()
+        turns = Turns()
+        for stripe_id in self._state.each_on(node_id):
+            await turns.item()
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
                 batch += [(stripe, i) for i, share in enumerate(stripe.shares) if share.node == node_id]

@@ -118,7 +118,7 @@ class MemoryBook:
     def nodes(self) -> list[Node]:
         return self.there
 
-    def stripe_of(self, chunk_id: ChunkId) -> Stripe | None:
+    def stripe_of(self, chunk_id: ChunkId, near: Any = None) -> Stripe | None:
         return self.stripes.get(chunk_id)
 
     def metadata_stripes(self) -> Iterator[Stripe]:

@@ -171,7 +171,7 @@ class LeaseBook:
     def node_ids(self) -> list[bytes]:
         return [b"n" * 32]
 
-    def stripes_on(self, node_id: bytes) -> list[bytes]:
+    def each_on(self, node_id: bytes) -> list[bytes]:
         self._looked()
         return []
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from hivefs.chunkstore.ports import at_once
 from hivefs.daemon import engine_moving
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_policies import EnginePolicies
@@ -58,6 +59,7 @@ class Wired:
             cache=life.cache,
             writer=life.writer,
             old_copies=life.old_copies,
+            thinker=at_once,
             repair=life.repair,
             pool=life.pool,
             claims=life.claims,
