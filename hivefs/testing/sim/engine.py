@@ -56,6 +56,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (spares, "EVERY", LOOK),
     (audit, "LOOK_EVERY", LOOK),
     (trust, "LONGEST_TICK", DAY),
+    (trust, "SAVE_EVERY", 6 * HOUR),
     (repack, "PASS_EVERY", LOOK),
     (repack, "RETRY", LOOK),
     (reassign, "EVERY", LOOK),

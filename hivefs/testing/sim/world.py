@@ -279,9 +279,13 @@ class World:
     def _on_lost(self, kept: Kept) -> None:
         async def forget() -> None:
             stripe_id = kept.stripe_id
-            if stripe_id is not None and not self.life.store.dead:
-                with self.life.store.writing():
-                    self.life.store.forget_stripe(stripe_id)
+            while stripe_id is not None:
+                await self.alive()
+                life = self.life
+                with life.outside(), life.store.writing():
+                    life.store.forget_stripe(stripe_id)
+                if not life.store.dead:
+                    return
 
         self._nursery.start_soon(forget)
 
