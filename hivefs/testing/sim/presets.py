@@ -49,7 +49,31 @@ deny = []
 "/Photos" = "photos"
 """
 
+OTHER_TEXT = """
+[policy.default]
+code = "4/8"
+max_per = { operator = 2 }
+deny = ["NO"]
+"""
+
 PRESETS = {
+    "heads": Scenario(
+        days=30,
+        nodes=26,
+        stripes=4,
+        paths=("/Rest",),
+        heads=True,
+        lifetimes=Lifetimes(150),
+        outages=Outages(1),
+        kills_per_year=150,
+        settle_days=14,
+        faults=(
+            Fault(2, "policy", where=OTHER_TEXT),
+            Fault(6, "cut", days=5, where="CH"),
+            Fault(15, "delete", 0.5),
+            Fault(20, "destroy", 0.1),
+        ),
+    ),
     "accounts": Scenario(
         days=55,
         nodes=24,
