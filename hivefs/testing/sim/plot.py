@@ -60,8 +60,8 @@ def table(points: Iterable[Point]) -> str:
 
 
 def plot(points: Iterable[Point] = ()) -> str:
-    """An SVG, both axes in powers of ten. A measured point is a circle with its margin, or an arrow below its upper end when
-    nothing was lost.
+    """An SVG, both axes in powers of ten. A measured point is a circle with its margin, or an arrow down from its upper end
+    when nothing was lost.
     """
     width, height, left = 760, 460, 60
 
@@ -106,8 +106,7 @@ def plot(points: Iterable[Point] = ()) -> str:
             parts.append(f'<circle cx="{at:.1f}" cy="{y(found.rate):.1f}" r="4" fill="{colour}"/>')
         else:
             tip = top + 14
-            arrow = (
-                f"M{at:.1f} {top:.1f}V{tip:.1f}M{at - 4:.1f} {tip - 5:.1f}L{at:.1f} {tip:.1f}L{at + 4:.1f} {tip - 5:.1f}"
-            )
-            parts.append(f'<path d="{arrow}" stroke="{colour}" fill="none" stroke-width="2"/>')
+            barbs = f"M{at - 4:.1f} {tip - 5:.1f}L{at:.1f} {tip:.1f}L{at + 4:.1f} {tip - 5:.1f}"
+            path = f"M{at:.1f} {top:.1f}V{tip:.1f}{barbs}"
+            parts.append(f'<path d="{path}" stroke="{colour}" fill="none" stroke-width="2"/>')
     return "\n".join([*parts, "</svg>\n"])

@@ -119,6 +119,15 @@ PRESETS = {
         faults=STORM,
     ),
     "churn": Scenario(days=365, nodes=30, stripes=10, lifetimes=Lifetimes(200), kills_per_year=12, settle_days=40),
+    "year": Scenario(
+        days=365,
+        nodes=60,
+        stripes=20,
+        lifetimes=Lifetimes(45),
+        kills_per_year=12,
+        reads_per_day=0.1,
+        settle_days=14,
+    ),
     "small": Scenario(days=25, nodes=24, stripes=6, lifetimes=Lifetimes(80), settle_days=12),
     "returns": Scenario(
         days=30,
