@@ -18,8 +18,6 @@ from hivefs.model.stripe import Stripe
 log = logging.getLogger(__name__)
 
 BATCH = 256
-"""Stripes that are opened before others have their turn."""
-
 EVERY = 3600.0
 
 

@@ -42,6 +42,8 @@ class Wired:
     ) -> None:
         self._life = life
         self._vault = vault
+        self.heads: Callable[[], Any] | None = None
+        """Makes checkpoints, where there are any."""
         self.made = made
         done = trio.Event()
         done.set()
