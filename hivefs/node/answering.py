@@ -43,6 +43,10 @@ PAGE_BYTES = 1 << 20
 LISTED_ROWS = 1 << 16
 """Leases of all vaults that one listing looks at: some 50 ms."""
 
+_BATCH_BYTES = 8 << 20
+"""Of shares that are synced together: of small ones many, since a commit costs the same for all; of large ones as many
+as do not keep the first of them waiting."""
+
 _FEW = 64
 _SPARE_DISK = 16 << 20
 """Bytes of the file system that are not reported as free: the index grows too."""
@@ -80,7 +84,9 @@ class Answerer:
 
         self.clock = clock
         self.lease_clock = lease_clock
-        self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
+        self._puts: Batcher[PutJob, int] = Batcher(
+            self._put_many, lanes=2, most=64, weigh=lambda job: len(job.data), heaviest=_BATCH_BYTES
+        )
         self._reads: Batcher[ReadJob, bytes] = Batcher(store.read_many, lanes=2, most=16)
         self.leaving = False
         """Take no new shares, and say that there is no room."""
