@@ -15,7 +15,7 @@ from hivefs.placement.arithmetic import MOST_SHARES, PLURALS, impossible
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.conjunction import join, limits_of, split
 from hivefs.placement.countries import COUNTRIES
-from hivefs.placement.policy import Policy
+from hivefs.placement.policy import AT_ONCE, Policy
 from hivefs.placement.toml_places import Path, Place, position
 from hivefs.placement.verifier import Rules
 
@@ -283,8 +283,12 @@ class Reader:
 
     def _repair_at(self, policy: Policy, table: Mapping[str, Any], at: Path) -> Policy:
         if "repair_at" not in table:
-            fits = policy.needed < policy.repair_at < policy.total
+            fits = policy.repair_at == AT_ONCE or policy.needed < policy.repair_at < policy.total
             return policy if fits else replace(policy, repair_at=0)
+        if table["repair_at"] == "auto":
+            return replace(policy, repair_at=0)
+        if isinstance(table["repair_at"], str):
+            raise self.wrong((*at, "repair_at"), '"repair_at" is "auto" or a whole number', value=True)
         value = self.number(table, "repair_at", at, 0, MOST_SHARES, 0)
         if value and policy.auto:
             words = 'repair_at is a number of shares: it needs a code that is written out, not "auto"'
@@ -292,7 +296,7 @@ class Reader:
         if value and not policy.needed < value < policy.total:
             words = f"repair_at is more than {policy.needed} and less than {policy.total} with this code, or 0 for at once"
             raise self.wrong((*at, "repair_at"), words, value=True)
-        return replace(policy, repair_at=value)
+        return replace(policy, repair_at=value or AT_ONCE)
 
     # ---- contradictions ---------------------------------------------------------------------------------------------
 

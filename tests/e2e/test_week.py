@@ -107,7 +107,7 @@ class Week:
         self.readable("an operator was sold")
 
     def _sold(self) -> int:
-        nodes = self.hive.json("status")["engine"]["nodes"]
+        nodes = self.hive.status()["engine"]["nodes"]
         return sum(1 for node in nodes if node["attributes"].get("parent_country") == "US")
 
 
@@ -134,10 +134,10 @@ def week(root: Path, files: int) -> Iterator[Week]:
 
 
 def test_a_short_week(tmp_path: Path) -> None:
+    """What the whole one begins with. Shares that rot are in test_journey.py, and all of it takes minutes."""
     with week(tmp_path, 4) as days:
         days.kill_a_jurisdiction()
         days.return_it()
-        days.corrupt_a_node()
 
 
 @pytest.mark.slow

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import trio
+
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.model.ids import NodeId, StripeId
+from hivefs.metadata.engine_stripes import moved_share
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeView
 
@@ -35,6 +38,10 @@ class SimStore(EngineStore):
         self._opened_stripes: dict[StripeId, Stripe | None] = {}
         self._opened_views: dict[NodeId, NodeView | None] = {}
         self._all_nodes: list[NodeId] | None = None
+        self._pairs: dict[str, dict[NodeId, set[ShareId]]] = {}
+        self._sorted: dict[str, list[NodeId]] = {}
+        self.doomed = trio.Event()
+        """Set when something waits for a head."""
         super().__init__(*how)
 
     @contextmanager
@@ -65,6 +72,8 @@ class SimStore(EngineStore):
         self._opened_stripes.clear()
         self._opened_views.clear()
         self._all_nodes = None
+        self._pairs.clear()
+        self._sorted.clear()
 
     def _wrote(self, table: str, key: bytes) -> None:
         if table == "meta":
@@ -79,10 +88,16 @@ class SimStore(EngineStore):
 
     def put(self, table: str, key: bytes, value: bytes = b"") -> None:
         self._wrote(table, key)
+        if table in self._pairs:
+            self._add(table, key)
+        if table == "doomed":
+            self.doomed.set()
         super().put(table, key, value)
 
     def delete(self, table: str, key: bytes) -> bool:
         self._wrote(table, key)
+        if table in self._pairs:
+            self._take(table, key)
         return super().delete(table, key)
 
     def stripe(self, stripe_id: StripeId) -> Stripe | None:
@@ -108,3 +123,48 @@ class SimStore(EngineStore):
         if self._all_nodes is None:
             self._all_nodes = super().node_ids()
         return list(self._all_nodes)
+
+    # ---- which shares are in the trash of a node, and which are its spares ------------------------------------------
+
+    def _add(self, table: str, key: bytes) -> None:
+        held = self._pairs[table].setdefault(NodeId(key[:32]), set())
+        if not held:
+            self._sorted.pop(table, None)
+        held.add(ShareId(key[32:]))
+
+    def _take(self, table: str, key: bytes) -> None:
+        held = self._pairs[table].get(NodeId(key[:32]))
+        if held is not None:
+            held.discard(ShareId(key[32:]))
+            if not held:
+                del self._pairs[table][NodeId(key[:32])]
+                self._sorted.pop(table, None)
+
+    def _held(self, table: str) -> dict[NodeId, set[ShareId]]:
+        if table not in self._pairs:
+            self._pairs[table] = {}
+            for key in self.keys(table):
+                self._add(table, key)
+        return self._pairs[table]
+
+    def _nodes_in(self, table: str) -> list[NodeId]:
+        held = self._held(table)
+        if table not in self._sorted:
+            self._sorted[table] = sorted(held)
+        return list(self._sorted[table])
+
+    def doomed_shares(self) -> set[tuple[NodeId, ShareId]]:
+        """Shares that moved, whose old copies wait for a head."""
+        return {share for key in self.keys("doomed") if (share := moved_share(key)) is not None}
+
+    def has_trash(self, node_id: NodeId, share_id: ShareId) -> bool:
+        return share_id in self._held("trash").get(node_id, ())
+
+    def has_spare(self, node_id: NodeId, share_id: ShareId) -> bool:
+        return share_id in self._held("spare").get(node_id, ())
+
+    def spares_of(self, node_id: NodeId, after: ShareId | None, limit: int) -> list[tuple[ShareId, StripeId, int, int]]:
+        return super().spares_of(node_id, after, limit) if node_id in self._held("spare") else []
+
+    def trash_of(self, node_id: NodeId, limit: int) -> list[ShareId]:
+        return super().trash_of(node_id, limit) if node_id in self._held("trash") else []
