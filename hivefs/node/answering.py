@@ -145,7 +145,7 @@ class Answerer:
                 return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
             case requests.HeadsGet() | requests.RosterGet() | requests.MembersGet() | requests.RevokedGet():
                 return PAGE_BYTES
-            case requests.StatementsGet() | requests.ListShares():
+            case requests.StatementsGet() | requests.ListShares() | requests.RangeGet():
                 return PAGE_BYTES
             case requests.StatementsPut(blobs) | requests.RosterPut(blobs) | requests.MembersPut(blobs):
                 return sum(map(len, blobs))
@@ -226,8 +226,16 @@ class Answerer:
             case requests.RevokedPut(blob):
                 return answers.Taken(int(await self.take_revoked(blob)))
             case requests.NewsGet():
-                roster = await self._in_thread(self.roster.digest)
-                return answers.News(roster, await self._in_thread(self.statements.digest))
+                roster = await self._in_thread(self.roster.sums)
+                return answers.News(roster.whole, (await self._in_thread(self.statements.sums)).whole)
+            case requests.RangesGet(statements):
+                book: Roster | Statements = self.statements if statements else self.roster
+                return answers.Ranges(tuple((await self._in_thread(book.sums)).ranges()))
+            case requests.RangeGet(statements, first, after):
+                book = self.statements if statements else self.roster
+                ask_range = partial(book.page, after, PAGE_BYTES, bytes([first]))
+                more, blobs = await self._in_thread(ask_range)
+                return answers.Page(more, tuple(blobs))
             case requests.StatementsGet(after):
                 more, blobs = await self._in_thread(partial(self.statements.page, after, PAGE_BYTES))
                 return answers.Page(more, tuple(blobs))
