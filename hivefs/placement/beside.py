@@ -18,11 +18,11 @@ from hivefs.model.node import Candidate
 from hivefs.placement.assign import BUDGET, Assigned, assign
 from hivefs.placement.explain import Remedy
 from hivefs.placement.exposure import Exposure
-from hivefs.placement.field import Field
+from hivefs.placement.field import SAMPLE, Field, Part
 from hivefs.placement.limits import Limit, binding, modes, wishes
 from hivefs.placement.lots import key
 from hivefs.placement.policy import Policy
-from hivefs.placement.selector import SAMPLE, Places, choose, pool_of, settlement, standing_of
+from hivefs.placement.selector import Places, choose, pool_of, settlement, standing_of
 from hivefs.placement.settlement import Settlement
 
 Copies = Collection[tuple[int, Candidate]]
@@ -173,7 +173,7 @@ def _pool(
     policy: Policy, candidates: Sequence[Candidate] | Field, seed: int, share_bytes: int, away: Collection[NodeId]
 ) -> tuple[list[Candidate], bool]:
     """The nodes that could be chosen by their lots, and whether these are all that there are."""
-    draw, whole = key(seed), True
+    draw, whole = key(seed), not isinstance(candidates, Part)
     if isinstance(candidates, Field):
         whole, candidates = len(candidates) <= SAMPLE, candidates.sample(policy, draw, share_bytes, away, SAMPLE)
     return pool_of(policy, candidates, draw, share_bytes, away)[0], whole
