@@ -228,14 +228,15 @@ class Writer:
         pairs = sorted(self.copies(stripe, discount, tried) - set(holders.items()))
         known = self.known(candidates, [*holders.values(), *(node for _, node in pairs)])
         kept = {number: known.get(node, Candidate(node, {})) for number, node in holders.items()}
-        # A copy that waits to be deleted is damaged, or its node just failed; and one share a node.
-        away = failed | {share.node for share in stripe.shares if share.node is not None}
+        away = failed | {share.node for share in stripe.shares if share.node is not None}  # one share a node
+        # A copy that a recorded stripe does not name may be damaged, or its node lost it: the same does not go there again.
+        refused = pairs if any(share.node is not None for share in stripe.shares) else []
         copies = [(number, known.get(node, Candidate(node, {}))) for number, node in pairs]
         seed = int.from_bytes(self._random(8), "big")
         both = None
         if self._secret and copysets.groups(len(candidates), policy.total):
             both = copysets.seeds(self._secret, policy, stripe.stripe_id, len(candidates))
-        question = Missing(tuple(missing), kept, copies, pairs, away, size, seed, both)
+        question = Missing(tuple(missing), kept, copies, refused, away, size, seed, both)
         try:
             found = await self.think(pick, policy, candidates, question)
             if set(pairs) != self.copies(stripe, discount, tried) - set(holders.items()):

@@ -40,7 +40,7 @@ from hivefs.formats import records
 from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
-from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.checkpoint import EVERY, Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
@@ -123,6 +123,7 @@ class Engine:
             os.urandom,
         )
         self.placing.on_recorded = self.repair.add
+        self.placing.on_taken = self.garbage.look
         self.pages = Pages(self.keys, self.store, self.reader, self.writer, os.urandom)
         self.pages.on_recorded = self.repair.add
         self.checkpoint = Checkpoint(
@@ -137,7 +138,10 @@ class Engine:
             time.time_ns,
             os.urandom,
         )
+        self.placing.on_empty = self.checkpoint.poke
+        self._hurried = float("-inf")
         self.checkpoint.on_reap = self.garbage.reap
+        self.garbage.on_deleted = self.repair.deleted
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.pool.revoked = self.covers
@@ -309,11 +313,20 @@ class Engine:
             self.placing.progress.waiting_for = ""
         await self.placing.run(vault)
 
+    def hurry(self) -> None:
+        """Somebody waits (and says so every second): place now, and make a checkpoint as soon as nothing is on its way any
+        more. One on the way is of use to who waits for something else; every few seconds is often enough for that.
+        """
+        self.placing.poke()
+        now = trio.current_time()
+        if not self.placing.in_flight or now - self._hurried >= EVERY:
+            self._hurried = now
+            self.checkpoint.poke()
+
     async def drained(self, vault: Vault) -> None:
         """Return when the drive's data is placed and published (used when no mount runs)."""
         while True:
-            self.placing.poke()
-            self.checkpoint.poke()
+            self.hurry()
             status = await vault.status()
             done = not (status["dirty_slots"] or status["uncommitted"])
             if done and status["published"] >= status["committed"]:

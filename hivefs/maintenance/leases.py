@@ -50,6 +50,7 @@ class Leases:
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
+            self.waiting &= set(self._state.node_ids())
             for node_id, client in list(self._online()):
                 name = "renewed-" + node_id.hex()
                 last = self._state.info(name)

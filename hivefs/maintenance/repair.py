@@ -47,6 +47,8 @@ HOPELESS_LOOKS = 3
 MANY = 1000
 """More such stripes than this are tried again twelve times as seldom."""
 
+AT_ONCE = 20
+"""Of them are looked at again in one step, when their shares were deleted somewhere."""
 
 LAST = 1
 """A stripe that may lose fewer shares than this more is not to wait for old copies that may be destroyed."""
@@ -117,7 +119,11 @@ class Repair:
         self._queued: set[StripeId] = set()
         self._parked: dict[StripeId, None] = {}
         self._stuck: dict[StripeId, None] = {}
-        """Parked for want of a place: looked at less often. None is in two of these three."""
+        """Parked for want of a place: looked at less often, or when one of its shares was deleted somewhere. None is in two
+        of these three.
+        """
+        self._stuck_shares: dict[ShareId, StripeId] = {}
+        """The shares of those, of some MANY at most."""
         self.unproved = Certify(state)
         self._urgency: dict[StripeId, int] = {}
         self._hopeless: dict[tuple[Policy, frozenset[NodeId], int], HivefsError] = {}
@@ -305,6 +311,17 @@ class Repair:
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
                 (self._stuck if stuck else self._parked)[stripe_id] = None
+                stripe = self._state.stripe(stripe_id)
+                if stripe is not None and stuck and len(self._stuck) <= MANY:
+                    self._stuck_shares.update((share.share_id, stripe_id) for share in stripe.shares)
+
+    def deleted(self, share_ids: Collection[ShareId]) -> None:
+        """These shares have left a node where they waited to be deleted: it may take what had no place because of them."""
+        freed = {s for share_id in share_ids if (s := self._stuck_shares.get(share_id)) in self._stuck and s is not None}
+        for stripe_id in sorted(freed)[:AT_ONCE]:  # more than that at once is left to the next look at all
+            self._hopeless.clear()
+            self._stuck.pop(stripe_id)
+            self.add(stripe_id)
 
     async def _retry(self) -> None:
         """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""
@@ -319,6 +336,7 @@ class Repair:
                 self._hopeless.clear()
                 parked |= self._stuck
                 self._stuck = {}
+                self._stuck_shares.clear()
             turns = Turns()
             for stripe_id in parked:
                 self.add(stripe_id)
@@ -346,7 +364,13 @@ class Repair:
 
     async def _repair(self, stripe: Stripe, policy: Policy, planned: Plan) -> bool:
         stripe_id = stripe.stripe_id
-        decision, discount = await self._settled_at_risk(stripe, policy, planned)
+        try:
+            decision, discount = await self._settled(stripe, policy, planned, ()), frozenset[NodeId]()
+        except (PolicyInfeasible, TooFewNodes) as error:
+            # The best that can become of an old copy: it is the share again, and nobody gets anything by it.
+            if await self.take_back(stripe, planned.wanted):
+                return await self.repair(stripe_id)
+            decision, discount = await self._settled_at_risk(stripe, policy, planned, error)
         wanted = decision.wanted
         if not wanted:
             return self._state.health(stripe).verdict.holds
@@ -369,23 +393,22 @@ class Repair:
         self.risked += bool(discount)
         return self._record(stripe, holders)
 
-    async def _settled_at_risk(self, stripe: Stripe, policy: Policy, planned: Plan) -> tuple[Plan, Collection[NodeId]]:
-        """The plan, and nodes whose old copies it does not count: none, but for a stripe that would be lost with LAST more
-        shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be destroyed,
-        are passed over then, and only then.
+    async def _settled_at_risk(
+        self, stripe: Stripe, policy: Policy, planned: Plan, error: HivefsError
+    ) -> tuple[Plan, frozenset[NodeId]]:
+        """What to do where nothing can be done for ``error``: wait (it is raised), but for a stripe that would be lost with
+        LAST more shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be
+        destroyed, are passed over then. Gives these nodes too.
         """
-        try:
-            return await self._settled(stripe, policy, planned, ()), ()
-        except PolicyInfeasible as error:
-            if not error.data.get("old_copies") or planned.urgency >= LAST:
-                raise
-            views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
-            gone = {node for node, view in views.items() if view is None or view.state == NodeState.GONE}
-            if not gone:
-                raise
-            decision = await self._settled(stripe, policy, planned, gone)
-            log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
-            return decision, gone
+        if not error.data.get("old_copies") or planned.urgency >= LAST:
+            raise error
+        views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
+        gone = frozenset(node for node, view in views.items() if view is None or view.state == NodeState.GONE)
+        if not gone:
+            raise error
+        decision = await self._settled(stripe, policy, planned, gone)
+        log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
+        return decision, gone
 
     async def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
         """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,

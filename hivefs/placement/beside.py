@@ -46,8 +46,8 @@ def place(
 ) -> dict[int, NodeId]:
     """A node for each of the shares ``wanted``, beside the holders ``kept`` and the copies. No pair of ``refused`` is made.
 
-    Raises TooFewNodes and PolicyInfeasible as choose() does, with what can be placed now as ``placed``; PolicyInfeasible
-    with ``old_copies`` True when it is only the copies that forbid it, so that waiting for their deletion helps.
+    Raises TooFewNodes and PolicyInfeasible as choose() does, with what can be placed now as ``placed``, and ``old_copies``
+    True when it is the copies that forbid more, so that waiting for their deletion helps.
     """
     if not wanted:
         return {}
@@ -65,7 +65,7 @@ def place(
     try:
         choose(policy, candidates, seed, kept=list(kept.values()), count=len(wanted), share_bytes=share_bytes, avoid=avoid)
     except (TooFewNodes, PolicyInfeasible) as error:
-        error.data |= {"placed": placed, "most": len(placed)}
+        error.data |= {"placed": placed, "old_copies": int(error.data["most"]) > len(placed), "most": len(placed)}
         raise
     raise _waiting(copies, placed, proved=found.exact and whole)
 
@@ -108,7 +108,9 @@ def settle(
     try:
         keep, fewest, _ = places.settle(standing)
     except (TooFewNodes, PolicyInfeasible) as error:
-        error.data["partial"] = partial(places.partly(standing)[0])
+        keep, free = places.partly(standing)
+        part = partial(keep)
+        error.data |= {"partial": part, "old_copies": len(free) > len(part.nodes)}
         raise
     budget, exact = SETTLE_BUDGET, True
     for stay in _smaller(standing, keep, exposure, {number for number, _ in refused}):

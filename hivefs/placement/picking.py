@@ -18,14 +18,14 @@ from hivefs.placement.policy import Policy
 @dataclass(frozen=True, slots=True)
 class Missing:
     """``numbers`` are the shares without a node, ``kept`` the holders of others; ``copies`` are where shares may be beside
-    them, ``pairs`` the same by id; nodes in ``away`` get nothing. ``both`` are the two seeds of a stripe that shares its
-    set of nodes with others (copysets.py), or None.
+    them, ``refused`` the pairs that are not to be chosen; nodes in ``away`` get nothing. ``both`` are the two seeds of a
+    stripe that shares its set of nodes with others (copysets.py), or None.
     """
 
     numbers: tuple[int, ...]
     kept: Mapping[int, Candidate]
     copies: Sequence[tuple[int, Candidate]]
-    pairs: Sequence[tuple[int, NodeId]]
+    refused: Sequence[tuple[int, NodeId]]
     away: Collection[NodeId]
     share_bytes: int
     seed: int
@@ -57,7 +57,7 @@ def pick(policy: Policy, candidates: Sequence[Candidate] | Field, missing: Missi
                 missing.copies,
                 share_bytes=size,
                 avoid=away,
-                refused=missing.pairs,
+                refused=missing.refused,
             )
         except (TooFewNodes, PolicyInfeasible) as error:
             problem = problem or error

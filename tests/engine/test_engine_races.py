@@ -168,6 +168,9 @@ class LeaseBook:
     def writing(self) -> object:
         return contextlib.nullcontext()
 
+    def node_ids(self) -> list[bytes]:
+        return [b"n" * 32]
+
     def each_on(self, node_id: bytes) -> list[bytes]:
         self._looked()
         return []

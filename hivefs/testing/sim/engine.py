@@ -25,7 +25,19 @@ from hivefs.chunkstore.writer import Writer
 from hivefs.content import packing
 from hivefs.content.packing import Packer
 from hivefs.daemon import engine_moving
-from hivefs.maintenance import audit, garbage, leases, ledger, reassign, repack, repack_plan, repair, spares, trust
+from hivefs.maintenance import (
+    audit,
+    checkpoint,
+    garbage,
+    leases,
+    ledger,
+    reassign,
+    repack,
+    repack_plan,
+    repair,
+    spares,
+    trust,
+)
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
@@ -57,12 +69,15 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (spares, "EVERY", LOOK),
     (audit, "LOOK_EVERY", LOOK),
     (trust, "LONGEST_TICK", DAY),
+    (trust, "SAVE_EVERY", 6 * HOUR),
     (repack, "PASS_EVERY", LOOK),
     (repack, "RETRY", LOOK),
     (reassign, "EVERY", LOOK),
+    (reassign, "ASK", LOOK),
     (reassign, "AGAIN", LOOK),
     (engine_moving, "POLICIES_EVERY", HOUR),
     (ledger, "LOOK", LOOK),
+    (checkpoint, "EVERY", DAY),
     (ledger, "EVERY_NS", 2 * DAY_NS),
     # Shares are short here, and so are the stripes that repacking makes.
     (repack, "Packer", partial(Packer, capacity=SHARE)),
@@ -158,11 +173,13 @@ class Life:
         self._scope = trio.CancelScope()
         self.ended = trio.Event()
         self.on_gone: Callable[[list[NodeId]], None] = lambda gone: None
+        self.has_files = False
         self.wired: Wired = None  # type: ignore[assignment]
 
     def wire(self, files: Files, seed: str) -> None:
         """Also run the duties that need files."""
         self.cache = NoCache()
+        self.has_files = True
         self.wired = Wired(self, random.Random(seed), files, files.made, files.recorded)
 
     def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
@@ -285,8 +302,10 @@ class Life:
 
     def duties(self) -> list[Callable[[], Any]]:
         """One loop for each."""
-        always = [self.repair.run, self.leases.run, self.garbage.empty_trash, self._heads, self._audit, self.spares.run]
-        return always if self.wired is None else always + self.wired.duties()
+        always = [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit, self.spares.run]
+        if not self.has_files:
+            return [*always, self._heads]
+        return [*always, self.wired.heads or self._heads, *self.wired.duties()]
 
     def kill(self) -> None:
         """SIGKILL, now."""

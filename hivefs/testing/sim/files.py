@@ -62,6 +62,8 @@ class Files:
         self._released: list[ChunkId] = []
         self._pending: dict[StripeId, tuple[Kept, list[SimFile]]] = {}
         self.moved = 0
+        self.moves = 0
+        """Files that the user moved."""
 
     # ---- what the engine asks of the drive ---------------------------------------------------------------------------
 
@@ -73,9 +75,19 @@ class Files:
         """All at once."""
         return b"", [(file.chunk_id, self.policy_name(file)) for file in self.files.values() if file.living]
 
+    async def policy_moves(self) -> int:
+        """How many files were moved so far."""
+        return self.moves
+
     async def released(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
         """Chunks that no file names any more, until they are acknowledged."""
         return list(enumerate(self._released, 1))[:limit]
+
+    async def flush(self) -> None:
+        """Nothing waits here."""
+
+    async def published(self, sequence: int) -> None:
+        """A head is out."""
 
     async def released_done(self, upto: int) -> None:
         """The engine wrote them down."""
@@ -98,7 +110,7 @@ class Files:
             packer = Packer(policy.needed, SHARE)
             fitting = [file for file in made if packer.add(file.data) is not None]
             packed = packer.pack(world.chance.randbytes, True)
-            kept = self._know(packed, policy)
+            kept = self.know(packed, policy)
             kept.lost = False
             life, stripe_id = world.life, None
             try:
@@ -140,6 +152,7 @@ class Files:
         living = [file for file in self.files.values() if file.living]
         for file in self._world.chance.sample(living, round(part * len(living))):
             file.path = path
+            self.moves += 1
             self._world.say("move file", file.chunk_id.hex()[:12], path)
 
     async def set_policies(self, text: str) -> None:
@@ -164,7 +177,7 @@ class Files:
 
     # ---- stripes that the engine makes ------------------------------------------------------------------------------
 
-    def _know(self, packed: Packed, policy: Policy) -> Kept:
+    def know(self, packed: Packed, policy: Policy) -> Kept:
         truth = self._world.truth
         ids = tuple(c.share_id for c in writing.code(policy.needed, policy.total, packed.data))
         kept = Kept(len(truth.stripes) + 1, policy.needed, ids, packed.data, lost=True)
@@ -175,7 +188,7 @@ class Files:
     def made(self, packed: Packed, stripe_id: StripeId, target: Target) -> None:
         """The engine is about to put this. It is a stripe of files once it is recorded."""
         policy = self.policies.get(target.policy, self.policies[DEFAULT])
-        kept = self._know(packed, policy)
+        kept = self.know(packed, policy)
         inside = [f for f in self.files.values() if f.living and any(f.data in share for share in packed.data)]
         self._pending[stripe_id] = kept, inside
         self._world.say("repack", kept.name, len(inside), target.policy, f"{target.needed}/{target.total}")
@@ -207,7 +220,7 @@ class Files:
         """A share that no book ever named lies at a node from now on, with a lease as any other."""
         world = self._world
         policy = self.policies[DEFAULT]
-        kept = self._know(Packed(64, tuple(world.chance.randbytes(64) for _ in range(policy.needed)), ()), policy)
+        kept = self.know(Packed(64, tuple(world.chance.randbytes(64) for _ in range(policy.needed)), ()), policy)
         kept.stray = True
         share_id = kept.share_ids[0]
         now = world.true_ns()

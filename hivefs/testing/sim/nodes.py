@@ -14,7 +14,8 @@ from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import Patience
 from hivefs.content.merkle import merkle_root as root_of
 from hivefs.crypto import keys
-from hivefs.errors import ConnectionLost, Corrupt, NodeFull, PeerTimeout, ShareMissing
+from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerTimeout, ShareMissing
+from hivefs.formats import head as head_format
 from hivefs.formats.member import sign_address, sign_member
 from hivefs.formats.receipt import countersign, sign_receipt
 from hivefs.model.head import Head
@@ -68,6 +69,7 @@ class SimNode:
     lease_clock: LeaseClock | None = None
     receipts: int = 0
     agreed: Receipt | None = None
+    head: Head | None = None
 
     def __post_init__(self) -> None:
         self.seed = hashlib.sha256(b"simulated node %d" % self.number).digest()
@@ -235,10 +237,18 @@ class SimClient:
         await self._answer(timeout)
         return Listing(b"", tuple(share for share in self._all() if share.share_id > after))
 
-    async def get_heads(self, *, timeout: float = 30) -> list[Head]:
-        """No heads are kept here."""
+    async def put_head(self, head: bytes, *, timeout: float = 30) -> None:
+        """Keep the newest."""
         await self._answer(timeout)
-        return []
+        new, old = head_format.from_bytes(head), self.node.head
+        if old is not None and old.sequence > new.sequence:
+            raise HeadStale(peer=self.peer, sequence=new.sequence, device="")
+        self.node.head = new
+
+    async def get_heads(self, *, timeout: float = 30) -> list[Head]:
+        """The newest that it was given."""
+        await self._answer(timeout)
+        return [] if self.node.head is None else [self.node.head]
 
     def _all(self) -> list[Listed]:
         """What the node claims to hold."""

@@ -49,7 +49,31 @@ deny = []
 "/Photos" = "photos"
 """
 
+OTHER_TEXT = """
+[policy.default]
+code = "4/8"
+max_per = { operator = 2 }
+deny = ["NO"]
+"""
+
 PRESETS = {
+    "heads": Scenario(
+        days=30,
+        nodes=26,
+        stripes=4,
+        paths=("/Rest",),
+        heads=True,
+        lifetimes=Lifetimes(150),
+        outages=Outages(1),
+        kills_per_year=150,
+        settle_days=14,
+        faults=(
+            Fault(2, "policy", where=OTHER_TEXT),
+            Fault(6, "cut", days=5, where="CH"),
+            Fault(15, "delete", 0.5),
+            Fault(20, "destroy", 0.1),
+        ),
+    ),
     "accounts": Scenario(
         days=55,
         nodes=24,
@@ -95,6 +119,18 @@ PRESETS = {
         faults=STORM,
     ),
     "churn": Scenario(days=365, nodes=30, stripes=10, lifetimes=Lifetimes(200), kills_per_year=12, settle_days=40),
+    "year": Scenario(
+        days=365,
+        nodes=40,
+        stripes=24,
+        needed=2,
+        total=3,
+        lifetimes=Lifetimes(150),
+        max_per_operator=1,
+        kills_per_year=12,
+        reads_per_day=0.1,
+        settle_days=14,
+    ),
     "small": Scenario(days=25, nodes=24, stripes=6, lifetimes=Lifetimes(80), settle_days=12),
     "returns": Scenario(
         days=30,

@@ -104,6 +104,8 @@ class Scenario:
     check_hours: float = 24.0
     kills_per_year: float = 0.0
     faults: tuple[Fault, ...] = ()
+    heads: bool = False
+    """Whether the engine makes real checkpoints of its book (testing/sim/heads.py); with paths only."""
     paths: tuple[str, ...] = ()
     """Folders; with any, stripes hold files, and the duties that move data run (testing/sim/wired.py)."""
     command: str = ""

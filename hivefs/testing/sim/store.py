@@ -42,6 +42,8 @@ class SimStore(EngineStore):
         self._sorted: dict[str, list[NodeId]] = {}
         self.doomed = trio.Event()
         """Set when something waits for a head."""
+        self.dirty = trio.Event()
+        """Set when a checkpoint would find something new."""
         super().__init__(*how)
 
     @contextmanager
@@ -92,6 +94,8 @@ class SimStore(EngineStore):
             self._add(table, key)
         if table == "doomed":
             self.doomed.set()
+        if table in ("doomed", "changed", "moved"):
+            self.dirty.set()
         super().put(table, key, value)
 
     def delete(self, table: str, key: bytes) -> bool:

@@ -52,7 +52,8 @@ class Kept:
     have made them again; ``broken`` for (node, share number) until when it must not count on that node for it. ``rules``
     are (family, coalition) of the G1 that holds for it; not ``settled`` while a new policy may ask for more than it has.
     ``removed`` are share numbers whose last whole copy was deleted because the engine asked for that. ``lost`` is also what
-    never came to be a file's; a ``stray`` one nobody's book ever named.
+    never came to be a file's; a ``stray`` one nobody's book ever named, a ``meta`` one
+    holds pages of the metadata tree.
     """
 
     name: int
@@ -71,6 +72,8 @@ class Kept:
     holds: list[SimFile] = field(default_factory=list)
     was_whole: bool = False
     stray: bool = False
+    meta: bool = False
+    put_at: float = 0.0
     removed: set[int] = field(default_factory=set)
 
     @property
@@ -121,6 +124,7 @@ class Truth:
         self.most_exposed = 0
         self.on_stored: Callable[[], None] = lambda: None
         self.on_lost: Callable[[Kept], None] = lambda kept: None
+        self.on_deleted: Callable[[SimNode, Kept, ShareId], None] = lambda node, kept, share_id: None
         self.given_up: Callable[[Kept], bool] = lambda kept: False
         """Whether nobody needs a stripe any more."""
         self._by_share: dict[ShareId, tuple[Kept, int]] = {}
@@ -154,6 +158,7 @@ class Truth:
         kept.intact[index].add(node.number)
         kept.due.pop(index, None)
         kept.removed.discard(index)
+        kept.put_at = trio.current_time()
         kept.broken.pop((node.number, index), None)
         kept.was_whole = kept.was_whole or kept.left == len(kept.share_ids)
         self._seen(kept, index, node)
@@ -185,6 +190,7 @@ class Truth:
         kept.exposed[index].discard(node.number)
         kept.broken.pop((node.number, index), None)
         if node.number in kept.intact[index]:
+            self.on_deleted(node, kept, share_id)
             kept.intact[index].discard(node.number)
             if not kept.intact[index] and not kept.lost:
                 # What a node gave back damaged or denied is deleted before it is made again; so is a copy that was left

@@ -42,6 +42,8 @@ class Wired:
     ) -> None:
         self._life = life
         self._vault = vault
+        self.heads: Callable[[], Any] | None = None
+        """Makes checkpoints, where there are any."""
         self.made = made
         done = trio.Event()
         done.set()
@@ -58,6 +60,7 @@ class Wired:
             reader=life.reader,
             cache=life.cache,
             writer=life.writer,
+            old_copies=life.old_copies,
             thinker=at_once,
             repair=life.repair,
             pool=life.pool,
@@ -82,7 +85,7 @@ class Wired:
         # The engine's own clock and dice: the module takes them from the machine.
         times, dice = SimpleNamespace(time_ns=life.clock), SimpleNamespace(urandom=chance.randbytes)
         with patched([(engine_moving, "time", times), (engine_moving, "os", dice)]):
-            self.moving = EngineMoving(cast("Any", self.engine))
+            self.moving = self.engine.moving = EngineMoving(cast("Any", self.engine))
         repack = self.moving.repack
         self._place, repack._place = repack._place, self._announced
         add = repack.on_recorded

@@ -28,6 +28,7 @@ from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
 from hivefs.testing.sim.files import Files
+from hivefs.testing.sim.heads import Heads
 from hivefs.testing.sim.nodes import BEGIN_NS, DAY, SimClient, SimNode
 from hivefs.testing.sim.scenario import Scenario
 from hivefs.testing.sim.truth import PURPOSE, Kept, Truth, Violation
@@ -59,6 +60,8 @@ class Result:
     lives: int = 0
     stored: int = 0
     moved: int = 0
+    heads: int = 0
+    recoveries: int = 0
 
 
 class World:
@@ -89,7 +92,9 @@ class World:
         self.truth.on_lost = self._on_lost
         self.truth.on_stored = self._stored
         self.files = Files(self)
-        self.truth.given_up = lambda kept: bool(kept.holds) and self.files.given_up(kept)
+        self.heads = Heads(self)
+        self.truth.on_deleted = self.heads.deleted
+        self.truth.given_up = self._given_up
         self._puts_to_live = 0
         self._begun = trio.Event()
         self.nodes = self.truth.nodes
@@ -232,6 +237,10 @@ class World:
             if self.scenario.paths:
                 life.wire(self.files, f"wired {self.scenario.seed} {self.result.lives}")
                 self.files.begin()
+                if self.scenario.heads:
+                    life.wired.heads = self.heads.wire(
+                        life, random.Random(f"heads {self.scenario.seed} {self.result.lives}")
+                    )
             try:
                 life.learn(self.nodes.values())
                 for node in self.nodes.values():
@@ -277,12 +286,22 @@ class World:
         if self._puts_to_live == 0:
             self.life.kill()
 
+    def _given_up(self, kept: Kept) -> bool:
+        """Whether nobody needs that stripe any more."""
+        if kept.meta:
+            return kept.stripe_id not in self.heads.pages
+        return bool(kept.holds) and self.files.given_up(kept)
+
     def _on_lost(self, kept: Kept) -> None:
         async def forget() -> None:
             stripe_id = kept.stripe_id
-            if stripe_id is not None and not self.life.store.dead:
-                with self.life.store.writing():
-                    self.life.store.forget_stripe(stripe_id)
+            while stripe_id is not None:
+                await self.alive()
+                life = self.life
+                with life.outside(), life.store.writing():
+                    life.store.forget_stripe(stripe_id)
+                if not life.store.dead:
+                    return
 
         self._nursery.start_soon(forget)
 
@@ -376,6 +395,7 @@ class World:
             await trio.sleep(self.scenario.check_hours * 3600)
             self.life.measure(self.nodes.values()) if not self.life.store.dead else None
             check(self)
+            await self.heads.check()
 
     async def run(self) -> Result:
         """All of it. Raises Violation (in a group)."""
@@ -420,6 +440,8 @@ class World:
         result.repair_written = self.truth.traffic.written["repair"]
         result.most_exposed = self.truth.most_exposed
         result.moved = self.files.moved
+        result.heads = 0 if self.heads.out is None else self.heads.out.sequence
+        result.recoveries = self.heads.recoveries
 
     def soon(self, what: Callable[[], Awaitable[None]]) -> None:
         """Begin something that takes a while."""
@@ -441,9 +463,13 @@ class World:
         named: set[tuple[NodeId, bytes]] = set()
         store = self.life.store
         for kept in self.truth.stripes.values():
-            if kept.lost or kept.stripe_id is None or self.truth.given_up(kept):
+            if kept.lost or kept.stripe_id is None:
                 continue
             stripe = store.stripe(kept.stripe_id)
+            if self.truth.given_up(kept):
+                if kept.meta and stripe is not None:  # pages that were dropped go with the head after the next
+                    named |= {(share.node, share.share_id) for share in stripe.shares if share.node is not None}
+                continue
             unseen = sum(1 for due in kept.due.values() if due == float("inf"))
             if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left + unseen < len(kept.share_ids):
                 raise Violation(
