@@ -93,7 +93,9 @@ def command(
     click.echo(text if out is None else f"The invitation is in {out}")
     if qr:
         click.echo(qr_code(text))
-    command = {"client": "hivefs join -", "node": "hivefs node join - DIRECTORY"}.get(role, "hivefs join -, or node join -")
+    node = "hivefs node join - DIRECTORY --listen /ip4/.../tcp/PORT"
+    node += "".join(f" --{name} .." for name in ("country", "operator") if name not in {a.name for a in fixed})
+    command = {"client": "hivefs join -", "node": node}.get(role, f"hivefs join -, or {node}")
     click.echo(
         f"For {uses} {'newcomer' if uses == 1 else 'newcomers'}, who join with: {command}\n"
         f"To take it back: hivefs hive revoke --invitation {invitation.key.hex()}",
