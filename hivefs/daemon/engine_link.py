@@ -17,7 +17,7 @@ from hivefs.chunkstore.source import Piece
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, launch
 from hivefs.daemon.home import Home
-from hivefs.errors import Corrupt, EngineUnavailable, HivefsError, StoreDamaged
+from hivefs.errors import BadPolicy, Corrupt, EngineUnavailable, HivefsError, StoreDamaged, UnknownVersion
 from hivefs.metadata.engine_store import EngineReader
 from hivefs.model.ids import ChunkId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, Stripe
@@ -31,6 +31,10 @@ STEADY_SECONDS = 60.0
 START_SECONDS = 60.0
 GRACE_SECONDS = 5.0
 HYDRATE_RETRY = 2.0
+
+
+UNREADABLE = BadPolicy, Corrupt, UnknownVersion
+"""What a text of policies raises that another version of HiveFS wrote. The engine, which says so, places nothing then."""
 
 
 class LazyBook:
@@ -60,19 +64,28 @@ class LazyBook:
         return None if reader is None else reader.stripe(stripe_id)
 
     def stripe_level(self, stripe_id: StripeId, policy: str = "") -> Level:
-        """Its level now."""
+        """Its level now; LOCAL while that cannot be known."""
         reader = self._open()
-        return Level.LOCAL if reader is None else reader.stripe_level(stripe_id, policy)
+        try:
+            return Level.LOCAL if reader is None else reader.stripe_level(stripe_id, policy)
+        except UNREADABLE:
+            return Level.LOCAL
 
     def paths(self) -> Mapping[str, str]:
-        """Places in the drive with the names of their policies."""
+        """Places in the drive with the names of their policies; none while the text cannot be read."""
         reader = self._open()
-        return {} if reader is None else reader.paths()
+        try:
+            return {} if reader is None else reader.paths()
+        except UNREADABLE:
+            return {}
 
     def explained(self, stripe_id: StripeId) -> dict[str, Any]:
         """See EngineReader."""
         reader = self._open()
-        return {} if reader is None else reader.explained(stripe_id)
+        try:
+            return {} if reader is None else reader.explained(stripe_id)
+        except UNREADABLE:
+            return {}
 
     def metadata_level(self) -> Level:
         """The level of the last checkpoint."""
@@ -100,6 +113,7 @@ class EngineLink:
         self._deadline = deadline
         self._client: control.Client | None = None
         self._arrived = trio.Event()
+        self._starting = False
         self._loading: dict[bytes, trio.Event] = {}
 
     @property
@@ -108,13 +122,23 @@ class EngineLink:
         return self._client is not None
 
     async def call(self, name: str, value: Any = None) -> Any:
-        """Ask the engine. One that is just (re)starting is waited for, a few seconds. Raises HivefsError."""
+        """Ask the engine. One that is just (re)starting is waited for: some seconds until it is started, and then as long
+        as that takes, within the deadline of a question. Raises HivefsError.
+        """
         if self._client is None:
-            with trio.move_on_after(GRACE_SECONDS):
-                await self._arrived.wait()
+            await self._arrival()
         if self._client is None:
             raise EngineUnavailable(reason="it is not running", log=self._home.engine_log)
         return await self._client.call(name, value, timeout=self._deadline)
+
+    async def _arrival(self) -> None:
+        with trio.move_on_after(self._deadline):
+            while True:
+                starting = self._starting
+                with trio.move_on_after(GRACE_SECONDS):
+                    await self._arrived.wait()
+                if self._client is not None or not (starting or self._starting):
+                    return
 
     async def fetch(
         self, chunk_id: ChunkId, following: Sequence[ChunkId], span: tuple[int, int] | None = None
@@ -190,6 +214,7 @@ class EngineLink:
         def failure(reason: str) -> HivefsError:
             return EngineUnavailable(reason=reason, log=self._home.engine_log)
 
+        self._starting = True
         try:
             await trio.to_thread.run_sync(
                 lambda: launch.start(ENGINE_MODULE, frame, self._home.engine_log, failure, timeout=START_SECONDS),
@@ -198,6 +223,8 @@ class EngineLink:
         except HivefsError as error:
             log.warning("%s", error)
             return False
+        finally:
+            self._starting = False
         return True
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from hivefs.chunkstore.node_client import NodeClient
-from hivefs.errors import HivefsError
+from hivefs.errors import BadPolicy, Corrupt, HivefsError, UnknownVersion
 from hivefs.maintenance.codes import Codes
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Level, Purpose, Stripe
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 5.0
-MEASURE_SLICE = 10
+MEASURE_REST = 10.0
+"""It rests for so many times as long as it took."""
+READ_AGAIN = 5.0
 
 
 class EnginePolicies:
@@ -38,16 +41,40 @@ class EnginePolicies:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time)
+        self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time, engine.thinker)
+        self.codes.on_chosen = self._chosen
         engine.store.resolve = self.codes.resolve
+        self._set = trio.Event()
+        self._said = ""
         self.levels = {"remote": 0, "guaranteed": 0}
         self.out: dict[str, int] = {}
         """Bytes of data by the name of their policy, of stripes that are not as it says."""
+        self.later = 0
+        """Stripes that miss shares and are guaranteed all the same: their repair waits until fewer are left."""
 
     @property
     def now(self) -> Policies:
         """The policies in force."""
         return self._engine.store.policies
+
+    def problem(self) -> str:
+        """Why the text in force cannot be read, in words; "" when it can. Another version of HiveFS may have written it."""
+        try:
+            _ = self.now
+        except (BadPolicy, Corrupt, UnknownVersion) as error:
+            return str(error)
+        return ""
+
+    async def readable(self) -> None:
+        """Wait until the text in force can be read: while what it asks for is not known, nothing is placed, published,
+        moved or deleted. Reading goes on, and so does whatever keeps what is there.
+        """
+        while problem := self.problem():
+            if problem != self._said:
+                log.warning("the policies in force cannot be read, so nothing is placed or moved: %s", problem)
+            self._said = problem
+            with trio.move_on_after(READ_AGAIN):
+                await self._set.wait()
 
     async def set(self, text: str) -> None:
         """Put a text into force, empty for none: after a crash the old one or this one is. Raises BadPolicy;
@@ -60,8 +87,11 @@ class EnginePolicies:
         with engine.store.writing():
             engine.store.save_policy_text(text)
             self._remember()
+        self._set.set()
+        self._set = trio.Event()
         self.codes.forget()
         engine.pool.touch()  # repair looks at all stripes again
+        engine.moving.policies_set()
         engine.placing.poke()
         log.info("policies were set: %s", ", ".join(self.now.set.policies))
 
@@ -73,20 +103,21 @@ class EnginePolicies:
 
     # ---- what is asked of nodes -------------------------------------------------------------------------------------
 
-    def _staying(self, policy: Policy) -> Sequence[Candidate]:
+    def _staying(self, policy: Policy) -> Iterator[Candidate]:
         """All nodes that are not given up, as usable ones."""
         engine = self._engine
-        members = engine.pool.members
-        return [
-            replace(candidate, usable=True)
-            for candidate in engine.pool.candidates(policy)
-            if members[candidate.node_id].row.state != NodeState.GONE
-            and not members[candidate.node_id].leaving
-            and not engine.covers(members[candidate.node_id].entry.membership)
-        ]
+        for node_id in list(engine.pool.members):
+            member, candidate = engine.pool.members[node_id], engine.pool.candidate(node_id, policy)
+            stays = member.row.state != NodeState.GONE and not member.leaving
+            if stays and not engine.covers(member.entry.membership):
+                yield replace(candidate, usable=True)
 
-    def _availability(self) -> dict[NodeId, float]:
-        return {n: expected(self._engine.trust.row(n), LIKELY) for n in self._engine.pool.members}
+    def _availability(self, node_id: NodeId) -> float:
+        return expected(self._engine.trust.row(node_id), LIKELY)
+
+    def _chosen(self) -> None:
+        self._engine.placing.poke()
+        self._engine.checkpoint.poke()
 
     def keepers(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now and that the policy of metadata lets keep the head."""
@@ -96,6 +127,8 @@ class EnginePolicies:
 
     def may_keep(self, node_id: NodeId) -> bool:
         """Whether the policy of metadata lets this node keep the head."""
+        if self.problem():
+            return False
         policy = self.now.set.metadata()
         return not eligible(policy, self._engine.pool.members[node_id].under(policy.evidence))
 
@@ -135,27 +168,29 @@ class EnginePolicies:
 
     async def _recode(self) -> None:
         policy = self.now.metadata()
-        found = set()
-        for number, stripe in enumerate(self._engine.store.metadata_stripes(), 1):
+        found, turns = set(), Turns()
+        for stripe in self._engine.store.metadata_stripes():
             if (stripe.needed, stripe.total) != (policy.needed, policy.total):
                 found.add(stripe.stripe_id)
-            if number % MEASURE_SLICE == 0:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
         if found:
             self._engine.checkpoint.evacuate |= frozenset(found)
 
     async def measure(self) -> None:
         """Bytes of data (with padding) at each level and out of policy, for status: counted in slices, again and again."""
         while True:
-            levels, out = {"remote": 0, "guaranteed": 0}, dict[str, int]()
-            for number, stripe in enumerate(self._engine.store.stripes(), 1):
-                self._count(stripe, levels, out)
-                if number % MEASURE_SLICE == 0:
-                    await trio.sleep(0.002)
-            self.levels, self.out = levels, out
-            await trio.sleep(MEASURE_EVERY)
+            await self.readable()
+            levels, out, later = {"remote": 0, "guaranteed": 0}, dict[str, int](), 0
+            begun, turns = trio.current_time(), Turns()
+            for stripe in self._engine.store.stripes():
+                later += self._count(stripe, levels, out)
+                await turns.item()
+            self.levels, self.out, self.later = levels, out, later
+            # Of a large book this takes a while, and is not to be all that the engine does.
+            await trio.sleep(max(MEASURE_EVERY, MEASURE_REST * (trio.current_time() - begun)))
 
-    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> None:
+    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> bool:
+        """Whether its repair waits."""
         health, size = self._engine.store.health(stripe), stripe.needed * stripe.share_bytes
         data = stripe.purpose == Purpose.DATA
         if data and health.level > Level.LOCAL:
@@ -163,9 +198,13 @@ class EnginePolicies:
         if not health.verdict.holds:
             name = self.now.name_of(stripe) if data else "metadata"
             out[name] = out.get(name, 0) + size
+        return health.waits
 
     def status(self) -> dict[str, Any]:
         """For ``hivefs status``: policies with their codes, bytes that are not as they say, the freshness of the head."""
+        if problem := self.problem():
+            unknown = {"nodes": 0, "remembering_device": "unknown", "fresh_device": "unknown"}
+            return {"problem": problem, "codes": {}, "paths": {}, "out_of_policy": {}, "freshness": unknown}
         codes: dict[str, str] = {}
         for name, policy in self.now.set.policies.items():
             try:
@@ -175,6 +214,7 @@ class EnginePolicies:
                 codes[name] = str(error)
         holders = [NodeId(n) for n in self._engine.store.info("head_holders") or []]
         return {
+            "problem": "",
             "codes": codes,
             "paths": dict(self.now.set.paths),
             "out_of_policy": self.out,

@@ -16,7 +16,6 @@ import cbor2
 from hivefs.errors import Corrupt, UnknownVersion
 
 T = TypeVar("T")
-MAX_DEPTH = 16
 
 
 def encode(magic: str, version: int, *items: Any) -> bytes:
@@ -74,6 +73,13 @@ def number(value: Any, low: int = 0, high: int = (1 << 63) - 1) -> int:
         raise TypeError("int expected")
     if not low <= value <= high:
         raise ValueError("out of range")
+    return value
+
+
+def flag(value: Any) -> bool:
+    """``value`` if it is a bool."""
+    if type(value) is not bool:
+        raise TypeError("bool expected")
     return value
 
 

@@ -18,9 +18,11 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hivefs.content import merkle
 from hivefs.errors import DiskFull, NodeProblem
@@ -28,7 +30,10 @@ from hivefs.model.ids import ShareId, VaultId
 from hivefs.node.index import NodeIndex
 from hivefs.protocol.failures import Code, Refusal
 
+T = TypeVar("T")
+
 FANOUT = 256
+SYNC_THREADS = 16
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SWEEP_PAGE = 4096
 
@@ -68,6 +73,7 @@ class ShareStore:
         self._shares = directory / "shares"
         self._tmp = directory / "tmp"
         self.lock = threading.Lock()
+        self._syncers = ThreadPoolExecutor(SYNC_THREADS, "sync")
         self._names = itertools.count()
         self.dropped = 0
         try:
@@ -91,12 +97,17 @@ class ShareStore:
 
     def close(self) -> None:
         """Close everything; this object is dead afterwards."""
+        self._syncers.shutdown()
         self.index.close()
         os.close(self._flock)
 
     def _path(self, share_id: ShareId) -> Path:
         name = share_id.hex()
         return self._shares / name[:2] / name
+
+    def has_place(self, share_id: ShareId) -> bool:
+        """Whether the directory of this share is there, as it always is unless somebody removed it."""
+        return self._path(share_id).parent.is_dir()
 
     # ---- at the start -----------------------------------------------------------------------------------------------
 
@@ -117,8 +128,11 @@ class ShareStore:
         """
         missing: list[ShareId] = []
         prefix = bytes([number])
-        with os.scandir(self._shares / f"{number:02x}") as found:
-            files = {entry.name: entry.stat().st_size for entry in found}
+        try:
+            with os.scandir(self._shares / f"{number:02x}") as found:
+                files = {entry.name: entry.stat().st_size for entry in found}
+        except FileNotFoundError:  # somebody removed it while the node runs
+            files = {}
         after = bytes([number - 1]) + b"\xff" * 31 if number else b""
         while page := self.index.shares(after, _SWEEP_PAGE):
             mine = [row for row in page if row[0].startswith(prefix)]
@@ -176,18 +190,14 @@ class ShareStore:
             except OSError as error:
                 results[number] = _refusal(error)
         synced: list[tuple[int, Path, bytes]] = []
-        for number, path, handle, leaves in written:
-            try:
-                os.fdatasync(handle)
-                # Nobody reads it soon, and pages that are free again at once are cheaper than new ones (in a virtual
-                # machine a page that the host must bring first costs ten times as much as one that was just in use).
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        problems = self._all_at_once(_sync_file, [handle for _, _, handle, _ in written])
+        for (number, path, handle, leaves), problem in zip(written, problems, strict=True):
+            os.close(handle)
+            if problem is None:
                 synced.append((number, path, leaves))
-            except OSError as error:
+            else:
                 path.unlink(missing_ok=True)
-                results[number] = _refusal(error)
-            finally:
-                os.close(handle)
+                results[number] = _refusal(problem)
         if synced:
             try:
                 with self.lock:
@@ -196,6 +206,14 @@ class ShareStore:
                 refusal = _refusal(error)
                 results = [refusal if result is None else result for result in results]
         return [Refusal(Code.BUSY, "it was not kept") if result is None else result for result in results]
+
+    def _all_at_once(self, sync: Callable[[T], OSError | None], items: Sequence[T]) -> list[OSError | None]:
+        """``sync`` for each, in SYNC_THREADS threads: waiting together costs the disk one flush and the file system one
+        commit where waiting one after the other costs one each.
+        """
+        if len(items) < 2:
+            return [sync(item) for item in items]
+        return list(self._syncers.map(sync, items))
 
     def _write(self, data: bytes) -> tuple[Path, int]:
         path = self._tmp / str(next(self._names))
@@ -220,10 +238,15 @@ class ShareStore:
         fresh = [jobs[number].share_id for number, _, _ in synced if self.index.size(jobs[number].share_id) is None]
         granted: dict[int, int] = {}
         try:
+            places = {jobs[number].share_id[0]: self._shares / f"{jobs[number].share_id[0]:02x}" for number, _, _ in synced}
+            for place in places.values():
+                if not place.is_dir():
+                    self._make_again(place)
             for number, path, _ in synced:
                 path.rename(self._path(jobs[number].share_id))
-            for prefix in {jobs[number].share_id[0] for number, _, _ in synced}:
-                _sync_directory(self._shares / f"{prefix:02x}")
+            for problem in self._all_at_once(_sync_directory, list(places.values())):
+                if problem is not None:
+                    raise problem
             with self.index.writing() as change:
                 for number, _, leaves in synced:
                     job = jobs[number]
@@ -236,6 +259,16 @@ class ShareStore:
             raise
         for number, until in granted.items():
             results[number] = until
+
+    def _make_again(self, place: Path) -> None:
+        """A directory of shares that somebody removed while the node runs: what comes from now on is kept all the same. It
+        is on disk before its first share is.
+        """
+        self._shares.mkdir(mode=0o700, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self._shares, self.directory):
+            if (problem := _sync_directory(directory)) is not None:
+                raise problem
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -311,17 +344,39 @@ class ShareStore:
         return start - self.index.used
 
     def free_on_disk(self) -> int:
-        """Bytes that the file system has left for us."""
-        status = os.statvfs(self._shares)
-        return status.f_bavail * status.f_frsize
+        """Bytes that the file system has left for us; 0 when the node's directory is not there any more or its disk does
+        not answer: then nothing can be kept, and the node says so instead of failing.
+        """
+        for place in (self._shares, self.directory):
+            try:
+                status = os.statvfs(place)
+            except OSError:
+                continue
+            return status.f_bavail * status.f_frsize
+        return 0
 
 
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_file(handle: int) -> OSError | None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.fdatasync(handle)
+        # Nobody reads it soon, and pages that are free again at once are cheaper than new ones (in a virtual machine a
+        # page that the host must bring first costs ten times as much as one that was just in use).
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        return error
+    return None
+
+
+def _sync_directory(path: Path) -> OSError | None:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        return error
+    return None
 
 
 def _refusal(error: OSError | DiskFull) -> Refusal:

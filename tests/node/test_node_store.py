@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -208,6 +209,49 @@ def test_a_disk_that_fails_while_it_syncs_keeps_nothing_of_the_share(
     assert put(store, one) == [NOW + DAY]
 
 
+def test_one_file_that_cannot_be_synced_costs_the_others_of_its_batch_nothing(
+    store: ShareStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and directories are synced by several threads at once; each result belongs to its own share."""
+    shares, real = [share(1000 + number) for number in range(40)], os.fdatasync
+    threads: set[str] = set()
+
+    def failing(handle: int) -> None:
+        threads.add(threading.current_thread().name)
+        if os.fstat(handle).st_size % 10 == 7:
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing)
+        results = put(store, *shares)
+    bad = {number for number, result in enumerate(results) if isinstance(result, Refusal)}
+    assert bad == {7, 17, 27, 37} and len(threads) > 1
+    assert files(store) == {share_id.hex() for number, (share_id, _) in enumerate(shares) if number not in bad}
+    assert store.index.count == 36 and list((store.directory / "tmp").iterdir()) == []
+    before = set(os.listdir("/proc/self/fd"))
+    assert put(store, *shares) == [NOW + DAY] * 40
+    assert set(os.listdir("/proc/self/fd")) == before, "a file was left open"
+
+
+def test_a_directory_that_cannot_be_synced_keeps_nothing_of_its_batch(
+    store: ShareStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, real, calls = [share(1000) for _ in range(20)], os.fsync, iter(range(1000))
+
+    def failing(handle: int) -> None:
+        if next(calls) == 5:
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        results = put(store, *shares)
+    assert all(isinstance(result, Refusal) and result.code == Code.BUSY for result in results)
+    assert files(store) == set() and store.index.count == 0
+    assert put(store, *shares) == [NOW + DAY] * 20
+
+
 def test_scrubbing_finds_one_changed_byte_and_drops_the_share(store: ShareStore) -> None:
     one, two = share(5000), share(5000)
     put(store, one, two)
@@ -265,3 +309,21 @@ def test_a_share_put_again_while_it_is_released_is_there_or_not_as_a_whole(store
     put(store, one)
     assert read(store, *_sized(one)) == one[1]
     assert store.dropped == 0
+
+
+def test_a_node_whose_shares_were_removed_while_it_runs_says_so_and_keeps_what_comes(store: ShareStore) -> None:
+    """rm -rf of the directory with the shares: each is missing from then on, and there is room for new ones."""
+    before, after = [share(n) for n in range(100, 120)], [share(n) for n in range(200, 220)]
+    put(store, *before)
+    shutil.rmtree(store.directory / "shares")
+    assert store.free_on_disk() > 0
+    answer = read(store, *_sized(before[0]))
+    assert isinstance(answer, Refusal) and answer.code == Code.MISSING and store.dropped == 1
+    swept = [store.sweep_some(number) for number in range(store_module.FANOUT)]
+    assert sum(s.lost for s in swept) == 19 and store.index.count == 0
+    assert put(store, *after) == [NOW + DAY] * 20
+    assert [read(store, *_sized(one)) for one in after] == [data for _, data in after]
+    assert store.free_on_disk() > 0 and store.sweep() == store_module.Sweep(0, 0)
+    shutil.rmtree(store.directory)
+    assert store.free_on_disk() == 0
+    assert all(isinstance(r, Refusal) and r.code == Code.BUSY for r in put(store, share(7)))

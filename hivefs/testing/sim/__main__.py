@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hivefs.placement import durability
-from hivefs.testing.sim import report
+from hivefs.testing.sim import plot, report
 from hivefs.testing.sim.presets import PRESETS, preset
 from hivefs.testing.sim.scenario import Lifetimes, Outages, Scenario
 from hivefs.testing.sim.truth import Violation
@@ -44,7 +44,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--diurnal", action="store_true", help="outages are mostly at night")
     parser.add_argument("--kills", type=float, default=12.0, help="SIGKILLs of the engine a year (12)")
     parser.add_argument("--formulas", action="store_true", help="only print the tables of formulas; simulate nothing")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw losses against churn there")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="with --formulas: also draw losses against churn there")
+    parser.add_argument(
+        "--measured", type=Path, metavar="FILE", help="with --formulas: lines of --json, for a table and in the plot"
+    )
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write every event there")
     parser.add_argument("--digest", action="store_true", help="print only the digest of the trace")
     parser.add_argument("--json", action="store_true", help="print what came out as JSON")
@@ -90,8 +93,11 @@ def main(arguments: Sequence[str]) -> int:
     logging.disable(logging.ERROR)
     if chosen.formulas:
         sys.stdout.write(report.formulas())
+        points = [] if chosen.measured is None else plot.measured(chosen.measured.read_text().splitlines())
+        if points:
+            sys.stdout.write(plot.table(points))
         if chosen.svg is not None:
-            chosen.svg.write_text(report.plot())
+            chosen.svg.write_text(plot.plot(points))
         return 0
     failed = 0
     for seed in range(chosen.seed, chosen.seed + chosen.seeds):

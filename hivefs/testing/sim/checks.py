@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Level, Stripe
+from hivefs.testing.sim import accounts
+from hivefs.testing.sim.files import breach
 from hivefs.testing.sim.truth import Kept, Violation
 
 if TYPE_CHECKING:
@@ -21,17 +23,21 @@ def check(world: World) -> None:
         return
     _damage_is_repaired(world)
     _leases_last(world)
+    world.files.check()
+    accounts.check(world)
     for kept in world.truth.stripes.values():
         if kept.lost or kept.stripe_id is None:
             continue
         stripe = world.life.store.stripe(kept.stripe_id)
         if stripe is None:
+            if world.truth.given_up(kept):
+                continue
             raise Violation(f"the engine forgot stripe {kept.name}")
         if not world.quiet:
             world.result.looks += 1
             world.result.missing += len(kept.share_ids) - kept.left
             world.result.unreachable += world.truth.reachable(kept) < kept.needed
-        if world.life.store.health(stripe).level == Level.GUARANTEED:
+        if world.files.in_force and world.life.store.health(stripe).level == Level.GUARANTEED:
             _is_guaranteed(world, kept, stripe)
         _nobody_can_read(world, kept, stripe)
 
@@ -84,18 +90,9 @@ def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
         if due < trio.current_time() and world.impaired_until < trio.current_time():
             raise Violation(f"share {index} of stripe {kept.name} is at node {node.number} no more, and is still counted")
     nodes = [world.by_id[h] for h in holders if h is not None]
-    for rule in world.policy.rules:
-        sets = [n.countries if rule.family == "jurisdiction" else frozenset({n.operator}) for n in nodes]
-        names = sorted(frozenset().union(*sets))
-        for size, most in (
-            (rule.coalition, stripe.needed - 1),
-            (rule.lose, stripe.total - stripe.needed - rule.slack),
-        ):
-            for members in combinations(names, size):
-                if size and sum(1 for s in sets if not s.isdisjoint(members)) > most:
-                    raise Violation(
-                        f"stripe {kept.name} is called guaranteed, and {' and '.join(members)} hold more than {most}"
-                    )
+    policy = replace(world.files.rules_for(kept), needed=stripe.needed, total=stripe.total)
+    if words := breach(policy, nodes):
+        raise Violation(f"stripe {kept.name} is called guaranteed, and {words}")
 
 
 def _nobody_can_read(world: World, kept: Kept, stripe: Stripe) -> None:

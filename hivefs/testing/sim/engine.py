@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,30 +19,49 @@ import trio
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.claims import Claims, Pair
 from hivefs.chunkstore.node_client import NodeClient
-from hivefs.chunkstore.pool import Member, Pool
+from hivefs.chunkstore.pool import Member
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
-from hivefs.maintenance import audit, garbage, leases, repair, spares, trust
+from hivefs.content import packing
+from hivefs.content.packing import Packer
+from hivefs.daemon import engine_moving
+from hivefs.maintenance import (
+    audit,
+    checkpoint,
+    garbage,
+    leases,
+    ledger,
+    reassign,
+    repack,
+    repack_plan,
+    repair,
+    spares,
+    trust,
+)
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
-from hivefs.maintenance.trust import Trust
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.node import RosterEntry
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.placement.policy import Policy
-from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+from hivefs.testing.sim.files import SHARE, Files
+from hivefs.testing.sim.nodes import DAY, DAY_NS, SimClient, SimNode
+from hivefs.testing.sim.quick import SimPool, SimTrust
+from hivefs.testing.sim.store import Killed, SimStore
 from hivefs.testing.sim.truth import PURPOSE
+from hivefs.testing.sim.wired import Wired
 
 HOUR = 3600.0
 HEAD = 300.0
 """Seconds from one head to the next; the engine takes 3 to 13, and a node is told nothing before."""
 LOOK = 3 * HOUR
-STRETCHED: list[tuple[Any, str, float]] = [
+STRETCHED: list[tuple[Any, str, Any]] = [
     (repair, "RETRY", LOOK),
     (repair, "LEAVING_AGAIN", 6 * HOUR),
     (garbage, "EVERY", LOOK),
@@ -49,12 +69,22 @@ STRETCHED: list[tuple[Any, str, float]] = [
     (spares, "EVERY", LOOK),
     (audit, "LOOK_EVERY", LOOK),
     (trust, "LONGEST_TICK", DAY),
+    (trust, "SAVE_EVERY", 6 * HOUR),
+    (repack, "PASS_EVERY", LOOK),
+    (repack, "RETRY", LOOK),
+    (reassign, "EVERY", LOOK),
+    (reassign, "ASK", LOOK),
+    (reassign, "AGAIN", LOOK),
+    (engine_moving, "POLICIES_EVERY", HOUR),
+    (ledger, "LOOK", LOOK),
+    (checkpoint, "EVERY", DAY),
+    (ledger, "EVERY_NS", 2 * DAY_NS),
+    # Shares are short here, and so are the stripes that repacking makes.
+    (repack, "Packer", partial(Packer, capacity=SHARE)),
+    (repack_plan, "FULL_SHARE", SHARE),
+    (packing, "SMALLEST_SHARE", 64),
 ]
 KEY = bytes(range(32))
-
-
-class Killed(BaseException):
-    """The engine's process was ended by SIGKILL here. No HivefsError: nothing of the engine may catch it."""
 
 
 def only_killed(error: BaseException) -> bool:
@@ -62,35 +92,6 @@ def only_killed(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(only_killed, error.exceptions))
     return isinstance(error, Killed)
-
-
-class SimStore(EngineStore):
-    """The engine's store, which dies at its ``dies_at``-th commit from now (before or after it), and then answers no
-    more.
-    """
-
-    dead = False
-    dies_at = 0
-    dies_after = False
-    commits = 0
-
-    @contextmanager
-    def writing(self) -> Iterator[EngineStore]:
-        if self.dead:
-            raise Killed
-        if self._write is not None:
-            yield self
-            return
-        self.commits += 1
-        dies = self.commits == self.dies_at
-        with super().writing():
-            yield self
-            if dies and not self.dies_after:
-                self.dead = True
-                raise Killed
-        if dies:
-            self.dead = True
-            raise Killed
 
 
 class Book:
@@ -148,16 +149,20 @@ class Life:
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy, chance.randbytes)
         self.store.default = policy
+        self.store.clock = clock
         self._book = Book(self.store)
-        self.trust = Trust(self.store, clock, gone_after)
-        self.pool = Pool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
+        self.trust = SimTrust(self.store, clock, gone_after)
+        self.pool = SimPool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
+        self.pool.trust = self.trust
+        self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
-        claims = Claims(self._intend)
-        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
+        self.claims = claims = Claims(self._intend)
+        self.old_copies = OldCopies(self.store, clock)
+        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
         self.spares = Spares(
-            self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes
+            self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
@@ -168,6 +173,14 @@ class Life:
         self._scope = trio.CancelScope()
         self.ended = trio.Event()
         self.on_gone: Callable[[list[NodeId]], None] = lambda gone: None
+        self.has_files = False
+        self.wired: Wired = None  # type: ignore[assignment]
+
+    def wire(self, files: Files, seed: str) -> None:
+        """Also run the duties that need files."""
+        self.cache = NoCache()
+        self.has_files = True
+        self.wired = Wired(self, random.Random(seed), files, files.made, files.recorded)
 
     def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now."""
@@ -204,7 +217,7 @@ class Life:
         with self.outside():
             with self.store.writing():
                 for node in nodes:
-                    if self.store.save_node(node.entry()) and self.store.node_row(node.node_id) is None:
+                    if self.store.save_node(node.entry(), now) and self.store.node_row(node.node_id) is None:
                         self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
             self.pool.refresh()
 
@@ -277,6 +290,9 @@ class Life:
     async def _heads(self) -> None:
         """What a head that is out lets go: copies that moves left. (No tree is built here; the order of things is.)"""
         while True:
+            if not self.store.count("doomed"):
+                self.store.doomed = trio.Event()
+                await self.store.doomed.wait()
             await trio.sleep(HEAD)
             if self.store.count("doomed"):
                 with self.store.writing():
@@ -286,7 +302,10 @@ class Life:
 
     def duties(self) -> list[Callable[[], Any]]:
         """One loop for each."""
-        return [self.repair.run, self.leases.run, self.garbage.empty_trash, self._heads, self._audit, self.spares.run]
+        always = [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit, self.spares.run]
+        if not self.has_files:
+            return [*always, self._heads]
+        return [*always, self.wired.heads or self._heads, *self.wired.duties()]
 
     def kill(self) -> None:
         """SIGKILL, now."""

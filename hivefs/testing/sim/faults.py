@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def befall(world: World, fault: Fault) -> None:
     """Let a fault happen now. Raises ValueError for a kind that there is not."""
-    world.say("fault", fault.kind, fault.part, fault.days, fault.where)
+    world.say("fault", fault.kind, fault.part, fault.days, " ".join(fault.where.split()))
     _KINDS[fault.kind](world, fault)
 
 
@@ -112,6 +112,26 @@ def _step(world: World, fault: Fault) -> None:
     world.truth.grant_time(trio.current_time() + world.truth.lag)
 
 
+def _stray(world: World, fault: Fault) -> None:
+    """Shares that nothing names lie at some nodes: a client was lost between two heads."""
+    for node in _some(world, fault.part):
+        if node.reachable and not node.drops:
+            world.files.leave_stray(node)
+
+
+def _policy(world: World, fault: Fault) -> None:
+    """The user puts another text of policies into force."""
+    world.soon(lambda: world.files.set_policies(fault.where))
+
+
+def _delete(world: World, fault: Fault) -> None:
+    world.files.delete(fault.part)
+
+
+def _move(world: World, fault: Fault) -> None:
+    world.files.move(fault.part, fault.where)
+
+
 def _kill(world: World, fault: Fault) -> None:
     world.life.kill()
 
@@ -127,4 +147,8 @@ _KINDS = {
     "full": _full,
     "step": _step,
     "kill": _kill,
+    "policy": _policy,
+    "stray": _stray,
+    "delete": _delete,
+    "move": _move,
 }

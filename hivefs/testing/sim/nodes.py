@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,16 +14,24 @@ from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import Patience
 from hivefs.content.merkle import merkle_root as root_of
 from hivefs.crypto import keys
-from hivefs.errors import ConnectionLost, Corrupt, NodeFull, PeerTimeout, ShareMissing
+from hivefs.errors import ConnectionLost, Corrupt, HeadStale, NodeFull, PeerTimeout, ShareMissing
+from hivefs.formats import head as head_format
 from hivefs.formats.member import sign_address, sign_member
+from hivefs.formats.receipt import countersign, sign_receipt
+from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
+from hivefs.model.receipt import Listed, Receipt
 from hivefs.node.leases import GRACE_NS, SKEW_NS, LeaseClock, grant
+from hivefs.protocol.answers import Listing, NodeStat
 
 if TYPE_CHECKING:
     from hivefs.testing.sim.truth import Truth
 
 HIVE_SEED = bytes([7]) * 32
+OWNER_SEED = bytes([8]) * 32
+OWNER = keys.public_key(OWNER_SEED)
+BEGIN_NS = 1_800_000_000 * 10**9
 DAY = 86_400.0
 DAY_NS = 86_400 * 10**9
 
@@ -58,6 +67,9 @@ class SimNode:
     pretended: set[ShareId] = field(default_factory=set)
     used: int = 0
     lease_clock: LeaseClock | None = None
+    receipts: int = 0
+    agreed: Receipt | None = None
+    head: Head | None = None
 
     def __post_init__(self) -> None:
         self.seed = hashlib.sha256(b"simulated node %d" % self.number).digest()
@@ -180,7 +192,7 @@ class SimClient:
     async def have(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[int]:
         """Sizes, as the node claims them."""
         await self._answer(timeout)
-        return [self._truth.share_bytes if self._has(s) else 0 for s in share_ids]
+        return [len(self._truth.find(s)[0].data[0]) if self._has(s) else 0 for s in share_ids]
 
     async def delete(self, share_ids: Sequence[ShareId], *, timeout: float = 30) -> list[bool]:
         """Forget shares."""
@@ -194,6 +206,55 @@ class SimClient:
             self._truth.deleted(self.node, share_id)
         await self._answer(timeout)
         return answer
+
+    # ---- accounts ---------------------------------------------------------------------------------------------------
+
+    async def stat(self, *, timeout: float = 30) -> NodeStat:
+        """Room, and the node's clock."""
+        await self._answer(timeout)
+        node = self.node
+        free = max(0, node.capacity - node.used)
+        return NodeStat(node.capacity, node.used, free, len(node.shares), 0, self._clock() + node.skew_ns, "simulated")
+
+    async def get_receipt(self, nonce: bytes, *, timeout: float = 30) -> tuple[Receipt, Receipt | None]:
+        """What the node says that it holds, signed; and what was agreed last."""
+        await self._answer(timeout)
+        node, now = self.node, self._clock() + self.node.skew_ns
+        node.receipts = max(node.receipts + 1, now)
+        held = self._all()
+        size = sum(share.size for share in held)
+        made = Receipt(node.node_id, OWNER, node.receipts, now, nonce, len(held), size)
+        return sign_receipt(made, partial(keys.sign, node.seed)), node.agreed
+
+    async def agree(self, receipt: Receipt, *, timeout: float = 30) -> Receipt:
+        """Countersign it and give it back."""
+        await self._answer(timeout)
+        self.node.agreed = countersign(receipt, partial(keys.sign, OWNER_SEED))
+        return self.node.agreed
+
+    async def list_shares(self, after: bytes = b"", *, timeout: float = 30) -> Listing:
+        """All at once."""
+        await self._answer(timeout)
+        return Listing(b"", tuple(share for share in self._all() if share.share_id > after))
+
+    async def put_head(self, head: bytes, *, timeout: float = 30) -> None:
+        """Keep the newest."""
+        await self._answer(timeout)
+        new, old = head_format.from_bytes(head), self.node.head
+        if old is not None and old.sequence > new.sequence:
+            raise HeadStale(peer=self.peer, sequence=new.sequence, device="")
+        self.node.head = new
+
+    async def get_heads(self, *, timeout: float = 30) -> list[Head]:
+        """The newest that it was given."""
+        await self._answer(timeout)
+        return [] if self.node.head is None else [self.node.head]
+
+    def _all(self) -> list[Listed]:
+        """What the node claims to hold."""
+        node = self.node
+        claimed = {s: Held(self._truth.find(s)[0].data[0], 0) for s in node.pretended} | node.shares
+        return [Listed(s, held.lease_ns, len(held.data)) for s, held in sorted(claimed.items())]
 
     async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = 30) -> list[bool]:
         """Prolong leases."""

@@ -20,7 +20,95 @@ STORM = (
 )
 """Everything that can befall a hive, within three months."""
 
+FIRST_TEXT = """
+[policy.default]
+code = "4/8"
+max_per = { operator = 2 }
+[policy.papers]
+inherits = "default"
+code = "3/7"
+deny = ["FR"]
+[paths]
+"/Papers" = "papers"
+"""
+SECOND_TEXT = """
+[policy.default]
+code = "4/8"
+max_per = { operator = 2 }
+deny = ["NO"]
+[policy.papers]
+inherits = "default"
+code = "2/5"
+deny = ["FR"]
+[policy.photos]
+inherits = "default"
+code = "3/6"
+deny = []
+[paths]
+"/Papers" = "papers"
+"/Photos" = "photos"
+"""
+
+OTHER_TEXT = """
+[policy.default]
+code = "4/8"
+max_per = { operator = 2 }
+deny = ["NO"]
+"""
+
 PRESETS = {
+    "heads": Scenario(
+        days=30,
+        nodes=26,
+        stripes=4,
+        paths=("/Rest",),
+        heads=True,
+        lifetimes=Lifetimes(150),
+        outages=Outages(1),
+        kills_per_year=150,
+        settle_days=14,
+        faults=(
+            Fault(2, "policy", where=OTHER_TEXT),
+            Fault(6, "cut", days=5, where="CH"),
+            Fault(15, "delete", 0.5),
+            Fault(20, "destroy", 0.1),
+        ),
+    ),
+    "accounts": Scenario(
+        days=55,
+        nodes=24,
+        stripes=5,
+        paths=("/Rest",),
+        lifetimes=Lifetimes(200),
+        outages=Outages(1),
+        kills_per_year=100,
+        settle_days=14,
+        detection_days=6,
+        faults=(
+            Fault(1, "stray", 0.3),
+            Fault(12, "wipe", 0.1),
+            Fault(25, "delete", 0.5),
+            Fault(30, "cut", days=4, where="CH"),
+        ),
+    ),
+    "policies": Scenario(
+        days=70,
+        nodes=40,
+        stripes=10,
+        paths=("/Papers", "/Photos", "/Rest"),
+        lifetimes=Lifetimes(300),
+        outages=Outages(1),
+        kills_per_year=150,
+        settle_days=14,
+        faults=(
+            Fault(5, "policy", where=FIRST_TEXT),
+            Fault(20, "delete", 0.55),
+            Fault(30, "cut", days=4, where="CH"),
+            Fault(40, "policy", where=SECOND_TEXT),
+            Fault(43, "move", 0.3, where="/Papers"),
+            Fault(55, "delete", 0.4),
+        ),
+    ),
     "storm": Scenario(
         days=90,
         nodes=36,
@@ -31,6 +119,18 @@ PRESETS = {
         faults=STORM,
     ),
     "churn": Scenario(days=365, nodes=30, stripes=10, lifetimes=Lifetimes(200), kills_per_year=12, settle_days=40),
+    "year": Scenario(
+        days=365,
+        nodes=40,
+        stripes=24,
+        needed=2,
+        total=3,
+        lifetimes=Lifetimes(150),
+        max_per_operator=1,
+        kills_per_year=12,
+        reads_per_day=0.1,
+        settle_days=14,
+    ),
     "small": Scenario(days=25, nodes=24, stripes=6, lifetimes=Lifetimes(80), settle_days=12),
     "returns": Scenario(
         days=30,

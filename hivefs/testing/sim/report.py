@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from math import log10, sqrt
 from typing import Any
 
-from hivefs.placement import durability
+from hivefs.placement import durability, lazy
+from hivefs.testing.sim import margins
+from hivefs.testing.sim.nodes import DAY
 from hivefs.testing.sim.scenario import Scenario
 from hivefs.testing.sim.world import Result
 
 CHURNS = (0.165, 0.5, 1.5, 5.0, 10.0, 20.0)
 CODES = ((4, 8, 8), (10, 30, 20), (12, 30, 22), (16, 30, 24), (16, 30, 30), (16, 40, 30), (29, 80, 52))
+
+
+def run_of(scenario: Scenario, result: Result) -> margins.Run:
+    """What margins are worked out from."""
+    lost = tuple(when / DAY for when, _ in result.lost if when <= scenario.days * DAY)
+    return margins.Run(scenario.stripes, scenario.days, scenario.gone_after_days, lost)
 
 
 def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
@@ -24,13 +31,23 @@ def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
     away = away / (1 + away)
     read, written = durability.repair_traffic(needed, total, total, lag, rate)
     looks = max(1, result.looks)
+    margin = margins.rate([run_of(scenario, result)])
     return {
         "seed": scenario.seed,
         "digest": result.digest,
         "events": result.events,
         "stripe_years": years,
         "lost": len(result.lost),
+        "lost_on_day": [round(when / DAY, 3) for when, _ in result.lost],
+        "command": scenario.command,
+        "stripes": scenario.stripes,
+        "lag": lag,
+        "days": scenario.days,
+        "code": [needed, total],
+        "lifetime_days": mean,
         "losses_a_year": len(result.lost) / years,
+        "losses_low": margin.low,
+        "losses_high": margin.high,
         "losses_a_year_expected": durability.losses(needed, total, total, lag, rate) if rate else 0.0,
         "losses_a_year_by_windows": durability.windows(needed, total, lag, rate) if rate else 0.0,
         "missing": result.missing / looks / total,
@@ -51,11 +68,10 @@ def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
 def text(scenario: Scenario, result: Result, seconds: float) -> str:
     """The same for people."""
     found = figures(scenario, result)
-    margin = 2 * sqrt(max(1, found["lost"])) / found["stripe_years"]
     rows = [
         (
             "losses a stripe and year",
-            f"{found['losses_a_year']:.3g} +- {margin:.1g}",
+            f"{found['losses_a_year']:.3g} ({found['losses_low']:.2g} to {found['losses_high']:.2g})",
             f"{found['losses_a_year_expected']:.3g}",
         ),
         ("  by (365/T) P[Bin(n, p_T) >= n-k+1]", "", f"{found['losses_a_year_by_windows']:.3g}"),
@@ -75,9 +91,9 @@ def text(scenario: Scenario, result: Result, seconds: float) -> str:
         f" {result.events} events in {seconds:.0f} s; digest {result.digest[:16]}\n"
         f"  most shares of a stripe that one coalition ever could bring together: {result.most_exposed};"
         f" {scenario.needed} make it\n"
-        f"  {'':44}{'measured':>18}{'formula':>12}\n"
+        f"  {'':44}{'measured':>26}{'formula':>12}\n"
     )
-    return head + "".join(f"  {name:44}{seen:>18}{expected:>12}\n" for name, seen, expected in rows)
+    return head + "".join(f"  {name:44}{seen:>26}{expected:>12}\n" for name, seen, expected in rows)
 
 
 def formulas() -> str:
@@ -96,6 +112,15 @@ def formulas() -> str:
         lines.append(
             f"  {f'{needed}/{total}, {at}':18}" + "".join(f"{(read + sent) / needed:>12.2g}" for read, sent in both)
         )
+    lines.append("when repair of data begins if the policy does not say, and what that means at 5 % a month")
+    lines.append(f"  {'code':18}{'shares left':>12}{'losses':>12}{'at once':>12}{'bytes moved':>12}{'at once':>12}")
+    rate = durability.daily_rate(0.05)
+    for needed, total in DEFAULTS:
+        at = lazy.repair_at(needed, total)
+        lost = [durability.losses(needed, total, r, 7.0, rate) for r in (at or total, total)]
+        moved = [sum(durability.repair_traffic(needed, total, r, 7.0, rate)) / needed for r in (at or total, total)]
+        figures = "".join(f"{v:>12.1e}" for v in lost) + "".join(f"{v:>12.2g}" for v in moved)
+        lines.append(f"  {f'{needed}/{total}':18}{at or 'at once':>12}{figures}")
     lines.append("who runs a part of all eligible nodes reassembles a given stripe with")
     parts = (0.05, 0.1, 0.2, 0.3)
     lines.append(f"  {'code':28}" + "".join(f"{p:>10.0%}" for p in parts) + "   authorities for c = a = 1")
@@ -106,6 +131,8 @@ def formulas() -> str:
         lines.append(f"  {label:28}" + "".join(f"{v:>10.1e}" for v in values) + f"{authorities:>10g}")
     return "\n".join(lines) + "\n"
 
+
+DEFAULTS = ((2, 3), (4, 6), (4, 8), (4, 12), (8, 16), (10, 20), (12, 30), (16, 30), (20, 32), (16, 40), (29, 80))
 
 SYSTEMS = (
     ("", 16, 30),
@@ -120,42 +147,3 @@ SYSTEMS = (
     ("three copies", 1, 3),
 )
 """Codes by their k/n, as the systems' own pages give them."""
-
-
-def plot(points: tuple[tuple[float, float, str], ...] = ()) -> str:
-    """An SVG: losses a stripe and year against churn, both in powers of ten; ``points`` are (churn, losses, colour)."""
-    colours = ("#7a7a7a", "#c06000", "#a02060", "#2060a0", "#000000", "#208040", "#806000")
-    width, height, left, low = 720, 420, 60, -30
-
-    def x(churn: float) -> float:
-        return left + (log10(churn) + 1) / 2.5 * (width - left - 150)
-
-    def y(loss: float) -> float:
-        return 20 + (1 - log10(max(loss, 10.0**low))) / (1 - low) * (height - 60)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
-    ]
-    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
-    for power in range(low, 1, 5):
-        at = y(10.0**power)
-        parts.append(
-            f'<path d="M{left} {at:.1f}H{width - 150}" stroke="#ddd"/><text x="8" y="{at + 4:.1f}">1e{power}</text>'
-        )
-    for churn in (0.1, 0.3, 1, 3, 10, 30):
-        parts.append(f'<text x="{x(churn) - 8:.1f}" y="{height - 22}">{churn:g}</text>')
-    parts.append(
-        f'<text x="{left}" y="{height - 6}">percent of the nodes lost in 30 days; up: losses of a stripe in a year</text>'
-    )
-    for number, (needed, total, at) in enumerate(CODES):
-        curve = []
-        for step in range(51):
-            churn = 10 ** (-1 + 2.5 * step / 50)
-            loss = durability.losses(needed, total, at, 7.0, durability.daily_rate(churn / 100))
-            if loss > 10.0**low:
-                curve.append(f"{x(churn):.1f},{y(loss):.1f}")
-        parts.append(f'<polyline points="{" ".join(curve)}" fill="none" stroke="{colours[number]}" stroke-width="1.5"/>')
-        name = f"{needed}/{total}, repair at {at}"
-        parts.append(f'<text x="{width - 140}" y="{40 + 18 * number}" fill="{colours[number]}">{name}</text>')
-    parts += [f'<circle cx="{x(c):.1f}" cy="{y(loss):.1f}" r="4" fill="{colour}"/>' for c, loss, colour in points]
-    return "\n".join([*parts, "</svg>\n"])

@@ -57,7 +57,9 @@ class Fault:
     ``part`` of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``rot`` (a part of all shares
     is altered on disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late),
     ``full`` (a part of the disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the
-    engine).
+    engine). Of a hive with files also what the user does: ``policy`` (the text ``where`` is put into force), ``delete`` (a
+    ``part`` of the files), ``move`` (a part of them, to the folder ``where``), ``stray`` (a part of the nodes is left with
+    a share that nothing names).
     """
 
     day: float
@@ -102,5 +104,9 @@ class Scenario:
     check_hours: float = 24.0
     kills_per_year: float = 0.0
     faults: tuple[Fault, ...] = ()
+    heads: bool = False
+    """Whether the engine makes real checkpoints of its book (testing/sim/heads.py); with paths only."""
+    paths: tuple[str, ...] = ()
+    """Folders; with any, stripes hold files, and the duties that move data run (testing/sim/wired.py)."""
     command: str = ""
     """What plays this very run again."""

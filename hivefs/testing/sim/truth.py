@@ -12,11 +12,15 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import trio
 
 from hivefs.model.ids import ShareId, StripeId
 from hivefs.testing.sim.nodes import SimNode
+
+if TYPE_CHECKING:
+    from hivefs.testing.sim.files import SimFile
 
 PURPOSE: ContextVar[str] = ContextVar("PURPOSE", default="repair")
 """What is asked of nodes for: "repair", "user" (reads, first writes) or "audit"."""
@@ -45,7 +49,11 @@ class Traffic:
 @dataclass(eq=False)
 class Kept:
     """One stripe. ``due`` says for share numbers of which no disk has a whole copy until when the engine must
-    have made them again; ``broken`` for (node, share number) until when it must not count on that node for it.
+    have made them again; ``broken`` for (node, share number) until when it must not count on that node for it. ``rules``
+    are (family, coalition) of the G1 that holds for it; not ``settled`` while a new policy may ask for more than it has.
+    ``removed`` are share numbers whose last whole copy was deleted because the engine asked for that. ``lost`` is also what
+    never came to be a file's; a ``stray`` one nobody's book ever named, a ``meta`` one
+    holds pages of the metadata tree.
     """
 
     name: int
@@ -58,6 +66,15 @@ class Kept:
     due: dict[int, float] = field(default_factory=dict)
     broken: dict[tuple[int, int], float] = field(default_factory=dict)
     lost: bool = False
+    rules: tuple[tuple[str, int], ...] | None = None
+    policy: str = ""
+    settled: bool = True
+    holds: list[SimFile] = field(default_factory=list)
+    was_whole: bool = False
+    stray: bool = False
+    meta: bool = False
+    put_at: float = 0.0
+    removed: set[int] = field(default_factory=set)
 
     @property
     def left(self) -> int:
@@ -107,6 +124,9 @@ class Truth:
         self.most_exposed = 0
         self.on_stored: Callable[[], None] = lambda: None
         self.on_lost: Callable[[Kept], None] = lambda kept: None
+        self.on_deleted: Callable[[SimNode, Kept, ShareId], None] = lambda node, kept, share_id: None
+        self.given_up: Callable[[Kept], bool] = lambda kept: False
+        """Whether nobody needs a stripe any more."""
         self._by_share: dict[ShareId, tuple[Kept, int]] = {}
         self._rules = rules
         self._say = say
@@ -115,6 +135,7 @@ class Truth:
         """A stripe is about to be placed."""
         kept.intact = [set() for _ in kept.share_ids]
         kept.exposed = [set() for _ in kept.share_ids]
+        kept.rules = self._rules if kept.rules is None else kept.rules
         self.stripes[kept.name] = kept
         for index, share_id in enumerate(kept.share_ids):
             self._by_share[share_id] = (kept, index)
@@ -136,7 +157,10 @@ class Truth:
         self._say("put", node.number, kept.name, index)
         kept.intact[index].add(node.number)
         kept.due.pop(index, None)
+        kept.removed.discard(index)
+        kept.put_at = trio.current_time()
         kept.broken.pop((node.number, index), None)
+        kept.was_whole = kept.was_whole or kept.left == len(kept.share_ids)
         self._seen(kept, index, node)
         self.on_stored()
 
@@ -151,7 +175,7 @@ class Truth:
 
     def _seen(self, kept: Kept, index: int, node: SimNode) -> None:
         kept.exposed[index].add(node.number)
-        for family, coalition in self._rules:
+        for family, coalition in kept.rules or ():
             members, count = most_seen(kept, self.nodes, family, coalition)
             self.most_exposed = max(self.most_exposed, count)
             if count >= kept.needed:
@@ -166,11 +190,14 @@ class Truth:
         kept.exposed[index].discard(node.number)
         kept.broken.pop((node.number, index), None)
         if node.number in kept.intact[index]:
+            self.on_deleted(node, kept, share_id)
             kept.intact[index].discard(node.number)
             if not kept.intact[index] and not kept.lost:
                 # What a node gave back damaged or denied is deleted before it is made again; so is a copy that was left
                 # behind, while the engine does not know yet that the newer one is destroyed.
                 known = [due for (_, i), due in kept.broken.items() if i == index]
+                if not known:
+                    kept.removed.add(index)
                 kept.due.setdefault(index, max([trio.current_time() + self.lag, *known]))
                 self._judge(kept)
 
@@ -188,10 +215,11 @@ class Truth:
             self._judge(kept)
 
     def _judge(self, kept: Kept) -> None:
-        if kept.left >= kept.needed:
+        if kept.left >= kept.needed or self.given_up(kept):
             return
         now = trio.current_time()
-        fresh = sum(1 for index in kept.due if kept.due[index] > now)
+        # What the engine had deleted itself is no excuse.
+        fresh = sum(1 for index in kept.due if kept.due[index] > now and index not in kept.removed)
         if fresh < len(kept.share_ids) - kept.needed + 1:
             raise Violation(f"stripe {kept.name} is lost with {fresh} shares destroyed inside of one repair lag")
         kept.lost = True
@@ -210,7 +238,14 @@ class Truth:
     def overdue(self) -> list[tuple[Kept, int]]:
         """Shares that should have been made again by now."""
         now = trio.current_time()
-        return [(k, i) for k in self.stripes.values() if not k.lost for i, due in k.due.items() if due < now]
+        late = [(k, i) for k in self.stripes.values() if not k.lost for i, due in k.due.items() if due < now]
+        return [(kept, index) for kept, index in late if not self.given_up(kept)]
+
+    def late(self, kept: Kept) -> None:
+        """A stripe is recorded: what was destroyed before that is due as if it were destroyed now."""
+        for index, holders in enumerate(kept.intact):
+            if not holders:
+                kept.due.setdefault(index, trio.current_time() + self.lag)
 
     def grant_time(self, until: float) -> None:
         """Repair was impossible meanwhile: nothing is due before ``until``."""

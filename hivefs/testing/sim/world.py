@@ -8,7 +8,7 @@ import hashlib
 import heapq
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,16 +22,17 @@ from hivefs.errors import HivefsError
 from hivefs.maintenance import audit
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose, Stripe
-from hivefs.placement.policy import Policy
-from hivefs.testing.sim import determinism
+from hivefs.placement.policy import AT_ONCE, Policy
+from hivefs.testing.sim import accounts, determinism
 from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
-from hivefs.testing.sim.nodes import DAY, SimClient, SimNode
+from hivefs.testing.sim.files import Files
+from hivefs.testing.sim.heads import Heads
+from hivefs.testing.sim.nodes import BEGIN_NS, DAY, SimClient, SimNode
 from hivefs.testing.sim.scenario import Scenario
 from hivefs.testing.sim.truth import PURPOSE, Kept, Truth, Violation
 
-BEGIN_NS = 1_800_000_000 * 10**9
 SLACK = 2 * DAY
 """After the time-out of a node the engine has so long to make its shares again."""
 
@@ -58,6 +59,9 @@ class Result:
     late_reads: int = 0
     lives: int = 0
     stored: int = 0
+    moved: int = 0
+    heads: int = 0
+    recoveries: int = 0
 
 
 class World:
@@ -73,7 +77,8 @@ class World:
         trace: TextIO | None = None,
     ) -> None:
         self.scenario = scenario
-        self.policy = policy or Policy(scenario.needed, scenario.total, max_per=(("operator", scenario.max_per_operator),))
+        caps = (("operator", scenario.max_per_operator),)
+        self.policy = policy or Policy(scenario.needed, scenario.total, max_per=caps, repair_at=AT_ONCE)
         self.chance = random.Random(f"world {scenario.seed}")
         self.step_ns = 0
         self.result = Result()
@@ -86,6 +91,10 @@ class World:
         self.truth = Truth(scenario.share_bytes, rules, *lags, self.say)
         self.truth.on_lost = self._on_lost
         self.truth.on_stored = self._stored
+        self.files = Files(self)
+        self.heads = Heads(self)
+        self.truth.on_deleted = self.heads.deleted
+        self.truth.given_up = self._given_up
         self._puts_to_live = 0
         self._begun = trio.Event()
         self.nodes = self.truth.nodes
@@ -225,6 +234,13 @@ class World:
                 self._connect,
             )
             life.on_gone = lambda gone: gone_is_gone(self, gone)
+            if self.scenario.paths:
+                life.wire(self.files, f"wired {self.scenario.seed} {self.result.lives}")
+                self.files.begin()
+                if self.scenario.heads:
+                    life.wired.heads = self.heads.wire(
+                        life, random.Random(f"heads {self.scenario.seed} {self.result.lives}")
+                    )
             try:
                 life.learn(self.nodes.values())
                 for node in self.nodes.values():
@@ -242,7 +258,7 @@ class World:
             self.say("engine killed", life.store.commits)
             await trio.sleep(self.chance.expovariate(1 / 600))
 
-    async def _alive(self) -> None:
+    async def alive(self) -> None:
         """Wait for the engine's next life when this one is over."""
         while self.life.store.dead:
             await self.life.ended.wait()
@@ -270,12 +286,22 @@ class World:
         if self._puts_to_live == 0:
             self.life.kill()
 
+    def _given_up(self, kept: Kept) -> bool:
+        """Whether nobody needs that stripe any more."""
+        if kept.meta:
+            return kept.stripe_id not in self.heads.pages
+        return bool(kept.holds) and self.files.given_up(kept)
+
     def _on_lost(self, kept: Kept) -> None:
         async def forget() -> None:
             stripe_id = kept.stripe_id
-            if stripe_id is not None and not self.life.store.dead:
-                with self.life.store.writing():
-                    self.life.store.forget_stripe(stripe_id)
+            while stripe_id is not None:
+                await self.alive()
+                life = self.life
+                with life.outside(), life.store.writing():
+                    life.store.forget_stripe(stripe_id)
+                if not life.store.dead:
+                    return
 
         self._nursery.start_soon(forget)
 
@@ -303,7 +329,7 @@ class World:
                         life.repair.add(stripe_id)
             except HivefsError as error:
                 self.say("write waits", error)
-            await self._alive()
+            await self.alive()
             if stripe_id is not None and self.life.store.stripe(stripe_id) is not None:
                 self.truth.placed(kept, stripe_id)
                 return
@@ -316,6 +342,7 @@ class World:
         while True:
             await trio.sleep(self.chance.expovariate(self.scenario.reads_per_day / DAY))
             placed = [k for k in self.truth.stripes.values() if k.stripe_id is not None and not k.lost]
+            placed = [k for k in placed if not self.truth.given_up(k)]
             if placed:
                 await self._read(self.chance.choice(placed))
 
@@ -331,6 +358,8 @@ class World:
             return
         stripe = life.store.stripe(kept.stripe_id)
         if stripe is None:
+            if self.truth.given_up(kept):
+                return
             raise Violation(f"the engine forgot stripe {kept.name}")
         before = self._named(kept, stripe)
         self.result.reads += 1
@@ -366,6 +395,7 @@ class World:
             await trio.sleep(self.scenario.check_hours * 3600)
             self.life.measure(self.nodes.values()) if not self.life.store.dead else None
             check(self)
+            await self.heads.check()
 
     async def run(self) -> Result:
         """All of it. Raises Violation (in a group)."""
@@ -375,8 +405,11 @@ class World:
             self._nursery = nursery
             nursery.start_soon(self._happen)
             await nursery.start(self._engine)
-            for _ in range(scenario.stripes):
-                await self.write()
+            for number in range(scenario.stripes):
+                if scenario.paths:
+                    await self.files.write(scenario.paths[number % len(scenario.paths)])
+                else:
+                    await self.write()
             begun = trio.current_time()
             for fault in scenario.faults:
                 self.at(begun + fault.day * DAY, lambda fault=fault: befall(self, fault))  # type: ignore[misc]
@@ -386,9 +419,12 @@ class World:
             self._measure(begun)
             self.calm()
             await trio.sleep(scenario.settle_days * DAY)
-            await self._alive()
+            await self.alive()
             check(self)
             self.whole_again()
+            if scenario.paths:
+                self.files.check_settled()
+                accounts.check_balanced(self)
             nursery.cancel_scope.cancel()
         self.result.digest = self._hash.hexdigest()
         return self.result
@@ -403,6 +439,13 @@ class World:
         result.repair_read = self.truth.traffic.read["repair"]
         result.repair_written = self.truth.traffic.written["repair"]
         result.most_exposed = self.truth.most_exposed
+        result.moved = self.files.moved
+        result.heads = 0 if self.heads.out is None else self.heads.out.sequence
+        result.recoveries = self.heads.recoveries
+
+    def soon(self, what: Callable[[], Awaitable[None]]) -> None:
+        """Begin something that takes a while."""
+        self._nursery.start_soon(what)
 
     def calm(self) -> None:
         """From now on nothing befalls the hive any more; who is only away comes back."""
@@ -423,8 +466,12 @@ class World:
             if kept.lost or kept.stripe_id is None:
                 continue
             stripe = store.stripe(kept.stripe_id)
+            if self.truth.given_up(kept):
+                if kept.meta and stripe is not None:  # pages that were dropped go with the head after the next
+                    named |= {(share.node, share.share_id) for share in stripe.shares if share.node is not None}
+                continue
             unseen = sum(1 for due in kept.due.values() if due == float("inf"))
-            if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left + unseen < self.policy.total:
+            if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left + unseen < len(kept.share_ids):
                 raise Violation(
                     f"stripe {kept.name} is not whole again: {kept.left} shares, waiting for {self.life.repair.waiting_for}"
                 )
