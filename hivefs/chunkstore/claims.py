@@ -31,6 +31,16 @@ class Claims:
             self._claimed |= taken
         return taken
 
+    def hold(self, node_id: NodeId, share_id: ShareId) -> bool:
+        """Keep a share that is at that node already from being deleted until it is released; False while it is being put or
+        deleted. Nothing is written, so after a crash all is as it was.
+        """
+        pair = node_id, share_id
+        if pair in self._claimed or pair in self._deleting:
+            return False
+        self._claimed.add(pair)
+        return True
+
     def release(self, pairs: Collection[Pair]) -> None:
         """They are recorded now, or given up (and stay in the trash)."""
         self._claimed.difference_update(pairs)

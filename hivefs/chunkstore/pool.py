@@ -47,7 +47,9 @@ BUSY_LONGEST = 300.0
 
 @dataclass
 class Member:
-    """One node of the hive, as this process sees it. ``problems`` counts answers that were wrong (damaged shares)."""
+    """One node of the hive, as this process sees it. ``problems`` counts answers that were wrong (damaged shares),
+    ``dropped`` is how many shares it said that its own disk had lost.
+    """
 
     node_id: NodeId
     entry: RosterEntry
@@ -57,6 +59,7 @@ class Member:
     client: NodeClient | None = None
     reserved: int = 0
     problems: int = 0
+    dropped: int = 0
     last_problem: str = ""
     refused: str = ""
     busy_until: float = 0.0
@@ -96,6 +99,8 @@ class Pool:
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.revoked: Callable[[Membership], bool] = lambda membership: False
+        self.on_dropped: Callable[[NodeId], None] = lambda node_id: None
+        """Hears of a node that says that its disk has lost more shares."""
 
     # ---- what others ask --------------------------------------------------------------------------------------------
 
@@ -333,6 +338,9 @@ class Pool:
                 member.problems = 0  # a new conversation, perhaps a mended node: it may prove itself
                 log.info("node %s is online", member.node_id.hex()[:12])
             self._set(member, NodeState.ONLINE, stat.free_bytes, stat.capacity)
+            if stat.dropped > member.dropped:
+                self.on_dropped(member.node_id)
+            member.dropped = stat.dropped
             if first or news:
                 await self._on_connect(client)
                 first = False

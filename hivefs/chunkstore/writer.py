@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -26,8 +26,8 @@ from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement import copysets
+from hivefs.placement.beside import place
 from hivefs.placement.policy import Policy
-from hivefs.placement.selector import choose
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,11 @@ def name_share(share: bytes) -> Coded:
     return Coded(ShareId(hashlib.sha256(share).digest()), merkle_root(share), share)
 
 
+def named(stripe: Stripe) -> set[tuple[int, NodeId]]:
+    """The holders that a stripe names, by share number."""
+    return {(i, share.node) for i, share in enumerate(stripe.shares) if share.node is not None}
+
+
 class Writer:
     """Places stripes. Whoever calls records the result before the next checkpoint of trio (see claims.py)."""
 
@@ -68,8 +73,12 @@ class Writer:
         random: Random,
         claims: Claims,
         secret: bytes = b"",
+        copies: Callable[[Stripe], Collection[tuple[int, NodeId]]] = named,
     ) -> None:
-        """``secret``: 32 bytes of the vault, the same for ever, by which stripes of a large hive share sets of nodes
+        """``copies`` says where shares of a stripe may lie, by share number: at those it names, whatever became of them,
+        and where old copies may be (maintenance/old_copies.py).
+
+        ``secret``: 32 bytes of the vault, the same for ever, by which stripes of a large hive share sets of nodes
         (placement/copysets.py); without, each has its own.
         """
         self._nodes = nodes
@@ -78,6 +87,7 @@ class Writer:
         self._clock = clock
         self._random = random
         self._claims = claims
+        self._copies = copies
 
     def new_id(self) -> StripeId:
         """A name for a stripe that is being made."""
@@ -89,52 +99,48 @@ class Writer:
         """
         policy = policy or self.policy
         coded = await trio.to_thread.run_sync(code, policy.needed, policy.total, packed.data)
-        holders = await self.spread(dict(enumerate(coded)), {}, policy.needed, policy=policy, stripe_id=stripe_id)
-        return Stripe(
-            stripe_id,
-            purpose,
-            policy.needed,
-            packed.share_bytes,
-            tuple(Share(c.share_id, c.merkle_root, holders.get(i)) for i, c in enumerate(coded)),
-            policy_format.digest(policy),
-            self._clock(),
-        )
+        shares = tuple(Share(c.share_id, c.merkle_root, None) for c in coded)
+        digest = policy_format.digest(policy)
+        bare = Stripe(stripe_id, purpose, policy.needed, packed.share_bytes, shares, digest, self._clock())
+        holders = await self.spread(bare, dict(enumerate(coded)), {}, policy.needed, policy=policy)
+        shares = tuple(replace(share, node=holders.get(i)) for i, share in enumerate(shares))
+        return replace(bare, shares=shares, placed_ns=self._clock())
 
     async def spread(
         self,
+        stripe: Stripe,
         coded: Mapping[int, Coded],
         kept: Mapping[int, NodeId],
         least: int,
         avoid: Collection[NodeId] = (),
         policy: Policy | None = None,
-        beside: Collection[NodeId] = (),
-        stripe_id: StripeId | None = None,
+        discount: Collection[NodeId] = (),
     ) -> dict[int, NodeId]:
         """Put shares (by number) on nodes that are not in ``avoid`` and keep the rules together with the holders in
-        ``kept`` and the nodes ``beside``, which may still have shares of this stripe that it does not name; returns who
-        holds what, kept ones included. Raises when fewer than ``least`` are held in the end; what was put then is
-        deleted again.
+        ``kept``; returns who holds what, kept ones included. Whoever the stripe names, and its old copies, count for what a
+        coalition could bring together (except at nodes in ``discount``). Raises when fewer than ``least`` are held in the
+        end; what was put then is deleted again.
         """
         claimed: set[Pair] = set()
         try:
             used = policy or self.policy
-            return await self._spread(coded, kept, least, avoid, claimed, used, set(beside), stripe_id)
+            return await self._spread(stripe, coded, kept, least, set(avoid), claimed, used, discount)
         finally:
             self._claims.release(claimed)
 
     async def _spread(
         self,
+        stripe: Stripe,
         coded: Mapping[int, Coded],
         kept: Mapping[int, NodeId],
         least: int,
-        avoid: Collection[NodeId],
+        failed: set[NodeId],
         claimed: set[Pair],
         policy: Policy,
-        beside: set[NodeId],
-        stripe_id: StripeId | None,
+        discount: Collection[NodeId],
     ) -> dict[int, NodeId]:
         holders = dict(kept)
-        failed: set[NodeId] = set(avoid)
+        tried: set[tuple[int, NodeId]] = set()
         wanted = sorted(coded)
         problem: HivefsError | None = None
         for _ in range(ROUNDS):
@@ -142,17 +148,16 @@ class Writer:
             if not missing:
                 return holders
             try:
-                size = len(coded[missing[0]].data)
-                chosen = self._choose(policy, holders, missing, failed, size, beside, stripe_id)
+                chosen = self._choose(stripe, policy, holders, missing, failed, tried, discount)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
-            jobs = list(zip(missing, chosen, strict=False))
+            jobs = list(chosen.items())
             pairs = self._claims.claim([(node, coded[index].share_id) for index, node in jobs])
             claimed |= pairs
             problem = await self._put_all(coded, jobs, pairs, holders, failed) or problem
             # Who did not answer may have the share all the same.
-            beside |= {node for _, node in jobs if node not in holders.values()}
+            tried |= set(jobs)
         if len(holders) < least:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
@@ -177,53 +182,61 @@ class Writer:
 
     def look_for_place(
         self,
+        stripe: Stripe,
         kept: Mapping[int, NodeId],
         missing: Collection[int],
         avoid: Collection[NodeId],
-        size: int,
         policy: Policy,
-        beside: Collection[NodeId] = (),
+        discount: Collection[NodeId] = (),
     ) -> None:
         """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
-        self._choose(policy, dict(kept), list(missing), set(avoid), size, beside)
+        self._choose(stripe, policy, dict(kept), sorted(missing), set(avoid), (), discount)
+
+    def copies(
+        self, stripe: Stripe, discount: Collection[NodeId] = (), more: Collection[tuple[int, NodeId]] = ()
+    ) -> set[tuple[int, NodeId]]:
+        """Where shares of a stripe may lie, and those pairs in ``more``; not at the nodes in ``discount``."""
+        return {pair for pair in {*self._copies(stripe), *more} if pair[1] not in discount}
 
     def _choose(
         self,
+        stripe: Stripe,
         policy: Policy,
         holders: dict[int, NodeId],
         missing: list[int],
         failed: set[NodeId],
-        size: int,
-        beside: Collection[NodeId],
-        stripe_id: StripeId | None = None,
-    ) -> list[NodeId]:
+        tried: Collection[tuple[int, NodeId]],
+        discount: Collection[NodeId],
+    ) -> dict[int, NodeId]:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
+        size = stripe.share_bytes
         candidates = self._nodes.candidates(policy)
         known = {c.node_id: c for c in candidates}
-        kept = [known.get(n, Candidate(n, {})) for n in (*holders.values(), *sorted(set(beside) - set(holders.values())))]
+        kept = {number: known.get(node, Candidate(node, {})) for number, node in holders.items()}
+        pairs = sorted(self.copies(stripe, discount, tried) - set(holders.items()))
+        # A copy that waits to be deleted is damaged, or its node just failed; and one share a node.
+        away = failed | {share.node for share in stripe.shares if share.node is not None}
+        copies = [(number, known.get(node, Candidate(node, {}))) for number, node in pairs]
         seed = int.from_bytes(self._random(8), "big")
-        if self._secret and stripe_id is not None and copysets.groups(len(candidates), policy.total):
-            both = copysets.seeds(self._secret, policy, stripe_id, len(candidates))
-            if not kept:
+        if self._secret and copysets.groups(len(candidates), policy.total):
+            both = copysets.seeds(self._secret, policy, stripe.stripe_id, len(candidates))
+            if not kept and not copies:
                 with contextlib.suppress(TooFewNodes, PolicyInfeasible):  # fewer are looked for below
-                    return copysets.choose_set(policy, candidates, both, share_bytes=size, avoid=failed)
-            seed = copysets.seed_of(policy, candidates, both, [c.node_id for c in kept], share_bytes=size)
+                    chosen = copysets.choose_set(policy, candidates, both, share_bytes=size, avoid=away)
+                    return dict(zip(missing, chosen, strict=False))
+            seed = copysets.seed_of(policy, candidates, both, [c.node_id for c in kept.values()], share_bytes=size)
         problem: HivefsError | None = None
-        count = len(missing)
-        while count > 0:
+        wanted = list(missing)
+        while wanted:
             try:
-                return choose(
-                    policy,
-                    candidates,
-                    seed,
-                    kept=kept,
-                    count=count,
-                    share_bytes=size,
-                    avoid=failed,
-                )
+                return place(policy, candidates, seed, kept, wanted, copies, share_bytes=size, avoid=away, refused=pairs)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = problem or error
-                count = min(count - 1, int(error.data["most"]))
+                if copies:
+                    if error.data["placed"]:
+                        return dict(error.data["placed"])
+                    break
+                wanted = wanted[: min(len(wanted) - 1, int(error.data["most"]))]
         if any(c.usable for c in candidates) and not any(c.usable and c.free_bytes >= size for c in candidates):
             raise HiveFull(reason=f"no node has {size} bytes free")
         if problem is None:

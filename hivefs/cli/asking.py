@@ -10,7 +10,7 @@ import click
 import trio
 
 from hivefs.cli.check import Bar
-from hivefs.cli.drive import ask_or_none, start_engine
+from hivefs.cli.drive import ask_or_none, need_engine
 from hivefs.cli.secrets import open_vault
 from hivefs.daemon import control
 from hivefs.daemon.home import Home
@@ -25,8 +25,7 @@ def ask_engine(
     home: Home, name: str, value: Any, password_file: str | None, key_file: Path | None, *, visible: bool
 ) -> Any:
     """One call to the engine, which is started when none runs; progress on a terminal if ``visible``."""
-    if trio.run(ask_or_none, home, "engine", "status") is None:
-        start_engine(home, open_vault(home, password_file, key_file))
+    need_engine(home, lambda: open_vault(home, password_file, key_file))
     return trio.run(_call, home, name, value, visible)
 
 

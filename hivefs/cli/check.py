@@ -9,7 +9,7 @@ from typing import Any
 import click
 import trio
 
-from hivefs.cli.drive import ask_or_none, start_engine
+from hivefs.cli.drive import need_engine
 from hivefs.cli.output import console, json_option, plain, show_json
 from hivefs.cli.secrets import open_vault, unlock_options
 from hivefs.daemon import control
@@ -30,8 +30,7 @@ def command(data: bool, placement: bool, password_file: str | None, key_file: Pa
     stripe proved at its time under its policy, and does its policy of today hold on what is known of the nodes today?
     """
     home = Home.load(default_home())
-    if trio.run(ask_or_none, home, "engine", "status") is None:
-        start_engine(home, open_vault(home, password_file, key_file))
+    need_engine(home, lambda: open_vault(home, password_file, key_file))
     findings = trio.run(_check, home, {"data": data, "placement": placement}, not as_json)
     problems = [f for f in findings if f["problem"]]
     if as_json:

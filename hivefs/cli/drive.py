@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import trio
 
 from hivefs.daemon import control, launch
 from hivefs.daemon.home import Home, Secrets
-from hivefs.errors import EngineUnavailable, HivefsError, MountFailed, NotMounted
+from hivefs.errors import EngineUnavailable, HivefsError, MountFailed, NotMounted, VaultInUse
 from hivefs.fuse.mounting import TYPE, fusermount, heal, mounts_at
 
 MOUNT_SECONDS = 90.0
@@ -112,6 +112,30 @@ def start_engine(home: Home, secrets: Secrets) -> launch.Started:
         return EngineUnavailable(reason=reason, log=home.engine_log)
 
     return launch.start("hivefs.daemon.engine", frame, home.engine_log, failure, timeout=ENGINE_SECONDS)
+
+
+def need_engine(home: Home, unlock: Callable[[], Secrets]) -> None:
+    """Return when an engine answers. A mount starts its own, and so may another command this moment: those are waited for.
+    Else one is started, with what ``unlock`` gives. Raises what that or the engine says, or EngineUnavailable.
+    """
+    if trio.run(ask_or_none, home, "engine", "status") is not None:
+        return
+    if trio.run(ask_or_none, home, "mount", "status") is None:
+        try:
+            start_engine(home, unlock())
+        except VaultInUse:
+            pass  # somebody else has begun to start one
+        else:
+            return
+    trio.run(_engine_comes, home)
+
+
+async def _engine_comes(home: Home) -> None:
+    with trio.move_on_after(ENGINE_SECONDS):
+        while await ask_or_none(home, "engine", "status") is None:  # noqa: ASYNC110 - another process, which says nothing
+            await trio.sleep(0.1)
+        return
+    raise EngineUnavailable(reason=f"it was not there within {ENGINE_SECONDS:g} s", log=home.engine_log)
 
 
 async def stop_engine(home: Home) -> bool:

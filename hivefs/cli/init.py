@@ -14,7 +14,7 @@ from hivefs.cli.secrets import lock_options, new_lock, write_phrase
 from hivefs.crypto.phrase import phrase_from_secret
 from hivefs.daemon import hive
 from hivefs.daemon.embedded import EmbeddedHive, default_hive
-from hivefs.daemon.home import Home, Lock, Secrets, client_membership, default_home
+from hivefs.daemon.home import DEFAULT_CODE, Home, Lock, Secrets, client_membership, default_home
 from hivefs.errors import BadSetting, HivefsError, VaultExists
 from hivefs.formats.vault import SETTINGS, check_setting
 from hivefs.model.node import Membership
@@ -136,7 +136,7 @@ def command(
 
         for address in nodes:
             split_address(address)
-        seed, addresses, pair = hive.load(hive_file).seed, nodes, (4, 6)
+        seed, addresses, pair = hive.load(hive_file).seed, nodes, DEFAULT_CODE
     if code is not None:
         pair = parse_code(code)
     lock = new_lock(password_file, key_file, no_password)

@@ -10,6 +10,7 @@ import click
 
 from hivefs.daemon.node_process import Labels
 from hivefs.errors import BadSetting
+from hivefs.model.words import showable
 
 SAYS = {
     "country": "Country where the machine stands (two letters).",
@@ -42,7 +43,7 @@ def label_options(words: dict[str, str], required: Collection[str] = ()) -> Call
         def call(*arguments: Any, **said: Any) -> Any:
             values = {name: said.pop(name) for name in words}
             for name, value in values.items():
-                if value and not value.isprintable():
+                if value and not showable(value):
                     raise BadSetting(name="--" + name.replace("_", "-"), reason="it has characters that cannot be shown")
             return function(*arguments, labels=Labels(**values), **said)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hivefs.model.words import showable, shown
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
@@ -36,7 +38,7 @@ def _plain(value: Any) -> Any:
 
 def plain(text: str) -> str:
     """Words of others on one line: what could steer a terminal or look like another line is shown as "?"."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return shown(text)
 
 
 def console(*, err: bool = False) -> Console:
@@ -52,7 +54,7 @@ def console(*, err: bool = False) -> Console:
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 text, style, control = segment
-                if control is None and not text.isprintable():
+                if control is None and not showable(text):
                     segment = Segment("\n".join(map(plain, text.split("\n"))), style)
                 yield segment
 

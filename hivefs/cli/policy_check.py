@@ -10,10 +10,11 @@ import click
 from hivefs.cli.asking import ask_engine
 from hivefs.cli.output import console, json_option, show_json
 from hivefs.cli.secrets import unlock_options
-from hivefs.daemon.home import Home, default_home
-from hivefs.errors import BadSetting, PolicyInfeasible
+from hivefs.daemon.home import DEFAULT_CODE, Home, default_home
+from hivefs.errors import BadSetting, PolicyInfeasible, VaultMissing
 from hivefs.formats.policy import MAX_TEXT_BYTES
 from hivefs.placement.language import decode, parse
+from hivefs.placement.policy import Policy
 
 
 def text_of(file: Path) -> str:
@@ -34,14 +35,16 @@ def command(file: Path | None, text_only: bool, password_file: str | None, key_f
     """Check a policy.toml: the text, with line and column of a mistake (exit code 62), and whether the nodes there are can
     keep it (31). Without FILE the one in force. Nothing is changed.
     """
+    if text_only:
+        if file is None:
+            raise click.UsageError("--text-only needs a FILE.")
+        _text_only(text_of(file), as_json)
+        return
     home = Home.load(default_home())
     text = None if file is None else text_of(file)
     if text is not None:
-        made = parse(text, home.policy())
-        if text_only:
-            _say({"policies": dict.fromkeys(made.policies, ""), "in_use": list(made.in_use()), "metadata": ""}, as_json)
-            return
-    if text is None:
+        parse(text, home.policy())
+    else:
         text = ask_engine(home, "policy_get", None, password_file, key_file, visible=not as_json)["text"]
     found = ask_engine(home, "policy_check", {"text": text}, password_file, key_file, visible=not as_json)
     _say(found, as_json)
@@ -50,6 +53,20 @@ def command(file: Path | None, text_only: bool, password_file: str | None, key_f
             raise PolicyInfeasible(reason=f"policy {name}: {found['policies'][name]}")
     if found["metadata"]:
         raise PolicyInfeasible(reason=f"policy of the metadata: {found['metadata']}")
+
+
+def _text_only(text: str, as_json: bool) -> None:
+    """Works where there is no vault too, such as on the machine of who reviews the text."""
+    try:
+        default, whose = Home.load(default_home()).policy(), "vault"
+    except VaultMissing:
+        default, whose = Policy(*DEFAULT_CODE), "init"
+    made = parse(text, default)
+    found = {"policies": dict.fromkeys(made.policies, ""), "in_use": list(made.in_use()), "metadata": "", "default": whose}
+    _say(found, as_json)
+    if whose == "init" and not as_json:
+        code = f"{default.needed}/{default.total}"
+        click.echo(f"There is no vault here: what the text leaves out is as after 'hivefs init' (code {code}).")
 
 
 def _say(found: dict[str, Any], as_json: bool) -> None:

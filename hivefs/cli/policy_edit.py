@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from hivefs.cli.asking import ask_engine
 from hivefs.cli.output import json_option, show_json
 from hivefs.cli.policy_apply import apply
+from hivefs.cli.policy_check import text_of
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home, write_file
 from hivefs.errors import HivefsError
@@ -24,31 +26,51 @@ def command(force: bool, password_file: str | None, key_file: Path | None, as_js
     """Open the text in your editor (EDITOR) and put it into force when it is saved. A mistake can be mended at once."""
     home = Home.load(default_home())
     found = ask_engine(home, "policy_get", None, password_file, key_file, visible=not as_json)
-    before = found["text"] or default_text(home.policy())
-    text = before
-    while True:
-        edited = click.edit(text, extension=".toml")
-        if edited is None or edited == before:
-            if as_json:
-                show_json({"changed": False})
-            else:
-                click.echo("Nothing was changed.")
-            return
-        text = edited
+    before = (found["text"] or default_text(home.policy())).encode()
+    # The file is ours and not click's, which removes its own when the editor is interrupted.
+    with tempfile.TemporaryDirectory(prefix="hivefs-") as place:
+        file = Path(place) / "policy.toml"
+        write_file(file, before)
         try:
-            apply(home, text, force, password_file, key_file, as_json)
-            return
-        except HivefsError as error:
-            if sys.stdin.isatty():
-                click.echo(f"hivefs: {error}", err=True)
-                if click.confirm("Edit again?", default=True, err=True):
-                    continue
-            _keep(home, text)
+            changed = _edit(home, file, before, force, password_file, key_file, as_json)
+        except BaseException:  # also Ctrl-C, wherever it comes: what was written is not lost
+            _keep(home, file, before)
             raise
+    if not changed:
+        if as_json:
+            show_json({"changed": False})
+        else:
+            click.echo("Nothing was changed.")
 
 
-def _keep(home: Home, text: str) -> None:
-    """What was written is not lost because it was refused."""
+def _edit(
+    home: Home, file: Path, before: bytes, force: bool, password_file: str | None, key_file: Path | None, as_json: bool
+) -> bool:
+    """Until it is in force; False when it was left as it was."""
+    while True:
+        refused = file.read_bytes()
+        click.edit(filename=str(file))
+        edited = file.read_bytes()
+        if edited == before:
+            return False
+        try:
+            if edited == refused:  # closed without a change: the user gave up
+                _keep(home, file, before)
+                return False
+            apply(home, text_of(file), force, password_file, key_file, as_json)
+            return True
+        except HivefsError as error:
+            if not sys.stdin.isatty():
+                raise
+            click.echo(f"hivefs: {error}", err=True)
+            if not click.confirm("Edit again?", default=True, err=True):
+                raise
+
+
+def _keep(home: Home, file: Path, before: bytes) -> None:
+    text = file.read_bytes() if file.exists() else before
+    if text == before:
+        return
     path = home.run / "policy-refused.toml"
-    write_file(path, text.encode("utf-8", "surrogateescape"))
+    write_file(path, text)
     click.echo(f"Your text is in {path}: hivefs policy apply {path}", err=True)

@@ -44,6 +44,8 @@ def _print(found: dict[str, Any]) -> None:
     for name, policy in found["policies"].items():
         if policy["limits"]:
             out.print(f"policy {name}: {policy['limits']}")
+        for code, words in policy["repair"].items():
+            out.print(f"policy {name}: repair of {code} begins {words}")
         if policy["infeasible"]:
             out.print(f"policy {name} waits: {policy['infeasible']}")
     out.print()

@@ -12,6 +12,7 @@ from hivefs.cli.output import console, json_option, plain, show_json
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
 from hivefs.errors import BadSetting
+from hivefs.model.words import showable
 
 
 @click.command("simulate")
@@ -42,7 +43,7 @@ def command(
     known counts as under all of them. What is seized is sealed: without the keys of the vault it cannot be read.
     """
     for word in (*lose, *seize):
-        if not word.isprintable():  # also what is no UTF-8, which could not even be sent to the engine
+        if not showable(word):  # also what is no UTF-8, which could not even be sent to the engine
             raise BadSetting(name="--lose or --seize", reason=f"'{plain(word)}' has characters that cannot be shown")
     home = Home.load(default_home())
     value = {

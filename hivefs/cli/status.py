@@ -16,14 +16,38 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+QUEUES = {
+    "placing": "pieces on their way into stripes",
+    "offered": "placed pieces that the drive has not taken yet",
+    "checkpoint": "records for the next checkpoint",
+    "evacuate": "metadata stripes that the next checkpoint empties",
+    "repair": "stripes to repair",
+    "repair_later": "stripes that miss few of many shares and can wait",
+    "moving": "",  # the sum of the next two
+    "repack": "jobs that move pieces into other stripes",
+    "rebalance": "shares to move to emptier nodes",
+    "audit": "shares that nodes owe an answer for",
+    "sweep": "nodes of which all shares are looked at",
+    "leases": "nodes at which leases are to be renewed",
+    "garbage": "shares to delete",
+    "doomed": "entries to forget after the next checkpoint",
+    "unknown": "shares at nodes that nothing names",
+    "spares": "old copies of shares that are kept for a while",
+    "definitions": "old policies and descriptions of nodes to forget",
+    "reputation": "nodes whose conduct is still to be written down",
+}
+"""The engine's queues (daemon/engine_queues.py) in words, after a number."""
+
+
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
 @json_option
 def command(watch: bool, as_json: bool) -> None:
     """Show the drive, the engine, the nodes, and how much is safe already.
 
-    local: on this machine; remote: enough shares of it are on nodes; guaranteed: all shares are placed and the
-    placement is proved. Exit code 0 whether mounted or not; --json says so in "mount" and "engine" (null: not running).
+    local: on this machine; remote: enough shares of it are on nodes; guaranteed: the placement is proved, and
+    all shares are placed or so many that repair waits (docs/policies.md). Exit code 0 whether mounted or not; --json says
+    so in "mount" and "engine" (null: not running).
     """
     home = Home.load(default_home())
     if as_json:
@@ -74,9 +98,22 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": round(left / rate) if rate else None, "reason": f"{size(left)} to place"}
     if repair.get("queue"):
         return {"seconds": None, "reason": f"{repair['queue']} stripes to repair"}
+    moving = engine.get("moving") or {}
+    if moving.get("queue"):
+        return {"seconds": moving.get("eta_s"), "reason": f"{size(moving['bytes_left'])} to move{_waits(moving)}"}
     if mount and mount.get("published", 0) < mount.get("committed", 0):
         return {"seconds": None, "reason": "the next checkpoint is not out yet"}
     return {"seconds": 0, "reason": "everything is placed"}
+
+
+def repair_words(repair: dict[str, Any]) -> str:
+    """What repair does, and what waits or was done because of old copies."""
+    words = [f"{repair['queue']} stripes wait, {repair['repaired']} repaired"]
+    if repair.get("waiting_for_copies"):
+        words.append(f"{repair['waiting_for_copies']} until old copies are deleted")
+    if repair.get("risked"):
+        words.append(f"{repair['risked']} about to be lost repaired without regard to old copies at nodes given up")
+    return ", ".join(words)
 
 
 def picture(value: dict[str, Any]) -> RenderableType:
@@ -104,9 +141,11 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("until safe", f"{time_left}{wait['reason']}")
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
-    facts.add_row("repair", f"{repair['queue']} stripes wait, {repair['repaired']} repaired")
+    facts.add_row("repair", repair_words(repair))
     if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
         facts.add_row("moving", moving_words(moving))
+    if queues := queue_words(engine.get("queues") or {}):
+        facts.add_row("waiting", "\n".join(queues))
     if audit := engine.get("audit"):
         facts.add_row("trust", trust_words(audit, engine.get("spares") or {}))
     if policies := engine.get("policies"):
@@ -118,6 +157,11 @@ def picture(value: dict[str, Any]) -> RenderableType:
         facts.add_row("room", f"{size(engine['capacity']['free'])} of {size(engine['capacity']['total'])} free in the hive")
     facts.add_row("cache", size(engine["cache_bytes"]))
     return Group(facts, _nodes(engine["nodes"]))
+
+
+def queue_words(queues: dict[str, int]) -> list[str]:
+    """What waits, a line for each queue that is not empty. One of another release of the engine has only its name."""
+    return [f"{count} {QUEUES.get(duty, duty)}" for duty, count in queues.items() if count and QUEUES.get(duty, duty)]
 
 
 def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
@@ -138,6 +182,8 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
 
 def policy_words(policies: dict[str, Any]) -> str:
     """Policies with their codes, and how much is not as they say, in one line."""
+    if policies.get("problem"):
+        return f"cannot be read, so nothing is placed or moved ('hivefs policy edit' mends it): {policies['problem']}"
     words = ", ".join(f"{name} {code}" for name, code in policies["codes"].items())
     out = ", ".join(f"{size(count)} of {name}" for name, count in policies["out_of_policy"].items() if count)
     return f"{words}; out of policy: {out}" if out else words
@@ -146,7 +192,7 @@ def policy_words(policies: dict[str, Any]) -> str:
 def freshness_words(fresh: dict[str, Any]) -> str:
     """Whether a device can know that a head is the newest, in one line."""
     kept = f"kept by {fresh['nodes']} nodes"
-    return f"{kept}; freshness: {fresh['remembering_device']} here, {fresh['fresh_device']} for a fresh device"
+    return f"{kept}; freshness here: {fresh['remembering_device']}; on a fresh device: {fresh['fresh_device']}"
 
 
 def moving_words(moving: dict[str, Any]) -> str:
@@ -155,8 +201,12 @@ def moving_words(moving: dict[str, Any]) -> str:
         return f"nothing now, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
     why = ", ".join(sorted(moving["reasons"]))
     left = "" if moving["eta_s"] is None else f", {duration(moving['eta_s'])} left"
-    wait = f", waits: {moving['waiting_for'].rstrip('.')}" if moving["waiting_for"] else ""
-    return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{wait}"
+    return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{_waits(moving)}"
+
+
+def _waits(moving: dict[str, Any]) -> str:
+    """Why nothing is moved now, behind how much is to be; empty when it goes on."""
+    return f", waits: {moving['waiting_for'].rstrip('.')}" if moving["waiting_for"] else ""
 
 
 def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:

@@ -12,6 +12,7 @@ from hivefs.cli.attest import attestations_in, whole_key
 from hivefs.cli.output import console, json_option, show_json
 from hivefs.daemon.home import Home, default_home
 from hivefs.errors import BadSetting
+from hivefs.model.words import showable
 
 
 @click.command("trust")
@@ -43,7 +44,7 @@ def command(
     where it says. The drive has to be mounted.
     """
     for option, word in (("--name", name), ("--place", place or "")):
-        if not word.isprintable():  # also what is no UTF-8, which could not even be sent to the engine
+        if not showable(word):  # also what is no UTF-8, which could not even be sent to the engine
             raise BadSetting(name=option, reason="it has characters that cannot be shown")
     home = Home.load(default_home())
     if owner:

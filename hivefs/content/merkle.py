@@ -19,8 +19,6 @@ from hivefs.errors import Corrupt
 from hivefs.model.ids import MAX_SHARE_BYTES
 
 LEAF_BYTES = 64 << 10
-HASH_BYTES = 32
-MAX_LEAVES = MAX_SHARE_BYTES // LEAF_BYTES
 
 _LEAF = "hivefs/1 share merkle leaf"
 _NODE = "hivefs/1 share merkle node"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,8 @@ def judge(node_key: bytes, record: bytes) -> int:
         raise ValueError("it is another node's")
     if not member.address_valid(entry.address):
         raise ValueError("the node did not sign it")
+    if member.ahead(entry.address, time.time_ns()):
+        raise ValueError("it is from the future")
     return entry.address.sequence
 
 

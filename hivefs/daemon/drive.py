@@ -191,6 +191,7 @@ class Drive:
             "published": service.published,
             "flush": lambda v: service.flush(),
             "policies_of_chunks": lambda v: service.policies_of_chunks(v["after"], v["limit"]),
+            "policy_moves": lambda v: service.policy_moves(),
             "calm": lambda v: service.calm(),
             "set_capacity": lambda v: service.set_capacity(v["total"], v["free"]),
             "durability": self._durability,

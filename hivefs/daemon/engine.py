@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
@@ -53,7 +53,6 @@ MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
 KEPT_BYTES = 64 << 20
 """Free memory that malloc keeps for the next shares: three stripes on their way are some 30 MiB."""
-T = TypeVar("T")
 
 
 class Process:
@@ -83,7 +82,7 @@ class Process:
                 "ledger": lambda _: engine.moving.accounts(),
                 "nodes": lambda _: engine.status()["nodes"],
                 "hurry": self._hurry,
-                "learn": lambda value: engine.learn(map(entry_from_bytes, value)),
+                "learn": lambda value: engine.hear(map(entry_from_bytes, value)),
                 "fetch": self._fetch,
                 "ahead": self._ahead,
                 "load_page": self._load_page,
@@ -142,7 +141,7 @@ class Process:
 
     async def _check_placement(self, report: control.Report) -> list[dict[str, Any]]:
         """No node is asked, and nothing is waited for: after a recovery what is here already is looked at."""
-        check = PlacementCheck(self._engine.store)
+        check = PlacementCheck(self._engine.store, self._engine.old_copies.proofs)
         if not self._engine.hydration.done.is_set():
             check.found("hydrating", "a part of the certificates is still in the hive only", problem=False)
         await check.run(report)
@@ -291,13 +290,13 @@ class Process:
             for address in sorted(unasked):
                 try:
                     async with self._conversations.with_address(address) as client:
-                        self._engine.learn(await client.get_roster())
+                        await self._engine.hear(await client.get_roster())
                     unasked.discard(address)
                 except HivefsError as error:
                     log.debug("bootstrap: %s", error)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
-            await self._ask_one(lambda client: client.get_roster(), self._engine.learn)
+            await self._ask_one(self._learn_from)
 
     def hear(self, address: str) -> None:
         """The local network says that a node of this hive is there."""
@@ -318,7 +317,7 @@ class Process:
                 for address in sorted(self._heard):
                     try:
                         async with self._conversations.with_address(address) as client:
-                            self._engine.learn(_told_by_itself(await client.get_roster(), client.node_id))
+                            await self._engine.hear(_told_by_itself(await client.get_roster(), client.node_id))
                         self._heard.discard(address)
                     except HivefsError as error:
                         log.debug("local network: %s", error)
@@ -330,15 +329,18 @@ class Process:
         """
         while True:
             await trio.sleep(REVOKED_EVERY)
-            await self._ask_one(self._engine.compare_revoked, lambda _: None)
-            await self._ask_one(self._engine.news.compare, lambda _: None)
+            await self._ask_one(self._engine.compare_revoked)
+            await self._ask_one(self._engine.news.compare)
 
-    async def _ask_one(self, ask: Callable[[NodeClient], Awaitable[T]], take: Callable[[T], object]) -> None:
+    async def _learn_from(self, client: NodeClient) -> None:
+        await self._engine.hear(await client.get_roster())
+
+    async def _ask_one(self, ask: Callable[[NodeClient], Awaitable[object]]) -> None:
         """Some node that is online, if there is one."""
         clients = [client for _, client in self._engine.online()]
         if clients:
             try:
-                take(await ask(random.choice(clients)))
+                await ask(random.choice(clients))
             except HivefsError as error:
                 log.debug("a question for who belongs: %s", error)
 

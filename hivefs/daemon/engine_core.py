@@ -30,19 +30,22 @@ from hivefs.daemon import registry_file
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
+from hivefs.daemon.engine_queues import queues
+from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Secrets
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
-from hivefs.formats.member import entry_valid
 from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.placing import Placing
 from hivefs.maintenance.ports import Vault
 from hivefs.maintenance.repair import Repair
@@ -54,7 +57,7 @@ from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Candidate, Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Stripe
 from hivefs.placement.capacity import user_capacity
-from hivefs.placement.health import NodeRow, NodeState, NodeView
+from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import DEFAULT
 from hivefs.stage.reader import StageReader
@@ -85,19 +88,24 @@ class Engine:
         self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
         self.evidence.refuted = self.round_trips.refuted
         self.evidence.registry = registry_file.load(self.store)
-        self.news = News(self.learn, self.evidence)
+        self.learning = Learning(self)
+        self.news = News(self.hear, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
-        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret)
+        self.old_copies = OldCopies(self.store, time.time_ns)
+        self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
-        self.spares = Spares(self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom)
+        self.spares = Spares(
+            self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
+        )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.garbage = Garbage(self.store, claims, self.online)
+        self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
         self.placing = Placing(
             self.keys.vault_id,
@@ -214,24 +222,12 @@ class Engine:
         return True
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
-        """Take in roster entries whose signatures hold; returns how many were new."""
-        hive_key, now, new = self.home.vault.hive_key, time.time_ns(), list[NodeId]()
-        with self.store.writing():
-            for entry in entries:
-                node_id = NodeId(entry.membership.subject)
-                # Two signatures to check, for every node of every roster: what is known already was checked.
-                if entry == self.store.roster_entry(node_id) or not entry_valid(entry, hive_key, now):
-                    continue
-                if self.covers(entry.membership):
-                    continue
-                if self.store.save_node(entry):
-                    new.append(node_id)
-                    if self.store.node_row(node_id) is None:
-                        self.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-            self.evidence.weigh(new)
-        if new:
-            self.pool.refresh()
-        return len(new)
+        """Take in a few roster entries whose signatures hold; how many were new."""
+        return self.learning.now(entries)
+
+    async def hear(self, entries: Iterable[RosterEntry]) -> int:
+        """The same for any number of them."""
+        return await self.learning.hear(entries)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -256,12 +252,14 @@ class Engine:
         await self.hydration.run()
         self.evidence.reload()
         await self.evidence.weigh_all()
+        await self.rules.readable()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.rules.run)
             nursery.start_soon(self.repair.run)
             nursery.start_soon(self.audit.run)
             nursery.start_soon(self.spares.run)
             nursery.start_soon(self.garbage.empty_trash)
+            nursery.start_soon(self.definitions.run)
             nursery.start_soon(self.moving.run)
 
     async def _evict(self) -> None:
@@ -282,6 +280,7 @@ class Engine:
                 nursery.start_soon(self._place_for, vault)
                 nursery.start_soon(self._report_capacity, vault)
                 await self.hydration.books.wait()
+                await self.rules.readable()
                 nursery.start_soon(self.checkpoint.run, vault, snapshot)
                 await self.hydration.done.wait()
                 nursery.start_soon(self.garbage.take_released, vault)
@@ -298,6 +297,10 @@ class Engine:
             except HivefsError as error:
                 self.placing.progress.waiting_for = f"the policies: {error}"
                 await trio.sleep(1.0)
+        if problem := self.rules.problem():
+            self.placing.progress.waiting_for = f"policies that can be read: {problem}"
+            await self.rules.readable()
+            self.placing.progress.waiting_for = ""
         await self.placing.run(vault)
 
     async def drained(self, vault: Vault) -> None:
@@ -325,6 +328,8 @@ class Engine:
 
         Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
         """
+        if self.rules.problem():
+            return None
         members = self.pool.members
         known = [c for c in self.pool.candidates(self.policies.written(DEFAULT)) if members[c.node_id].row.capacity]
         staying = [c for c in known if not members[c.node_id].leaving]
@@ -413,7 +418,10 @@ class Engine:
                 "queue": self.repair.queue,
                 "repaired": self.repair.repaired,
                 "cancelled": self.repair.cancelled,
+                "later": self.rules.later,
                 "waiting_for": self.repair.waiting_for,
+                "waiting_for_copies": self.repair.waiting_for_copies,
+                "risked": self.repair.risked,
             },
             "moving": self.moving.status(),
             "placing": {
@@ -431,7 +439,7 @@ class Engine:
             },
             "trash": self.store.count("trash"),
             "policies": self.rules.status(),
-            "queues": self.queues(),
+            "queues": queues(self),
             "audit": self.audit.status(),
             "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
@@ -439,21 +447,6 @@ class Engine:
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
             "pid": os.getpid(),
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
-        }
-
-    def queues(self) -> dict[str, int]:
-        """How much waits, by duty (docs/metrics.md)."""
-        audit = self.audit.status()
-        return {
-            "repair": self.repair.queue,
-            "moving": self.moving.status()["queue"],
-            "audit": audit["owed"],
-            "sweep": audit["sweeps"],
-            "leases": len(self.leases.waiting),
-            "garbage": self.store.count("trash"),
-            "doomed": self.store.count("doomed"),
-            "spares": self.store.count("spare"),
-            "reputation": self.trust.unsaved,
         }
 
     def _node_status(self, node_id: NodeId) -> dict[str, Any]:

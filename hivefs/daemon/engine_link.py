@@ -17,7 +17,7 @@ from hivefs.chunkstore.source import Piece
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, launch
 from hivefs.daemon.home import Home
-from hivefs.errors import Corrupt, EngineUnavailable, HivefsError, StoreDamaged
+from hivefs.errors import BadPolicy, Corrupt, EngineUnavailable, HivefsError, StoreDamaged, UnknownVersion
 from hivefs.metadata.engine_store import EngineReader
 from hivefs.model.ids import ChunkId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, Stripe
@@ -31,6 +31,10 @@ STEADY_SECONDS = 60.0
 START_SECONDS = 60.0
 GRACE_SECONDS = 5.0
 HYDRATE_RETRY = 2.0
+
+
+UNREADABLE = BadPolicy, Corrupt, UnknownVersion
+"""What a text of policies raises that another version of HiveFS wrote. The engine, which says so, places nothing then."""
 
 
 class LazyBook:
@@ -60,19 +64,28 @@ class LazyBook:
         return None if reader is None else reader.stripe(stripe_id)
 
     def stripe_level(self, stripe_id: StripeId, policy: str = "") -> Level:
-        """Its level now."""
+        """Its level now; LOCAL while that cannot be known."""
         reader = self._open()
-        return Level.LOCAL if reader is None else reader.stripe_level(stripe_id, policy)
+        try:
+            return Level.LOCAL if reader is None else reader.stripe_level(stripe_id, policy)
+        except UNREADABLE:
+            return Level.LOCAL
 
     def paths(self) -> Mapping[str, str]:
-        """Places in the drive with the names of their policies."""
+        """Places in the drive with the names of their policies; none while the text cannot be read."""
         reader = self._open()
-        return {} if reader is None else reader.paths()
+        try:
+            return {} if reader is None else reader.paths()
+        except UNREADABLE:
+            return {}
 
     def explained(self, stripe_id: StripeId) -> dict[str, Any]:
         """See EngineReader."""
         reader = self._open()
-        return {} if reader is None else reader.explained(stripe_id)
+        try:
+            return {} if reader is None else reader.explained(stripe_id)
+        except UNREADABLE:
+            return {}
 
     def metadata_level(self) -> Level:
         """The level of the last checkpoint."""

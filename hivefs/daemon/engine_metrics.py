@@ -62,6 +62,7 @@ class _Engine:
         yield CounterMetricFamily("hivefs_engine_placed_bytes", "Bytes of data placed", s["placing"]["bytes"])
         yield CounterMetricFamily("hivefs_engine_placed_stripes", "Stripes placed", s["placing"]["stripes"])
         yield CounterMetricFamily("hivefs_engine_repaired_stripes", "Stripes repaired", s["repair"]["repaired"])
+        yield CounterMetricFamily("hivefs_engine_risked_repairs", "Old copies not counted", s["repair"]["risked"])
         yield CounterMetricFamily("hivefs_engine_cancelled_repairs", "Repairs not needed", s["repair"]["cancelled"])
         yield CounterMetricFamily("hivefs_engine_moved_bytes", "Bytes moved", s["moving"]["moved_bytes"])
         audits = CounterMetricFamily("hivefs_engine_audits", "Audits by outcome", labels=["outcome"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from hivefs.chunkstore.writer import named
 from hivefs.content.packing import Packed
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.accounts import Contribution, entitlement
@@ -24,6 +25,7 @@ from hivefs.metadata.engine_contents import Contents
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
+from hivefs.placement.policies import Policies
 from hivefs.placement.reputation import availability
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class EngineMoving:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._seen: Policies | None = None
         self.budget = Budget(engine.home.vault.setting("maintenance_bytes_s"), self.calm, lambda: engine.reader.waiting)
         self.contents = Contents(engine.store)
         self.repack = Repack(
@@ -79,6 +82,7 @@ class EngineMoving:
             engine.repair.bad_share,
             engine.pool.report,
         )
+        engine.pool.on_dropped = self.ledger.hurry
         self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take
@@ -94,16 +98,21 @@ class EngineMoving:
             nursery.start_soon(self.ledger.run)
 
     async def _follow_policies(self) -> None:
-        """What moves because of another text is not to wait for the next look."""
-        seen = self._engine.store.policies
+        """The text may come otherwise than by ``policies_set``: from the hive, after a recovery."""
+        self._seen = self._seen or self._engine.store.policies
         while True:
             await trio.sleep(POLICIES_EVERY)
-            if self._engine.store.policies is not seen:
-                seen = self._engine.store.policies
-                # First which policy each file has now: else data would move to the new code of its old policy, and again.
-                self.reassign.wanted.set()
-                if self._engine.vault is None:
-                    self.repack.poke()
+            self.policies_set()
+
+    def policies_set(self) -> None:
+        """Whether there is another text is seen now: what moves because of it is not to wait for the next look."""
+        if self._engine.store.policies is self._seen:
+            return
+        self._seen = self._engine.store.policies
+        # First which policy each file has now: else data would move to the new code of its old policy, and again.
+        self.reassign.wanted.set()
+        if self._engine.vault is None:
+            self.repack.poke()
 
     async def calm(self) -> bool:
         """Whether nobody uses the drive now."""
@@ -221,10 +230,13 @@ class EngineMoving:
         ]
 
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
-        """Whether the policy is proved of the stripe as it would be, and its level is what it was."""
+        """Whether the policy is proved of the stripe as it would be, and its level is what it was, and nobody could bring
+        too much together while the old copies are there.
+        """
         store = self._engine.store
         then = store.health(after)
-        return then.verdict.holds and then.level >= store.health(before).level
+        good = then.verdict.holds and then.level >= store.health(before).level
+        return good and self._engine.old_copies.apart(before, named(after))
 
     def _give_to_checkpoint(self, stripe_ids: frozenset[StripeId]) -> None:
         self._engine.checkpoint.evacuate = stripe_ids

@@ -8,7 +8,7 @@ and gives its roster at each greeting and when the engine asks for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -28,7 +28,7 @@ FIRST_SECONDS, LONGEST_SECONDS = 30.0, 3600.0
 class News:
     """``learn`` takes roster entries in."""
 
-    def __init__(self, learn: Callable[[Iterable[RosterEntry]], int], evidence: Evidence) -> None:
+    def __init__(self, learn: Callable[[Iterable[RosterEntry]], Awaitable[int]], evidence: Evidence) -> None:
         self._learn = learn
         self._evidence = evidence
         self._told: dict[NodeId, Told] = {}
@@ -38,7 +38,7 @@ class News:
         """A conversation began: learn all that the node knows. Raises HivefsError."""
         self._told.pop(client.node_id, None)
         if self._is_old(client.node_id) or not await self._compare(client):
-            self._learn(await client.get_roster())
+            await self._learn(await client.get_roster())
 
     async def compare(self, client: NodeClient) -> None:
         """Learn what is news at this node since we asked it last. Raises HivefsError."""
@@ -62,7 +62,7 @@ class News:
         self._old.pop(client.node_id, None)
         before = self._told.get(client.node_id)
         if before is None or before.roster != told.roster:
-            self._learn(await client.get_roster())
+            await self._learn(await client.get_roster())
         if before is None or before.statements != told.statements:
             await client.get_statements(self._evidence.hear)
         self._told[client.node_id] = told

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from hivefs.chunkstore.node_client import NodeClient
-from hivefs.errors import HivefsError
+from hivefs.errors import BadPolicy, Corrupt, HivefsError, UnknownVersion
 from hivefs.maintenance.codes import Codes
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 5.0
 MEASURE_SLICE = 10
+READ_AGAIN = 5.0
 
 
 class EnginePolicies:
@@ -40,14 +41,37 @@ class EnginePolicies:
         self._engine = engine
         self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time)
         engine.store.resolve = self.codes.resolve
+        self._set = trio.Event()
+        self._said = ""
         self.levels = {"remote": 0, "guaranteed": 0}
         self.out: dict[str, int] = {}
         """Bytes of data by the name of their policy, of stripes that are not as it says."""
+        self.later = 0
+        """Stripes that miss shares and are guaranteed all the same: their repair waits until fewer are left."""
 
     @property
     def now(self) -> Policies:
         """The policies in force."""
         return self._engine.store.policies
+
+    def problem(self) -> str:
+        """Why the text in force cannot be read, in words; "" when it can. Another version of HiveFS may have written it."""
+        try:
+            _ = self.now
+        except (BadPolicy, Corrupt, UnknownVersion) as error:
+            return str(error)
+        return ""
+
+    async def readable(self) -> None:
+        """Wait until the text in force can be read: while what it asks for is not known, nothing is placed, published,
+        moved or deleted. Reading goes on, and so does whatever keeps what is there.
+        """
+        while problem := self.problem():
+            if problem != self._said:
+                log.warning("the policies in force cannot be read, so nothing is placed or moved: %s", problem)
+            self._said = problem
+            with trio.move_on_after(READ_AGAIN):
+                await self._set.wait()
 
     async def set(self, text: str) -> None:
         """Put a text into force, empty for none: after a crash the old one or this one is. Raises BadPolicy;
@@ -60,8 +84,11 @@ class EnginePolicies:
         with engine.store.writing():
             engine.store.save_policy_text(text)
             self._remember()
+        self._set.set()
+        self._set = trio.Event()
         self.codes.forget()
         engine.pool.touch()  # repair looks at all stripes again
+        engine.moving.policies_set()
         engine.placing.poke()
         log.info("policies were set: %s", ", ".join(self.now.set.policies))
 
@@ -96,6 +123,8 @@ class EnginePolicies:
 
     def may_keep(self, node_id: NodeId) -> bool:
         """Whether the policy of metadata lets this node keep the head."""
+        if self.problem():
+            return False
         policy = self.now.set.metadata()
         return not eligible(policy, self._engine.pool.members[node_id].under(policy.evidence))
 
@@ -147,15 +176,17 @@ class EnginePolicies:
     async def measure(self) -> None:
         """Bytes of data (with padding) at each level and out of policy, for status: counted in slices, again and again."""
         while True:
-            levels, out = {"remote": 0, "guaranteed": 0}, dict[str, int]()
+            await self.readable()
+            levels, out, later = {"remote": 0, "guaranteed": 0}, dict[str, int](), 0
             for number, stripe in enumerate(self._engine.store.stripes(), 1):
-                self._count(stripe, levels, out)
+                later += self._count(stripe, levels, out)
                 if number % MEASURE_SLICE == 0:
                     await trio.sleep(0.002)
-            self.levels, self.out = levels, out
+            self.levels, self.out, self.later = levels, out, later
             await trio.sleep(MEASURE_EVERY)
 
-    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> None:
+    def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> bool:
+        """Whether its repair waits."""
         health, size = self._engine.store.health(stripe), stripe.needed * stripe.share_bytes
         data = stripe.purpose == Purpose.DATA
         if data and health.level > Level.LOCAL:
@@ -163,9 +194,13 @@ class EnginePolicies:
         if not health.verdict.holds:
             name = self.now.name_of(stripe) if data else "metadata"
             out[name] = out.get(name, 0) + size
+        return health.waits
 
     def status(self) -> dict[str, Any]:
         """For ``hivefs status``: policies with their codes, bytes that are not as they say, the freshness of the head."""
+        if problem := self.problem():
+            unknown = {"nodes": 0, "remembering_device": "unknown", "fresh_device": "unknown"}
+            return {"problem": problem, "codes": {}, "paths": {}, "out_of_policy": {}, "freshness": unknown}
         codes: dict[str, str] = {}
         for name, policy in self.now.set.policies.items():
             try:
@@ -175,6 +210,7 @@ class EnginePolicies:
                 codes[name] = str(error)
         holders = [NodeId(n) for n in self._engine.store.info("head_holders") or []]
         return {
+            "problem": "",
             "codes": codes,
             "paths": dict(self.now.set.paths),
             "out_of_policy": self.out,

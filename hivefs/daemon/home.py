@@ -31,6 +31,9 @@ from hivefs.model.node import Membership, Role
 from hivefs.placement.policy import Policy
 
 STORES = ("metadata", "stage", "engine", "cache", "run")
+DEFAULT_CODE = (4, 6)
+"""k and n of a vault for which no other code was said."""
+
 KEY_FILE_MIN, KEY_FILE_MAX = 16, 64 << 10
 _MAC_LABEL = "vault-mac"
 

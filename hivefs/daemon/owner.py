@@ -81,7 +81,8 @@ async def ask(key: HiveKey, addresses: Sequence[str], known: Known) -> None:
                 known.members[made.subject] = made
         for entry in await client.get_roster(timeout=ASK_SECONDS):
             if member.entry_valid(entry, key.public, now):
-                known.entries[entry.membership.subject] = member.newest(known.entries.get(entry.membership.subject), entry)
+                subject = entry.membership.subject
+                known.entries[subject] = member.newest(known.entries.get(subject), entry, now)
         data = await client.get_revoked(timeout=ASK_SECONDS)
         if data is not None:
             made_list = revoked.revocations_from_bytes(data)

@@ -11,7 +11,7 @@ A text that is wrong raises BadPolicy before anything is looked at. Long work is
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Protocol, TypeAlias
@@ -24,12 +24,12 @@ from hivefs.daemon.policy_walk import Snapshot, files_with_chunks, inode_at, ste
 from hivefs.errors import BadPolicy, PolicyInfeasible
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.stripe import Stripe
-from hivefs.placement import heads
+from hivefs.placement import heads, lazy
 from hivefs.placement.attributes import authorities
 from hivefs.placement.health import NodeState
 from hivefs.placement.holdings import Holdings
 from hivefs.placement.language import PolicySet, parse
-from hivefs.placement.policy import DEFAULT, Policy
+from hivefs.placement.policy import AT_ONCE, DEFAULT, Policy
 from hivefs.placement.whatif import Outcome, WhatIf, independent, limits_in_words, named
 
 NODES_SLICE = 200
@@ -168,6 +168,7 @@ class PolicyControl:
                 reason = await trio.to_thread.run_sync(infeasible, made.policies[name], nodes)
                 policies[name] = {
                     **shown(made.policies[name]),
+                    "repair": _repair(made.policies[name], holdings.codes),
                     "infeasible": reason,
                     "limits": limits(made.policies[name], nodes),
                 }
@@ -280,8 +281,14 @@ def shown(policy: Policy) -> dict[str, Any]:
         "evidence": policy.evidence.name.lower(),
         "allow": list(policy.allow),
         "deny": list(policy.deny),
-        "repair_at": policy.repair_at,
+        "repair_at": "auto" if not policy.repair_at else 0 if policy.repair_at == AT_ONCE else policy.repair_at,
     }
+
+
+def _repair(policy: Policy, codes: Iterable[str]) -> dict[str, str]:
+    """When repair begins, by code: that of the policy, or those that stripes have where it is automatic."""
+    pairs = [tuple(map(int, code.split("/"))) for code in codes] if policy.auto else [(policy.needed, policy.total)]
+    return {f"{k}/{n}": lazy.words(replace(policy, needed=k, total=n)) for k, n in sorted(pairs)}
 
 
 def _independent(policy: Policy, nodes: Sequence[Node]) -> int:

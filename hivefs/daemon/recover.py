@@ -20,6 +20,7 @@ from hivefs.daemon.home import Home
 from hivefs.daemon.network import Conversations
 from hivefs.errors import BadAddress, HeadForked, HivefsError, NoHeadFound, PeerIdentityMismatch
 from hivefs.formats import head as head_format
+from hivefs.formats import member
 from hivefs.formats.member import entry_valid
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.metadata.engine_store import EngineStore
@@ -100,7 +101,8 @@ async def _ask(client: NodeClient, keys: VaultKeys, found: _Found) -> None:
     now = time.time_ns()
     for entry in await client.get_roster():
         if entry_valid(entry, client.greeted.hive_key, now):
-            found.roster[NodeId(entry.membership.subject)] = entry
+            node_id = NodeId(entry.membership.subject)
+            found.roster[node_id] = member.newest(found.roster.get(node_id), entry, now)
     for head in await client.get_heads():
         found.take(head, keys)
     if (await client.hive_state()).revoked:
@@ -169,7 +171,7 @@ def _write(home: Home, keys: VaultKeys, found: _Found, root: Root, number: int, 
             if found.revoked is not None:
                 store.save_info("revoked", revocations_to_bytes(found.revoked))
             for node_id, entry in found.roster.items():
-                store.save_node(entry)
+                store.save_node(entry, now)
                 store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
     finally:
         store.close()

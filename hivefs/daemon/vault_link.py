@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from hivefs.daemon import control
+from hivefs.errors import HivefsError
 from hivefs.model.ids import ChunkId
 from hivefs.model.inode import ChunkRef
 from hivefs.model.staged import DirtySlot
@@ -64,6 +65,15 @@ class RemoteVault:
         """Chunks of files with the policies of these."""
         more, found = await self._call("policies_of_chunks", {"after": after, "limit": limit})
         return bytes(more), [(ChunkId(chunk_id), str(name)) for chunk_id, name in found]
+
+    async def policy_moves(self) -> int:
+        """How often a rename may have given files another policy. A mount of an earlier release does not count them."""
+        try:
+            return int(await self._call("policy_moves"))
+        except HivefsError as error:
+            if type(error) is not HivefsError:  # what a mount answers that has no such method
+                raise
+            return 0
 
     async def set_capacity(self, total: int, free: int) -> None:
         """Room in the hive."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import trio.lowlevel
 
-from hivefs.errors import PosixError
+from hivefs.errors import NotLoaded, PosixError
 from hivefs.filesystem.inodes import Inodes
 from hivefs.filesystem.names import Names
 from hivefs.filesystem.ports import Placements
@@ -39,7 +39,10 @@ class Assigned:
         self._clock = clock
         self._found: dict[int, str] = {}
         self._paths: Mapping[str, str] = {}
+        self._parts: frozenset[bytes] = frozenset()
         self._at = 0
+        self.moves = 0
+        """How often a rename may have given files another policy."""
 
     async def refresh(self) -> None:
         """Look where all paths lead to now, a few at a time. Raises NotLoaded for what is not on this machine yet."""
@@ -77,21 +80,39 @@ class Assigned:
             self._keep(paths, found)
         return self.of(ino)
 
+    def renamed(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
+        """Count a rename that may have changed policies, as of the last ``refresh``: between places of different ones, or
+        with a name that is part of a path. No other can, since no path leads through what has another name.
+        """
+        if not self._paths:
+            return
+        try:
+            other = parent != new_parent and self.of(parent) != self.of(new_parent)
+        except (NotLoaded, PosixError):
+            other = True  # not known now; counting one too many costs a look
+        if other or name in self._parts or new_name in self._parts:
+            self.moves += 1
+
     def _keep(self, paths: Mapping[str, str], found: dict[int, str]) -> None:
+        if paths != self._paths:
+            self._parts = frozenset(part for path in paths for part in _parts(path))
         self._paths, self._found, self._at = paths, found, self._clock()
 
     def _resolve(self, path: str, name: str, found: dict[int, str]) -> None:
         at = ROOT_INO
-        for part in path.encode("utf-8", "surrogateescape").split(b"/"):
-            if part:
-                try:
-                    entry = self._names.place(at, part).entry
-                except PosixError:  # damaged, which is in the log: what is below has no place to belong to
-                    return
-                if entry is None:
-                    return
-                at = entry.ino
+        for part in _parts(path):
+            try:
+                entry = self._names.place(at, part).entry
+            except PosixError:  # damaged, which is in the log: what is below has no place to belong to
+                return
+            if entry is None:
+                return
+            at = entry.ino
         found[at] = name
+
+
+def _parts(path: str) -> list[bytes]:
+    return [part for part in path.encode("utf-8", "surrogateescape").split(b"/") if part]
 
 
 def _shortest_first(paths: Mapping[str, str]) -> list[tuple[str, str]]:

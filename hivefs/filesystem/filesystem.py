@@ -118,6 +118,7 @@ class Filesystem:
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
         """rename(2) and renameat2(2): ``flags`` 0, 1 (NOREPLACE) or 2 (EXCHANGE)."""
         self._namespace.rename(parent, name, new_parent, new_name, flags)
+        self.assigned.renamed(parent, name, new_parent, new_name)
 
     def readlink(self, ino: int) -> bytes:
         """Where a symbolic link points. EINVAL when it is none."""

@@ -98,6 +98,12 @@ class VaultService:
             log.debug("which policies files have is not known yet")
         return b"", found
 
+    async def policy_moves(self) -> int:
+        """How often since this process began a rename may have given files another policy: when it grew, it is time to ask
+        ``policies_of_chunks``.
+        """
+        return self._fs.assigned.moves
+
     async def calm(self) -> bool:
         """Whether nobody uses the drive right now: the time for work that can wait."""
         return self._courtesy is None or self._courtesy.calm

@@ -42,7 +42,8 @@ def said_to_items(said: Said) -> list[list[str]]:
 
 def said_from_items(value: Any, *, empty: bool) -> Said:
     """The inverse; ValueError or TypeError when a name is unknown, twice or out of order, or a value is empty and may not
-    be.
+    be, or no UTF-8 can hold it. What may not be shown (model/words.py) is read all the same, since it may have been signed
+    before there was that rule: placement/evidence.py takes it for unknown.
     """
     said = tuple(
         (strict.text(name, 64), strict.text(text, MAX_VALUE))
@@ -51,8 +52,8 @@ def said_from_items(value: Any, *, empty: bool) -> Said:
     names = [name for name, _ in said]
     if names != sorted(set(names)) or not set(names) <= set(ATTRIBUTE_NAMES):
         raise ValueError("attribute names that are unknown, double or not sorted")
-    if not all(text.isprintable() for _, text in said):
-        raise ValueError("a value that cannot be shown")
+    for _, text in said:
+        text.encode()
     if not empty and not all(text for _, text in said):
         raise ValueError("an empty value")
     return said

@@ -225,11 +225,21 @@ def entry_valid(entry: RosterEntry, hive_key: bytes, now_ns: int) -> bool:
     )
 
 
-def newest(known: RosterEntry | None, other: RosterEntry) -> RosterEntry:
-    """The newer certificate with the newer addresses; both are signed by themselves, so they may be combined."""
+def ahead(address: AddressRecord, now_ns: int) -> bool:
+    """Whether its number (seconds since 1970) is more than a day ahead of the clock. Such a one gives way to any that is
+    not: whoever stole the node's key could otherwise silence its owner for ever.
+    """
+    return address.sequence > (now_ns + SKEW_NS) // 10**9
+
+
+def newest(known: RosterEntry | None, other: RosterEntry, now_ns: int) -> RosterEntry:
+    """The newer certificate with the newer addresses; both are signed by themselves, so they may be combined. Addresses
+    that are ahead of the clock count only where no others are known, so a machine whose clock is years behind still
+    finds its nodes.
+    """
     if known is None:
         return other
     return RosterEntry(
         max(known.membership, other.membership, key=age),
-        max(known.address, other.address, key=lambda a: (a.sequence, a.signature)),
+        max(known.address, other.address, key=lambda a: (not ahead(a, now_ns), a.sequence, a.signature)),
     )

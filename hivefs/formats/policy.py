@@ -30,7 +30,25 @@ _RULES, _WORDS = 16, 4096
 
 
 def to_bytes(policy: Policy) -> bytes:
-    """The canonical definition. An automatic code is left out: each stripe says its own."""
+    """The canonical definition. An automatic code is left out: each stripe says its own. ValueError for what ``from_bytes``
+    would not take: what is kept can be read.
+    """
+    words = (
+        *policy.allow,
+        *policy.deny,
+        *(rule.family for rule in policy.rules),
+        *(family for family, _ in policy.max_per),
+    )
+    numbers = [policy.repair_at, *(most for _, most in policy.max_per)]
+    numbers += [number for rule in policy.rules for number in (rule.coalition, rule.lose, rule.slack)]
+    if (
+        len(policy.name) > MAX_NAME
+        or max(len(policy.rules), len(policy.max_per)) > _RULES
+        or max(len(policy.allow), len(policy.deny)) > _WORDS
+        or any(len(word) > MAX_WORD for word in words)
+        or any(not 0 <= number <= 255 for number in numbers)
+    ):
+        raise ValueError("the definition of a policy is longer than its format allows")
     return strict.encode(
         _POLICY,
         VERSION,
@@ -99,7 +117,9 @@ def digest(policy: Policy) -> bytes:
 
 
 def text_to_bytes(text: str) -> bytes:
-    """The record of the text."""
+    """The record of the text. ValueError when it is longer than ``text_from_bytes`` takes."""
+    if len(text) > MAX_TEXT_BYTES:
+        raise ValueError("the text of the policies is longer than its format allows")
     return strict.encode(_TEXT, VERSION, text)
 
 

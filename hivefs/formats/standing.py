@@ -20,8 +20,12 @@ _WHAT = "what was known of a node"
 
 
 def to_bytes(attributes: Iterable[Attribute]) -> bytes:
-    """Canonical CBOR; the same attributes give the same bytes in whatever order and however often they are said."""
+    """Canonical CBOR; the same attributes give the same bytes in whatever order and however often they are said. ValueError
+    for more attributes or longer ones than ``from_bytes`` takes: what is kept can be read.
+    """
     items = sorted({(a.name, a.value, int(a.evidence)) for a in attributes})
+    if len(items) > MAX_ATTRIBUTES or any(max(len(name), len(value)) > MAX_TEXT for name, value, _ in items):
+        raise ValueError(f"a standing has at most {MAX_ATTRIBUTES} attributes of {MAX_TEXT} characters")
     return strict.encode(_MAGIC, VERSION, [list(item) for item in items])
 
 

@@ -16,7 +16,6 @@ import cbor2
 from hivefs.errors import Corrupt, UnknownVersion
 
 T = TypeVar("T")
-MAX_DEPTH = 16
 
 
 def encode(magic: str, version: int, *items: Any) -> bytes:

@@ -141,10 +141,11 @@ class HiveCheck:
         if health.state == StripeState.LOST:
             self.found("stripe-lost", f"stripe {name} has {health.counted} of the {stripe.needed} shares it needs")
         elif health.state != StripeState.HEALTHY:
-            detail = f"stripe {name} is {health.state.value}: {health.counted} of {stripe.total} shares, repair is queued"
+            when = "repair waits until fewer are left" if health.waits else "repair is queued"
+            detail = f"stripe {name} is {health.state.value}: {health.counted} of {stripe.total} shares, {when}"
             self.found("stripe-" + health.state.value, detail, problem=False)
         elif health.level != Level.GUARANTEED:
-            self.found("stripe-unproved", f"stripe {name}: {health.verdict.words}", problem=False)
+            self.found("stripe-unproved", f"stripe {name}: {health.words}", problem=False)
 
     async def _ask_nodes(self, report: Report) -> dict[NodeId, dict[ShareId, int]]:
         held: dict[NodeId, dict[ShareId, int]] = {}

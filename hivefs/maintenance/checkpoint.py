@@ -228,7 +228,12 @@ class Checkpoint:
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """At the start of the engine: forget stripes that a crash left between being placed and being named."""
+        """At the start of the engine: remember when the last head came out, and forget stripes that a crash left between
+        being placed and being named.
+        """
+        head = self.head()
+        if head is not None and self._state.info("head_out") is True:
+            self.published_ns = head.time_ns
         making = self._state.info("making") or []
         if making:
             with self._state.writing():

@@ -23,6 +23,7 @@ from hivefs.formats.invite import SKEW_NS
 from hivefs.model.attestation import Attestation, Said, Statement, TrustedKey
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
+from hivefs.model.words import showable
 from hivefs.placement.evidence import Table, Weighed, current, weigh
 from hivefs.protocol.failures import printable
 
@@ -193,7 +194,7 @@ class Evidence:
 
     def trust(self, key: bytes, name: str) -> bool:
         """Believe the attestations of a key, from now on; whether that is news. Raises BadSetting."""
-        if not name.isprintable():
+        if not showable(name):
             raise BadSetting(name="--name", reason="it has characters that cannot be shown")
         if len(name) > MOST_NAME:
             raise BadSetting(name="--name", reason=f"it is longer than {MOST_NAME} characters")

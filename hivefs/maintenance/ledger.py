@@ -1,8 +1,9 @@
 """The ledger: receipts of all nodes against the engine's own book; differences are found, shown and mended.
 
-Once an hour each node is asked for a receipt, which is checked, countersigned and given back. When it does not say exactly
-what the book says, the node lists our shares. What is missing there is asked for once more (RENEW says what it holds) and
-goes to repair. What nothing names is noted, and deleted with great care, in this order:
+Once an hour, and when it says that damaged shares had to go, each node is asked for a receipt, which is checked,
+countersigned and given back. When it does not say exactly what the book says, the node lists our shares. What is missing
+there is asked for once more (RENEW says what it holds) and goes to repair. What nothing names is noted, and deleted with
+great care, in this order:
 
 1. It is noted in the store's table ``unknown`` with the time. ``save_stripe`` takes the note away when a stripe names it.
 2. In a later look, at least three days after, the node still lists it, and the book, read from its beginning *after* the
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 FIRST: Final = 20.0
 LOOK: Final = 60.0
 EVERY_NS: Final = 3600 * 10**9
+HURRY_NS: Final = 60 * 10**9
+"""A node whose own disk lost shares is accounted with at once, but not more often than this."""
 AGAIN_NS: Final = 86_400 * 10**9
 """When a node that gives no receipts is asked again."""
 LOST_TWICE: Final = 2
@@ -118,6 +121,8 @@ class Ledger:
         self._on_bad = on_bad
         self._on_problem = on_problem
         self._lost: dict[NodeId, int] = {}
+        self._hurried: set[NodeId] = set()
+        self._news = trio.Event()
         self.needed: list[Callable[[NodeId, ShareId], bool]] = []
         """Others who may still need a share that no stripe names."""
 
@@ -125,8 +130,15 @@ class Ledger:
         """Ask until cancelled."""
         await trio.sleep(FIRST)
         while True:
+            self._news = trio.Event()
             await self.look()
-            await trio.sleep(LOOK)
+            with trio.move_on_after(LOOK):
+                await self._news.wait()
+
+    def hurry(self, node_id: NodeId) -> None:
+        """This node says that it had to drop shares which were damaged: which ones is seen by accounting with it."""
+        self._hurried.add(node_id)
+        self._news.set()
 
     async def look(self) -> None:
         """Account with all whose time has come, some at a time."""
@@ -134,6 +146,7 @@ class Ledger:
 
         async def one(node_id: NodeId, client: Teller) -> None:
             async with slots:
+                self._hurried.discard(node_id)
                 await self.account(node_id, client)
 
         async with trio.open_nursery() as nursery:
@@ -142,7 +155,8 @@ class Ledger:
                     nursery.start_soon(one, node_id, client)
 
     def _due(self, node_id: NodeId) -> bool:
-        return not 0 <= self._clock() - self.row(node_id).looked_ns < EVERY_NS
+        every = HURRY_NS if node_id in self._hurried else EVERY_NS
+        return not 0 <= self._clock() - self.row(node_id).looked_ns < every
 
     # ---- what is kept -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Two questions for each stripe. Was it proved at its time: does the verifier prove the definition that the certificate
 names on what the certificate says was known of the nodes then? And does it hold now: does the policy that the stripe has
 to obey hold on what is known of the nodes today? The first can fail only through a damaged or forged record; the second
-when policies or nodes changed and repair has not settled the stripe yet.
+when policies or nodes changed and repair has not settled the stripe yet. And a third: could old copies, which are not
+deleted yet, bring too many shares together with those?
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hivefs.model.node import Attribute
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import Health
 from hivefs.placement.policy import Policy
-from hivefs.placement.verifier import verify
+from hivefs.placement.verifier import Proof, verify
 
 SLICE, TELL = 5, 500
 
@@ -36,7 +37,7 @@ class Certificates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``kind`` is certificate-wrong (a problem), certificate-missing or out-of-policy (repair is on it)."""
+    """``kind`` is certificate-wrong (a problem), certificate-missing, out-of-policy (repair is on it) or old-copies."""
 
     kind: str
     detail: str
@@ -58,10 +59,13 @@ def proved_then(stripe: Stripe, store: Certificates) -> str:
 
 
 class PlacementCheck:
-    """Goes through all stripes; ``counts`` and ``findings`` are the result."""
+    """Goes through all stripes; ``counts`` and ``findings`` are the result. ``copies`` proves no reassembly of a stripe
+    with its old copies counted (old_copies.py).
+    """
 
-    def __init__(self, store: Certificates) -> None:
+    def __init__(self, store: Certificates, copies: Callable[[Stripe], tuple[Proof, ...]] = lambda stripe: ()) -> None:
         self._store = store
+        self._copies = copies
         self.findings: list[Finding] = []
         self.counts: Counter[str] = Counter(stripes=0, proved=0, holding=0)
 
@@ -90,13 +94,18 @@ class PlacementCheck:
             else:
                 self.counts["proved"] += 1
         health = self._store.health(stripe)
-        if health.verdict.holds and health.counted == stripe.total:
+        if health.waits or (health.verdict.holds and not health.distrusted and health.counted == stripe.total):
             self.counts["holding"] += 1
-        elif not health.verdict.holds:
-            self.found("out-of-policy", f"stripe {name}: {health.verdict.words}", problem=False)
+        elif not health.verdict.holds or health.distrusted:
+            self.found("out-of-policy", f"stripe {name}: {health.words}", problem=False)
         else:
             missing = stripe.total - health.counted
             self.found("out-of-policy", f"stripe {name}: {missing} of {stripe.total} shares are missing", problem=False)
+
+        secret = all(proof.no_reassembly for proof in health.verdict.proofs)
+        for proof in self._copies(stripe) if secret else ():
+            if not proof.no_reassembly:
+                self.found("old-copies", f"stripe {name}: with copies not deleted yet, {proof.reason}", problem=False)
 
     def found(self, kind: str, detail: str, *, problem: bool) -> None:
         """Note something; ``problem``: it is wrong, and is not put right by itself."""

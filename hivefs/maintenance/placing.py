@@ -76,17 +76,15 @@ class Progress:
     """What status shows. Bytes are plaintext."""
 
     placed_bytes: int = 0
-    placed_chunks: int = 0
     placed_stripes: int = 0
     waiting_for: str = ""
     started: float = 0.0
     recent: list[tuple[float, int]] = field(default_factory=list)
 
-    def note(self, size: int, chunks: int) -> None:
+    def note(self, size: int) -> None:
         """Count a placed stripe."""
         now = trio.current_time()
         self.placed_bytes += size
-        self.placed_chunks += chunks
         self.placed_stripes += 1
         self.waiting_for = ""
         self.recent = [(t, b) for t, b in self.recent if t > now - 30] + [(now, size)]
@@ -131,6 +129,11 @@ class Placing:
         self.progress = Progress()
         self.hurry = trio.Event()
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
+
+    @property
+    def in_flight(self) -> int:
+        """Slots whose chunks are in a stripe that is being filled or on its way."""
+        return len(self._in_flight)
 
     def poke(self) -> None:
         """Someone waits: place everything now, quiet or not."""
@@ -290,7 +293,7 @@ class Placing:
             with self._state.writing():
                 for sealed, good in zip(held, taken, strict=True):
                     self._state.settle(sealed.ref.chunk_id, good)
-            self.progress.note(sum(s.ref.length for s in held), len(held))
+            self.progress.note(sum(s.ref.length for s in held))
             # Also when all have a node: policies or nodes may have changed while it was on its way.
             self.on_recorded(stripe.stripe_id)
         finally:

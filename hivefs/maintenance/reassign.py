@@ -1,8 +1,9 @@
 """Chunks whose file has another policy now: because the text says so of its path, or because the file was moved.
 
 The mount knows files, the engine knows stripes. So the mount tells, some slots at a time, which policy the file of
-each chunk has, and what lies in a stripe of another one is wished to be moved (repack.py). It is looked at when the
-text changes and every ten minutes, and not at all while there is no text. What was wished and not moved is found again.
+each chunk has, and what lies in a stripe of another one is wished to be moved (repack.py). It is looked at when the text
+changes (``wanted``), a moment after the mount says that renames may have given files another policy, and every ten minutes
+in case that was not heard; not at all while there is no text. What was wished and not moved is found again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = 600.0
 AGAIN: Final = 60.0
+ASK: Final = 2.0
+"""Seconds between questions whether files were moved to places of other policies."""
+
+SHARE: Final = 10
+"""While files are moved again and again, looking at all of them takes this part of the time at most."""
+
 SLOTS: Final = 100
 MOST: Final = 10_000
 """Chunks that are wished for at once; the rest when these have moved."""
@@ -48,13 +55,25 @@ class Reassign:
         while True:
             asked = self.wanted.is_set()
             self.wanted = trio.Event()
+            moves, began = await vault.policy_moves(), trio.current_time()
             whole = True
             if self._state.policies.set.text:
                 whole = await self.once(vault)
             if asked:
                 self._looked()
+            took = trio.current_time() - began
             with trio.move_on_after(EVERY if whole else AGAIN):
+                await self._called(vault, moves, max(ASK, SHARE * took))
+
+    async def _called(self, vault: Vault, moves: int, pause: float) -> None:
+        """Return when another text is in force, or files were moved since there were so many ``moves``."""
+        while True:
+            with trio.move_on_after(pause):
                 await self.wanted.wait()
+                return
+            pause = ASK
+            if self._state.policies.set.text and await vault.policy_moves() != moves:
+                return
 
     async def once(self, vault: Vault) -> bool:
         """Look at all slots; False when there was more than is wished for at once, or not everything could be looked at."""

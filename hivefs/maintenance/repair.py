@@ -26,14 +26,13 @@ from hivefs.content import coding
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.ports import State
 from hivefs.model.ids import NodeId, ShareId, StripeId
-from hivefs.model.node import Attribute
+from hivefs.model.node import Attribute, Candidate
 from hivefs.model.stripe import Level, Stripe
-from hivefs.placement import lazy
+from hivefs.placement.beside import settle
 from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.health import State as StripeState
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
-from hivefs.placement.selector import settle
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +46,9 @@ HOPELESS_LOOKS = 3
 MANY = 1000
 """More such stripes than this are tried again twelve times as seldom."""
 
+
+LAST = 1
+"""A stripe that may lose fewer shares than this more is not to wait for old copies that may be destroyed."""
 
 OUT_OF_POLICY = 1
 """As urgent as a stripe that may lose this many more shares is one that is not as its policy says."""
@@ -124,6 +126,9 @@ class Repair:
         self.cancelled = 0
         """Stripes that left the queue because their nodes came back."""
         self.waiting_for = ""
+        self.risked = 0
+        """Stripes that were about to be lost and were repaired without regard to old copies at nodes given up."""
+        self._beside: set[StripeId] = set()
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
         """Waits until so many bytes may be fetched or sent; urgent ones wait less (maintenance/budget.py)."""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
@@ -140,6 +145,11 @@ class Repair:
     def queue(self) -> int:
         """Stripes waiting for repair."""
         return len(self._queued | self._parked | self._stuck)
+
+    @property
+    def waiting_for_copies(self) -> int:
+        """Those that wait for nothing but the deletion of old copies."""
+        return len(self._beside & (self._queued | self._parked | self._stuck))
 
     @property
     def busy(self) -> bool:
@@ -161,10 +171,8 @@ class Repair:
                 with self._state.writing():
                     self._state.save_stripe(stripe)  # proved as it lies, by the policy that it has now
             return
-        elif not decision.moving:
-            left, threshold = stripe.total - len(decision.missing), self._state.policies.of(stripe).repair_at
-            if not lazy.due(left, stripe.total, threshold, health.verdict.holds):
-                return
+        elif health.waits and not decision.moving:
+            return
         if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
             return
         self._queued.add(stripe_id)
@@ -269,6 +277,7 @@ class Repair:
                 continue  # it is not needed any more, or was done already
             self._urgency.pop(stripe_id, None)
             done, aside = False, self._parked
+            self._beside.discard(stripe_id)
             try:
                 done = await self.repair(stripe_id)
                 self.waiting_for = "" if done else "nodes for the missing shares"
@@ -276,6 +285,8 @@ class Repair:
                 if str(error) != self.waiting_for:
                     log.info("repair waits: %s", error)
                 self.waiting_for = str(error)
+                if error.data.get("old_copies"):
+                    self._beside.add(stripe_id)
                 aside = self._stuck if isinstance(error, PolicyInfeasible | TooFewNodes) else self._parked
             finally:
                 self._queued.discard(stripe_id)
@@ -317,28 +328,20 @@ class Repair:
             return await self._repair(stripe, policy, planned)
         except (PolicyInfeasible, TooFewNodes) as error:
             # To find that out may take a tenth of a second, and all stripes on these nodes have the same answer.
-            if not self._left_behind(stripe, planned, True):
+            if not error.data.get("old_copies"):
                 self._hopeless[key] = error
             raise
 
     async def _repair(self, stripe: Stripe, policy: Policy, planned: Plan) -> bool:
         stripe_id = stripe.stripe_id
-        decision = self._settled(stripe, policy, planned)
+        decision, discount = self._settled_at_risk(stripe, policy, planned)
         wanted = decision.wanted
         if not wanted:
             return self._state.health(stripe).verdict.holds
         if await self.take_back(stripe, wanted):
             return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
-        careful = True
-        avoided = self._avoided(stripe, wanted) | self._apart(stripe, policy, decision)
-        beside = self._left_behind(stripe, decision, careful)
-        try:
-            self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
-        except (PolicyInfeasible, TooFewNodes):
-            careful = False
-            beside = self._left_behind(stripe, decision, careful)
-            self._writer.look_for_place(decision.kept, wanted, avoided, stripe.share_bytes, policy, beside)
+        self._writer.look_for_place(stripe, decision.kept, wanted, (), policy, discount)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         now = self._state.stripe(stripe_id)
         if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
@@ -350,14 +353,29 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
-        avoided = self._avoided(stripe, wanted) | self._apart(stripe, policy, decision)
-        beside = self._left_behind(stripe, decision, careful)
-        holders = await self._writer.spread(
-            coded, decision.kept, 0, avoid=avoided, policy=policy, beside=beside, stripe_id=stripe_id
-        )
+        holders = await self._writer.spread(stripe, coded, decision.kept, 0, policy=policy, discount=discount)
+        self.risked += bool(discount)
         return self._record(stripe, holders)
 
-    def _settled(self, stripe: Stripe, policy: Policy, decision: Plan) -> Plan:
+    def _settled_at_risk(self, stripe: Stripe, policy: Policy, planned: Plan) -> tuple[Plan, Collection[NodeId]]:
+        """The plan, and nodes whose old copies it does not count: none, but for a stripe that would be lost with LAST more
+        shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be destroyed,
+        are passed over then, and only then.
+        """
+        try:
+            return self._settled(stripe, policy, planned, ()), ()
+        except PolicyInfeasible as error:
+            if not error.data.get("old_copies") or planned.urgency >= LAST:
+                raise
+            views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
+            gone = {node for node, view in views.items() if view is None or view.state == NodeState.GONE}
+            if not gone:
+                raise
+            decision = self._settled(stripe, policy, planned, gone)
+            log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
+            return decision, gone
+
+    def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
         """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,
         the part of it that can be done. Raises PolicyInfeasible, TooFewNodes when that is none.
         """
@@ -366,14 +384,18 @@ class Repair:
         candidates = self._writer.candidates(policy)
         known = {c.node_id: c for c in candidates}
         holders = [known.get(decision.kept[i]) if i in decision.kept else None for i in range(stripe.total)]
-        avoid = self._avoided(stripe, range(stripe.total)) | {n for s in stripe.shares if (n := s.node) is not None}
+        staying = {(i, decision.kept[i]) for i, holder in enumerate(holders) if holder is not None}
+        pairs = sorted(self._writer.copies(stripe, discount) - staying)
+        copies = [(i, known.get(node, Candidate(node, {}))) for i, node in pairs]
+        avoid = {n for s in stripe.shares if (n := s.node) is not None}
         seed = int.from_bytes(stripe.stripe_id, "big")
         try:
-            made = settle(policy, holders, candidates, seed, share_bytes=stripe.share_bytes, avoid=avoid)
+            made = settle(
+                policy, holders, candidates, seed, copies, share_bytes=stripe.share_bytes, avoid=avoid, refused=pairs
+            )
         except (PolicyInfeasible, TooFewNodes) as error:
             made = error.data["partial"]
-            stay = [i for i in decision.kept if i not in made.keep and i not in made.nodes]
-            if not made.nodes or (stay and any(rule.coalition > 1 for rule in policy.rules)):
+            if not made.nodes:
                 raise
             # As much as can be done now: the shares that have a place get it, the rest stays where it is.
             out = [i for i in made.nodes if i in decision.kept]
@@ -386,41 +408,6 @@ class Repair:
         out = [i for i in made.move if i in decision.kept]
         kept = {i: node for i, node in decision.kept.items() if i not in out}
         return replace(decision, kept=kept, moving=tuple(sorted((*decision.moving, *out))))
-
-    def _apart(self, stripe: Stripe, policy: Policy, decision: Plan) -> set[NodeId]:
-        """Where part of a stripe stays although its policy forbids it: nodes under an authority that has such a share,
-        which is not to get more of the stripe.
-        """
-        wanted = set(decision.wanted)
-        stay = {s.node for i, s in enumerate(stripe.shares) if s.node and i not in decision.kept and i not in wanted}
-        if not stay:
-            return set()
-        candidates = self._writer.candidates(policy)
-        families = {rule.family for rule in policy.rules}
-        over = {(f, name) for c in candidates if c.node_id in stay for f in families for name in c.authorities.get(f, ())}
-        return {c.node_id for c in candidates if any((f, n) in over for f in families for n in c.authorities.get(f, ()))}
-
-    def _avoided(self, stripe: Stripe, wanted: Collection[int]) -> set[NodeId]:
-        """Nodes at which one of these shares waits to be deleted."""
-        ids = [stripe.shares[i].share_id for i in wanted]
-        return {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
-
-    def _left_behind(self, stripe: Stripe, decision: Plan, careful: bool) -> set[NodeId]:
-        """Nodes that may have a share of this stripe beside those that keep theirs: a move or a crash left it there and it
-        waits to be deleted. No authority may bring it together with others, so it counts where shares are placed.
-
-        With ``careful`` also what may come back with a node that is gone (its spares), and what moves now, until it is
-        deleted. That is more than must be counted, since the old copy and the new one of a share are one share: where
-        nothing fits so, repair does without.
-        """
-        ids = [share.share_id for share in stripe.shares]
-        trash = {n for n in self._state.trash_nodes() if any(self._state.has_trash(n, share_id) for share_id in ids)}
-        trash |= self._state.copies_left(stripe.stripe_id)
-        if not careful:
-            return {n for n in trash if (view := self._look(n)) is not None and view.state != NodeState.GONE}
-        spare = {n for n in self._state.spare_nodes() if any(self._state.has_spare(n, share_id) for share_id in ids)}
-        moving = {node for i in decision.moving if (node := stripe.shares[i].node) is not None}
-        return trash | spare | moving
 
     async def _copies(self, stripe: Stripe, moving: tuple[int, ...]) -> dict[int, bytes]:
         """Shares as the nodes that leave give them; one read each instead of k. What does not come is left out."""

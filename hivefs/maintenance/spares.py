@@ -2,9 +2,11 @@
 
 Repair notes such a copy as a *spare* instead of having it deleted. Before a share is made again, and when its holder is
 away for half of its time-out, leaves or is out of trust, a spare is taken back: the node must say that it has it (HAVE) and
-give a random piece of it with its proof, as in an audit, and the placement must keep its rules. Moving no byte, the stripe
-then names the old node, and the other holder's copy becomes the spare if that one is away. A spare that nobody needs is
-deleted KEEP_S after the share was made again or the node came back, at the latest after LONGEST_S.
+give a random piece of it with its proof, as in an audit, renew its lease (which may be about to end: nobody renewed it
+while it was a spare), and the placement must keep its rules. Moving no byte, the stripe then names the old node, and the
+other holder's copy becomes the spare if that one is away. What waits to be deleted there is not taken back, and while one
+is asked for, it is not deleted (chunkstore/claims.py). A spare that nobody needs is deleted KEEP_S after the share was made
+again or the node came back, at the latest after LONGEST_S.
 
 Notes are written in the transaction that changes the stripe, so a crash forgets none; what is done about them can be done
 again at any time.
@@ -19,7 +21,9 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from hivefs.chunkstore.claims import Claims
 from hivefs.chunkstore.reader import Answer, Reader
+from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.errors import HivefsError
 from hivefs.maintenance.audit import where
 from hivefs.maintenance.ports import State
@@ -37,9 +41,10 @@ BATCH: Final = 64
 
 
 class Haver(Protocol):
-    """One conversation: sizes of shares by position, 0 where the node has none."""
+    """One conversation: sizes of shares by position, 0 where the node has none; for each whether it holds it for us."""
 
     async def have(self, share_ids: list[ShareId]) -> list[int]: ...
+    async def renew(self, share_ids: list[ShareId], lease_ns: int) -> list[bool]: ...
 
 
 class SpareState(State, Protocol):
@@ -64,7 +69,9 @@ class Spares:
         online: Callable[[], Iterable[tuple[NodeId, Haver]]],
         clock: Callable[[], int],
         random: Callable[[int], bytes],
+        claims: Claims,
     ) -> None:
+        self._claims = claims
         self._state = state
         self._reader = reader
         self._trust = trust
@@ -137,7 +144,14 @@ class Spares:
                 now = self._state.stripe(stripe.stripe_id)
                 if now is None or not self._fits(now, index, node_id):
                     continue
-                if await self._has_it(now, index, node_id, client) and self._record(now, index, node_id):
+                share_id = now.shares[index].share_id
+                if not self._claims.hold(node_id, share_id):
+                    continue
+                try:
+                    back = await self._has_it(now, index, node_id, client) and self._record(now, index, node_id)
+                finally:
+                    self._claims.release([(node_id, share_id)])
+                if back:
                     done = True
                     break
         return done
@@ -147,6 +161,8 @@ class Spares:
         share = stripe.shares[index]
         view = self._look(node_id)
         if not self._state.has_spare(node_id, share.share_id) or view is None or view.leaving:
+            return False
+        if self._state.has_trash(node_id, share.share_id):
             return False
         if any(other.node == node_id for other in stripe.shares):
             return False
@@ -160,14 +176,15 @@ class Spares:
     async def _has_it(self, stripe: Stripe, index: int, node_id: NodeId, client: Haver) -> bool:
         share_id = stripe.shares[index].share_id
         try:
-            sizes = await client.have([share_id])
+            if await client.have([share_id]) == [stripe.share_bytes]:
+                offset, length = where(stripe.share_bytes, lambda n: int.from_bytes(self._random(8), "big") % n)
+                answer, _ = await self._reader.ask(_held(stripe, index, node_id), index, offset, length)
+                if answer not in (Answer.RIGHT, Answer.WRONG):
+                    return False
+                if answer is Answer.RIGHT and await client.renew([share_id], self._clock() + LEASE_NS) == [True]:
+                    return True
         except HivefsError:
             return False
-        if sizes == [stripe.share_bytes]:
-            offset, length = where(stripe.share_bytes, lambda n: int.from_bytes(self._random(8), "big") % n)
-            answer, _ = await self._reader.ask(_held(stripe, index, node_id), index, offset, length)
-            if answer is not Answer.WRONG:
-                return answer is Answer.RIGHT
         self._give_up(node_id, share_id)
         return False
 
@@ -183,8 +200,8 @@ class Spares:
                     self._state.spare_share(
                         share.node, share.share_id, before.stripe_id, index, max(0, self._clock() // 10**9)
                     )
-                else:
-                    self._state.trash_share(share.node, share.share_id)
+                else:  # once a head names the other: were this machine lost before, its recovery would ask this node
+                    self._state.doom_share(before.stripe_id, share.node, share.share_id)
         self.taken_back += 1
         return True
 

@@ -14,7 +14,7 @@ seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -57,6 +57,8 @@ class TrustBook(Protocol):
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None: ...
 
+    def save_distrusted(self, nodes: Collection[NodeId]) -> None: ...
+
 
 class Trust:
     """``clock`` gives nanoseconds since 1970; ``gone_after`` is the vault's setting in seconds."""
@@ -80,6 +82,7 @@ class Trust:
         self.longest_tick = LONGEST_TICK
         self._founded = min((row.first_seen_ns for row in self._rows.values()), default=0)
         self._suspended = self._worst()
+        book.save_distrusted(self._suspended)
         self.cut_off = False
         """Whether this machine seems to be the one that is away."""
         self.on_failed: Callable[[NodeId], None] = lambda node_id: None
@@ -205,6 +208,8 @@ class Trust:
         self._unsaved[node_id] = None
         if before is None or before.suspended != row.suspended or row.suspended:
             self._suspended, old = self._worst(), self._suspended
+            if self._suspended != old:
+                self._book.save_distrusted(self._suspended)
             for changed in sorted(self._suspended ^ old):
                 bad = changed in self._suspended
                 log.warning(

@@ -15,11 +15,11 @@ from hivefs.placement.health import NodeRow
 class NodeTables(EngineWriter):
     """Tables tree (n), nodes."""
 
-    def save_node(self, entry: RosterEntry) -> bool:
+    def save_node(self, entry: RosterEntry, now_ns: int) -> bool:
         """Record certificate and addresses, each when it is newer; whether one was. (Nodes may tell different ones.)"""
         node_id = NodeId(entry.membership.subject)
         before = self.roster_entry(node_id)
-        entry = newest(before, entry)
+        entry = newest(before, entry, now_ns)
         if before == entry:
             return False
         self._save_tree(records.node_key(node_id), entry_to_bytes(entry))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from hivefs.formats import policy as policy_format
 from hivefs.formats import records
@@ -15,6 +18,28 @@ from hivefs.placement.policy import Policy
 class PolicyTables(EngineWriter):
     """Table tree (p, a)."""
 
+    def __init__(self, path: Path, key: bytes, default: Policy, random: Callable[[int], bytes] = os.urandom) -> None:
+        super().__init__(path, key, default, random)
+        self._named: set[bytes] = set()
+
+    def named_again(self) -> set[bytes]:
+        """Digests of definitions and standings that were kept, or named by a stripe, since this was asked last. (Of an
+        undone transaction too: nothing is removed because of that.)
+        """
+        named, self._named = self._named, set()
+        return named
+
+    def forget_definitions(self, keys: Iterable[bytes]) -> None:
+        """Nothing names these records (p, a) any more; nor does it the code that was chosen for a policy."""
+        kept: dict[str, Any] = self.info("codes") or {}
+        codes = dict(kept)
+        for key in keys:
+            self._save_tree(key, None)
+            if key[:1] == b"p":
+                codes.pop(key[1:].hex(), None)
+        if codes != kept:
+            self.save_info("codes", codes)
+
     def save_policy_text(self, text: str) -> None:
         """The text of the policies, whole: after a crash it is the old one or this one. Empty means that there is none."""
         if text != self.policy_text():
@@ -24,6 +49,7 @@ class PolicyTables(EngineWriter):
     def save_policy(self, policy: Policy) -> bytes:
         """Keep a definition; returns its digest."""
         digest = policy_format.digest(policy)
+        self._named.add(digest)
         self._save_once(records.policy_key(digest), policy_format.to_bytes(policy))
         return digest
 
@@ -31,6 +57,7 @@ class PolicyTables(EngineWriter):
         """Keep what is known of a node; returns its digest."""
         value = tuple(attributes)
         digest = standing_format.digest(value)
+        self._named.add(digest)
         self._save_once(records.standing_key(digest), standing_format.to_bytes(value))
         return digest
 

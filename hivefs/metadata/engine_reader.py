@@ -12,7 +12,7 @@ from hivefs.formats import policy as policy_format
 from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
 from hivefs.formats.member import entry_from_bytes
-from hivefs.metadata.engine_tables import EngineTables
+from hivefs.metadata.engine_tables import DISTRUSTED, EngineTables
 from hivefs.model.attestation import Attestation, Statement, TrustedKey
 from hivefs.model.ids import ChunkId, NodeId, StripeId
 from hivefs.model.node import Attribute, Evidence, RosterEntry
@@ -106,14 +106,15 @@ class EngineReader(EngineTables):
         row, entry = self._get("nodes", node_id), self._get("tree", records.node_key(node_id))
         if row is None or entry is None:
             return None
-        stored = (row, entry, self._get("known", node_id))
+        stored = (row, entry, self._get("known", node_id), self._get("info", DISTRUSTED.encode()))
         known = self._views.get(node_id)
         if known is not None and known[1] == stored:
             return known[0]
         node_row, roster = self.node_row(node_id), self.roster_entry(node_id)
         if node_row is None or roster is None:
             return None
-        view = NodeView(node_row.state, self.weighed(node_id).attributes, bool(roster.address.leaving_s))
+        trusted = node_id not in (self.info(DISTRUSTED) or ())
+        view = NodeView(node_row.state, self.weighed(node_id).attributes, bool(roster.address.leaving_s), trusted)
         self._views[node_id] = (view, stored)
         return view
 
@@ -149,7 +150,7 @@ class EngineReader(EngineTables):
         views = [None if share.node is None else self.node_view(share.node) for share in stripe.shares]
         return {
             "policy": self.policies.name_of(stripe),
-            "proof": self.health(stripe).verdict.words,
+            "proof": self.health(stripe).words,
             "proved_ns": stripe.placed_ns if all(share.standing for share in stripe.shares) else 0,
             "known": [None if view is None else _known(view.attributes) for view in views],
         }

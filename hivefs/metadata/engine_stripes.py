@@ -52,11 +52,12 @@ class StripeTables(PolicyTables):
         distinct = len({share.node for share in stripe.shares}) == stripe.total
         if len(known) < stripe.total or not distinct or not proved(policy, stripe.needed, tuple(known)).holds:
             return bare
+        try:
+            standings = [self.save_standing(attributes) for attributes in known]
+        except ValueError:
+            return bare  # more is said of a node than a standing can hold: placed as it should be, without certificate
         self.save_policy(written)
-        shares = tuple(
-            replace(share, standing=self.save_standing(attributes))
-            for share, attributes in zip(stripe.shares, known, strict=True)
-        )
+        shares = tuple(replace(share, standing=one) for share, one in zip(stripe.shares, standings, strict=True))
         before = stripe.policy_hash == digest and stripe.shares == shares
         return replace(stripe, shares=shares, policy_hash=digest, placed_ns=stripe.placed_ns if before else self.clock())
 
@@ -68,6 +69,7 @@ class StripeTables(PolicyTables):
 
     def _put_stripe(self, stripe: Stripe) -> None:
         before = self.stripe(stripe.stripe_id)
+        self._named.update((stripe.policy_hash, *(share.standing for share in stripe.shares)))
         if before is not None:
             for share in before.shares:
                 if share.node is not None:
@@ -152,19 +154,28 @@ class StripeTables(PolicyTables):
     def doom_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
         """A share was copied to another node: the one at this node is deleted once a head that names the other is out."""
         self._doom(stripe_id, node_id + share_id, _DOOMED_SHARE)
-        self._copies().setdefault(stripe_id, {})[share_id] = node_id
+        self._copies().setdefault(stripe_id, set()).add((share_id, node_id))
 
     def copies_left(self, stripe_id: StripeId) -> set[NodeId]:
         """Nodes that still have a share of this stripe which another holds by now, until a head that says so is out."""
-        return set(self._copies().get(stripe_id, {}).values())
+        return {node_id for _, node_id in self._copies().get(stripe_id, ())}
 
-    def _copies(self) -> dict[StripeId, dict[ShareId, NodeId]]:
+    def old_copies(self, stripe: Stripe) -> set[tuple[int, NodeId]]:
+        """Where shares of this stripe may lie beside where it says, by number: what waits to be deleted, what may come back
+        with a node (spares), and what a move left. Costs as much as the stripe has shares, however many others have copies.
+        """
+        numbers = {share.share_id: index for index, share in enumerate(stripe.shares)}
+        found = {(i, NodeId(key[32:])) for share_id, i in numbers.items() for key in self.keys("copies", share_id)}
+        left = self._copies().get(stripe.stripe_id, ())
+        return found | {(numbers[share_id], node_id) for share_id, node_id in left if share_id in numbers}
+
+    def _copies(self) -> dict[StripeId, set[tuple[ShareId, NodeId]]]:
         if self._moved_copies is None:
             self._moved_copies = {}
             for key in self.keys("doomed"):
                 if (share := moved_share(key)) is not None:
                     stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
-                    self._moved_copies.setdefault(stripe_id, {})[share[1]] = share[0]
+                    self._moved_copies.setdefault(stripe_id, set()).add((share[1], share[0]))
         return self._moved_copies
 
     def _doom(self, stripe_id: StripeId, name: bytes, kind: int = _DOOMED_NAME) -> None:
@@ -189,9 +200,10 @@ class StripeTables(PolicyTables):
         return done
 
     def _reap_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
-        left = self._copies().get(stripe_id, {})
-        if left.get(share_id) == node_id:
-            del left[share_id]
+        left = self._copies().get(stripe_id, set())
+        left.discard((share_id, node_id))
+        if not left:
+            self._copies().pop(stripe_id, None)
         stripe = self.stripe(stripe_id)
         # It may have come back to that node since.
         if stripe is None or not any(s.node == node_id and s.share_id == share_id for s in stripe.shares):

@@ -22,6 +22,7 @@ Tables and what they hold (values sealed with the vault's engine key unless said
     info      small values                                                                           (sealed)
     reputation node id -> what is known of its conduct (docs/formats/reputation.md)                  (sealed)
     spare     node id || share id -> stripe id, share number, since: old copies at nodes that were gone (plain)
+    copies    share id || node id -> (empty): each entry of trash and spare, to be found by its share  (plain)
 
 Every write transaction is synced at commit: what the engine says to the mount or to a node is on disk before.
 """
@@ -47,13 +48,17 @@ from hivefs.placement.policy import Policy
 MAP_BYTES = 64 << 30
 TABLES = (
     *("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info"),
-    *("reputation", "spare"),
+    *("reputation", "spare", "copies"),
     *("known", "within", "unknown"),
 )
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""
 
 OWN_PREFIXES = (b"a", b"c", b"e", b"n", b"p", b"s")
 """First bytes of the tree's keys that are the engine's (docs/formats/records.md)."""
+
+
+DISTRUSTED = "distrusted"
+"""The name of the list of nodes out of trust."""
 
 
 class EngineTables:
@@ -74,8 +79,8 @@ class EngineTables:
         except lmdb.Error as error:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
-        self._moved_copies: dict[StripeId, dict[ShareId, NodeId]] | None = None
-        self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None]]] = {}
+        self._moved_copies: dict[StripeId, set[tuple[ShareId, NodeId]]] | None = None
+        self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None, bytes | None]]] = {}
 
     _writes = False
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 
 from hivefs.errors import Corrupt
 from hivefs.formats import reputation as reputation_format
+from hivefs.metadata.engine_tables import DISTRUSTED
 from hivefs.metadata.engine_writer import EngineWriter
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.placement.reputation import Reputation
@@ -30,6 +32,13 @@ class TrustTables(EngineWriter):
         with self.writing():
             for node_id, row in rows.items():
                 self.save("reputation", node_id, reputation_format.to_bytes(row))
+
+    def save_distrusted(self, nodes: Collection[NodeId]) -> None:
+        """These nodes are out of trust now, and no others."""
+        wanted = sorted(nodes)
+        if (self.info(DISTRUSTED) or []) != wanted:
+            with self.writing():
+                self.save_info(DISTRUSTED, wanted)
 
     def spare_share(self, node_id: NodeId, share_id: ShareId, stripe_id: StripeId, index: int, now_s: int) -> None:
         """A node that is away may still hold this share, which another one holds now."""

@@ -22,6 +22,9 @@ from hivefs.placement.policy import Policy
 
 U64 = struct.Struct(">Q")
 
+_COPIES = {"trash": "spare", "spare": "trash"}
+"""The tables whose entries are in ``copies`` too, each with the other one."""
+
 
 class EngineWriter(EngineReader):
     """Write access for the engine process. Changes happen inside ``with store.writing():``, synced at its end."""
@@ -40,6 +43,8 @@ class EngineWriter(EngineReader):
         value = self.info("sequence")
         self.sequence = value if isinstance(value, int) else 1
         self.clock: Callable[[], int] = time.time_ns
+        if self.info("copies") is None:
+            self._list_copies()
 
     def _open(self, path: Path) -> lmdb.Environment:
         environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
@@ -81,10 +86,23 @@ class EngineWriter(EngineReader):
     def put(self, table: str, key: bytes, value: bytes = b"") -> None:
         """A plain entry."""
         self._txn().put(key, value, db=self._db[table])
+        if table in _COPIES:
+            self._txn().put(_by_share(key), b"", db=self._db["copies"])
 
     def delete(self, table: str, key: bytes) -> bool:
         """Remove an entry; whether it was there."""
-        return bool(self._txn().delete(key, db=self._db[table]))
+        was = bool(self._txn().delete(key, db=self._db[table]))
+        if was and table in _COPIES and not self.has_entry(_COPIES[table], key):
+            self._txn().delete(_by_share(key), db=self._db["copies"])
+        return was
+
+    def _list_copies(self) -> None:
+        """A store of before there was the table ``copies``: make it, once."""
+        with self.writing():
+            for table in _COPIES:
+                for key in self.keys(table):
+                    self._txn().put(_by_share(key), b"", db=self._db["copies"])
+            self.save_info("copies", 1)
 
     def save(self, table: str, key: bytes, value: bytes) -> None:
         """A sealed entry."""
@@ -100,3 +118,8 @@ class EngineWriter(EngineReader):
         else:
             self.save("tree", key, value)
         self.put("changed", key, U64.pack(self.sequence))
+
+
+def _by_share(key: bytes) -> bytes:
+    """Node id || share id, the other way round."""
+    return key[32:] + key[:32]

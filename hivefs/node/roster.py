@@ -50,7 +50,7 @@ class Roster:
                     continue
                 entry = RosterEntry(entry.membership, before.address)
             if kept != blob and member.entry_valid(entry, self._hive_key, now_ns):
-                fresh[node_id] = newest(fresh.get(node_id), entry)
+                fresh[node_id] = newest(fresh.get(node_id), entry, now_ns)
         with self._store.lock:
             room = MAX_ENTRIES - self._store.index.roster_size()
             changed: dict[NodeId, tuple[bytes, bool]] = {}
@@ -60,7 +60,7 @@ class Roster:
                     if room <= 0:
                         continue
                     room -= 1
-                merged = newest(None if kept is None else member.entry_from_bytes(kept), entry)
+                merged = newest(None if kept is None else member.entry_from_bytes(kept), entry, now_ns)
                 blob = member.entry_to_bytes(merged)
                 if blob != kept:
                     changed[node_id] = blob, kept is not None

@@ -59,9 +59,10 @@ def own_entry(
     sequence = now_ns // 10**9
     if kept is not None:
         before = member.entry_from_bytes(kept).address
-        if before.addresses == addresses:
-            return RosterEntry(config.membership, before)
-        sequence = max(sequence, before.sequence + 1)
+        if not member.ahead(before, now_ns):  # else somebody who stole the key signed it, or the clock was wrong then
+            if before.addresses == addresses:
+                return RosterEntry(config.membership, before)
+            sequence = max(sequence, before.sequence + 1)
     return RosterEntry(config.membership, member.sign_address(seed, addresses, sequence))
 
 

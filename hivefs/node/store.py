@@ -117,8 +117,11 @@ class ShareStore:
         """
         missing: list[ShareId] = []
         prefix = bytes([number])
-        with os.scandir(self._shares / f"{number:02x}") as found:
-            files = {entry.name: entry.stat().st_size for entry in found}
+        try:
+            with os.scandir(self._shares / f"{number:02x}") as found:
+                files = {entry.name: entry.stat().st_size for entry in found}
+        except FileNotFoundError:  # somebody removed it while the node runs
+            files = {}
         after = bytes([number - 1]) + b"\xff" * 31 if number else b""
         while page := self.index.shares(after, _SWEEP_PAGE):
             mine = [row for row in page if row[0].startswith(prefix)]
@@ -220,10 +223,14 @@ class ShareStore:
         fresh = [jobs[number].share_id for number, _, _ in synced if self.index.size(jobs[number].share_id) is None]
         granted: dict[int, int] = {}
         try:
+            places = {jobs[number].share_id[0]: self._shares / f"{jobs[number].share_id[0]:02x}" for number, _, _ in synced}
+            for place in places.values():
+                if not place.is_dir():
+                    self._make_again(place)
             for number, path, _ in synced:
                 path.rename(self._path(jobs[number].share_id))
-            for prefix in {jobs[number].share_id[0] for number, _, _ in synced}:
-                _sync_directory(self._shares / f"{prefix:02x}")
+            for place in places.values():
+                _sync_directory(place)
             with self.index.writing() as change:
                 for number, _, leaves in synced:
                     job = jobs[number]
@@ -236,6 +243,15 @@ class ShareStore:
             raise
         for number, until in granted.items():
             results[number] = until
+
+    def _make_again(self, place: Path) -> None:
+        """A directory of shares that somebody removed while the node runs: what comes from now on is kept all the same. It
+        is on disk before its first share is.
+        """
+        self._shares.mkdir(mode=0o700, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(self._shares)
+        _sync_directory(self.directory)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -311,9 +327,16 @@ class ShareStore:
         return start - self.index.used
 
     def free_on_disk(self) -> int:
-        """Bytes that the file system has left for us."""
-        status = os.statvfs(self._shares)
-        return status.f_bavail * status.f_frsize
+        """Bytes that the file system has left for us; 0 when the node's directory is not there any more or its disk does
+        not answer: then nothing can be kept, and the node says so instead of failing.
+        """
+        for place in (self._shares, self.directory):
+            try:
+                status = os.statvfs(place)
+            except OSError:
+                continue
+            return status.f_bavail * status.f_frsize
+        return 0
 
 
 def _sync_directory(path: Path) -> None:

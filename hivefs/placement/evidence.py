@@ -24,6 +24,7 @@ from typing import Protocol
 from hivefs.formats.attestation import early, expired
 from hivefs.model.attestation import Attestation, Said
 from hivefs.model.node import ATTRIBUTE_NAMES, Attribute, Evidence, Membership
+from hivefs.model.words import showable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -152,7 +153,7 @@ def _words(
 
     def say(name: str, value: str, evidence: Evidence, who: str) -> None:
         value = value.strip()
-        if not value.isprintable():
+        if not showable(value):
             value = ""  # nobody is called so: it would steer a terminal, or write a line of a log
         if name.endswith("country"):
             value = value.upper() if len(value) == 2 and value.isascii() and value.isalpha() else ""

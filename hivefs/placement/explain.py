@@ -61,7 +61,7 @@ def explain(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate]
             f"put {never.size} shares under {never.size} of family {never.family}, and {max(0, never.most)} may be"
         )
     elif nodes:
-        words.append(_asked(nodes))
+        words.append(_asked(policy, nodes))
     if said:
         words.append(f"or {said}")
     return Explanation("; ".join(words), most, Remedy(tuple(nodes), weaker, said))
@@ -187,17 +187,22 @@ def _binding(
     return words
 
 
-def _asked(nodes: Sequence[Mapping[str, frozenset[str]]]) -> str:
-    """What is asked for: "3 more nodes under 2 other jurisdictions"."""
+def _asked(policy: Policy, nodes: Sequence[Mapping[str, frozenset[str]]]) -> str:
+    """What is asked for: "3 more nodes are needed, under 2 other jurisdictions". Only families of which the policy says
+    something are named: under which others the nodes are does not matter.
+    """
+    named = {entry.rpartition(":")[0] or "jurisdiction" for entry in policy.allow}
+    said = {limit.family for limit in limits_of(policy)} | named
     shown = []
     for family in ("jurisdiction", "bloc", "operator", "hoster", "asn", "subnet"):
-        names = {name for node in nodes for name in node.get(family, ())}
-        if UNKNOWN in names:
+        names = {name for node in nodes for name in node.get(family, ())} if family in said else set()
+        if not names or UNKNOWN in names:
             continue
         if all(name.startswith("new ") for name in names):
             shown.append(f"{len(names)} other {family}{'s' if len(names) > 1 else ''}")
         else:
             shown.append(f"{family} {' or '.join(sorted(names))}")
-    plural = "s" if len(nodes) > 1 else ""
-    need = "are" if plural else "is"
-    return f"{len(nodes)} more node{plural} {need} needed, under {shown[0]} (and {', '.join(shown[1:])})"
+    words = f"{len(nodes)} more nodes are needed" if len(nodes) > 1 else "1 more node is needed"
+    if shown:
+        words += f", under {shown[0]}"
+    return words + (f" (and {', '.join(shown[1:])})" if shown[1:] else "")

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hivefs.errors import BadPolicy, Corrupt
+from hivefs.errors import BadPolicy
 from hivefs.formats import policy as policy_format
 from hivefs.placement.conjunction import Contradiction, conjunction
 from hivefs.placement.policy import DEFAULT, Policy
@@ -112,8 +112,8 @@ def parse(text: str, default: Policy) -> PolicySet:
 def _can_be_kept(policy: Policy) -> None:
     """The definition goes into the vault's records, where lengths are bounded (docs/formats/policy.md)."""
     try:
-        policy_format.from_bytes(policy_format.to_bytes(policy))
-    except Corrupt:
+        policy_format.to_bytes(policy)
+    except ValueError:
         reason = f'"{policy.name}" is longer than can be kept: 4096 names in allow and in deny, with blocs taken apart'
         raise BadPolicy(line=1, column=1, reason=reason) from None
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hivefs.errors import BadPolicy
-from hivefs.placement.policy import DEFAULT, Policy
+from hivefs.placement.policy import AT_ONCE, DEFAULT, Policy
 from hivefs.placement.toml_places import Path, Place, places, position
 from hivefs.placement.verifier import Rules
 
@@ -31,7 +31,7 @@ def default_text(policy: Policy) -> str:
         if words
     ]
     if policy.repair_at:
-        lines.append(f"repair_at = {policy.repair_at}")
+        lines.append(f"repair_at = {0 if policy.repair_at == AT_ONCE else policy.repair_at}")
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ states its own, those that do not count against it. Rules (what is proved) never
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,7 +20,6 @@ from hivefs.model.node import UNKNOWN, Candidate, Evidence
 from hivefs.placement.attributes import NOBODY_SAID
 from hivefs.placement.policy import Policy
 
-Over = Mapping[str, frozenset[str]]
 _ALL = frozenset({UNKNOWN})
 _NONE: frozenset[str] = frozenset()
 _UNVETTED = frozenset({"unvetted"})

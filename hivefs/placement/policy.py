@@ -11,6 +11,9 @@ from hivefs.errors import BadSetting
 from hivefs.model.node import Evidence
 from hivefs.placement.verifier import Rules
 
+AT_ONCE = 255
+"""As ``repair_at`` of a policy: repair begins with the first missing share. No stripe has more shares."""
+
 DEFAULT = "default"
 """The policy of everything that no other is set for. There always is one of this name."""
 
@@ -24,7 +27,8 @@ class Policy:
     ``allow`` and ``deny`` name jurisdictions, with blocs already taken apart, or "family:authority" of another family: with
     ``allow`` every authority of a node in a family that is named must be among them, with ``deny`` none may be; an unknown
     one fits neither. With ``auto`` the code is chosen from the nodes (``resolved``); needed and total are 0 until it is.
-    ``repair_at`` is the number of shares at which repair begins (0: as soon as one is missing).
+    ``repair_at`` is the number of shares left at which repair begins: 0 as placement/lazy.py says for the code, AT_ONCE as
+    soon as one is missing.
     """
 
     needed: int

@@ -10,11 +10,12 @@ from typing import Any
 
 from hivefs.errors import BadPolicy
 from hivefs.model.node import Evidence
+from hivefs.model.words import showable, shown
 from hivefs.placement.arithmetic import MOST_SHARES, PLURALS, impossible
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.conjunction import join, limits_of, split
 from hivefs.placement.countries import COUNTRIES
-from hivefs.placement.policy import Policy
+from hivefs.placement.policy import AT_ONCE, Policy
 from hivefs.placement.toml_places import Path, Place, position
 from hivefs.placement.verifier import Rules
 
@@ -54,7 +55,7 @@ class Reader:
     @staticmethod
     def short(word: str) -> str:
         """A word of the user's for a sentence: on one line and not too long."""
-        plain = "".join(c if c.isprintable() else "?" for c in word)
+        plain = shown(word)
         return plain if len(plain) <= 60 else plain[:57] + "..."
 
     def meant(self, word: str, known: Iterable[str]) -> str:
@@ -265,7 +266,7 @@ class Reader:
             family, colon, name = word.partition(":")
             path: Path = (*at, key, number)
             if colon and family in NAMED:
-                if not name or len(name) > MAX_WORD or not name.isprintable() or name != name.strip():
+                if not name or len(name) > MAX_WORD or not showable(name) or name != name.strip():
                     raise self.wrong(path, f'"{self.short(word)}" names no {family}', value=True)
                 found.add(word)
                 continue
@@ -282,8 +283,12 @@ class Reader:
 
     def _repair_at(self, policy: Policy, table: Mapping[str, Any], at: Path) -> Policy:
         if "repair_at" not in table:
-            fits = policy.needed < policy.repair_at < policy.total
+            fits = policy.repair_at == AT_ONCE or policy.needed < policy.repair_at < policy.total
             return policy if fits else replace(policy, repair_at=0)
+        if table["repair_at"] == "auto":
+            return replace(policy, repair_at=0)
+        if isinstance(table["repair_at"], str):
+            raise self.wrong((*at, "repair_at"), '"repair_at" is "auto" or a whole number', value=True)
         value = self.number(table, "repair_at", at, 0, MOST_SHARES, 0)
         if value and policy.auto:
             words = 'repair_at is a number of shares: it needs a code that is written out, not "auto"'
@@ -291,7 +296,7 @@ class Reader:
         if value and not policy.needed < value < policy.total:
             words = f"repair_at is more than {policy.needed} and less than {policy.total} with this code, or 0 for at once"
             raise self.wrong((*at, "repair_at"), words, value=True)
-        return replace(policy, repair_at=value)
+        return replace(policy, repair_at=value or AT_ONCE)
 
     # ---- contradictions ---------------------------------------------------------------------------------------------
 

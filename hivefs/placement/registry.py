@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from hivefs.errors import BadSetting
+from hivefs.model.words import shown
 from hivefs.placement.evidence import Address, Origin
 
 MAX_ROWS = 4_000_000
@@ -139,7 +140,7 @@ def _origin(rest: list[str], line: int) -> Origin:
     asn = asn.upper().removeprefix("AS")
     if asn and not (asn.isascii() and asn.isdigit() and len(asn) <= 10):
         raise BadSetting(name=_NAME, reason=f"line {line}: '{asn[:20]}' is not the number of a network")
-    hoster = "".join(c if c.isprintable() else " " for c in hoster[:MAX_TEXT]).strip()  # it goes to logs and terminals
+    hoster = shown(hoster[:MAX_TEXT], " ").strip()  # it goes to logs and terminals
     return Origin(country, "" if not asn or int(asn) == 0 else str(int(asn)), hoster)
 
 

@@ -61,7 +61,7 @@ def choose(
         whole, candidates = len(candidates) <= SAMPLE, candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
     else:
         whole = True
-    pool, refused = _pool(policy, candidates, draw, share_bytes, taken)
+    pool, refused = pool_of(policy, candidates, draw, share_bytes, taken)
     return [c.node_id for c in _choose(policy, pool, refused, kept, wanted, whole=whole)]
 
 
@@ -81,36 +81,45 @@ def settle(
     ``nodes`` are not all that are needed (missing shares first). A share that is to move and has no node there stays.
     """
     missing = tuple(i for i, holder in enumerate(holders) if holder is None)
+    standing = standing_of(policy, holders)
+    places = Places(policy, candidates, seed, share_bytes, {h.node_id for h in holders if h is not None}.union(avoid))
+    try:
+        keep, fewest, nodes = places.settle(standing)
+    except (TooFewNodes, PolicyInfeasible) as error:
+        keep, nodes = places.partly(standing)
+        error.data["partial"] = settlement(holders, missing, keep, nodes, fewest=False)
+        raise
+    return settlement(holders, missing, keep, nodes, fewest=fewest)
+
+
+def standing_of(policy: Policy, holders: Sequence[Candidate | None]) -> dict[int, Candidate]:
+    """The holders that may stay, by share number: one share a node, and only nodes that the policy does not refuse."""
     standing: dict[int, Candidate] = {}
     seen: set[NodeId] = set()
     for i, holder in enumerate(holders):
         if holder is not None and holder.node_id not in seen and not eligible(policy, holder.authorities):
             standing[i] = holder
             seen.add(holder.node_id)
-    places = _Places(policy, candidates, seed, share_bytes, {h.node_id for h in holders if h is not None}.union(avoid))
-    try:
-        keep, fewest, nodes = places.settle(standing)
-    except (TooFewNodes, PolicyInfeasible) as error:
-        keep, nodes = places.partly(standing)
-        error.data["partial"] = _settlement(holders, missing, keep, nodes, fewest=False)
-        raise
-    return _settlement(holders, missing, keep, nodes, fewest=fewest)
+    return standing
 
 
-def _settlement(
+def settlement(
     holders: Sequence[Candidate | None],
     missing: tuple[int, ...],
     keep: Sequence[int],
-    nodes: Sequence[NodeId],
+    nodes: Sequence[NodeId] | Mapping[int, NodeId],
     *,
     fewest: bool,
 ) -> Settlement:
+    """``nodes`` by share number, or in order for the missing ones and then those that move."""
     move = tuple(i for i, holder in enumerate(holders) if holder is not None and i not in keep)
-    return Settlement(tuple(keep), move, missing, dict(zip((*missing, *move), nodes, strict=False)), fewest)
+    if not isinstance(nodes, Mapping):
+        nodes = dict(zip((*missing, *move), nodes, strict=False))
+    return Settlement(tuple(keep), move, missing, nodes, fewest)
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class Places:
     """Where shares that need another node could go."""
 
     policy: Policy
@@ -151,7 +160,7 @@ class _Places:
         if isinstance(some, Field):
             proved = len(some) <= SAMPLE
             some = some.sample(self.policy, draw, self.share_bytes, self.away, SAMPLE)
-        pool, refused = _pool(self.policy, some, draw, self.share_bytes, self.away)
+        pool, refused = pool_of(self.policy, some, draw, self.share_bytes, self.away)
         best: tuple[list[int], list[NodeId]] | None = None
         for mode in modes(self.policy, [*pool, *nodes], ()):
             old = [i for i, node in enumerate(nodes) if mode.admits(node)]
@@ -199,7 +208,7 @@ class _Places:
 # ---- choosing -------------------------------------------------------------------------------------------------------
 
 
-def _pool(
+def pool_of(
     policy: Policy, candidates: Iterable[Candidate], draw: bytes, share_bytes: int, taken: Collection[NodeId]
 ) -> tuple[list[Candidate], int]:
     """The nodes that could be chosen in the order of their lots, and how many the policy refuses."""

@@ -87,6 +87,23 @@ def verify(policy: Policy, needed: int, holders: Sequence[Sequence[Attribute] | 
     return Verdict(not words, proofs, out, "; ".join(words) or "proved")
 
 
+def reassembly(policy: Policy, needed: int, copies: Sequence[Sequence[Sequence[Attribute]]]) -> tuple[Proof, ...]:
+    """G1 with old copies counted. ``copies[i]`` are the attributes of each node that may have share i: its holder, and
+    where a copy was left. All copies of a share are one share to a coalition. A proof for each rule that has a coalition,
+    whose ``no_hostage`` says nothing.
+    """
+    proofs = []
+    for rule in policy.rules:
+        if rule.coalition:
+            sets = [
+                frozenset().union(*(_Known(said, policy.evidence).under(rule.family) for said in nodes))
+                for nodes in copies
+                if nodes
+            ]
+            proofs.append(prove(Rules(rule.family, rule.coalition, 0, 0), needed, sets))
+    return tuple(proofs)
+
+
 class _Known:
     """What is known of a node by evidence that is strong enough."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hivefs.errors import HeadForked, HeadStale, HivefsError, NodeBusy, NodeFull, Refused, ShareMissing
 from hivefs.formats import strict
+from hivefs.model.words import shown
 from hivefs.protocol.frames import VERSION
 
 MAX_TEXT = 300
@@ -82,4 +83,4 @@ def to_error(refusal: Refusal, peer: str, **about: Any) -> HivefsError:
 
 def printable(text: str) -> str:
     """A node's words, without what could steer a terminal or forge a log line."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return shown(text)

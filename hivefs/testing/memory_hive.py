@@ -39,7 +39,8 @@ class MemoryNode:
     """One node. ``up`` is whether it answers; ``rotten`` shares come back damaged; while ``busy`` it refuses shares,
     and counts how many it ``refused``; ``leaving_s`` is since when it leaves; ``also`` is what the owner says of it
     beside country and operator. An ``old`` one knows no receipts and ends the conversation when it is asked for one;
-    ``clock_ns`` is what its clock says (None: the machine's), ``credits`` the vault that it credits.
+    ``clock_ns`` is what its clock says (None: the machine's), ``credits`` the vault that it credits, ``dropped`` how
+    many shares it says that its disk has lost.
     """
 
     number: int
@@ -63,6 +64,7 @@ class MemoryNode:
     old: bool = False
     clock_ns: int | None = None
     credits: str = ""
+    dropped: int = 0
 
     @property
     def seed(self) -> bytes:
@@ -307,7 +309,7 @@ class MemoryHive:
             used=node.used,
             free_bytes=free,
             shares=len(node.shares),
-            dropped=0,
+            dropped=node.dropped,
             time_ns=0,
             version="memory",
         )

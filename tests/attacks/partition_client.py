@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +48,9 @@ class Book:
         return {}
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
+        pass
+
+    def save_distrusted(self, nodes: Collection[NodeId]) -> None:
         pass
 
     def weighed(self, node_id: NodeId) -> Weighed:

@@ -261,7 +261,13 @@ def test_eta_says_why() -> None:
     waiting = {**engine, "placing": {"rate": 5, "waiting_for": "a node in a third jurisdiction."}}
     assert eta({"mount": mount, "engine": waiting}) == {"seconds": None, "reason": "a node in a third jurisdiction"}
     assert "checkpoint" in eta({"mount": {**mount, "dirty_bytes": 0}, "engine": engine})["reason"]
-    assert eta({"mount": {**mount, "dirty_bytes": 0, "published": 2}, "engine": engine})["seconds"] == 0
+    published = {**mount, "dirty_bytes": 0, "published": 2}
+    assert eta({"mount": published, "engine": engine})["seconds"] == 0
+    moving = {"queue": 2, "bytes_left": 6 << 20, "eta_s": 3, "waiting_for": ""}
+    assert eta({"mount": published, "engine": {**engine, "moving": moving}}) == {"seconds": 3, "reason": "6.0 MiB to move"}
+    stopped = {**moving, "eta_s": None, "waiting_for": "the drive is in use"}
+    reason = "6.0 MiB to move, waits: the drive is in use"
+    assert eta({"mount": published, "engine": {**engine, "moving": stopped}}) == {"seconds": None, "reason": reason}
 
 
 def test_what_the_engine_moves_is_one_line() -> None:

@@ -191,6 +191,9 @@ def test_a_killed_mount_is_healed(drive: User) -> None:
 def test_a_killed_engine_comes_back(drive: User) -> None:
     until(lambda: drive.json("status")["engine"] is not None)
     drive.kill("engine")
+    # Who asks while there is none waits for the one that the mount starts, and does not start a rival to it.
+    assert "[policy.default]" in drive.run("policy", "show")
+    drive.kill("engine")
     (drive.drive / "f").write_text("written without an engine")
     assert os.getxattr(drive.drive / "f", "user.hivefs.durability") == b"local"
     drive.run("wait", "--timeout", 120, drive.drive)

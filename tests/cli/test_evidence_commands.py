@@ -155,7 +155,7 @@ def test_a_value_is_shown_with_how_well_it_is_known() -> None:
     assert words == ["DE a", "?", "?", "", ""]
 
 
-@pytest.mark.parametrize("word", ["\udcff", "a\nb", "\x1b[2J"])
+@pytest.mark.parametrize("word", ["\udcff", "a\nb", "\x1b[2J", "\u202egnp", "a\u2028b"])
 def test_words_that_cannot_be_shown_are_refused(hivefs: Run, tmp_path: Path, word: str) -> None:
     """The first is what an argument becomes that is no UTF-8."""
     key = tmp_path / "notary.key"

@@ -52,6 +52,7 @@ def test_colours_and_bars_of_our_own_stay() -> None:
 
 def test_a_name_is_one_line() -> None:
     assert plain("Good\nnode 2  online\x1b[1m Ü 株") == "Good?node 2  online?[1m Ü 株"
+    assert plain("山田\u3000商店") == "山田\u3000商店"
 
 
 def test_a_hostile_member_is_listed_and_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:

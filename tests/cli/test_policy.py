@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 import trio
 
@@ -380,6 +381,63 @@ def test_edit(world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert refused.read_text().count('"/a" = "default"') == 2 and str(refused) in err, "what was written is not lost"
     monkeypatch.setenv("VISUAL", "true")
     assert "Nothing was changed" in run("policy", "edit")[1]
+
+
+@pytest.mark.parametrize("moment", ["editor", "question", "engine", "gave up"])
+def test_what_was_written_in_the_editor_is_kept_and_named_when_it_is_interrupted(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
+) -> None:
+    rounds = iter(("[policy.default]\nmine = 1\n",) if moment != "engine" else ("# mine = 1\n",))
+
+    def edit(filename: str) -> None:
+        text = next(rounds, "")
+        if text:
+            Path(filename).write_text(text)
+        if moment == "editor":
+            raise KeyboardInterrupt
+
+    def confirm(*words: Any, **more: Any) -> bool:
+        if moment == "question":
+            raise click.Abort
+        return True
+
+    def apply(*words: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(policy_edit.click, "edit", edit)
+    monkeypatch.setattr(policy_edit.click, "confirm", confirm)
+    monkeypatch.setattr(policy_edit.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    if moment == "engine":
+        monkeypatch.setattr(policy_edit, "apply", apply)
+    code, _, err = run("policy", "edit")
+    (kept,) = tmp_path.rglob("policy-refused.toml")
+    assert "mine = 1" in kept.read_text() and f"hivefs policy apply {kept}" in err and world.book.kept == ""
+    assert code == (0 if moment == "gave up" else 130)
+
+
+def test_what_an_editor_saved_in_another_coding_is_refused_and_kept(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def edit(filename: str) -> None:
+        Path(filename).write_bytes(b"# \xff\n")
+
+    monkeypatch.setattr(policy_edit.click, "edit", edit)
+    code, _, err = run("policy", "edit")
+    (kept,) = tmp_path.rglob("policy-refused.toml")
+    assert code == 62 and "UTF-8" in err and kept.read_bytes() == b"# \xff\n"
+
+
+def test_a_text_can_be_checked_where_there_is_no_vault(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEFS_HOME", str(tmp_path / "none"))
+    text = tmp_path / "policy.toml"
+    text.write_text('[policy.p]\ndeny = ["US"]\n')
+    code, out, _ = run("policy", "check", text, "--text-only")
+    assert code == 0 and "2 policies" in out and "4/6" in out
+    assert '"default": "init"' in run("policy", "check", text, "--text-only", "--json")[1]
+    text.write_text("[policy.default]\nrepair_at = 6\n")  # as many as the default code has shares
+    code, _, err = run("policy", "check", text, "--text-only")
+    assert code == 62 and "line 2" in err
+    assert run("policy", "check", text)[0] == 10 and run("policy", "check", "--text-only")[0] == 2
 
 
 def test_a_path_that_is_no_utf8_is_refused_also_below_the_mount_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,16 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hivefs.cli.status import gather
+from hivefs.daemon.home import Home
 from hivefs.daemon.node_process import running_node
+from hivefs.errors import HivefsError
 
 
 class Live:
-    """HIVEFS_HOME, HIVEFS_HIVE and a mount point below one directory."""
+    """HIVEFS_HOME, HIVEFS_HIVE and a mount point below one directory; or with the nodes of another hive."""
 
-    def __init__(self, root: Path, home: str = "home") -> None:
+    def __init__(self, root: Path, home: str = "home", hive: Path | None = None) -> None:
         self.root = root
         self.home = root / home
-        self.hive = root / "hive"
+        self.hive = hive or root / "hive"
         self.drive = root / "drive"
         self.phrase = root / "phrase"
         self.drive.mkdir(exist_ok=True)
@@ -54,6 +57,12 @@ class Live:
     def json(self, *words: str, timeout: float = 120) -> Any:
         return json.loads(self.run(*words, "--json", timeout=timeout).stdout)
 
+    def status(self) -> dict[str, Any]:
+        """What 'hivefs status' shows, without a process for it: it is asked again and again while the nodes need the
+        processors.
+        """
+        return gather(Home.load(self.home))
+
     def logs(self) -> str:
         texts = []
         for log in (self.home / "run").glob("*.log"):
@@ -80,13 +89,13 @@ class Live:
                 kill(process.pid)
 
     def mount_pid(self) -> int:
-        return int(self.json("status")["mount"]["pid"])
+        return int(self.status()["mount"]["pid"])
 
     def engine_pid(self) -> int:
-        return int(self.json("status")["engine"]["pid"])
+        return int(self.status()["engine"]["pid"])
 
     def online(self) -> int:
-        engine = self.json("status")["engine"]
+        engine = self.status()["engine"]
         return 0 if not engine else sum(1 for n in engine["nodes"] if n["state"] == "online")
 
     def wait(self, *paths: Path, level: str = "guaranteed", timeout: float = 120) -> None:
@@ -112,8 +121,11 @@ class Live:
 
     def stop_engine(self) -> None:
         """End the engine, whatever it is doing, and wait for it."""
-        status = self.run("status", "--json", check=False)
-        if status.returncode == 0 and (engine := json.loads(status.stdout).get("engine")):
+        try:
+            engine = self.status()["engine"]
+        except HivefsError:
+            return  # there is no vault
+        if engine:
             kill(int(engine["pid"]))
 
 
@@ -187,10 +199,18 @@ def attributes(top: Path) -> dict[str, tuple[Any, ...]]:
 
 @contextmanager
 def live(
-    root: Path, *, nodes: int = 8, capacity: str = "4G", settings: dict[str, int] | None = None, mount: bool = True
+    root: Path,
+    *,
+    nodes: int = 8,
+    capacity: str = "4G",
+    settings: dict[str, int] | None = None,
+    mount: bool = True,
+    shared: Path | None = None,
 ) -> Iterator[Live]:
-    """A hive, a vault without password, mounted; everything is stopped at the end, whatever happened."""
-    made = Live(root)
+    """A hive, a vault without password, mounted; everything is stopped at the end, whatever happened. In a ``shared`` hive
+    of so many nodes those that were killed run again, and go on running.
+    """
+    made = Live(root, hive=shared)
     try:
         made.run("up", "--nodes", str(nodes), "--capacity", capacity, timeout=200)
         pairs = [word for name, value in (settings or {}).items() for word in ("--set", f"{name}={value}")]
@@ -202,5 +222,6 @@ def live(
     finally:
         made.run("umount", check=False, timeout=90)
         made.stop_engine()
-        made.run("down", check=False, timeout=120)
+        if shared is None:
+            made.run("down", check=False, timeout=120)
         subprocess.run(["fusermount3", "-u", "-z", str(made.drive)], capture_output=True, timeout=20, check=False)

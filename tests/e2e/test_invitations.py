@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -105,7 +104,7 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
         assert Path(said["list"]).exists()
         until(lambda: _node(hive, victim["id"])["state"] == "gone", what="the revoked node given up")
         hive.wait(hive.drive, timeout=90)
-        until(lambda: hive.json("status")["engine"]["repair"]["queue"] == 0, what="repair")
+        until(lambda: hive.status()["engine"]["repair"]["queue"] == 0, what="repair")
         holders = os.getxattr(hive.drive / "file", "user.hivefs.placement").decode()
         assert holders and victim["id"][:12] not in holders and "CH" not in holders
         hive.drop_caches()
@@ -128,5 +127,5 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
 
 
 def _node(hive: Live, node_id: str) -> dict[str, Any]:
-    engine = json.loads(hive.run("status", "--json").stdout)["engine"]
+    engine = hive.status()["engine"]
     return next((n for n in engine["nodes"] if n["id"] == node_id), {"state": "", "last_problem": ""})

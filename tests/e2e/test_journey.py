@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,31 @@ from .trees import photos, standard_library
 pytestmark = pytest.mark.fuse
 
 
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Eight nodes for all tests here: each has a vault of its own, sees nothing of the others', and starts those nodes
+    again that the one before killed.
+    """
+    root = tmp_path_factory.mktemp("nodes")
+    made = Live(root)
+    try:
+        made.run("up", "--nodes", "8", "--capacity", "4G", timeout=200)
+        yield made.hive
+    finally:
+        made.run("down", check=False, timeout=120)
+
+
 def copy_in(source: Path, drive: Path) -> Path:
     subprocess.run(["cp", "-a", str(source), str(drive)], check=True, timeout=300)
     return drive / source.name
 
 
-def test_a_real_tree_survives_any_two_nodes_and_then_the_whole_client(tmp_path: Path) -> None:
+def test_a_real_tree_survives_any_two_nodes_and_then_the_whole_client(tmp_path: Path, nodes: Path) -> None:
     """Issue items 1 and 2: kill n-k nodes and read without caches; then lose every local byte and come back."""
     tree = photos(tmp_path / "photos", 40)
     library = standard_library(tmp_path / "lib")
     before = {"photos": attributes(tree), "lib": attributes(library)}
-    with live(tmp_path, settings={"node_gone_after_s": 86_400}) as hive:
+    with live(tmp_path, shared=nodes, settings={"node_gone_after_s": 86_400}) as hive:
         copy_in(tree, hive.drive)
         copy_in(library, hive.drive)
         hive.wait(hive.drive, timeout=240)
@@ -56,13 +71,15 @@ def test_a_real_tree_survives_any_two_nodes_and_then_the_whole_client(tmp_path: 
         assert hive.json("check", "--data", timeout=300)["problems"] == 0
 
 
-def test_damaged_shares_are_detected_read_elsewhere_and_reported(tmp_path: Path) -> None:
+def test_damaged_shares_are_detected_read_elsewhere_and_reported(tmp_path: Path, nodes: Path) -> None:
     """Issue item 3: one byte flipped, a share truncated, a share swapped for another."""
     tree = photos(tmp_path / "photos", 6)
-    with live(tmp_path) as hive:
+    with live(tmp_path, shared=nodes) as hive:
+        others = set(hive.node_directories()[2].glob("shares/*/*"))
         copy_in(tree, hive.drive)
         hive.wait(hive.drive)
-        shares = sorted((hive.node_directories()[2]).glob("shares/*/*"), key=lambda p: -p.stat().st_size)
+        ours = set(hive.node_directories()[2].glob("shares/*/*")) - others
+        shares = sorted(ours, key=lambda p: -p.stat().st_size)
         assert len(shares) >= 4
         flipped, truncated, swapped, other = shares[:4]
         data = bytearray(flipped.read_bytes())
@@ -77,32 +94,32 @@ def test_damaged_shares_are_detected_read_elsewhere_and_reported(tmp_path: Path)
         hive.drop_caches()
         diff(tree, hive.drive / "photos")
         hive.wait(hive.drive, timeout=90)
-        until(lambda: hive.json("status")["engine"]["repair"]["queue"] == 0)
+        until(lambda: hive.status()["engine"]["repair"]["queue"] == 0)
         assert hive.json("check", "--data", timeout=300)["problems"] == 0
 
 
-def test_a_killed_node_is_replaced_without_being_asked(tmp_path: Path) -> None:
+def test_a_killed_node_is_replaced_without_being_asked(tmp_path: Path, nodes: Path) -> None:
     """Issue item 4."""
     tree = photos(tmp_path / "photos", 6)
-    with live(tmp_path, settings={"node_gone_after_s": 3}) as hive:
+    with live(tmp_path, shared=nodes, settings={"node_gone_after_s": 3}) as hive:
         copy_in(tree, hive.drive)
         hive.wait(hive.drive)
         photo = next((hive.drive / "photos").glob("*/*.CR2"))
         victim = 0
         hive.kill_node(victim)
-        until(lambda: any(n["state"] == "gone" for n in hive.json("status")["engine"]["nodes"]), what="a node given up")
+        until(lambda: any(n["state"] == "gone" for n in hive.status()["engine"]["nodes"]), what="a node given up")
         hive.wait(hive.drive, timeout=90)
         hive.becomes(photo, "guaranteed")
-        status = hive.json("status")["engine"]
+        status = hive.status()["engine"]
         assert status["repair"]["repaired"] > 0
         hive.drop_caches()
         diff(tree, hive.drive / "photos")
 
 
-def test_with_every_node_down_the_drive_works_with_what_is_here(tmp_path: Path) -> None:
+def test_with_every_node_down_the_drive_works_with_what_is_here(tmp_path: Path, nodes: Path) -> None:
     """Issue item 5: listing, cached reads and writes with all nodes down; placed later."""
     tree = photos(tmp_path / "photos", 4)
-    with live(tmp_path) as hive:
+    with live(tmp_path, shared=nodes) as hive:
         copy_in(tree, hive.drive)
         hive.wait(hive.drive)
         hive.umount()
@@ -120,9 +137,9 @@ def test_with_every_node_down_the_drive_works_with_what_is_here(tmp_path: Path) 
         hive.becomes(hive.drive / "offline.txt", "guaranteed")
 
 
-def test_unplaced_reads_fail_with_eio_and_the_rest_stays_usable(tmp_path: Path) -> None:
+def test_unplaced_reads_fail_with_eio_and_the_rest_stays_usable(tmp_path: Path, nodes: Path) -> None:
     """Fewer than k shares: EIO after the deadline, one log line, everything else works."""
-    with live(tmp_path, settings={"read_deadline_s": 2, "node_gone_after_s": 86_400}) as hive:
+    with live(tmp_path, shared=nodes, settings={"read_deadline_s": 2, "node_gone_after_s": 86_400}) as hive:
         (hive.drive / "far").write_bytes(os.urandom(3 << 20))
         hive.wait(hive.drive)
         for number in range(7):  # one share at most is left of the three that hold the file's chunks
@@ -140,10 +157,10 @@ def test_unplaced_reads_fail_with_eio_and_the_rest_stays_usable(tmp_path: Path) 
         assert len((hive.drive / "far").read_bytes()) == 3 << 20
 
 
-def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path) -> None:
+def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path, nodes: Path) -> None:
     """Sealed at rest: no name and no content by grep in HIVEFS_HOME or on any node; the placing goes on after umount."""
     name, text = "holiday-in-reykjavik", "a sentence that nobody else may read " * 50
-    with live(tmp_path) as hive:
+    with live(tmp_path, shared=nodes) as hive:
         folder = hive.drive / name
         folder.mkdir()
         (folder / (name + ".txt")).write_text(text)
@@ -158,9 +175,7 @@ def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path) -> None:
                 assert found.stdout == "", f"{word!r} is readable in {found.stdout}"
 
         def drained() -> bool:
-            done = hive.run("status", "--json", check=False)
-            engine = json.loads(done.stdout).get("engine") if done.returncode == 0 else None
-            return not engine
+            return not hive.status()["engine"]
 
         until(drained, 90, what="the engine finishing after the unmount")
         hive.run("mount", str(hive.drive))
@@ -168,15 +183,15 @@ def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path) -> None:
         hive.becomes(folder / (name + ".txt"), "guaranteed")
 
 
-def test_killed_processes_come_back(tmp_path: Path) -> None:
+def test_killed_processes_come_back(tmp_path: Path, nodes: Path) -> None:
     """The engine killed: the drive stays usable and a new engine appears. The mount killed: mounting again heals."""
-    with live(tmp_path) as hive:
+    with live(tmp_path, shared=nodes) as hive:
         (hive.drive / "one").write_text("1")
         first = hive.engine_pid()
         os.kill(first, 9)
         (hive.drive / "two").write_text("2")
         assert (hive.drive / "one").read_text() == "1"
-        until(lambda: (hive.json("status")["engine"] or {}).get("pid") not in (None, first), 60, "a new engine")
+        until(lambda: (hive.status()["engine"] or {}).get("pid") not in (None, first), 60, "a new engine")
         fd = os.open(hive.drive / "three", os.O_WRONLY | os.O_CREAT)
         os.write(fd, b"3" * 100_000)
         os.fsync(fd)
@@ -201,7 +216,7 @@ def test_ten_thousand_small_files_make_tens_of_stripes(tmp_path: Path) -> None:
     with live(tmp_path) as hive:
         copy_in(source, hive.drive)
         hive.wait(hive.drive, timeout=240)
-        stripes = hive.json("status")["engine"]["stripes"]
+        stripes = hive.status()["engine"]["stripes"]
         assert stripes < 100, f"{stripes} stripes"
         shares = sum(1 for d in hive.node_directories() for _ in d.glob("shares/*/*"))
         assert shares < 600, f"{shares} shares"
@@ -214,13 +229,13 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_password_protects_the_vault(tmp_path: Path) -> None:
-    hive = Live(tmp_path)
+def test_a_password_protects_the_vault(tmp_path: Path, nodes: Path) -> None:
+    hive = Live(tmp_path, hive=nodes)
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.write_text("correct horse\n")
     bad.write_text("battery staple\n")
     try:
-        hive.run("up", "--nodes", "3", "--capacity", "1G", timeout=200)
+        hive.run("up", timeout=200)
         hive.run("init", "--password-file", str(good), "--phrase-out", str(hive.phrase))
         wrong = hive.run("mount", "--password-file", str(bad), str(hive.drive), check=False)
         assert wrong.returncode == 12 and "wrong" in wrong.stderr
@@ -231,7 +246,6 @@ def test_a_password_protects_the_vault(tmp_path: Path) -> None:
     finally:
         hive.run("umount", check=False)
         hive.stop_engine()
-        hive.run("down", check=False, timeout=120)
 
 
 def test_a_full_hive_says_so_at_write_and_loses_nothing(tmp_path: Path) -> None:
@@ -256,8 +270,8 @@ def test_a_full_hive_says_so_at_write_and_loses_nothing(tmp_path: Path) -> None:
         assert (hive.drive / "too much").stat().st_size == accepted
 
 
-def test_a_damaged_store_is_named_and_recovery_brings_everything_back(tmp_path: Path) -> None:
-    with live(tmp_path) as hive:
+def test_a_damaged_store_is_named_and_recovery_brings_everything_back(tmp_path: Path, nodes: Path) -> None:
+    with live(tmp_path, shared=nodes) as hive:
         (hive.drive / "photo").write_bytes(b"p" * 3_000_000)
         hive.wait(hive.drive)
         address = hive.json("up", timeout=200)["nodes"][0]["address"]

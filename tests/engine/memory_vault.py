@@ -26,7 +26,7 @@ class MemoryVault:
         self.published_sequence = 0
         self.changed: dict[bytes, int] = {}
         self.capacity: tuple[int, int] | None = None
-        self.policies: dict[int, str] = {}
+        self.moves = 0
         self.refuse: set[tuple[int, int]] = set()
         self.policies: dict[int, str] = {}
 
@@ -111,6 +111,9 @@ class MemoryVault:
 
     async def calm(self) -> bool:
         return True
+
+    async def policy_moves(self) -> int:
+        return self.moves
 
     async def set_capacity(self, total: int, free: int) -> None:
         self.capacity = (total, free)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.request
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from hivefs.cli.status import trust_words
+from hivefs.cli.status import QUEUES, queue_words, trust_words
 from hivefs.daemon import engine_metrics
 from hivefs.model.ids import CHUNK_BYTES
 from hivefs.placement.health import NodeState
@@ -18,6 +19,8 @@ from hivefs.testing.memory_hive import MemoryHive
 
 from .memory_vault import MemoryVault
 from .test_engine import make_home, run, running, settle, until
+
+METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def samples(page: bytes) -> dict[str, float]:
@@ -37,8 +40,10 @@ def test_every_queue_is_on_the_page_and_says_what_is_so(tmp_path: Path) -> None:
             await settle(engine, vault)
             status = engine.status()
             found = samples(engine_metrics.page(status))
-            duties = ("repair", "moving", "audit", "sweep", "leases", "garbage", "doomed", "spares", "reputation")
-            assert {f"hivefs_engine_queue/{duty}" for duty in duties} <= found.keys()
+            assert status["queues"].keys() == QUEUES.keys(), "each has its words"
+            assert {f"hivefs_engine_queue/{duty}" for duty in QUEUES} <= found.keys()
+            (row,) = [line for line in METRICS.read_text().splitlines() if "hivefs_engine_queue" in line]
+            assert {f"`{duty}`" for duty in QUEUES} <= set(re.findall(r"`[a-z_]+`", row))
             assert found["hivefs_engine_nodes/online"] == 6 and found["hivefs_engine_queue/repair"] == 0
             assert found["hivefs_engine_placed_bytes_total"] == status["placing"]["bytes"] > 4 * CHUNK_BYTES // 2
             node = hive.nodes[0]
@@ -46,6 +51,8 @@ def test_every_queue_is_on_the_page_and_says_what_is_so(tmp_path: Path) -> None:
             engine.trust.failed(node.node_id)
             node.stop()
             await until(lambda: engine.pool.members[node.node_id].row.state == NodeState.GONE and engine.repair.queue)
+            said = "\n".join(queue_words(engine.status()["queues"]))
+            assert " stripes to repair" in said and "\n0 " not in said
             found = samples(engine_metrics.page(engine.status()))
             assert found["hivefs_engine_queue/repair"] >= 1 and found["hivefs_engine_nodes/gone"] == 1
             assert found["hivefs_engine_audits_total/passed"] == 1

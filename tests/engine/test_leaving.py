@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from hivefs.chunkstore.pool import BUSY_LONGEST
@@ -15,7 +16,7 @@ from hivefs.testing.memory_hive import MemoryHive, MemoryNode
 from .memory_vault import MemoryVault
 from .test_engine import content, drop_cache, make_home, run, running, settle, until
 
-SINCE = 1_800_000_000
+SINCE = int(time.time())
 
 
 def leave(engine: Engine, node: MemoryNode, since: int = SINCE) -> None:

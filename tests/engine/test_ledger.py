@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from hivefs.chunkstore import pool as pool_module
 from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.crypto import keys
 from hivefs.daemon.engine_core import Engine
@@ -110,6 +111,39 @@ def test_a_share_that_a_node_lost_is_found_shown_and_made_again(tmp_path: Path) 
             drop_cache(engine)
             for ino, data in plain.items():
                 assert await content(engine, vault, ino, 0) == data
+
+    run(test)
+
+
+def test_what_a_node_says_that_its_disk_has_lost_is_looked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after the hour that passes between two receipts; and not again and again when it says so all the time."""
+    monkeypatch.setattr(ledger_module, "FIRST", 0.0)
+    monkeypatch.setattr(ledger_module, "LOOK", 0.05)
+    monkeypatch.setattr(pool_module, "STAT_EVERY", 0.05)
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await placed(engine, vault)
+            node = max(hive.nodes, key=lambda n: len(n.shares))
+            await until(lambda: ledger_of(engine).row(node.node_id).looked_ns)
+            receipts, gone = node.receipts, next(iter(node.shares))
+            del node.shares[gone]
+            later(engine, node, ledger_module.HURRY_NS)
+            await trio.sleep(0.3)
+            assert node.receipts == receipts, "nobody knows"
+            node.dropped = 1
+            await until(lambda: ledger_of(engine).row(node.node_id).missing == 1)
+            await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
+            receipts = node.receipts
+            for _ in range(5):
+                node.dropped += 1
+                await trio.sleep(0.1)
+            assert node.receipts == receipts, "once a minute at most"
+            later(engine, node, 3 * ledger_module.HURRY_NS)
+            await until(lambda: node.receipts == receipts + 1)
 
     run(test)
 

@@ -12,10 +12,11 @@ import trio
 
 from hivefs.chunkstore.cache import CacheReader
 from hivefs.chunkstore.source import CachedChunks
+from hivefs.daemon import engine_moving
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home
 from hivefs.errors import NotEnoughShares
-from hivefs.maintenance import garbage, repack
+from hivefs.maintenance import garbage, reassign, repack
 from hivefs.maintenance.rebalance import at
 from hivefs.maintenance.repack import Repack
 from hivefs.metadata.engine_store import EngineStore
@@ -445,5 +446,36 @@ def test_all_chunks_are_looked_at_again_only_after_something_changed(tmp_path: P
             assert not repack_._may_differ()
             now -= 10**15  # the clock goes back
             assert repack_._may_differ()
+
+    run(test)
+
+
+def test_what_another_text_or_a_move_of_files_calls_for_happens_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The looks every few seconds and minutes are a net only: here they never come."""
+    monkeypatch.setattr(engine_moving, "POLICIES_EVERY", 3600.0)
+    monkeypatch.setattr(reassign, "ASK", 0.05)
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            engine.moving.repack.young_ns = 0
+            for ino in range(4):
+                vault.write(ino, 0, os.urandom(30_000))
+            await settle(engine, vault)
+
+            def by(ino: int) -> str:
+                place = engine.store.place(vault.map[(ino, 0)].chunk_id)
+                stripe = None if place is None else engine.store.stripe(place.stripe_id)
+                return "" if stripe is None else engine.store.policies.name_of(stripe)
+
+            vault.policies = {0: "family"}
+            await engine.rules.set('[policy.family]\ncode = "3/6"\n[paths]\n"/Family" = "family"\n')
+            await until(lambda: by(0) == "family")
+            assert by(1) == "default"
+            vault.policies[1] = "family"
+            vault.moves += 1
+            await until(lambda: by(1) == "family")
 
     run(test)

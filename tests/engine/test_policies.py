@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from hivefs.cli.status import policy_words
+from hivefs.daemon import engine_metrics
 from hivefs.daemon.engine_core import Engine
+from hivefs.daemon.engine_link import LazyBook
 from hivefs.errors import BadPolicy, NotEnoughShares
 from hivefs.formats import policy as policy_format
+from hivefs.formats import records
 from hivefs.maintenance.placement_check import PlacementCheck
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Purpose, Stripe
@@ -160,7 +165,10 @@ def test_policies_and_certificates_come_through_a_restart(tmp_path: Path) -> Non
             await engine.set_policies(STRICT)
             vault.write(1, 0, os.urandom(200_000))
             await settle(engine, vault)
+            await until(lambda: engine.store.info("head_out") is True)
         async with running(home, hive, vault) as engine:
+            head = engine.checkpoint.head()
+            assert head is not None and engine.status()["checkpoint"]["published_ns"] == head.time_ns > 0
             assert engine.store.policy_text() == STRICT and engine.policies.written("default").deny == ("DE",)
             check = await checked(engine)
             assert check.findings == [] and check.counts["proved"] > 1
@@ -221,5 +229,47 @@ def test_a_head_that_one_authority_can_take_from_all_its_keepers_is_not_publishe
             assert await engine.checkpoint.measure() < Level.GUARANTEED
             fresh = engine.rules.status()["freshness"]
             assert fresh["nodes"] == 5 and fresh["remembering_device"].startswith("unknown")
+
+    run(test)
+
+
+def test_a_text_in_force_that_cannot_be_read_stops_nothing_but_placing_and_is_mended_while_the_engine_runs(
+    tmp_path: Path,
+) -> None:
+    """Such as another version of HiveFS wrote. Before, the engine ended, and with it all that could have mended it."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        home = make_home(tmp_path / "home")
+        plain = os.urandom(30_000)
+        async with running(home, hive, vault) as engine:
+            vault.write(9, 0, plain)
+            await settle(engine, vault)
+            with engine.store.writing():
+                text = policy_format.text_to_bytes("[policy.default]\nof_tomorrow = 1\n")
+                engine.store._save_tree(records.policy_key(policy_format.TEXT_KEY), text)
+        vault.write(9, 1, plain)
+        async with running(home, hive, vault) as engine:
+            await until(lambda: "of_tomorrow" in engine.placing.progress.waiting_for)
+            status = engine.status()
+            assert "of_tomorrow" in status["policies"]["problem"] and status["capacity"] is None
+            assert "'hivefs policy edit' mends it" in policy_words(status["policies"])
+            engine_metrics.page(status)
+            drop_cache(engine)
+            assert await content(engine, vault, 9, 0) == plain
+            sequence, stripes = engine.checkpoint.published_ns, engine.store.count("live")
+            hive.nodes[0].stop()
+            await trio.sleep(0.5)
+            assert engine.checkpoint.published_ns == sequence and engine.store.count("live") == stripes
+            book = LazyBook(home, engine.keys)
+            book._reader = engine.store  # a process opens it once
+            stripe = next(engine.store.stripes())
+            assert book.paths() == {} and book.stripe_level(stripe.stripe_id) == Level.LOCAL
+            assert book.explained(stripe.stripe_id) == {} and book.stripe(stripe.stripe_id) == stripe
+            hive.nodes[0].start()
+            await engine.rules.set("")
+            await settle(engine, vault)
+            assert not engine.status()["policies"]["problem"]
+            assert await content(engine, vault, 9, 1) == plain
 
     run(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,16 @@ class Book:
 
     def __init__(self) -> None:
         self.rows: dict[NodeId, Reputation] = {}
+        self.distrusted: frozenset[NodeId] = frozenset()
 
     def reputations(self) -> dict[NodeId, Reputation]:
         return dict(self.rows)
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
         self.rows |= rows
+
+    def save_distrusted(self, nodes: Collection[NodeId]) -> None:
+        self.distrusted = frozenset(nodes)
 
 
 class World:
@@ -160,6 +165,10 @@ def test_when_most_seem_bad_only_the_worst_third_is_suspended() -> None:
         for _ in range(6 + number):
             world.trust.failed(node)
     assert [world.trust.suspended(n) for n in NODES] == [False] * 8 + [True] * 4
+    assert world.book.distrusted == set(NODES[8:]), "and that is what levels are judged by"
+    world.book.distrusted = frozenset()
+    world.again()
+    assert world.book.distrusted == set(NODES[8:]), "made good at the start when a kill came between"
 
 
 def test_nodes_of_the_first_hour_are_vetted_and_later_ones_are_not() -> None:
@@ -233,8 +242,15 @@ def test_a_node_out_of_trust_loses_its_shares_and_gets_none(tmp_path: Path) -> N
             assert bad.shares
             for _ in range(5):
                 engine.trust.failed(bad.node_id)
-            assert all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes())
+            # What it says that it holds proves nothing any more; the level is that of all who read the store.
+            for stripe in engine.store.stripes():
+                health = engine.store.health(stripe)
+                there = [i for i, share in enumerate(stripe.shares) if share.node == bad.node_id]
+                assert health.distrusted == tuple(there) and health.verdict.holds
+                assert health.level == (Level.REMOTE if there else Level.GUARANTEED)
+                assert "out of trust" in engine.store.explained(stripe.stripe_id)["proof"] or not there
             await until(lambda: not bad.shares)
+            await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
             assert not next(c for c in engine.pool.candidates() if c.node_id == bad.node_id).usable
             vault.write(10, 0, os.urandom(CHUNK_BYTES))
             await settle(engine, vault)

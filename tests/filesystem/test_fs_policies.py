@@ -9,6 +9,7 @@ import pytest
 from drive_tools import run
 from test_fs_service import SECOND, Timed
 
+from hivefs.errors import PosixError
 from hivefs.filesystem.ports import ROOT
 from hivefs.model.ids import ROOT_INO
 from hivefs.model.stripe import Level
@@ -66,3 +67,34 @@ def test_a_file_is_as_safe_as_its_own_policy_says(drive: Timed) -> None:
     assert json.loads(drive.fs.getxattr(f, b"user.hivefs.placement"))[0]["policy"] == "default"
     drive.book.assigned = {"/f": "strict"}
     assert run(drive.service.durability, f) == Level.REMOTE, "it is not proved for that policy yet"
+
+
+def test_renames_that_may_change_a_policy_are_counted_and_no_others(drive: Timed) -> None:
+    fs, moves = drive.fs, lambda: run(drive.service.policy_moves)
+    photos = fs.mkdir(ROOT_INO, b"Photos", 0o755, ROOT).ino
+    raw = fs.mkdir(photos, b"raw", 0o755, ROOT).ino
+    inner = fs.mkdir(photos, b"inner", 0o755, ROOT).ino
+    for parent in (ROOT_INO, photos, raw):
+        fs.create(parent, b"f", 0o644, ROOT)
+    fs.rename(ROOT_INO, b"f", photos, b"g")
+    assert moves() == 0, "no paths, no policies"
+    drive.book.assigned = {"/Photos": "family", "/Photos/raw": "strict"}
+    policies(drive)
+    fs.rename(photos, b"f", photos, b"f.new")  # as editors do
+    fs.rename(photos, b"f.new", inner, b"f")  # all of it is family's
+    with pytest.raises(PosixError):
+        fs.rename(photos, b"none", ROOT_INO, b"raw")
+    assert moves() == 0
+    for count, words in enumerate(
+        (
+            (inner, b"f", ROOT_INO, b"f"),
+            (ROOT_INO, b"f", raw, b"h"),
+            (photos, b"raw", photos, b"cooked"),
+            (photos, b"cooked", photos, b"raw"),
+            (ROOT_INO, b"Photos", ROOT_INO, b"Pictures"),
+            (ROOT_INO, b"Pictures", ROOT_INO, b"Photos"),
+        ),
+        1,
+    ):
+        fs.rename(*words)
+        assert moves() == count, words

@@ -121,14 +121,23 @@ def test_a_statement_from_far_ahead_takes_no_place_and_gives_way() -> None:
         [["colour", "red"]],
         [["country", ""]],
         [["country", "x" * 257]],
-        [["operator", "good\x1b[2J"]],
-        [["operator", "good\nnode 2"]],
     ],
 )
 def test_names_are_known_sorted_and_once(said: list[list[str]]) -> None:
     fields = [GOOD.attester, GOOD.subject, said, 1, 0]
     with pytest.raises(Corrupt):
         attestation.attestation_from_bytes(strict.encode("HVattest", 1, fields, bytes(64)))
+
+
+@pytest.mark.parametrize("word", ["good\x1b[2J", "good\nnode 2", "\u202egnp", "山田\u3000商店", "می\u200cخواهم"])
+def test_what_was_signed_before_there_was_a_rule_about_characters_stays_readable(word: str) -> None:
+    made = replace(GOOD, said=(("operator", word),))
+    assert attestation.attestation_from_bytes(attestation.attestation_to_bytes(made)) == made
+
+
+def test_what_no_text_can_hold_is_refused_when_it_is_read() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        attestation.said_from_items([["operator", "\udcff"]], empty=True)
 
 
 @pytest.mark.parametrize(

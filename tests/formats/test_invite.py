@@ -149,7 +149,7 @@ def test_forged_certificates_are_not_valid(how: str) -> None:
 def test_what_the_owner_signed_stands_above_what_an_invitation_did() -> None:
     own = member.sign_member(HIVE, Membership(b"", keys.public_key(NODE), Role.NODE, (Attribute("country", "DE"),), 1))
     entry = replace(ENTRY, membership=own)
-    assert member.newest(entry, ENTRY).membership == member.newest(ENTRY, entry).membership == own
+    assert member.newest(entry, ENTRY, NOW).membership == member.newest(ENTRY, entry, NOW).membership == own
 
 
 # ---- text -------------------------------------------------------------------------------------------------------

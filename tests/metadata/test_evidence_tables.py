@@ -33,7 +33,7 @@ def says(sequence: int) -> Statement:
 def opened(path: Path) -> EngineStore:
     store = EngineStore(path / "engine", KEY, DEFAULT)
     with store.writing():
-        store.save_node(NODE.entry())
+        store.save_node(NODE.entry(), 10**9)
         store.save_node_row(NODE.node_id, NodeRow(NodeState.ONLINE, 1))
     return store
 

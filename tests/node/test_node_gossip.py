@@ -22,6 +22,7 @@ from hivefs.node import gossip
 from hivefs.node.config import load_node
 from hivefs.node.members import Members
 from hivefs.node.roster import Roster
+from hivefs.node.running import own_entry
 from hivefs.node.store import ShareStore
 from hivefs.testing.memory_net import MemoryNetwork
 
@@ -87,9 +88,44 @@ def test_a_roster_given_by_a_client_is_checked_entry_by_entry(tmp_path: Path) ->
 def test_the_newest_address_and_the_newest_certificate_win_each_for_itself() -> None:
     old, moved, renewed = entry("n", 1), entry("n", 2, addresses=("/b",)), entry("n", 1, epoch=3)
     for first, second in ((moved, renewed), (renewed, moved)):
-        both = newest(newest(None, first), second)
+        both = newest(newest(None, first, NOW), second, NOW)
         assert both.address == moved.address and both.membership == renewed.membership
-        assert newest(both, old) == both
+        assert newest(both, old, NOW) == both
+
+
+def test_who_stole_a_key_does_not_silence_its_owner_for_ever() -> None:
+    """Addresses more than a day ahead give way to the owner's; a clock may be a day behind, and years behind at a start."""
+    day = 86_400 * 10**9
+    owners = entry("n", NOW // 10**9)
+    for sequence in ((NOW + day) // 10**9 + 1, (1 << 63) - 1):
+        stolen = entry("n", sequence, addresses=("/thief",))
+        assert newest(stolen, owners, NOW) == newest(owners, stolen, NOW) == owners
+        assert newest(None, stolen, NOW) == stolen, "nothing else is known"
+    skewed = entry("n", NOW // 10**9 + 86_000, addresses=("/moved",))
+    assert newest(owners, skewed, NOW) == newest(skewed, owners, NOW) == skewed
+    assert newest(owners, skewed, 0) == newest(skewed, owners, 0) == skewed, "a machine whose clock begins at 1970"
+
+
+def test_a_node_whose_key_was_used_from_far_ahead_is_found_again(tmp_path: Path) -> None:
+    """Its own entry, that another signed, is in its roster and in that of another node."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    store, other = ShareStore(tmp_path / "a"), ShareStore(tmp_path / "b")
+    hive_key = keys.public_key(HIVE)
+    rosters = [Roster(s, hive_key, Members(s, hive_key)) for s in (store, other)]
+    stolen = entry("n", (1 << 63) - 1, addresses=("/thief",))
+    assert all(roster.take([blob(stolen)], NOW) == 1 for roster in rosters)
+    make(tmp_path / "n")
+    config = replace(load_node(tmp_path / "n")[0], membership=stolen.membership)
+    for addresses in (("/mine",), ("/thief",)):
+        made = own_entry(store.index, config, seed_of("n"), stolen.address.node_id, addresses, NOW)
+        assert made.address.sequence == NOW // 10**9
+    mine = own_entry(store.index, config, seed_of("n"), stolen.address.node_id, ("/mine",), NOW)
+    assert all(roster.take([blob(mine)], NOW) == 1 and roster.entries() == [mine] for roster in rosters)
+    assert all(roster.take([blob(stolen)], NOW) == 0 and roster.entries() == [mine] for roster in rosters)
+    assert rosters[0].digest() == rosters[1].digest()
+    store.close()
+    other.close()
 
 
 def test_entries_stay_sorted_paged_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -265,3 +266,21 @@ def test_a_share_put_again_while_it_is_released_is_there_or_not_as_a_whole(store
     put(store, one)
     assert read(store, *_sized(one)) == one[1]
     assert store.dropped == 0
+
+
+def test_a_node_whose_shares_were_removed_while_it_runs_says_so_and_keeps_what_comes(store: ShareStore) -> None:
+    """rm -rf of the directory with the shares: each is missing from then on, and there is room for new ones."""
+    before, after = [share(n) for n in range(100, 120)], [share(n) for n in range(200, 220)]
+    put(store, *before)
+    shutil.rmtree(store.directory / "shares")
+    assert store.free_on_disk() > 0
+    answer = read(store, *_sized(before[0]))
+    assert isinstance(answer, Refusal) and answer.code == Code.MISSING and store.dropped == 1
+    swept = [store.sweep_some(number) for number in range(store_module.FANOUT)]
+    assert sum(s.lost for s in swept) == 19 and store.index.count == 0
+    assert put(store, *after) == [NOW + DAY] * 20
+    assert [read(store, *_sized(one)) for one in after] == [data for _, data in after]
+    assert store.free_on_disk() > 0 and store.sweep() == store_module.Sweep(0, 0)
+    shutil.rmtree(store.directory)
+    assert store.free_on_disk() == 0
+    assert all(isinstance(r, Refusal) and r.code == Code.BUSY for r in put(store, share(7)))

@@ -236,4 +236,14 @@ def test_a_country_that_is_no_code_is_unknown(said: str) -> None:
 
 
 def test_a_value_that_cannot_be_shown_is_unknown() -> None:
-    assert of("operator", known(member(Attribute("operator", "good\x1b[31m evil")))) == ("", CLAIMED)
+    for value in ("good\x1b[31m evil", "good\u2028evil", "good\u202elive", "good\u2066live", "\x85"):
+        assert of("operator", known(member(Attribute("operator", value)))) == ("", CLAIMED)
+
+
+@pytest.mark.parametrize(
+    "name", ["山田\u3000商店", "می\u200cخواهم", "क्\u200dष", "\u200fשלום (1)", "Co\u00a0KG", "\U0001fae9"]
+)
+def test_names_of_all_scripts_are_names(name: str) -> None:
+    """Also with characters that Python does not call printable."""
+    assert of("operator", known(member(Attribute("operator", name)))) == (name, CLAIMED)
+    assert authorities(known(member(Attribute("operator", name))))["operator"] != {UNKNOWN}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hivefs.placement.blocs import BLOCS
 from hivefs.placement.countries import COUNTRIES
 from hivefs.placement.language import METADATA, decode, parse
 from hivefs.placement.language_text import default_text, with_path
-from hivefs.placement.policy import Policy
+from hivefs.placement.policy import AT_ONCE, Policy
 from hivefs.placement.toml_places import places, position
 from hivefs.placement.verifier import Rules
 
@@ -119,6 +120,8 @@ def test_families_of_their_own_rules() -> None:
         ('[policy.x]\nallow = ["EU"]\nno_hostage = { family = "bloc" }', 3, 1, "bloc EU"),
         ("[policy.x]\nrepair_at = 4", 2, 13, "more than 4 and less than 8"),
         ('[policy.x]\ncode = "auto"\nrepair_at = 4', 3, 13, "written out"),
+        ('[policy.x]\nrepair_at = "late"', 2, 13, '"auto" or a whole number'),
+        ("[policy.x]\nrepair_at = 255", 2, 13, "more than 4 and less than 8"),
         ('[policy.x]\ninherits = "y"', 2, 12, 'no policy "y"'),
         ('[policy.a]\ninherits = "b"\n[policy.b]\ninherits = "a"', 2, 1, "circle: a -> b -> a"),
         ('[policy.a]\ninherits = "a"', 2, 1, "circle: a -> a"),
@@ -402,3 +405,32 @@ def test_what_could_not_be_kept_is_refused_before_it_is() -> None:
     ):
         with pytest.raises(BadPolicy, match="longer than can be kept"):
             parse(text, OWN)
+
+
+def test_when_repair_begins_is_inherited_while_it_fits() -> None:
+    text = """
+    [policy.default]
+    code = "4/8"
+    repair_at = 6
+    [policy.same]
+    deny = ["US"]
+    inherits = "default"
+    [policy.other]
+    inherits = "default"
+    code = "16/30"
+    [policy.never]
+    inherits = "default"
+    repair_at = 0
+    [policy.still]
+    inherits = "never"
+    code = "auto"
+    [policy.formula]
+    inherits = "never"
+    repair_at = "auto"
+    """
+    made = parse(text, Policy(4, 6)).policies
+    assert {name: policy.repair_at for name, policy in made.items()} == {
+        "default": 6, "same": 6, "other": 0, "never": AT_ONCE, "still": AT_ONCE, "formula": 0,
+    }  # fmt: skip
+    for policy in (made["default"], replace(made["never"], name="default"), replace(made["formula"], name="default")):
+        assert parse(default_text(policy), Policy(4, 6)).policies["default"] == policy

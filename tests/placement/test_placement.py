@@ -165,6 +165,10 @@ def test_health_words_and_levels() -> None:
     assert judge(stripe([0, 1, None]), rules, look("+++")).level == Level.REMOTE
     assert judge(stripe([0, 1, 1]), rules, look("+++")).level == Level.REMOTE, "two shares on one node"
     assert judge(stripe([0, 1, 9]), rules, look("+++")).counted == 2, "an unknown node is gone"
+    views = {i.to_bytes(32, "big"): NodeView(NodeState.ONLINE, stated(COUNTRIES[i]), trusted=i != 1) for i in range(3)}
+    health = judge(one, rules, views.get)
+    assert (health.state, health.level, health.distrusted) == (State.HEALTHY, Level.REMOTE, (1,))
+    assert health.verdict.holds and health.words == "share 1: its node is out of trust"
 
 
 def test_capacity_counts_what_rules_allow() -> None:

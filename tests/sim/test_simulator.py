@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hivefs.chunkstore.claims import Pair
+from hivefs.chunkstore.writer import Writer
 from hivefs.maintenance import repair
-from hivefs.maintenance.repair import Repair
 from hivefs.metadata import engine_reader
 from hivefs.model.stripe import Level
 from hivefs.placement import durability
@@ -130,9 +130,8 @@ def test_repair_that_forgets_what_lies_elsewhere_is_caught() -> None:
     """Found by this simulator: shares that were put before a kill and not recorded, and old copies that came back with the
     nodes of a jurisdiction, came together with those that were put anew under one authority.
     """
-    with patched([(Repair, "_left_behind", lambda self, stripe, decision, careful: set())]):
-        _caught(preset("returns", 12), Life, "could bring together")
-    simulate(preset("returns", 12))
+    with patched([(Writer, "copies", lambda self, stripe, discount=(), more=(): set(more))]):
+        _caught(preset("returns", 2), Life, "could bring together")
 
 
 def test_a_judge_that_counts_gone_nodes_is_caught() -> None:

@@ -41,6 +41,7 @@ from hivefs.maintenance import (
 from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
+from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
 from hivefs.metadata.engine_store import EngineStore
@@ -73,6 +74,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (repack, "RETRY", LOOK),
     (reassign, "EVERY", LOOK),
     (reassign, "AGAIN", LOOK),
+    (reassign, "ASK", HOUR),
     (engine_moving, "POLICIES_EVERY", HOUR),
     (ledger, "LOOK", LOOK),
     (checkpoint, "EVERY", DAY),
@@ -155,11 +157,12 @@ class Life:
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         self.claims = claims = Claims(self._intend)
-        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims)
+        self.old_copies = OldCopies(self.store, clock)
+        self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
         self.spares = Spares(
-            self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes
+            self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
@@ -214,7 +217,7 @@ class Life:
         with self.outside():
             with self.store.writing():
                 for node in nodes:
-                    if self.store.save_node(node.entry()) and self.store.node_row(node.node_id) is None:
+                    if self.store.save_node(node.entry(), now) and self.store.node_row(node.node_id) is None:
                         self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
             self.pool.refresh()
 

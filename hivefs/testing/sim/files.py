@@ -62,6 +62,7 @@ class Files:
         self._released: list[ChunkId] = []
         self._pending: dict[StripeId, tuple[Kept, list[SimFile]]] = {}
         self.moved = 0
+        self._moves = 0
 
     # ---- what the engine asks of the drive ---------------------------------------------------------------------------
 
@@ -72,6 +73,10 @@ class Files:
     async def policies_of_chunks(self, after: bytes, limit: int) -> tuple[bytes, list[tuple[ChunkId, str]]]:
         """All at once."""
         return b"", [(file.chunk_id, self.policy_name(file)) for file in self.files.values() if file.living]
+
+    async def policy_moves(self) -> int:
+        """How often files were moved to other folders."""
+        return self._moves
 
     async def released(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
         """Chunks that no file names any more, until they are acknowledged."""
@@ -143,6 +148,7 @@ class Files:
 
     def move(self, part: float, path: str) -> None:
         """The user moves a part of all files to another folder."""
+        self._moves += 1
         living = [file for file in self.files.values() if file.living]
         for file in self._world.chance.sample(living, round(part * len(living))):
             file.path = path

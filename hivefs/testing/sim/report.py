@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hivefs.placement import durability
+from hivefs.placement import durability, lazy
 from hivefs.testing.sim import margins
 from hivefs.testing.sim.nodes import DAY
 from hivefs.testing.sim.scenario import Scenario
@@ -112,6 +112,15 @@ def formulas() -> str:
         lines.append(
             f"  {f'{needed}/{total}, {at}':18}" + "".join(f"{(read + sent) / needed:>12.2g}" for read, sent in both)
         )
+    lines.append("when repair of data begins if the policy does not say, and what that means at 5 % a month")
+    lines.append(f"  {'code':18}{'shares left':>12}{'losses':>12}{'at once':>12}{'bytes moved':>12}{'at once':>12}")
+    rate = durability.daily_rate(0.05)
+    for needed, total in DEFAULTS:
+        at = lazy.repair_at(needed, total)
+        lost = [durability.losses(needed, total, r, 7.0, rate) for r in (at or total, total)]
+        moved = [sum(durability.repair_traffic(needed, total, r, 7.0, rate)) / needed for r in (at or total, total)]
+        figures = "".join(f"{v:>12.1e}" for v in lost) + "".join(f"{v:>12.2g}" for v in moved)
+        lines.append(f"  {f'{needed}/{total}':18}{at or 'at once':>12}{figures}")
     lines.append("who runs a part of all eligible nodes reassembles a given stripe with")
     parts = (0.05, 0.1, 0.2, 0.3)
     lines.append(f"  {'code':28}" + "".join(f"{p:>10.0%}" for p in parts) + "   authorities for c = a = 1")
@@ -122,6 +131,8 @@ def formulas() -> str:
         lines.append(f"  {label:28}" + "".join(f"{v:>10.1e}" for v in values) + f"{authorities:>10g}")
     return "\n".join(lines) + "\n"
 
+
+DEFAULTS = ((2, 3), (4, 6), (4, 8), (4, 12), (8, 16), (10, 20), (12, 30), (16, 30), (20, 32), (16, 40), (29, 80))
 
 SYSTEMS = (
     ("", 16, 30),

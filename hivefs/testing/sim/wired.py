@@ -83,6 +83,7 @@ class Wired:
         times, dice = SimpleNamespace(time_ns=life.clock), SimpleNamespace(urandom=chance.randbytes)
         with patched([(engine_moving, "time", times), (engine_moving, "os", dice)]):
             self.moving = EngineMoving(cast("Any", self.engine))
+        self.engine.moving = self.moving
         repack = self.moving.repack
         self._place, repack._place = repack._place, self._announced
         add = repack.on_recorded

@@ -22,7 +22,7 @@ from hivefs.errors import HivefsError
 from hivefs.maintenance import audit
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose, Stripe
-from hivefs.placement.policy import Policy
+from hivefs.placement.policy import AT_ONCE, Policy
 from hivefs.testing.sim import accounts, determinism
 from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
@@ -77,7 +77,8 @@ class World:
         trace: TextIO | None = None,
     ) -> None:
         self.scenario = scenario
-        self.policy = policy or Policy(scenario.needed, scenario.total, max_per=(("operator", scenario.max_per_operator),))
+        caps = (("operator", scenario.max_per_operator),)
+        self.policy = policy or Policy(scenario.needed, scenario.total, max_per=caps, repair_at=AT_ONCE)
         self.chance = random.Random(f"world {scenario.seed}")
         self.step_ns = 0
         self.result = Result()

@@ -1,0 +1,113 @@
+"""How the engine learns of nodes: roster entries that nodes tell, checked in slices, and no more of them than may be true.
+
+Two signatures are checked for each entry that is news, in a worker thread, some at a time: a roster may have 20 000
+entries. Who was invited makes its own certificate, so one stolen invitation could make members without end. Nodes count
+uses (node/members.py); of one invitation the engine takes twice as many as it allows and SPARE more, since nodes that
+cannot reach each other may count one use each.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from hivefs.formats.member import entry_valid
+from hivefs.model.ids import NodeId
+from hivefs.model.node import RosterEntry
+from hivefs.placement.health import NodeRow, NodeState
+
+if TYPE_CHECKING:
+    from hivefs.daemon.engine_core import Engine
+
+log = logging.getLogger(__name__)
+
+SLICE: Final = 16
+"""Entries that are looked at, or taken in one transaction, before others have their turn."""
+
+SPARE: Final = 16
+
+
+class Learning:
+    """See the head of the file."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._invited: Counter[bytes] | None = None
+        self._warned: set[bytes] = set()
+
+    def now(self, entries: Iterable[RosterEntry]) -> int:
+        """Take in a few entries at once; how many were new."""
+        news = [entry for entry in entries if self._is_news(entry)]
+        return self._done(self._record(_valid(news, self._engine.home.vault.hive_key)))
+
+    async def hear(self, entries: Iterable[RosterEntry]) -> int:
+        """The same for any number, while others have their turn."""
+        hive_key, new = self._engine.home.vault.hive_key, 0
+        news: list[RosterEntry] = []
+        for number, entry in enumerate(entries, 1):
+            if self._is_news(entry):
+                news.append(entry)
+            if number % SLICE == 0:
+                await trio.lowlevel.checkpoint()
+            if len(news) == SLICE:
+                new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
+                news = []
+        if news:
+            new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
+        return self._done(new)
+
+    def _done(self, new: int) -> int:
+        if new:
+            self._engine.pool.refresh()
+        return new
+
+    def _is_news(self, entry: RosterEntry) -> bool:
+        """What is known already was checked."""
+        known = self._engine.store.roster_entry(NodeId(entry.membership.subject))
+        return entry != known and not self._engine.covers(entry.membership) and (known is not None or self._may_join(entry))
+
+    def _may_join(self, entry: RosterEntry) -> bool:
+        invitation = entry.membership.invitation
+        if invitation is None:
+            return True
+        if self._counts()[invitation.key] < 2 * invitation.uses + SPARE:
+            return True
+        if invitation.key not in self._warned and len(self._warned) < 1000:
+            self._warned.add(invitation.key)
+            log.warning("more nodes come by one invitation for %d than it can have let in: revoke it", invitation.uses)
+        return False
+
+    def _counts(self) -> Counter[bytes]:
+        """Nodes of the book by the key of their invitation."""
+        if self._invited is None:
+            members = [member.entry.membership for member in self._engine.pool.members.values()]
+            self._invited = Counter(made.invitation.key for made in members if made.invitation is not None)
+        return self._invited
+
+    def _record(self, entries: Sequence[RosterEntry]) -> int:
+        """Those whose signatures hold; how many were new. It may have been revoked while they were checked."""
+        engine, now, new = self._engine, time.time_ns(), list[NodeId]()
+        with engine.store.writing():
+            for entry in entries:
+                node_id = NodeId(entry.membership.subject)
+                row = engine.store.node_row(node_id)
+                if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
+                    continue
+                if engine.store.save_node(entry, now):
+                    new.append(node_id)
+                    if row is None:
+                        engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+                        if entry.membership.invitation is not None:
+                            self._counts()[entry.membership.invitation.key] += 1
+            engine.evidence.weigh(new)
+        return len(new)
+
+
+def _valid(entries: Sequence[RosterEntry], hive_key: bytes) -> list[RosterEntry]:
+    now = time.time_ns()
+    return [entry for entry in entries if entry_valid(entry, hive_key, now)]

@@ -1,0 +1,66 @@
+"""Where shares of a stripe may lie, its holders and old copies together: what no reassembly is counted over.
+
+The store notes each old copy until its node says that it is deleted (metadata/engine_stripes.py): what a crash left behind,
+what moved, what was damaged, what a node that was given up may come back with. A node that was destroyed never says so. It
+counts for as long as it could come back with what it promised to keep: after FORGOTTEN_S without it all its leases have
+ended, and a node that starts then deletes by itself what they were for. What somebody makes of a disk that is not started
+any more is beyond this, as it is beyond any deletion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+from hivefs.chunkstore.writer import LEASE_NS
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Attribute
+from hivefs.model.stripe import Stripe
+from hivefs.placement.health import NodeRow, NodeState, NodeView
+from hivefs.placement.policies import Policies
+from hivefs.placement.verifier import Proof, reassembly
+
+GRACE_NS: Final = 31 * 86_400 * 10**9
+"""A node keeps a share so long after its lease, in case a clock is wrong (node/leases.py)."""
+FORGOTTEN_S: Final = (LEASE_NS + GRACE_NS) // 10**9
+
+
+class CopyState(Protocol):
+    """The engine's store, as far as this asks it."""
+
+    @property
+    def policies(self) -> Policies: ...
+    def old_copies(self, stripe: Stripe) -> set[tuple[int, NodeId]]: ...
+    def node_row(self, node_id: NodeId) -> NodeRow | None: ...
+    def node_view(self, node_id: NodeId) -> NodeView | None: ...
+
+
+class OldCopies:
+    """``clock`` gives nanoseconds since 1970."""
+
+    def __init__(self, state: CopyState, clock: Callable[[], int]) -> None:
+        self._state = state
+        self._clock = clock
+
+    def of(self, stripe: Stripe) -> set[tuple[int, NodeId]]:
+        """Share numbers with all nodes that may have them, whether the stripe names these or not."""
+        named = {(i, share.node) for i, share in enumerate(stripe.shares) if share.node is not None}
+        return {pair for pair in self._state.old_copies(stripe) | named if not self._forgotten(pair[1])}
+
+    def _forgotten(self, node_id: NodeId) -> bool:
+        row = self._state.node_row(node_id)
+        return row is not None and row.state == NodeState.GONE and self._clock() - row.since_ns > FORGOTTEN_S * 10**9
+
+    def proofs(self, stripe: Stripe, more: Collection[tuple[int, NodeId]] = ()) -> tuple[Proof, ...]:
+        """The verifier's word on no reassembly with all copies, and those in ``more``, counted. A node of which nothing is
+        known counts against everybody.
+        """
+        copies: list[list[tuple[Attribute, ...]]] = [[] for _ in stripe.shares]
+        for index, node_id in sorted({*self.of(stripe), *more}):
+            view = self._state.node_view(node_id)
+            copies[index].append(() if view is None else view.attributes)
+        return reassembly(self._state.policies.of(stripe), stripe.needed, copies)
+
+    def apart(self, stripe: Stripe, more: Collection[tuple[int, NodeId]] = ()) -> bool:
+        """Whether nobody can bring k shares together, old copies counted, with these copies more."""
+        return all(proof.no_reassembly for proof in self.proofs(stripe, more))

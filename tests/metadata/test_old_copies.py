@@ -1,0 +1,121 @@
+"""Where shares of a stripe may lie beside where it says: found by stripe, equal to a look through everything."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from hivefs.metadata.engine_store import EngineStore
+from hivefs.metadata.engine_stripes import moved_share
+from hivefs.model.ids import NodeId, ShareId, StripeId
+from hivefs.model.stripe import Purpose, Share, Stripe
+from hivefs.placement.policy import Policy
+
+NODES = [NodeId(bytes([n]) * 32) for n in (0, 1, 7, 254, 255)]
+
+
+def stripe(number: int) -> Stripe:
+    """Four shares whose names begin alike, so that a prefix that is too short would be seen."""
+    shares = tuple(Share(ShareId(bytes(30) + bytes([number, i])), bytes(32), None) for i in range(4))
+    return Stripe(StripeId(number.to_bytes(16, "big")), Purpose.DATA, 2, 4096, shares)
+
+
+STRIPES = [stripe(n) for n in range(6)]
+
+
+def naive(store: EngineStore, one: Stripe) -> set[tuple[int, NodeId]]:
+    """By looking through all that waits to be deleted, may come back, or was moved."""
+    pairs = {(NodeId(key[:32]), ShareId(key[32:])) for table in ("trash", "spare") for key in store.keys(table)}
+    for key in store.keys("doomed"):
+        if (share := moved_share(key)) is not None and key[9:25] == one.stripe_id:
+            pairs.add(share)
+    return {(i, node) for i, s in enumerate(one.shares) for node, share_id in pairs if share_id == s.share_id}
+
+
+def change(store: EngineStore, dice: random.Random) -> None:
+    one, index, node = dice.choice(STRIPES), dice.randrange(4), dice.choice(NODES)
+    share_id = one.shares[index].share_id
+    match dice.randrange(8):
+        case 0:
+            store.trash_share(node, share_id)
+        case 1:
+            store.spare_share(node, share_id, one.stripe_id, index, 5)
+        case 2:
+            store.trash_done(node, [share_id])
+        case 3:
+            store.spare_done(node, share_id)
+        case 4:
+            store.doom_share(one.stripe_id, node, share_id)
+        case 5:
+            store.reap(store.next_sequence() - dice.randrange(3), 100)
+        case 6:
+            held = tuple(Share(s.share_id, s.merkle_root, dice.choice([None, node])) for s in one.shares)
+            store.save_stripe(Stripe(one.stripe_id, one.purpose, 2, 4096, held))
+        case 7:
+            store.forget_stripe(one.stripe_id)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_found_by_stripe_is_what_a_look_through_all_finds(tmp_path: Path, seed: int) -> None:
+    dice, seen = random.Random(seed), 0
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    for number in range(60):
+        with store.writing():
+            for _ in range(5):
+                change(store, dice)
+        if number == 30:  # a restart
+            store.close()
+            store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+        for one in STRIPES:
+            assert store.old_copies(one) == naive(store, one)
+            seen += len(store.old_copies(one))
+    assert seen > 1000
+    store.close()
+
+
+def test_a_transaction_that_is_undone_leaves_the_index_as_it_was(tmp_path: Path) -> None:
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    one = STRIPES[1]
+    with pytest.raises(ZeroDivisionError), store.writing():
+        store.trash_share(NODES[0], one.shares[0].share_id)
+        raise ZeroDivisionError
+    assert store.old_copies(one) == set()
+    store.close()
+
+
+def test_a_store_of_before_there_was_the_index_gets_it_when_it_is_opened(tmp_path: Path) -> None:
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    one = STRIPES[1]
+    with store.writing():
+        store.trash_share(NODES[0], one.shares[0].share_id)
+        store.spare_share(NODES[3], one.shares[2].share_id, one.stripe_id, 2, 5)
+        for key in store.keys("copies"):
+            store.delete("copies", key)
+        store.delete("info", b"copies")
+    assert store.old_copies(one) == set()
+    store.close()
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    assert store.old_copies(one) == {(0, NODES[0]), (2, NODES[3])}
+    store.close()
+
+
+def test_what_other_stripes_left_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    with store.writing():
+        for number in range(2000):
+            store.trash_share(NODES[number % 5], ShareId(number.to_bytes(4, "big") * 8))
+    read = 0
+    look = store.keys
+
+    def counted(*given: object, **more: object) -> list[bytes]:
+        nonlocal read
+        found = look(*given, **more)  # type: ignore[arg-type]
+        read += 1 + len(found)
+        return found
+
+    monkeypatch.setattr(store, "keys", counted)
+    assert store.old_copies(STRIPES[3]) == set()
+    assert read <= 4 + 1  # one look for each share, and one at what was moved
+    store.close()
