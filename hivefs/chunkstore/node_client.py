@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -34,6 +34,8 @@ from hivefs.protocol.stream import ByteStream
 
 LOGIN_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
+T = TypeVar("T")
+
 MAX_ROSTER = 20_000
 """Nodes in a hive; a roster that is longer is not believed."""
 
@@ -289,6 +291,56 @@ class NodeClient:
                 found.append(made)
             await take(found)
             more = page.more
+
+    async def ranges(self, statements: bool, *, timeout: float = DEFAULT_TIMEOUT) -> Sequence[bytes]:
+        """What each of the 256 ranges of the node's roster, or of its statements, comes to. A node of before there were
+        ranges ends the conversation.
+        """
+        return (await self._ask(requests.RangesGet(statements), answers.Ranges, timeout, "a question for ranges")).sums
+
+    async def get_roster_range(
+        self, first: int, take: Callable[[list[RosterEntry]], Awaitable[object]], *, timeout: float = DEFAULT_TIMEOUT
+    ) -> int:
+        """Give ``take`` the roster entries of nodes whose key begins with that byte, an answer at a time; bytes in all. As
+        ``get_roster`` for the rest.
+        """
+        return await self._get_range(False, first, member.entry_from_bytes, lambda e: e.membership.subject, take, timeout)
+
+    async def get_statement_range(
+        self, first: int, take: Callable[[list[Statement]], Awaitable[object]], *, timeout: float = DEFAULT_TIMEOUT
+    ) -> int:
+        """The same for statements, as ``get_statements``."""
+        return await self._get_range(True, first, attestation.statement_from_bytes, lambda s: s.node_id, take, timeout)
+
+    async def _get_range(
+        self,
+        statements: bool,
+        first: int,
+        decode: Callable[[bytes], T],
+        key_of: Callable[[T], bytes],
+        take: Callable[[list[T]], Awaitable[object]],
+        timeout: float,
+    ) -> int:
+        after, count, size = b"", 0, 0
+        more = True
+        while more:
+            request = requests.RangeGet(statements, first, after)
+            page = await self._ask(request, answers.Page, timeout, "a question for a range")
+            found: list[T] = []
+            for blob in page.blobs:
+                made = decode(blob)
+                key = key_of(made)
+                count += 1
+                size += len(blob)
+                if key[0] != first or key <= after or count > MAX_ROSTER or size > MAX_STATEMENT_BYTES:
+                    raise Corrupt(what=f"a range of node {self.peer}", reason="it is out of order or has no end")
+                after = key
+                found.append(made)
+            if page.more and not found:
+                raise Corrupt(what=f"a range of node {self.peer}", reason="it has no end")
+            await take(found)
+            more = page.more
+        return size
 
     async def put_statements(self, statements: Sequence[bytes], *, timeout: float = DEFAULT_TIMEOUT) -> int:
         """Tell the node what nodes say of themselves; how many were news."""

@@ -11,12 +11,13 @@ Atomic between two checkpoints of trio: everything but ``_keep`` is synchronous.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
 import trio
 
+from hivefs.chunkstore.listing import Listing
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
 from hivefs.errors import HivefsError
@@ -24,6 +25,7 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed
+from hivefs.placement.field import Field
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
 
@@ -95,10 +97,12 @@ class Pool:
         self._unsaved: list[Member] = []
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
+        self._offline: dict[NodeId, None] = {}
         self._changed = trio.Event()
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.revoked: Callable[[Membership], bool] = lambda membership: False
+        self.listing = Listing(self._as_listed)
         self.on_dropped: Callable[[NodeId], None] = lambda node_id: None
         """Hears of a node that says that its disk has lost more shares."""
 
@@ -113,22 +117,33 @@ class Pool:
         """Members that can be asked now."""
         return [m for m in self.members.values() if m.client is not None]
 
-    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate]:
+    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate] | Field:
         """All members as placement sees them, with the authorities that are known by what evidence the policy asks for
-        (default: any); only those that answer and behave are usable. Whom the policy allows, the selector decides.
+        (default: any); only those that answer and behave are usable. Whom the policy allows, the selector decides. Costs as
+        much as has changed since it was asked last; what is returned changes with the nodes.
         """
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
-        return [
-            Candidate(
-                m.node_id,
-                m.under(weakest) | {"outage": self._conduct.outage(m.node_id)},
-                max(0, m.row.free_bytes - m.reserved),
-                self._usable(m),
-                self._conduct.weight(m.node_id),
-                self._conduct.vetted(m.node_id),
-            )
-            for m in self.members.values()
-        ]
+        return self.listing.field(weakest, trio.current_time(), lambda: list(self.members))
+
+    def candidate(self, node_id: NodeId, policy: Policy) -> Candidate:
+        """One of them."""
+        return self._as_listed(node_id, policy.evidence)
+
+    def _as_listed(self, node_id: NodeId, weakest: Evidence) -> Candidate:
+        member = self.members[node_id]
+        return Candidate(
+            node_id,
+            member.under(weakest) | {"outage": self._conduct.outage(node_id)},
+            max(0, member.row.free_bytes - member.reserved),
+            self._usable(member),
+            self._conduct.weight(node_id),
+            self._conduct.vetted(node_id),
+        )
+
+    def conduct_changed(self, node_id: NodeId) -> None:
+        """Something else is known of what a node did."""
+        if node_id in self.members:
+            self.listing.changed(node_id)
 
     def takes(self, node_id: NodeId) -> bool:
         """Whether a node may be given a share now that it need not get."""
@@ -151,16 +166,21 @@ class Pool:
         if member is None:
             return
         if not busy:
-            member.busy_for = 0.0
+            if member.busy_for:
+                member.busy_for = member.busy_until = 0.0
+                self.listing.changed(node_id)
         elif not self._busy(member):  # shares that were on their way together are one refusal
             member.busy_for = min(BUSY_LONGEST, 2 * member.busy_for or BUSY_SECONDS)
             member.busy_until = trio.current_time() + member.busy_for
+            self.listing.changed(node_id)
+            self.listing.later(node_id, member.busy_until)
 
     def reserve(self, node_id: NodeId, size: int) -> None:
         """Count bytes on their way to a node against its free space until its next report."""
         member = self.members.get(node_id)
         if member is not None:
             member.reserved += size
+            self.listing.changed(node_id)
 
     def report(self, node_id: NodeId, problem: str) -> None:
         """A node gave a wrong answer. One log line per node and kind."""
@@ -168,6 +188,7 @@ class Pool:
         if member is None:
             return
         member.problems += 1
+        self.listing.changed(node_id)
         if member.last_problem != problem:
             member.last_problem = problem
             log.warning("node %s: %s", node_id.hex()[:12], problem)
@@ -212,6 +233,9 @@ class Pool:
                     member.row = replace(member.row, since_ns=self._clock())
                     self._unsaved.append(member)
                 self.members[node_id] = member
+                if state == NodeState.OFFLINE:
+                    self._offline[node_id] = None
+                self.listing.changed(node_id)
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep, member)
             elif member.entry != entry:
@@ -231,6 +255,7 @@ class Pool:
             if member is not None:
                 member.weighed = self._book.weighed(node_id)
                 member.authorities = authorities(member.weighed.attributes)
+                self.listing.changed(node_id)
         self._notify()
 
     def revocations_changed(self) -> None:
@@ -253,17 +278,18 @@ class Pool:
     def _give_up(self, seconds: float) -> None:
         """So much time passed since the last look, by a steady clock."""
         self._follow_clock(seconds)
-        by_state: dict[NodeState, list[NodeId]] = {state: [] for state in NodeState}
-        for member in self.members.values():
-            by_state[NodeState.ONLINE if member.client is not None else member.row.state].append(member.node_id)
-        away = by_state[NodeState.OFFLINE]
-        self._conduct.tick(seconds, by_state[NodeState.ONLINE], away, by_state[NodeState.GONE])
+        away = list(self._offline)
+        # Most often nobody looks at those that are there, or were given up.
+        self._conduct.tick(seconds, self._in_state(NodeState.ONLINE), away, self._in_state(NodeState.GONE))
         for node_id in away:
             limit = self._conduct.gone_after(node_id)
             since = (self._wall - self.members[node_id].row.since_ns) / 1e9
             if self._conduct.away(node_id, since) > limit:
                 log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
                 self._set(self.members[node_id], NodeState.GONE)
+
+    def _in_state(self, state: NodeState) -> Iterator[NodeId]:
+        return (member.node_id for member in self.members.values() if member.row.state == state)
 
     def _follow_clock(self, seconds: float) -> None:
         """A clock that was set, or a machine that slept, moves the times since when nodes are away: nobody is away longer
@@ -284,6 +310,7 @@ class Pool:
                 self._book.save_seen(member.node_id, member.row)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
+        self.listing.changed(member.node_id)
         row = member.row
         new = NodeRow(
             state,
@@ -291,6 +318,10 @@ class Pool:
             row.free_bytes if free is None else free,
             row.capacity if capacity is None else capacity,
         )
+        if state == NodeState.OFFLINE:
+            self._offline[member.node_id] = None
+        else:
+            self._offline.pop(member.node_id, None)
         if new != row:
             member.row = new
             self._book.save_seen(member.node_id, new)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from hivefs.chunkstore.conversation import Early
 from hivefs.chunkstore.patience import Patience
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import Candidate, RosterEntry
 from hivefs.placement.evidence import Weighed
+from hivefs.placement.field import Field
 from hivefs.placement.health import NodeRow
 from hivefs.placement.policy import Policy
 
@@ -43,7 +44,7 @@ class Nodes(Protocol):
 
     def client(self, node_id: NodeId) -> ShareClient | None: ...
 
-    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate]: ...
+    def candidates(self, policy: Policy | None = None) -> Sequence[Candidate] | Field: ...
 
     def reserve(self, node_id: NodeId, size: int) -> None: ...
 
@@ -76,3 +77,17 @@ class Conduct(Protocol):
 
 
 Random = Callable[[int], bytes]
+
+
+T = TypeVar("T")
+
+
+class Think(Protocol):
+    """Answers a question of placement, a function of a module with plain values, without holding up the loop."""
+
+    async def __call__(self, question: Callable[..., T], *given: Any, **more: Any) -> T: ...
+
+
+async def at_once(question: Callable[..., T], *given: Any, **more: Any) -> T:
+    """Here and now: for tests and the simulator."""
+    return question(*given, **more)

@@ -7,16 +7,15 @@ allow, at least k (then the data is ``remote``), and leaves the rest to repair.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import trio
 
 from hivefs.chunkstore.claims import Claims, Pair
-from hivefs.chunkstore.ports import Nodes, Random
+from hivefs.chunkstore.ports import Nodes, Random, Think, at_once
 from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.content.packing import Packed
@@ -26,7 +25,8 @@ from hivefs.model.ids import NodeId, ShareId, StripeId, sortable_id
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement import copysets
-from hivefs.placement.beside import place
+from hivefs.placement.field import Field
+from hivefs.placement.picking import Missing, pick
 from hivefs.placement.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ class Writer:
         self._random = random
         self._claims = claims
         self._copies = copies
+        self.think: Think = at_once
+        """Answers what may take long (daemon/thinker.py)."""
 
     def new_id(self) -> StripeId:
         """A name for a stripe that is being made."""
@@ -148,7 +150,7 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = self._choose(stripe, policy, holders, missing, failed, tried, discount)
+                chosen = await self._choose(stripe, policy, holders, missing, failed, tried, discount)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
@@ -176,11 +178,11 @@ class Writer:
             raise problem
         return bool(holders)
 
-    def candidates(self, policy: Policy) -> Sequence[Candidate]:
+    def candidates(self, policy: Policy) -> Sequence[Candidate] | Field:
         """All nodes as that policy sees them."""
         return self._nodes.candidates(policy)
 
-    def look_for_place(
+    async def look_for_place(
         self,
         stripe: Stripe,
         kept: Mapping[int, NodeId],
@@ -190,7 +192,19 @@ class Writer:
         discount: Collection[NodeId] = (),
     ) -> None:
         """Raises TooFewNodes, PolicyInfeasible or HiveFull when not one of the missing shares could go anywhere now."""
-        self._choose(stripe, policy, dict(kept), sorted(missing), set(avoid), (), discount)
+        await self.choose(stripe, policy, kept, missing, avoid, discount)
+
+    async def choose(
+        self,
+        stripe: Stripe,
+        policy: Policy,
+        kept: Mapping[int, NodeId],
+        missing: Collection[int],
+        avoid: Collection[NodeId] = (),
+        discount: Collection[NodeId] = (),
+    ) -> dict[int, NodeId]:
+        """Nodes for the missing shares; fewer when rules or hive do not allow all. Raises as look_for_place() does."""
+        return await self._choose(stripe, policy, dict(kept), sorted(missing), set(avoid), (), discount)
 
     def copies(
         self, stripe: Stripe, discount: Collection[NodeId] = (), more: Collection[tuple[int, NodeId]] = ()
@@ -198,7 +212,7 @@ class Writer:
         """Where shares of a stripe may lie, and those pairs in ``more``; not at the nodes in ``discount``."""
         return {pair for pair in {*self._copies(stripe), *more} if pair[1] not in discount}
 
-    def _choose(
+    async def _choose(
         self,
         stripe: Stripe,
         policy: Policy,
@@ -211,37 +225,36 @@ class Writer:
         """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
         size = stripe.share_bytes
         candidates = self._nodes.candidates(policy)
-        known = {c.node_id: c for c in candidates}
-        kept = {number: known.get(node, Candidate(node, {})) for number, node in holders.items()}
         pairs = sorted(self.copies(stripe, discount, tried) - set(holders.items()))
-        # A copy that waits to be deleted is damaged, or its node just failed; and one share a node.
-        away = failed | {share.node for share in stripe.shares if share.node is not None}
+        known = self.known(candidates, [*holders.values(), *(node for _, node in pairs)])
+        kept = {number: known.get(node, Candidate(node, {})) for number, node in holders.items()}
+        away = failed | {share.node for share in stripe.shares if share.node is not None}  # one share a node
+        # A copy that a recorded stripe does not name may be damaged, or its node lost it: the same does not go there again.
+        refused = pairs if any(share.node is not None for share in stripe.shares) else []
         copies = [(number, known.get(node, Candidate(node, {}))) for number, node in pairs]
         seed = int.from_bytes(self._random(8), "big")
+        both = None
         if self._secret and copysets.groups(len(candidates), policy.total):
             both = copysets.seeds(self._secret, policy, stripe.stripe_id, len(candidates))
-            if not kept and not copies:
-                with contextlib.suppress(TooFewNodes, PolicyInfeasible):  # fewer are looked for below
-                    chosen = copysets.choose_set(policy, candidates, both, share_bytes=size, avoid=away)
-                    return dict(zip(missing, chosen, strict=False))
-            seed = copysets.seed_of(policy, candidates, both, [c.node_id for c in kept.values()], share_bytes=size)
-        problem: HivefsError | None = None
-        wanted = list(missing)
-        while wanted:
-            try:
-                return place(policy, candidates, seed, kept, wanted, copies, share_bytes=size, avoid=away, refused=pairs)
-            except (TooFewNodes, PolicyInfeasible) as error:
-                problem = problem or error
-                if copies:
-                    if error.data["placed"]:
-                        return dict(error.data["placed"])
-                    break
-                wanted = wanted[: min(len(wanted) - 1, int(error.data["most"]))]
-        if any(c.usable for c in candidates) and not any(c.usable and c.free_bytes >= size for c in candidates):
-            raise HiveFull(reason=f"no node has {size} bytes free")
-        if problem is None:
-            raise AssertionError("nothing was missing")
-        raise problem
+        question = Missing(tuple(missing), kept, copies, refused, away, size, seed, both)
+        try:
+            found = await self.think(pick, policy, candidates, question)
+            if set(pairs) != self.copies(stripe, discount, tried) - set(holders.items()):
+                # While the answer was looked for an old copy came, or went: it is to count.
+                return await self._choose(stripe, policy, holders, missing, failed, tried, discount)
+            return found
+        except (TooFewNodes, PolicyInfeasible):
+            if any(c.usable for c in candidates) and not any(c.usable and c.free_bytes >= size for c in candidates):
+                raise HiveFull(reason=f"no node has {size} bytes free") from None
+            raise
+
+    @staticmethod
+    def known(candidates: Sequence[Candidate] | Field, node_ids: Iterable[NodeId]) -> dict[NodeId, Candidate]:
+        """What is known of some nodes, by id."""
+        if isinstance(candidates, Field):
+            return {n: found for n in node_ids if (found := candidates.get(n)) is not None}
+        wanted = set(node_ids)
+        return {c.node_id: c for c in candidates if c.node_id in wanted}
 
     async def _put_all(
         self,

@@ -8,7 +8,7 @@ import click
 
 from hivefs.cli.asking import ask_engine, vault_path
 from hivefs.cli.output import console, json_option, show_json
-from hivefs.cli.policy_explain import holders_table
+from hivefs.cli.policy_explain import holders_table, missing_words
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
 
@@ -30,5 +30,7 @@ def command(path: str, password_file: str | None, key_file: Path | None, as_json
     out.print(holders_table(found["holders"]))
     state = "all proved" if not found["failing"] else f"{found['failing']} not proved"
     out.print(f"{found['files']} files in {found['stripes']} stripes ({state}), policy {found['policy']}")
+    if found["missing_shares"]:
+        out.print(missing_words(found))
     if found["local"]:
         out.print(f"{found['local']} files are not wholly placed yet")

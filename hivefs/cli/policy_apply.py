@@ -16,16 +16,22 @@ from hivefs.placement.language import parse
 
 
 def apply(
-    home: Home, text: str, force: bool, password_file: str | None, key_file: Path | None, as_json: bool
+    home: Home,
+    text: str,
+    force: bool,
+    password_file: str | None,
+    key_file: Path | None,
+    as_json: bool,
+    said: str = "The policies are in force.",
 ) -> dict[str, Any]:
-    """Put a text into force and say what waits. Raises BadPolicy, PolicyInfeasible (without ``force``)."""
+    """Put a text into force and say so, and what waits. Raises BadPolicy, PolicyInfeasible (without ``force``)."""
     parse(text, home.policy())
     value = {"text": text, "force": force}
     found: dict[str, Any] = ask_engine(home, "policy_set", value, password_file, key_file, visible=not as_json)
     if as_json:
         show_json(found)
         return found
-    click.echo("The policies are in force.")
+    click.echo(said)
     for name in found["in_use"]:
         if found["policies"][name]:
             click.echo(f"Data of policy {name} waits: {found['policies'][name]}")

@@ -39,6 +39,8 @@ def _print(found: dict[str, Any]) -> None:
     out = console()
     codes = ", ".join(f"{count} of {code}" for code, count in found["codes"].items()) or "none"
     out.print(f"{plain(found['path'])}: policy {found['policy']}, {found['files']} files, stripes: {codes}")
+    if found["missing_shares"]:
+        out.print(missing_words(found))
     if found["local"]:
         out.print(f"{found['local']} files are not wholly placed yet: some of them is only on this machine")
     for name, policy in found["policies"].items():
@@ -60,6 +62,12 @@ def _print(found: dict[str, Any]) -> None:
             out.print(f"  not proved: {reason}")
     fresh = found["freshness"]
     out.print(f"freshness of the head: on a device that remembers {fresh['remembering']}; on a fresh one {fresh['fresh']}")
+
+
+def missing_words(found: dict[str, Any]) -> str:
+    """How many shares nobody has, in one line."""
+    count = found["missing_shares"]
+    return f"{count} share{' is' if count == 1 else 's are'} missing now and will be made again"
 
 
 def proof_lines(proof: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hivefs.cli.asking import ask_engine, vault_path
-from hivefs.cli.output import json_option
+from hivefs.cli.output import json_option, plain
 from hivefs.cli.policy_apply import apply
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
@@ -42,4 +42,10 @@ def command(
     before = found["text"] or default_text(home.policy())
     parse(before, home.policy())
     text = with_path(before, inside, name)
-    apply(home, text, force, password_file, key_file, as_json)
+    # The path inside of the drive, as it was understood: one of another place on this machine would be taken for that.
+    said = (
+        f"{plain(inside)} in the drive has no policy of its own."
+        if name is None
+        else f"{plain(inside)} in the drive: {name}."
+    )
+    apply(home, text, force, password_file, key_file, as_json, said)

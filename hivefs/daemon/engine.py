@@ -26,7 +26,7 @@ from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
-from hivefs.daemon.memory import keep_buffers, keep_maps_small
+from hivefs.daemon.memory import keep_buffers, keep_maps_small, settled
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
@@ -81,7 +81,7 @@ class Process:
                 "status": lambda _: engine.status(),
                 "ledger": lambda _: engine.moving.accounts(),
                 "nodes": lambda _: engine.status()["nodes"],
-                "hurry": self._hurry,
+                "hurry": lambda _: engine.hurry(),
                 "learn": lambda value: engine.hear(map(entry_from_bytes, value)),
                 "fetch": self._fetch,
                 "ahead": self._ahead,
@@ -107,10 +107,6 @@ class Process:
         finally:
             self._calls -= 1
             self._idle_since = trio.current_time()
-
-    def _hurry(self, _: Any) -> None:
-        self._engine.placing.poke()
-        self._engine.checkpoint.poke()
 
     async def _fetch(self, value: Any) -> bytes | list[Any] | None:
         span = value.get("span")
@@ -274,10 +270,11 @@ class Process:
         return done
 
     async def _wait_idle(self) -> None:
-        """Everything is placed; stay while somebody asks, or repair goes on."""
+        """Everything is placed; stay while somebody asks, repair goes on, or data moves to where its policy says."""
         while True:
             quiet = trio.current_time() - self._idle_since
-            if not self._calls and quiet > LINGER_SECONDS and not self._engine.repair.busy:
+            at_work = self._calls or self._engine.repair.busy or self._engine.moving.busy
+            if not at_work and quiet > LINGER_SECONDS:
                 return
             if self.stop.is_set():
                 return
@@ -420,6 +417,7 @@ async def _serve(
             nursery.start_soon(engine_metrics.serve, port, engine.status)
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
+        settled()
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

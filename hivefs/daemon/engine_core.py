@@ -33,13 +33,14 @@ from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Secrets
+from hivefs.daemon.thinker import Thinker
 from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
-from hivefs.maintenance.checkpoint import Checkpoint, Pages, SnapshotSource
+from hivefs.maintenance.checkpoint import EVERY, Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.garbage import Garbage
@@ -83,6 +84,7 @@ class Engine:
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
+        self.trust.on_changed = self.pool.conduct_changed
         self.trust.on_suspended = lambda node_id: self.pool.touch()
         self.evidence = Evidence(self.store, time.time_ns, self.pool.weighed_anew)
         self.round_trips = RoundTrips(self.store, self.online, self.evidence.country, self.evidence.weigh)
@@ -92,10 +94,12 @@ class Engine:
         self.news = News(self.hear, self.evidence)
         self.reader = Reader(self.pool, self.cache, self._bad, float(setting("read_deadline_s")), self.trust.read)
         self.claims = claims = Claims(self._intend)
+        self.thinker = Thinker()
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
         self.old_copies = OldCopies(self.store, time.time_ns)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
+        self.writer.think = self.thinker
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
@@ -119,6 +123,7 @@ class Engine:
             os.urandom,
         )
         self.placing.on_recorded = self.repair.add
+        self.placing.on_taken = self.garbage.look
         self.pages = Pages(self.keys, self.store, self.reader, self.writer, os.urandom)
         self.pages.on_recorded = self.repair.add
         self.checkpoint = Checkpoint(
@@ -133,7 +138,10 @@ class Engine:
             time.time_ns,
             os.urandom,
         )
+        self.placing.on_empty = self.checkpoint.poke
+        self._hurried = float("-inf")
         self.checkpoint.on_reap = self.garbage.reap
+        self.garbage.on_deleted = self.repair.deleted
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
         self.pool.revoked = self.covers
@@ -236,6 +244,8 @@ class Engine:
         self.checkpoint.sweep()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.pool.run)
+            nursery.start_soon(self.thinker.run)
+            nursery.start_soon(self.rules.codes.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
             nursery.start_soon(self.evidence.run)
@@ -303,11 +313,20 @@ class Engine:
             self.placing.progress.waiting_for = ""
         await self.placing.run(vault)
 
+    def hurry(self) -> None:
+        """Somebody waits (and says so every second): place now, and make a checkpoint as soon as nothing is on its way any
+        more. One on the way is of use to who waits for something else; every few seconds is often enough for that.
+        """
+        self.placing.poke()
+        now = trio.current_time()
+        if not self.placing.in_flight or now - self._hurried >= EVERY:
+            self._hurried = now
+            self.checkpoint.poke()
+
     async def drained(self, vault: Vault) -> None:
         """Return when the drive's data is placed and published (used when no mount runs)."""
         while True:
-            self.placing.poke()
-            self.checkpoint.poke()
+            self.hurry()
             status = await vault.status()
             done = not (status["dirty_slots"] or status["uncommitted"])
             if done and status["published"] >= status["committed"]:

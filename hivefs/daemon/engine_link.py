@@ -113,6 +113,7 @@ class EngineLink:
         self._deadline = deadline
         self._client: control.Client | None = None
         self._arrived = trio.Event()
+        self._starting = False
         self._loading: dict[bytes, trio.Event] = {}
 
     @property
@@ -121,13 +122,23 @@ class EngineLink:
         return self._client is not None
 
     async def call(self, name: str, value: Any = None) -> Any:
-        """Ask the engine. One that is just (re)starting is waited for, a few seconds. Raises HivefsError."""
+        """Ask the engine. One that is just (re)starting is waited for: some seconds until it is started, and then as long
+        as that takes, within the deadline of a question. Raises HivefsError.
+        """
         if self._client is None:
-            with trio.move_on_after(GRACE_SECONDS):
-                await self._arrived.wait()
+            await self._arrival()
         if self._client is None:
             raise EngineUnavailable(reason="it is not running", log=self._home.engine_log)
         return await self._client.call(name, value, timeout=self._deadline)
+
+    async def _arrival(self) -> None:
+        with trio.move_on_after(self._deadline):
+            while True:
+                starting = self._starting
+                with trio.move_on_after(GRACE_SECONDS):
+                    await self._arrived.wait()
+                if self._client is not None or not (starting or self._starting):
+                    return
 
     async def fetch(
         self, chunk_id: ChunkId, following: Sequence[ChunkId], span: tuple[int, int] | None = None
@@ -203,6 +214,7 @@ class EngineLink:
         def failure(reason: str) -> HivefsError:
             return EngineUnavailable(reason=reason, log=self._home.engine_log)
 
+        self._starting = True
         try:
             await trio.to_thread.run_sync(
                 lambda: launch.start(ENGINE_MODULE, frame, self._home.engine_log, failure, timeout=START_SECONDS),
@@ -211,6 +223,8 @@ class EngineLink:
         except HivefsError as error:
             log.warning("%s", error)
             return False
+        finally:
+            self._starting = False
         return True
 
 

@@ -127,6 +127,11 @@ class EngineMoving:
         forked = self._engine.checkpoint.forked
         return "" if forked is None else str(forked)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is data to move that may be moved now."""
+        return not self.held() and self.status()["queue"] > 0
+
     def _unsettled(self) -> str:
         """Why a share that our book does not name may be somebody's all the same."""
         engine = self._engine

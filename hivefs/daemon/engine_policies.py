@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import trio
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.errors import BadPolicy, Corrupt, HivefsError, UnknownVersion
 from hivefs.maintenance.codes import Codes
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
 from hivefs.model.stripe import Level, Purpose, Stripe
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 5.0
-MEASURE_SLICE = 10
+MEASURE_REST = 10.0
+"""It rests for so many times as long as it took."""
 READ_AGAIN = 5.0
 
 
@@ -39,7 +41,8 @@ class EnginePolicies:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time)
+        self.codes = Codes(engine.store, self._staying, self._availability, trio.current_time, engine.thinker)
+        self.codes.on_chosen = self._chosen
         engine.store.resolve = self.codes.resolve
         self._set = trio.Event()
         self._said = ""
@@ -100,20 +103,21 @@ class EnginePolicies:
 
     # ---- what is asked of nodes -------------------------------------------------------------------------------------
 
-    def _staying(self, policy: Policy) -> Sequence[Candidate]:
+    def _staying(self, policy: Policy) -> Iterator[Candidate]:
         """All nodes that are not given up, as usable ones."""
         engine = self._engine
-        members = engine.pool.members
-        return [
-            replace(candidate, usable=True)
-            for candidate in engine.pool.candidates(policy)
-            if members[candidate.node_id].row.state != NodeState.GONE
-            and not members[candidate.node_id].leaving
-            and not engine.covers(members[candidate.node_id].entry.membership)
-        ]
+        for node_id in list(engine.pool.members):
+            member, candidate = engine.pool.members[node_id], engine.pool.candidate(node_id, policy)
+            stays = member.row.state != NodeState.GONE and not member.leaving
+            if stays and not engine.covers(member.entry.membership):
+                yield replace(candidate, usable=True)
 
-    def _availability(self) -> dict[NodeId, float]:
-        return {n: expected(self._engine.trust.row(n), LIKELY) for n in self._engine.pool.members}
+    def _availability(self, node_id: NodeId) -> float:
+        return expected(self._engine.trust.row(node_id), LIKELY)
+
+    def _chosen(self) -> None:
+        self._engine.placing.poke()
+        self._engine.checkpoint.poke()
 
     def keepers(self) -> Iterable[tuple[NodeId, NodeClient]]:
         """Nodes that can be asked now and that the policy of metadata lets keep the head."""
@@ -164,12 +168,11 @@ class EnginePolicies:
 
     async def _recode(self) -> None:
         policy = self.now.metadata()
-        found = set()
-        for number, stripe in enumerate(self._engine.store.metadata_stripes(), 1):
+        found, turns = set(), Turns()
+        for stripe in self._engine.store.metadata_stripes():
             if (stripe.needed, stripe.total) != (policy.needed, policy.total):
                 found.add(stripe.stripe_id)
-            if number % MEASURE_SLICE == 0:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
         if found:
             self._engine.checkpoint.evacuate |= frozenset(found)
 
@@ -178,12 +181,13 @@ class EnginePolicies:
         while True:
             await self.readable()
             levels, out, later = {"remote": 0, "guaranteed": 0}, dict[str, int](), 0
-            for number, stripe in enumerate(self._engine.store.stripes(), 1):
+            begun, turns = trio.current_time(), Turns()
+            for stripe in self._engine.store.stripes():
                 later += self._count(stripe, levels, out)
-                if number % MEASURE_SLICE == 0:
-                    await trio.sleep(0.002)
+                await turns.item()
             self.levels, self.out, self.later = levels, out, later
-            await trio.sleep(MEASURE_EVERY)
+            # Of a large book this takes a while, and is not to be all that the engine does.
+            await trio.sleep(max(MEASURE_EVERY, MEASURE_REST * (trio.current_time() - begun)))
 
     def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> bool:
         """Whether its repair waits."""

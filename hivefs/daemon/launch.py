@@ -150,7 +150,7 @@ def begin(
                 pass_fds=(send,),
                 start_new_session=detach,
                 umask=0o077,
-                env=_environment(),
+                env=environment(),
             )
         except OSError as error:
             raise failure(error.strerror or str(error)) from error
@@ -325,7 +325,7 @@ def wait_gone(pid: int, started: int, seconds: float) -> bool:
 # ---- inside ---------------------------------------------------------------------------------------------------------
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with the place of this very package first, so that the child runs the same code from any directory."""
     root = str(Path(hivefs.__file__).resolve().parent.parent)
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]

@@ -9,6 +9,7 @@ millisecond for 100 MiB, and looking at one again a fault without I/O.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,14 @@ _DONTNEED: Final = 4
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_FROM: Final = 16 << 20
+
+
+def settled() -> None:
+    """What was made so far lives as long as the process: the collector need not look at it again and again. (With a
+    process of this size each of its long looks is some 50 ms in which nothing else happens.)
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def keep_buffers(most: int, arenas: int = 0) -> None:

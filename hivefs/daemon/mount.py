@@ -11,7 +11,6 @@ What this imports must not import libp2p: it would cost every mount a second and
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -25,7 +24,7 @@ import trio
 from hivefs.daemon import launch, priority
 from hivefs.daemon.drive import Drive, DriveOptions
 from hivefs.daemon.home import Home, Secrets
-from hivefs.daemon.memory import keep_buffers
+from hivefs.daemon.memory import keep_buffers, settled
 from hivefs.errors import HivefsError, MountBusy, MountFailed
 from hivefs.fuse.mounting import MountOptions
 
@@ -63,9 +62,7 @@ async def _serve(frame: dict[str, Any], report: launch.Report) -> None:
     drive = await Drive.open(home, secrets.keys(), options_of(frame), Path(frame["mountpoint"]))
 
     def ready() -> None:
-        # What was made so far lives as long as the process: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        settled()
         report.ready({"pid": os.getpid(), "mountpoint": str(drive.mountpoint)})
 
     # The receiver is the outermost: a second signal while the drive closes must not kill it half-way.

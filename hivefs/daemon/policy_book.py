@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from hivefs.daemon.engine_core import Engine
 from hivefs.errors import PolicyInfeasible, TooFewNodes
-from hivefs.model.ids import ChunkId, NodeId
+from hivefs.model.ids import ChunkId, NodeId, StripeId
 from hivefs.model.node import Attribute, Candidate
 from hivefs.model.stripe import Stripe
 from hivefs.placement import code
@@ -37,7 +38,7 @@ class Book(Protocol):
     def text(self) -> str: ...
     async def set_text(self, text: str) -> None: ...
     def nodes(self) -> Iterable[Node]: ...
-    def stripe_of(self, chunk_id: ChunkId) -> Stripe | None: ...
+    def stripe_of(self, chunk_id: ChunkId, near: Mapping[StripeId, Stripe] = ...) -> Stripe | None: ...
     def metadata_stripes(self) -> Iterator[Stripe]: ...
 
 
@@ -67,10 +68,12 @@ class EngineBook:
             here = stays and not self._engine.covers(member.entry.membership)
             yield Node(member.node_id, member.row.state, member.weighed.attributes, here, member.row.free_bytes)
 
-    def stripe_of(self, chunk_id: ChunkId) -> Stripe | None:
-        """The stripe that a chunk lies in."""
+    def stripe_of(self, chunk_id: ChunkId, near: Mapping[StripeId, Stripe] = MappingProxyType({})) -> Stripe | None:
+        """The stripe that a chunk lies in; one of ``near`` is not read again."""
         place = self._engine.store.place(chunk_id)
-        return None if place is None else self._engine.store.stripe(place.stripe_id)
+        if place is None:
+            return None
+        return near.get(place.stripe_id) or self._engine.store.stripe(place.stripe_id)
 
     def metadata_stripes(self) -> Iterator[Stripe]:
         """Those of the metadata tree."""

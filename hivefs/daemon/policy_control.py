@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import trio
@@ -22,7 +22,8 @@ from hivefs.daemon.control import Methods, Report
 from hivefs.daemon.policy_book import Book, Node, infeasible, known_attributes
 from hivefs.daemon.policy_walk import Snapshot, files_with_chunks, inode_at, stepped
 from hivefs.errors import BadPolicy, PolicyInfeasible
-from hivefs.model.ids import ChunkId, NodeId
+from hivefs.maintenance.turns import Turns
+from hivefs.model.ids import ChunkId, NodeId, StripeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement import heads, lazy
 from hivefs.placement.attributes import authorities
@@ -30,12 +31,10 @@ from hivefs.placement.health import NodeState
 from hivefs.placement.holdings import Holdings
 from hivefs.placement.language import PolicySet, parse
 from hivefs.placement.policy import AT_ONCE, DEFAULT, Policy
-from hivefs.placement.whatif import Outcome, WhatIf, independent, limits_in_words, named
+from hivefs.placement.whatif import Fate, Outcome, WhatIf, independent, limits_in_words, named
 
-NODES_SLICE = 200
-SLICE = 10
-"""Nodes, and stripes, that are looked at before others of the loop have their turn."""
-
+NEAR = 256
+"""Stripes that a question remembers."""
 
 Who: TypeAlias = Mapping[str, frozenset[str]]
 
@@ -45,6 +44,15 @@ class Committed(Snapshot, Protocol):
 
     def begin(self) -> int: ...
     def close(self) -> None: ...
+
+
+@dataclass
+class _File:
+    """A file at its path, with its chunks; ``local``: some of it is only on this machine."""
+
+    at: str
+    chunks: list[ChunkId]
+    local: bool
 
 
 class PolicyControl:
@@ -78,11 +86,10 @@ class PolicyControl:
         return await trio.to_thread.run_sync(parse, text, self._book.default)
 
     async def _nodes(self) -> list[Node]:
-        nodes = []
-        for number, node in enumerate(self._book.nodes()):
+        nodes, turns = [], Turns()
+        for node in self._book.nodes():
             nodes.append(node)
-            if number % NODES_SLICE == NODES_SLICE - 1:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
         return nodes
 
     async def _now(self) -> PolicySet:
@@ -145,24 +152,24 @@ class PolicyControl:
             counts = {"files": 0, "local": 0}
             seen: set[tuple[bytes, str]] = set()
             names: dict[str, None] = {made.for_path(path): None}
+            near: dict[StripeId, Stripe] = {}
+            turns = Turns()
             async with aclosing(self._files(path, report)) as files:
-                async for at, stripes, local in files:
+                async for file in files:
                     counts["files"] += 1
-                    counts["local"] += local
-                    name = made.for_path(at)
+                    name = made.for_path(file.at)
                     names[name] = None
-                    for number, stripe in enumerate(stripes):
-                        if (stripe.stripe_id, name) not in seen:
-                            seen.add((stripe.stripe_id, name))
-                            holdings.add(stripe, _coded(made.policies[name], stripe))
-                        if number % SLICE == SLICE - 1:
-                            await trio.lowlevel.checkpoint()
+                    async with aclosing(self._stripes(file, near, turns)) as stripes:
+                        async for stripe in stripes:
+                            if (stripe.stripe_id, name) not in seen:
+                                seen.add((stripe.stripe_id, name))
+                                holdings.add(stripe, _coded(made.policies[name], stripe))
+                    counts["local"] += file.local
             metadata = Holdings(known_attributes(nodes))
             rules = made.metadata()
-            for number, stripe in enumerate(self._book.metadata_stripes()):
+            for stripe in self._book.metadata_stripes():
                 metadata.add(stripe, _coded(rules, stripe))
-                if number % SLICE == SLICE - 1:
-                    await trio.lowlevel.checkpoint()
+                await turns.item()
             policies = {}
             for name in names:
                 reason = await trio.to_thread.run_sync(infeasible, made.policies[name], nodes)
@@ -170,7 +177,7 @@ class PolicyControl:
                     **shown(made.policies[name]),
                     "repair": _repair(made.policies[name], holdings.codes),
                     "infeasible": reason,
-                    "limits": limits(made.policies[name], nodes),
+                    "limits": await trio.to_thread.run_sync(limits, made.policies[name], nodes),
                 }
             return {
                 "path": path,
@@ -178,18 +185,31 @@ class PolicyControl:
                 "policies": policies,
                 **counts,
                 **holdings.summary(),
-                "holders": holders(holdings, nodes),
-                "metadata": {"policy": rules.name, **metadata.summary(), "holders": holders(metadata, nodes)},
-                "freshness": self._freshness(rules, nodes),
+                "holders": await self._holders(holdings, nodes),
+                "metadata": {"policy": rules.name, **metadata.summary(), "holders": await self._holders(metadata, nodes)},
+                "freshness": await trio.to_thread.run_sync(self._freshness, rules, nodes),
             }
+
+    @staticmethod
+    async def _holders(holdings: Holdings, nodes: Sequence[Node]) -> list[dict[str, Any]]:
+        """The nodes with shares, most first."""
+        found, turns = [], Turns()
+        known: dict[NodeId, Node] = {}
+        for node in nodes:
+            known[node.node_id] = node
+            await turns.item()
+        for node_id, count in holdings.shares.most_common():
+            found.append(holder(known[node_id], count))
+            await turns.item()
+        return found
 
     @staticmethod
     def _freshness(rules: Policy, nodes: Sequence[Node]) -> dict[str, Any]:
         over = [authorities(n.attributes, rules.evidence) for n in nodes if n.here]
         return {"jurisdictions": _independent(rules, nodes), **heads.freshness(rules, over)}
 
-    async def _files(self, path: str, report: Report) -> AsyncGenerator[tuple[str, list[Stripe], bool], None]:
-        """Each file at and below a path, with the stripes of its chunks, each once."""
+    async def _files(self, path: str, report: Report) -> AsyncGenerator[_File, None]:
+        """Each file at and below a path, once."""
         snapshot = await self._snapshot()
         try:
             snapshot.begin()
@@ -198,26 +218,28 @@ class PolicyControl:
             async with aclosing(stepped(files_with_chunks(snapshot, ino, path))) as batches:
                 async for batch in batches:
                     for at, chunks, local in batch:
-                        stripes, missing = await self._stripes(chunks)
-                        yield at, stripes, local or missing
+                        yield _File(at, chunks, local)
                     done += len(batch)
                     await report(["files", done, 0])
         finally:
             snapshot.close()
 
-    async def _stripes(self, chunks: list[ChunkId]) -> tuple[list[Stripe], bool]:
-        found: dict[bytes, Stripe] = {}
-        missing = False
-        for number, chunk_id in enumerate(chunks):
-            stripe = self._book.stripe_of(chunk_id)
+    async def _stripes(self, file: _File, near: dict[StripeId, Stripe], turns: Turns) -> AsyncGenerator[Stripe, None]:
+        """The stripes of a file, each once; a chunk without one makes the file local. ``near`` remembers some: small files
+        share them with those that were written before and after.
+        """
+        seen: set[StripeId] = set()
+        for chunk_id in file.chunks:
+            stripe = self._book.stripe_of(chunk_id, near)
             if stripe is None:
-                missing = True
-            else:
-                found[stripe.stripe_id] = stripe
-            if number % SLICE == SLICE - 1:
-                await trio.lowlevel.checkpoint()
-        await trio.lowlevel.checkpoint()
-        return list(found.values()), missing
+                file.local = True
+            elif stripe.stripe_id not in seen:
+                if len(near) >= NEAR:
+                    near.clear()
+                near[stripe.stripe_id] = stripe
+                seen.add(stripe.stripe_id)
+                yield stripe
+            await turns.item()
 
     # ---- simulate ------------------------------------------------------------------------------------------------------
 
@@ -230,21 +252,17 @@ class PolicyControl:
             gone = int(value["nodes_gone"])
             nodes = await self._nodes()
             ask = await trio.to_thread.run_sync(_question, nodes, made, lose, seize, gone)
-            outcome, local = Outcome(), 0
+            outcome, local, turns = Outcome(), 0, Turns()
+            near: dict[StripeId, Stripe] = {}
             async with aclosing(self._files(_plain(str(value.get("path") or "/")), report)) as files:
-                async for _, stripes, unplaced in files:
-                    fates = []
-                    for number, stripe in enumerate(stripes):
-                        fates.append(ask.fate(stripe.needed, [share.node for share in stripe.shares]))
-                        if number % SLICE == SLICE - 1:
-                            await trio.lowlevel.checkpoint()
-                    outcome.add(fates)
-                    local += unplaced
+                async for file in files:
+                    async with aclosing(self._stripes(file, near, turns)) as stripes:
+                        outcome.add([_fate(ask, stripe) async for stripe in stripes])
+                    local += file.local
             metadata = Outcome()
-            for number, stripe in enumerate(self._book.metadata_stripes()):
-                metadata.add([ask.fate(stripe.needed, [share.node for share in stripe.shares])])
-                if number % SLICE == SLICE - 1:
-                    await trio.lowlevel.checkpoint()
+            for stripe in self._book.metadata_stripes():
+                metadata.add([_fate(ask, stripe)])
+                await turns.item()
             return {
                 "nodes": sum(node.state != NodeState.GONE for node in nodes),
                 "nodes_left": ask.left,
@@ -266,6 +284,10 @@ def _question(nodes: Sequence[Node], made: PolicySet, lose: Who, seize: Who, gon
     weakest = made.policies[DEFAULT].evidence
     there = {n.node_id: authorities(n.attributes, weakest) for n in nodes if n.state != NodeState.GONE}
     return WhatIf(there, lose, seize, gone)
+
+
+def _fate(ask: WhatIf, stripe: Stripe) -> Fate:
+    return ask.fate(stripe.needed, [share.node for share in stripe.shares])
 
 
 def _coded(policy: Policy, stripe: Stripe) -> Policy:
@@ -301,16 +323,12 @@ def limits(policy: Policy, nodes: Sequence[Node]) -> str:
     return "" if rule is None else limits_in_words(_independent(policy, nodes), rule.coalition, rule.lose)
 
 
-def holders(holdings: Holdings, nodes: Sequence[Node]) -> list[dict[str, Any]]:
-    """The nodes with shares, most first."""
-    known: dict[NodeId, Node] = {node.node_id: node for node in nodes}
-    return [
-        {
-            "node": node_id.hex(),
-            "shares": count,
-            "state": known[node_id].state.name.lower(),
-            "attributes": {a.name: a.value for a in known[node_id].attributes},
-            "evidence": {a.name: a.evidence.name.lower() for a in known[node_id].attributes},
-        }
-        for node_id, count in holdings.shares.most_common()
-    ]
+def holder(node: Node, shares: int) -> dict[str, Any]:
+    """A node with so many shares."""
+    return {
+        "node": node.node_id.hex(),
+        "shares": shares,
+        "state": node.state.name.lower(),
+        "attributes": {a.name: a.value for a in node.attributes},
+        "evidence": {a.name: a.evidence.name.lower() for a in node.attributes},
+    }

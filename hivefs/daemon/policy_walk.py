@@ -16,7 +16,7 @@ from hivefs.formats import records
 from hivefs.model.ids import ROOT_INO, ChunkId
 from hivefs.model.inode import SlotKind
 
-STEP = 2000
+STEP = 512
 T = TypeVar("T")
 
 

@@ -45,7 +45,7 @@ def _attribute(value: Any) -> Attribute:
     return Attribute(strict.text(name, MAX_TEXT), strict.text(said, MAX_TEXT), Evidence(strict.number(evidence)))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=16_384)
 def digest(attributes: tuple[Attribute, ...]) -> bytes:
     """16 bytes that name a standing: the first of the SHA-256 of its bytes."""
     return hashlib.sha256(to_bytes(attributes)).digest()[:DIGEST_BYTES]

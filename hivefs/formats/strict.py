@@ -76,6 +76,13 @@ def number(value: Any, low: int = 0, high: int = (1 << 63) - 1) -> int:
     return value
 
 
+def flag(value: Any) -> bool:
+    """``value`` if it is a bool."""
+    if type(value) is not bool:
+        raise TypeError("bool expected")
+    return value
+
+
 def text(value: Any, longest: int = 1024) -> str:
     """``value`` if it is a str of at most ``longest`` characters."""
     if type(value) is not str:

@@ -11,8 +11,9 @@ microseconds from the program that just got its answer. Therefore:
 * **Then spin** for ``SPIN`` seconds, then wait in poll(2) itself for at most ``NAP`` (the thread sleeps, but is woken
   directly). Both only when no request is waiting for something else in trio, and once after each request: an idle drive
   does neither.
-* **Then wait through trio.** One worker waits for the descriptor, the others are parked; a worker that leaves wakes
-  one of them, which finds something to do only if the first blocks.
+* **Then wait through trio.** One worker waits for the descriptor, the others are parked. A parked one is woken when a
+  worker lets go of its turn in the middle of a request (_Watched sees that), or ends: only then is one missing. Waking
+  one after each wait cost more passes through the scheduler than all requests of a program that calls fsync(2).
 
 Fairness: a worker that has gone on for ``SLICE`` seconds passes through the scheduler once, so that commit, control
 socket and timers run within some milliseconds whatever the load.
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -60,13 +61,39 @@ class _NoLock:
         return _DONE
 
 
+class _Watched:
+    """Awaiting it runs a worker; ``let_go`` is called each time that gives up its turn."""
+
+    __slots__ = ("_let_go", "_worker")
+
+    def __init__(self, worker: Coroutine[Any, Any, None], let_go: Callable[[], None]) -> None:
+        self._worker, self._let_go = worker, let_go
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        worker, let_go = self._worker, self._let_go
+        try:
+            trap = worker.send(None)
+            while True:
+                let_go()
+                try:
+                    answer = yield trap
+                except BaseException as problem:  # noqa: BLE001 - it is the worker's
+                    trap = worker.throw(problem)
+                else:
+                    trap = worker.send(answer)
+        except StopIteration:
+            return
+        finally:
+            worker.close()
+
+
 class _Workers:
     """A nursery that counts the pyfuse3 workers that run in it."""
 
     def __init__(self, nursery: trio.Nursery, loop: ReceiveLoop) -> None:
         self._nursery, self._loop = nursery, loop
 
-    def start_soon(self, worker: Callable[..., Awaitable[None]], *args: Any, name: str | None = None) -> None:
+    def start_soon(self, worker: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str | None = None) -> None:
         self._nursery.start_soon(self._loop.run_worker, worker, args, name=name)
         self._loop.end_turn()
 
@@ -89,6 +116,8 @@ class ReceiveLoop:
         self._idle = 0
         self._waiting = False
         self._yielding = False
+        self._resting = False
+        """The worker that lets go of its turn next does so between two requests."""
         self._parked = trio.lowlevel.ParkingLot()
         self._closing = False
         self._waited = 0.0
@@ -111,13 +140,21 @@ class ReceiveLoop:
         async with trio.open_nursery() as nursery:
             yield _Workers(nursery, self)
 
-    async def run_worker(self, worker: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+    async def run_worker(self, worker: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]) -> None:
         """Run one pyfuse3 worker to its end."""
         self._workers += 1
         try:
-            await worker(*args)
+            await _Watched(worker(*args), self._let_go)
         finally:
             self._workers -= 1
+            self._parked.unpark()
+
+    def _let_go(self) -> None:
+        """A worker gives up its turn. If it does so in the middle of a request, another one has to take the next."""
+        if self._resting:
+            self._resting = False
+        else:
+            self._parked.unpark()
 
     def load(self) -> float:
         """The share of the time, 0 to 1, in which requests came one after the other, over LOAD_SECONDS or as long as
@@ -161,6 +198,7 @@ class ReceiveLoop:
             while self._yielding or not poll(0):
                 if self._closing:
                     raise trio.ClosedResourceError
+                self._resting = True
                 if self._waiting or self._yielding:
                     await self._parked.park()
                     continue
@@ -179,13 +217,12 @@ class ReceiveLoop:
                 self._turn_ends = now + SLICE
         finally:
             self._idle -= 1
-            self._parked.unpark()
 
     async def _yield(self) -> None:
         """Let every other task run once. Workers that wake meanwhile leave the requests to this one, which goes on right
         after: else each of them would take a turn of its own, and the others would wait for all of these.
         """
-        self._yielding = True
+        self._yielding = self._resting = True
         try:
             await trio.lowlevel.checkpoint()
         finally:

@@ -9,6 +9,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from hivefs.errors import MountpointProblem
 from hivefs.fuse import mounting
 from hivefs.fuse.handshake import POSIX_ACL, Handshake
 from hivefs.fuse.loop import ReceiveLoop
@@ -79,7 +80,11 @@ class Session:
 
     async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
         # The first stat is the first request: it is answered through the loop itself, so in a thread.
-        await trio.to_thread.run_sync(self.mountpoint.stat, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(self.mountpoint.stat, abandon_on_cancel=True)
+        except OSError as error:  # after a recovery the root itself may have to come from the hive
+            reason = f"its top directory cannot be read now ({error.strerror}); try again when the hive can be reached"
+            raise MountpointProblem(mountpoint=self.mountpoint, reason=reason) from error
         before = await trio.to_thread.run_sync(mounting.raise_read_ahead, self.mountpoint, abandon_on_cancel=True)
         log.info("mounted; read-ahead of the kernel was %s KiB", before)
         task_status.started()

@@ -52,6 +52,7 @@ DAY: Final = 86_400.0
 UNIT: Final = SEGMENT_BYTES + TAG_BYTES
 SEGMENTS: Final = (1, 1, 2, 4)
 """How many segments are asked for: reads of 4 to 32 KiB, of 64 and of 128 KiB (the most that the kernel asks for)."""
+MEAN_BYTES: Final = 128 << 10
 MOST_BYTES: Final = 256 << 10
 SEVERAL: Final = 3
 STRIKES: Final = 3

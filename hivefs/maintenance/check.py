@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import trio
-import trio.lowlevel
 
 from hivefs.chunkstore.reader import Reader
 from hivefs.errors import HivefsError
 from hivefs.maintenance.ports import State
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.stripe import Level, Stripe
 from hivefs.placement.health import State as StripeState
@@ -81,6 +81,7 @@ class HiveCheck:
     async def _wrong_chunks(self, named: Collection[ChunkId], report: Report) -> dict[ChunkId, tuple[str, str]]:
         wrong: dict[ChunkId, tuple[str, str]] = {}
         alive: dict[StripeId, set[ChunkId]] = {}
+        turns = Turns()
         for number, chunk_id in enumerate(named):
             place = self._state.place(chunk_id)
             stripe = None if place is None else self._state.stripe(place.stripe_id)
@@ -90,18 +91,19 @@ class HiveCheck:
                 wrong[chunk_id] = ("chunk-place", "lies outside its stripe")
             else:
                 alive.setdefault(place.stripe_id, set()).add(chunk_id)
+            await turns.item()
             if number % SLICE == 0:
                 report("chunks", number, len(named))
-                await trio.lowlevel.checkpoint()
         for stripe_id, chunk_ids in alive.items():
             if self._state.live(stripe_id) < len(chunk_ids):
                 wrong.update((c, ("live-count", "is in a stripe that counts fewer than it holds")) for c in chunk_ids)
+            await turns.item()
         return wrong
 
     async def stripes(self, report: Report) -> None:
         """Every stripe as its record and the nodes' answers have it."""
         held = await self._ask_nodes(report)
-        total = 0
+        total, turns = 0, Turns()
         for total, stripe in enumerate(self._state.stripes(), 1):
             for index, share in enumerate(stripe.shares):
                 if share.node is None or share.node not in held:
@@ -110,9 +112,9 @@ class HiveCheck:
                 if size is not None and size != stripe.share_bytes:
                     await self._suspect(stripe, index)
             self._judge(stripe)
+            await turns.item()
             if total % SLICE == 0:
                 report("stripes", total, 0)
-                await trio.lowlevel.checkpoint()
         report("stripes", total, total)
 
     async def _suspect(self, stripe: Stripe, index: int) -> None:
@@ -166,14 +168,15 @@ class HiveCheck:
 
     async def _shares_at(self, node_id: NodeId):  # type: ignore[no-untyped-def]
         batch: list[ShareId] = []
-        for stripe_id in self._state.stripes_on(node_id):
+        turns = Turns()
+        for stripe_id in self._state.each_on(node_id):
+            await turns.item()
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
                 batch += [share.share_id for share in stripe.shares if share.node == node_id]
             if len(batch) >= HAVE_BATCH:
                 yield batch
                 batch = []
-                await trio.lowlevel.checkpoint()
         if batch:
             yield batch
 

@@ -40,12 +40,19 @@ class Garbage:
         self._claims = claims
         self._online = online
         self.deleted_shares = 0
+        self._released = trio.Event()
         self.held: Callable[[], bool] = lambda: False
         """While this is true nothing is deleted: somebody else may need it."""
+        self.on_deleted: Callable[[list[ShareId]], None] = lambda share_ids: None
+
+    def look(self) -> None:
+        """The mount may have released something a moment ago: ask it now, so that the next checkpoint lets it go."""
+        self._released.set()
 
     async def take_released(self, vault: Vault) -> None:
         """Doom what the mount released, until cancelled. HivefsError of the vault passes out."""
         while True:
+            self._released = trio.Event()
             batch = await vault.released(0, BATCH)
             if batch:
                 with self._state.writing():
@@ -53,7 +60,8 @@ class Garbage:
                         self._state.doom_chunk(chunk_id)
                 await vault.released_done(batch[-1][0])
             if len(batch) < BATCH:
-                await trio.sleep(EVERY)
+                with trio.move_on_after(EVERY):
+                    await self._released.wait()
 
     async def empty_trash(self) -> None:
         """Delete trashed shares at nodes that are online, until cancelled."""
@@ -75,6 +83,7 @@ class Garbage:
                 finally:
                     self._claims.end_delete(node_id, share_ids)
                 self.deleted_shares += len(share_ids)
+                self.on_deleted(share_ids)
             await trio.sleep(EVERY)
 
     def reap(self, published: int) -> None:

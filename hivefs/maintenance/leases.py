@@ -11,6 +11,7 @@ import trio
 from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.errors import HivefsError
 from hivefs.maintenance.ports import State
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.stripe import Stripe
 
@@ -49,6 +50,7 @@ class Leases:
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
+            self.waiting &= set(self._state.node_ids())
             for node_id, client in list(self._online()):
                 name = "renewed-" + node_id.hex()
                 last = self._state.info(name)
@@ -75,7 +77,9 @@ class Leases:
     async def _renew(self, node_id: NodeId, client: Renewer, until: int) -> None:
         """Renew all at one node. What it says it does not hold is missing: repair hears of it."""
         batch: list[tuple[Stripe, int]] = []
-        for stripe_id in self._state.stripes_on(node_id):
+        turns = Turns()
+        for stripe_id in self._state.each_on(node_id):
+            await turns.item()
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
                 batch += [(stripe, i) for i, share in enumerate(stripe.shares) if share.node == node_id]

@@ -12,18 +12,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
-import trio.lowlevel
-
 from hivefs.errors import Corrupt, UnknownVersion
+from hivefs.maintenance.turns import Turns
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Stripe
-from hivefs.placement.health import Health
+from hivefs.placement.health import Health, proved
 from hivefs.placement.policy import Policy
-from hivefs.placement.verifier import Proof, verify
+from hivefs.placement.verifier import Proof
 
-SLICE, TELL = 5, 500
+TELL = 500
+STANDINGS = 8192
+"""So many are remembered while the check runs."""
 
 
 class Certificates(Protocol):
@@ -44,17 +46,17 @@ class Finding:
     problem: bool
 
 
-def proved_then(stripe: Stripe, store: Certificates) -> str:
+def proved_then(stripe: Stripe, store: Certificates, standing: Callable[[bytes], tuple[Attribute, ...] | None]) -> str:
     """Empty when the certificate (which has standings) proves the placement at its time, else why it does not."""
     definition = store.policy_of(stripe.policy_hash)
     if definition is None:
         return "the policy that it names is not known"
-    known = [store.standing(share.standing) if share.standing else None for share in stripe.shares]
+    known = [standing(share.standing) if share.standing else None for share in stripe.shares]
     if any(attributes is None for attributes in known):
         return "what it says was known of the nodes is not here"
     if len({share.node for share in stripe.shares}) < stripe.total:
         return "two shares are at one node"
-    verdict = verify(replace(definition, needed=stripe.needed, total=stripe.total), stripe.needed, known)
+    verdict = proved(replace(definition, needed=stripe.needed, total=stripe.total), stripe.needed, tuple(known))
     return "" if verdict.holds else verdict.words
 
 
@@ -65,18 +67,20 @@ class PlacementCheck:
 
     def __init__(self, store: Certificates, copies: Callable[[Stripe], tuple[Proof, ...]] = lambda stripe: ()) -> None:
         self._store = store
+        # Many stripes name the same few standings, which are named by what they say.
+        self._standing = lru_cache(maxsize=STANDINGS)(store.standing)
         self._copies = copies
         self.findings: list[Finding] = []
         self.counts: Counter[str] = Counter(stripes=0, proved=0, holding=0)
 
     async def run(self, report: Callable[[list[Any]], Awaitable[None]]) -> None:
         """Others have their turn after every few stripes; ``report`` is told [what, done, total] now and then."""
+        turns = Turns()
         for number, stripe in enumerate(self._store.stripes(), 1):
             self._look(stripe)
+            await turns.item()
             if number % TELL == 0:
                 await report(["certificates", number, 0])
-            elif number % SLICE == 0:
-                await trio.lowlevel.checkpoint()
         await report(["certificates", self.counts["stripes"], self.counts["stripes"]])
 
     def _look(self, stripe: Stripe) -> None:
@@ -86,7 +90,7 @@ class PlacementCheck:
             self.found("certificate-missing", f"stripe {name} has no certificate", problem=False)
         else:
             try:
-                wrong = proved_then(stripe, self._store)
+                wrong = proved_then(stripe, self._store, self._standing)
             except (Corrupt, UnknownVersion) as error:
                 wrong = str(error)
             if wrong:

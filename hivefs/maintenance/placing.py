@@ -129,6 +129,11 @@ class Placing:
         self.progress = Progress()
         self.hurry = trio.Event()
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
+        self.on_taken: Callable[[], None] = lambda: None
+        """The drive names new chunks now: it released those before them."""
+        self.on_empty: Callable[[], None] = lambda: None
+        """Called when the last of what was in flight has been placed, or given up, after somebody waited for it."""
+        self._awaited = False
 
     @property
     def in_flight(self) -> int:
@@ -137,6 +142,7 @@ class Placing:
 
     def poke(self) -> None:
         """Someone waits: place everything now, quiet or not."""
+        self._awaited = True
         self.hurry.set()
 
     async def run(self, vault: Vault) -> None:
@@ -293,6 +299,7 @@ class Placing:
             with self._state.writing():
                 for sealed, good in zip(held, taken, strict=True):
                     self._state.settle(sealed.ref.chunk_id, good)
+            self.on_taken()
             self.progress.note(sum(s.ref.length for s in held))
             # Also when all have a node: policies or nodes may have changed while it was on its way.
             self.on_recorded(stripe.stripe_id)
@@ -306,6 +313,9 @@ class Placing:
                     self._stuck.pop(key, None)
                 lane.aside.clear()
             self._tell()
+            if self._awaited and not self._in_flight:
+                self._awaited = False
+                self.on_empty()
 
     async def _until_placed(self, packed: Packed, name: str, policy: Policy, lane: Lane) -> Stripe | None:
         """Place, again and again while the hive cannot take it: the data is safe in the stage meanwhile. None when its

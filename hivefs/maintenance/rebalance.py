@@ -12,10 +12,10 @@ new copy is in the trash or recorded, and the old one named or doomed.
 from __future__ import annotations
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Final
 
 import trio
@@ -26,8 +26,9 @@ from hivefs.errors import HivefsError
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
-from hivefs.maintenance.rebalance_plan import BEGIN, WIDTH, Fill, Held, Move, bound, farthest, plan, sources
-from hivefs.model.ids import NodeId
+from hivefs.maintenance.rebalance_plan import BEGIN, WIDTH, Fill, Held, Move, bound, farthest, sources, steps
+from hivefs.maintenance.turns import Turns
+from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import State as StripeState
 
@@ -35,10 +36,13 @@ log = logging.getLogger(__name__)
 
 FIRST: Final = 120.0
 EVERY: Final = 60.0
+LONGEST: Final = 3600.0
+"""After a plan without a move the next one, for the same nodes, is made twice as late as the last time, up to this."""
 MOST_SOURCES: Final = 8
 MOST_SHARES: Final = 256
 """Shares of a node that one plan looks at."""
-SLICE: Final = 32
+MOST_TRIES: Final = 20_000
+"""Pairs of a share and a node that one plan looks at: some seconds of work. The next one begins at other shares."""
 COUNT_EVERY: Final = 900.0
 REASON: Final = "filling nodes"
 
@@ -66,7 +70,9 @@ class Rebalance:
         self._takes = takes
         self._keeps = keeps
         self._budget = budget
-        self._random = random.Random(0)
+        self._reached: dict[NodeId, StripeId] = {}
+        self._empty: tuple[frozenset[NodeId], float, float] = (frozenset(), 0.0, 0.0)
+        """The nodes of the last plan when it had no move, how long it is not made again for them, and since when."""
         self._counted: Counter[NodeId] | None = None
         self._counted_at = 0.0
         self.active = False
@@ -93,14 +99,29 @@ class Rebalance:
         if words := self.held():
             self.moving.waiting_for = words
             return 0
+        there = frozenset(node.node_id for node in nodes)
+        same, pause, since = there == self._empty[0], self._empty[1], self._empty[2]
+        if same and trio.current_time() - since < pause:
+            return 0
         self.active = True
         nodes, shares = await self._shares(nodes)
-        moves = plan(nodes, shares, self._allowed)
-        self.moving.plan([(REASON, round(bound(nodes)))] if moves else [])
+        moves, turns = list[Move](), Turns()
+        walk = steps(nodes, shares, self._allowed)
+        await trio.to_thread.run_sync(next, walk, None)  # it sorts all nodes, and asks for no move yet
+        for step in islice(walk, MOST_TRIES):
+            if step is not None:
+                moves.append(step)
+            await turns.item()
+        size = await trio.to_thread.run_sync(bound, nodes)
+        self.moving.plan([(REASON, round(size))] if moves else [])
         if not moves:
             self.active = False  # nothing that may move helps: that is as near as it gets
+            self._empty = there, min(LONGEST, max(EVERY, 2 * pause) if same else EVERY), trio.current_time()
+        else:
+            self._empty = frozenset(), 0.0, 0.0
         went = 0
         for move in moves:
+            await turns.item()
             try:
                 went += await self.move(move)
             except HivefsError as error:
@@ -110,24 +131,28 @@ class Rebalance:
         return went
 
     async def _shares(self, nodes: Sequence[Fill]) -> tuple[list[Fill], dict[NodeId, list[Held]]]:
-        """The nodes with the bytes that are ours, and some shares of those that may have to give, from a place in the list
-        that changes, so that what may not move is not looked at each time.
+        """The nodes with the bytes that are ours, and some shares of those that may have to give: each look goes on where
+        the last one ended, so that what may not move is not looked at each time.
         """
         own = await self._own_bytes()
-        counted = [replace(node, own=min(own.get(node.node_id, 0), node.used)) for node in nodes]
+        counted, turns = list[Fill](), Turns()
+        for node in nodes:
+            counted.append(replace(node, own=min(own.get(node.node_id, 0), node.used)))
+            await turns.item()
         shares: dict[NodeId, list[Held]] = {}
-        for node_id in sources(counted)[:MOST_SOURCES]:
-            stripe_ids = self._state.stripes_on(node_id)
-            start = self._random.randrange(len(stripe_ids)) if stripe_ids else 0
-            held = []
-            for stripe_id in (stripe_ids[start:] + stripe_ids[:start])[:MOST_SHARES]:
+        for node_id in (await trio.to_thread.run_sync(sources, counted))[:MOST_SOURCES]:
+            held: list[Held] = []
+            after = self._reached.get(node_id)
+            around = chain(self._state.each_on(node_id, after), () if after is None else self._state.each_on(node_id))
+            for stripe_id in islice(around, MOST_SHARES):
+                self._reached[node_id] = stripe_id
                 stripe = self._state.stripe(stripe_id)
                 if stripe is not None:
                     held += [
                         Held(stripe_id, i, stripe.share_bytes) for i, s in enumerate(stripe.shares) if s.node == node_id
                     ]
+                await turns.item()
             shares[node_id] = held
-            await trio.sleep(0.001)
         return counted, shares
 
     async def _own_bytes(self) -> Counter[NodeId]:
@@ -135,12 +160,12 @@ class Rebalance:
         now = trio.current_time()
         if self._counted is None or now - self._counted_at > COUNT_EVERY:
             found: Counter[NodeId] = Counter()
-            for number, stripe in enumerate(self._state.stripes()):
+            turns = Turns()
+            for stripe in self._state.stripes():
                 for share in stripe.shares:
                     if share.node is not None:
                         found[share.node] += stripe.share_bytes
-                if number % SLICE == SLICE - 1:
-                    await trio.sleep(0.001)
+                await turns.item()
             self._counted, self._counted_at = found, now
         return self._counted
 

@@ -17,7 +17,7 @@ that are its own.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,14 +138,27 @@ def plan(
     """At most ``most`` moves. ``shares`` are (some of) those that each node has, ``allowed(held, source, target)`` says
     whether a share may go there. A share moves once, and two shares of a stripe do not move in one plan.
     """
+    return [move for move in steps(nodes, shares, allowed, width, most) if move is not None]
+
+
+def steps(
+    nodes: Sequence[Fill],
+    shares: Mapping[NodeId, Sequence[Held]],
+    allowed: Callable[[Held, NodeId, NodeId], bool],
+    width: float = WIDTH,
+    most: int = MOST_MOVES,
+) -> Iterator[Move | None]:
+    """The moves of ``plan`` one by one; None before each share is looked at, and after each question to ``allowed`` that
+    was answered with no, so that whoever waits for the moves can do something else in between.
+    """
     made = _made(nodes, width)
     if len(made) > MOST_NODES:
         emptiest = heapq.nsmallest(MOST_NODES, made, key=_taking)
         made = [*emptiest, *(node for node in made if node.node_id in shares and node not in emptiest)]
-    moves: list[Move] = []
+    moves = 0
     touched: set[StripeId] = set()
     stuck: set[tuple[NodeId, bool]] = set()
-    while len(moves) < most:
+    while moves < most:
         over = any(node.over > 0 and (node.node_id, True) not in stuck for node in made)
         under = any(node.under > 0 for node in made)
         if not over and not under:
@@ -155,15 +168,18 @@ def plan(
             must = giver.over > 0
             if (giver.node_id, must) in stuck or not (must or under):
                 continue
-            move = _from(giver, must, made, shares.get(giver.node_id, ()), allowed, touched)
+            for move in _from(giver, must, made, shares.get(giver.node_id, ()), allowed, touched):
+                if move is not None:
+                    break
+                yield None
             if move is not None:
                 break
             stuck.add((giver.node_id, must))
         if move is None:
             break
-        moves.append(move)
+        moves += 1
         touched.add(move.held.stripe_id)
-    return moves
+        yield move
 
 
 def _from(
@@ -173,9 +189,10 @@ def _from(
     held: Sequence[Held],
     allowed: Callable[[Held, NodeId, NodeId], bool],
     touched: set[StripeId],
-) -> Move | None:
+) -> Iterator[Move | None]:
     takers = sorted(made, key=_taking)
     for share in held:
+        yield None
         if share.stripe_id in touched or share.size > giver.spare:
             continue
         for taker in takers:
@@ -184,5 +201,6 @@ def _from(
             if allowed(share, giver.node_id, taker.node_id):
                 giver.give(share.size)
                 taker.take(share.size)
-                return Move(share, giver.node_id, taker.node_id)
-    return None
+                yield Move(share, giver.node_id, taker.node_id)
+                return
+            yield None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import trio
@@ -24,7 +24,9 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer, name_share
 from hivefs.content import coding
 from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
+from hivefs.maintenance.certify import Certify
 from hivefs.maintenance.ports import State
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import Attribute, Candidate
 from hivefs.model.stripe import Level, Stripe
@@ -39,13 +41,14 @@ log = logging.getLogger(__name__)
 WORKERS = 2
 RETRY = 5.0
 LEAVING_AGAIN = 30.0
-SCAN_SLICE = 20
 HOPELESS_LOOKS = 3
 """After so many looks, or when a node comes or goes, what had no place is tried again: room may have come."""
 
 MANY = 1000
 """More such stripes than this are tried again twelve times as seldom."""
 
+AT_ONCE = 20
+"""Of them are looked at again in one step, when their shares were deleted somewhere."""
 
 LAST = 1
 """A stripe that may lose fewer shares than this more is not to wait for old copies that may be destroyed."""
@@ -114,9 +117,14 @@ class Repair:
         self._changed = changed
         self._heap: list[tuple[int, StripeId]] = []
         self._queued: set[StripeId] = set()
-        self._parked: set[StripeId] = set()
-        self._stuck: set[StripeId] = set()
-        """Parked for want of a place: looked at less often."""
+        self._parked: dict[StripeId, None] = {}
+        self._stuck: dict[StripeId, None] = {}
+        """Parked for want of a place: looked at less often, or when one of its shares was deleted somewhere. None is in two
+        of these three.
+        """
+        self._stuck_shares: dict[ShareId, StripeId] = {}
+        """The shares of those, of some MANY at most."""
+        self.unproved = Certify(state)
         self._urgency: dict[StripeId, int] = {}
         self._hopeless: dict[tuple[Policy, frozenset[NodeId], int], HivefsError] = {}
         """What had no place, by the policy, the nodes that keep their shares, and how many shares have none."""
@@ -144,12 +152,13 @@ class Repair:
     @property
     def queue(self) -> int:
         """Stripes waiting for repair."""
-        return len(self._queued | self._parked | self._stuck)
+        return len(self._queued) + len(self._parked) + len(self._stuck)
 
     @property
     def waiting_for_copies(self) -> int:
         """Those that wait for nothing but the deletion of old copies."""
-        return len(self._beside & (self._queued | self._parked | self._stuck))
+        waiting = (self._queued, self._parked, self._stuck)
+        return sum(1 for stripe_id in self._beside if any(stripe_id in some for some in waiting))
 
     @property
     def busy(self) -> bool:
@@ -159,8 +168,11 @@ class Repair:
     def add(self, stripe_id: StripeId) -> None:
         """Look at this stripe soon."""
         stripe = self._state.stripe(stripe_id)
-        if stripe is None:
-            return
+        if stripe is not None:
+            self._add(stripe)
+
+    def _add(self, stripe: Stripe) -> None:
+        stripe_id = stripe.stripe_id
         decision = plan(stripe, self._look)
         health = self._state.health(stripe)
         urgency = decision.urgency
@@ -168,14 +180,15 @@ class Repair:
             urgency = min(urgency, OUT_OF_POLICY)
         elif not decision.wanted:
             if health.level == Level.GUARANTEED and not self._state.certified(stripe):
-                with self._state.writing():
-                    self._state.save_stripe(stripe)  # proved as it lies, by the policy that it has now
+                self.unproved.note(stripe_id)  # it is proved as it lies, by the policy that it has now
             return
         elif health.waits and not decision.moving:
             return
         if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
             return
         self._queued.add(stripe_id)
+        self._parked.pop(stripe_id, None)
+        self._stuck.pop(stripe_id, None)
         self._urgency[stripe_id] = urgency
         heapq.heappush(self._heap, (urgency, stripe_id))  # an older entry of it is passed over when its turn comes
         self._wake.set()
@@ -202,6 +215,7 @@ class Repair:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._retry)
+            nursery.start_soon(self.unproved.run)
             for _ in range(WORKERS):
                 nursery.start_soon(self._work)
 
@@ -210,24 +224,13 @@ class Repair:
         known: dict[NodeId, tuple[Attribute, ...]] = {}
         while True:
             changed = self._changed()
-            now = self._nodes_away()
-            before, known = known, self._known()
+            before = known
+            now, known, differ = await self._nodes(before)
             if scanned is not self._state.policies:
                 scanned = self._state.policies
-                for number, stripe in enumerate(self._state.stripes()):
-                    self.add(stripe.stripe_id)
-                    if number % SCAN_SLICE == SCAN_SLICE - 1:
-                        await trio.sleep(0.01)
-            for node_id in [n for n, attributes in known.items() if before.get(n, attributes) != attributes]:
-                for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
-                    self.add(stripe_id)
-                    if number % SCAN_SLICE == SCAN_SLICE - 1:
-                        await trio.sleep(0.01)
-            for node_id, _ in sorted(now - self._away):
-                for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
-                    self.add(stripe_id)
-                    if number % SCAN_SLICE == SCAN_SLICE - 1:
-                        await trio.sleep(0.01)
+                await self._scan(self._state.stripes())
+            for node_id in (*differ, *(node_id for node_id, _ in sorted(now - self._away))):
+                await self._scan(self._stripes_on(node_id))
             # A stripe that was on its way while its node announced that it leaves is found by looking again.
             leaving = {entry for entry in now if not entry[1]}
             returned = self._away - now
@@ -237,33 +240,48 @@ class Repair:
             with trio.move_on_after(LEAVING_AGAIN if leaving else math.inf):
                 await changed.wait()
 
+    async def _scan(self, stripes: Iterable[Stripe]) -> None:
+        """Look at all of these. They are read one by one: what is looked at is as it is then."""
+        turns = Turns()
+        for stripe in stripes:
+            self._add(stripe)
+            await turns.item()
+            await self.unproved.room()
+
+    def _stripes_on(self, node_id: NodeId) -> Iterator[Stripe]:
+        for stripe_id in self._state.each_on(node_id):
+            stripe = self._state.stripe(stripe_id)
+            if stripe is not None:
+                yield stripe
+
     async def _cancel(self) -> None:
         """A node is back: what waits for nothing else leaves the queue."""
-        for number, stripe_id in enumerate(list(self._queued)):
+        turns = Turns()
+        for stripe_id in list(self._queued):
             stripe = self._state.stripe(stripe_id)
             if stripe is None or (not plan(stripe, self._look).wanted and self._state.health(stripe).verdict.holds):
                 self._queued.discard(stripe_id)
                 self.cancelled += 1
-            if number % SCAN_SLICE == SCAN_SLICE - 1:
-                await trio.sleep(0.01)
+            await turns.item()
 
-    def _nodes_away(self) -> set[tuple[NodeId, bool]]:
-        """Nodes whose shares need another home: those given up (True) and those that leave (False)."""
-        away = set()
-        for node_id in self._nodes():
+    async def _nodes(
+        self, before: Mapping[NodeId, tuple[Attribute, ...]]
+    ) -> tuple[set[tuple[NodeId, bool]], dict[NodeId, tuple[Attribute, ...]], list[NodeId]]:
+        """Nodes whose shares need another home: those given up (True) and those that leave (False). What is known of each
+        node, and of which that is another thing than before: their shares may be out of policy.
+        """
+        away, known, differ, turns = set(), {}, [], Turns()
+        for node_id in self._state.each_node():
             view = self._look(node_id)
             gone = view is None or view.state == NodeState.GONE
             if gone or (view is not None and view.leaving):
                 away.add((node_id, gone))
-        return away
-
-    def _known(self) -> dict[NodeId, tuple[Attribute, ...]]:
-        """What is known of each node: when that changes, its shares may be out of policy."""
-        views = ((node_id, self._look(node_id)) for node_id in self._nodes())
-        return {node_id: view.attributes for node_id, view in views if view is not None}
-
-    def _nodes(self) -> list[NodeId]:
-        return self._state.node_ids()
+            if view is not None:
+                known[node_id] = view.attributes
+                if before.get(node_id, view.attributes) != view.attributes:
+                    differ.append(node_id)
+            await turns.item()
+        return away, known, differ
 
     async def _work(self) -> None:
         while True:
@@ -276,7 +294,7 @@ class Repair:
             if stripe_id not in self._queued:
                 continue  # it is not needed any more, or was done already
             self._urgency.pop(stripe_id, None)
-            done, aside = False, self._parked
+            done = stuck = False
             self._beside.discard(stripe_id)
             try:
                 done = await self.repair(stripe_id)
@@ -287,12 +305,23 @@ class Repair:
                 self.waiting_for = str(error)
                 if error.data.get("old_copies"):
                     self._beside.add(stripe_id)
-                aside = self._stuck if isinstance(error, PolicyInfeasible | TooFewNodes) else self._parked
+                stuck = isinstance(error, PolicyInfeasible | TooFewNodes)
             finally:
                 self._queued.discard(stripe_id)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
-                aside.add(stripe_id)
+                (self._stuck if stuck else self._parked)[stripe_id] = None
+                stripe = self._state.stripe(stripe_id)
+                if stripe is not None and stuck and len(self._stuck) <= MANY:
+                    self._stuck_shares.update((share.share_id, stripe_id) for share in stripe.shares)
+
+    def deleted(self, share_ids: Collection[ShareId]) -> None:
+        """These shares have left a node where they waited to be deleted: it may take what had no place because of them."""
+        freed = {s for share_id in share_ids if (s := self._stuck_shares.get(share_id)) in self._stuck and s is not None}
+        for stripe_id in sorted(freed)[:AT_ONCE]:  # more than that at once is left to the next look at all
+            self._hopeless.clear()
+            self._stuck.pop(stripe_id)
+            self.add(stripe_id)
 
     async def _retry(self) -> None:
         """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""
@@ -302,15 +331,16 @@ class Repair:
             with trio.move_on_after(RETRY):
                 await changed.wait()
             looks += 1
-            parked, self._parked = self._parked, set()
+            parked, self._parked = self._parked, {}
             if changed.is_set() or looks % (HOPELESS_LOOKS if len(self._stuck) < MANY else 12 * HOPELESS_LOOKS) == 0:
                 self._hopeless.clear()
                 parked |= self._stuck
-                self._stuck = set()
-            for number, stripe_id in enumerate(sorted(parked)):
+                self._stuck = {}
+                self._stuck_shares.clear()
+            turns = Turns()
+            for stripe_id in parked:
                 self.add(stripe_id)
-                if number % SCAN_SLICE == SCAN_SLICE - 1:
-                    await trio.sleep(0.01)
+                await turns.item()
 
     async def repair(self, stripe_id: StripeId) -> bool:
         """Make the missing shares of one stripe and move those on nodes that leave; True when nothing is left to do.
@@ -334,14 +364,20 @@ class Repair:
 
     async def _repair(self, stripe: Stripe, policy: Policy, planned: Plan) -> bool:
         stripe_id = stripe.stripe_id
-        decision, discount = self._settled_at_risk(stripe, policy, planned)
+        try:
+            decision, discount = await self._settled(stripe, policy, planned, ()), frozenset[NodeId]()
+        except (PolicyInfeasible, TooFewNodes) as error:
+            # The best that can become of an old copy: it is the share again, and nobody gets anything by it.
+            if await self.take_back(stripe, planned.wanted):
+                return await self.repair(stripe_id)
+            decision, discount = await self._settled_at_risk(stripe, policy, planned, error)
         wanted = decision.wanted
         if not wanted:
             return self._state.health(stripe).verdict.holds
         if await self.take_back(stripe, wanted):
             return await self.repair(stripe_id)
         # What has no other place is looked at again and again: that must not read shares each time.
-        self._writer.look_for_place(stripe, decision.kept, wanted, (), policy, discount)
+        await self._writer.look_for_place(stripe, decision.kept, wanted, (), policy, discount)
         await self.admit((stripe.needed + len(wanted)) * stripe.share_bytes, decision.urgency <= 0)
         now = self._state.stripe(stripe_id)
         if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
@@ -357,41 +393,49 @@ class Repair:
         self.risked += bool(discount)
         return self._record(stripe, holders)
 
-    def _settled_at_risk(self, stripe: Stripe, policy: Policy, planned: Plan) -> tuple[Plan, Collection[NodeId]]:
-        """The plan, and nodes whose old copies it does not count: none, but for a stripe that would be lost with LAST more
-        shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be destroyed,
-        are passed over then, and only then.
+    async def _settled_at_risk(
+        self, stripe: Stripe, policy: Policy, planned: Plan, error: HivefsError
+    ) -> tuple[Plan, frozenset[NodeId]]:
+        """What to do where nothing can be done for ``error``: wait (it is raised), but for a stripe that would be lost with
+        LAST more shares. Waiting for its old copies could cost it; so those at nodes that were given up, which may well be
+        destroyed, are passed over then. Gives these nodes too.
         """
-        try:
-            return self._settled(stripe, policy, planned, ()), ()
-        except PolicyInfeasible as error:
-            if not error.data.get("old_copies") or planned.urgency >= LAST:
-                raise
-            views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
-            gone = {node for node, view in views.items() if view is None or view.state == NodeState.GONE}
-            if not gone:
-                raise
-            decision = self._settled(stripe, policy, planned, gone)
-            log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
-            return decision, gone
+        if not error.data.get("old_copies") or planned.urgency >= LAST:
+            raise error
+        views = {node: self._look(node) for _, node in self._writer.copies(stripe)}
+        gone = frozenset(node for node, view in views.items() if view is None or view.state == NodeState.GONE)
+        if not gone:
+            raise error
+        decision = await self._settled(stripe, policy, planned, gone)
+        log.warning("stripe %s is repaired without regard to old copies at nodes given up", stripe.stripe_id.hex()[:12])
+        return decision, gone
 
-    def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
+    async def _settled(self, stripe: Stripe, policy: Policy, decision: Plan, discount: Collection[NodeId]) -> Plan:
         """The plan with the fewest moves after which the policy holds. When it cannot hold with the nodes that are there,
         the part of it that can be done. Raises PolicyInfeasible, TooFewNodes when that is none.
         """
         if self._state.health(stripe).verdict.holds and not decision.moving and not decision.missing:
             return decision
         candidates = self._writer.candidates(policy)
-        known = {c.node_id: c for c in candidates}
+        copied = self._writer.copies(stripe, discount)
+        known = self._writer.known(candidates, [*decision.kept.values(), *(node for _, node in copied)])
         holders = [known.get(decision.kept[i]) if i in decision.kept else None for i in range(stripe.total)]
         staying = {(i, decision.kept[i]) for i, holder in enumerate(holders) if holder is not None}
-        pairs = sorted(self._writer.copies(stripe, discount) - staying)
+        pairs = sorted(copied - staying)
         copies = [(i, known.get(node, Candidate(node, {}))) for i, node in pairs]
         avoid = {n for s in stripe.shares if (n := s.node) is not None}
         seed = int.from_bytes(stripe.stripe_id, "big")
         try:
-            made = settle(
-                policy, holders, candidates, seed, copies, share_bytes=stripe.share_bytes, avoid=avoid, refused=pairs
+            made = await self._writer.think(
+                settle,
+                policy,
+                holders,
+                candidates,
+                seed,
+                copies,
+                share_bytes=stripe.share_bytes,
+                avoid=avoid,
+                refused=pairs,
             )
         except (PolicyInfeasible, TooFewNodes) as error:
             made = error.data["partial"]

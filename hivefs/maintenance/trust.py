@@ -87,6 +87,8 @@ class Trust:
         """Whether this machine seems to be the one that is away."""
         self.on_failed: Callable[[NodeId], None] = lambda node_id: None
         self.on_suspended: Callable[[NodeId], None] = lambda node_id: None
+        self.on_changed: Callable[[NodeId], None] = lambda node_id: None
+        """Hears of nodes of which weight(), vetted(), suspended() or outage() may say something else now."""
         self.domains: Mapping[NodeId, str] = {}
 
     # ---- what others ask --------------------------------------------------------------------------------------------
@@ -206,6 +208,7 @@ class Trust:
         before = self._rows.get(node_id)
         self._rows[node_id] = row
         self._unsaved[node_id] = None
+        self.on_changed(node_id)
         if before is None or before.suspended != row.suspended or row.suspended:
             self._suspended, old = self._worst(), self._suspended
             if self._suspended != old:
@@ -215,6 +218,7 @@ class Trust:
                 log.warning(
                     "node %s %s", changed.hex()[:12], "is out of trust: its shares move" if bad else "is trusted again"
                 )
+                self.on_changed(changed)
                 self.on_suspended(changed)
 
     def _worst(self) -> frozenset[NodeId]:
@@ -230,7 +234,10 @@ class Trust:
             found = await trio.to_thread.run_sync(domains, seen)
             for name in set(found.values()) - set(self.domains.values()):
                 log.info("%d nodes fail together: %s", sum(1 for other in found.values() if other == name), name)
-            self.domains = found
+            before, self.domains = self.domains, found
+            for node_id in {*before, *found}:
+                if before.get(node_id) != found.get(node_id):
+                    self.on_changed(node_id)
             await trio.sleep(LEARN_EVERY)
 
     # ---- absence ----------------------------------------------------------------------------------------------------
@@ -260,6 +267,7 @@ class Trust:
             row = self.row(node_id)
             if row.away_ms or row.doubted:
                 self._rows[node_id] = reputation.returned(row, self._clock(), self._setting)
+                self.on_changed(node_id)
             self._folded[node_id] = self._time - seconds
         for node_id in self._online - here:
             self._fold(node_id, self._time - seconds)
@@ -279,6 +287,7 @@ class Trust:
         """Count the time since when it is online. Not with each tick: most nodes are, and there may be many."""
         self._rows[node_id] = reputation.watched(self.row(node_id), upto - self._folded[node_id], True, 1.0)
         self._folded[node_id] = upto
+        self.on_changed(node_id)
 
     def _save(self, nodes: list[NodeId]) -> None:
         for node_id in nodes:

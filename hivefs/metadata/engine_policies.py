@@ -50,7 +50,8 @@ class PolicyTables(EngineWriter):
         """Keep a definition; returns its digest."""
         digest = policy_format.digest(policy)
         self._named.add(digest)
-        self._save_once(records.policy_key(digest), policy_format.to_bytes(policy))
+        if not self.has_entry("tree", records.policy_key(digest)):
+            self._save_tree(records.policy_key(digest), policy_format.to_bytes(policy))
         return digest
 
     def save_standing(self, attributes: Iterable[Attribute]) -> bytes:
@@ -58,9 +59,6 @@ class PolicyTables(EngineWriter):
         value = tuple(attributes)
         digest = standing_format.digest(value)
         self._named.add(digest)
-        self._save_once(records.standing_key(digest), standing_format.to_bytes(value))
+        if not self.has_entry("tree", records.standing_key(digest)):
+            self._save_tree(records.standing_key(digest), standing_format.to_bytes(value))
         return digest
-
-    def _save_once(self, key: bytes, value: bytes) -> None:
-        if self._get("tree", key) is None:
-            self._save_tree(key, value)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from hivefs.errors import StoreDamaged
 from hivefs.formats import policy as policy_format
 from hivefs.formats import records
+from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
 from hivefs.metadata.engine_policies import PolicyTables
 from hivefs.metadata.engine_writer import U64
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
+from hivefs.model.node import Attribute
 from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
 from hivefs.placement.health import proved
 from hivefs.placement.policy import Policy
@@ -29,6 +32,25 @@ def moved_share(key: bytes) -> tuple[NodeId, ShareId] | None:
     return NodeId(name[:32]), ShareId(name[32:])
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A stripe with its certificate, sealed; the value that it was read from; and what the certificate names."""
+
+    stripe_id: StripeId
+    table: str
+    key: bytes
+    stored: bytes
+    sealed: bytes
+    policy: Policy
+    known: tuple[tuple[Attribute, ...], ...]
+
+
+def _with(stripe: Stripe, digest: bytes, standings: tuple[bytes, ...], clock: Callable[[], int]) -> Stripe:
+    shares = tuple(replace(share, standing=name) for share, name in zip(stripe.shares, standings, strict=True))
+    before = stripe.policy_hash == digest and stripe.shares == shares
+    return replace(stripe, shares=shares, policy_hash=digest, placed_ns=stripe.placed_ns if before else clock())
+
+
 class StripeTables(PolicyTables):
     """Tables tree (c, s), meta, bynode, live, offered, doomed, trash; takes out of spare."""
 
@@ -38,28 +60,66 @@ class StripeTables(PolicyTables):
         """
         self._put_stripe(self._certified(stripe))
 
+    def certificate(self, stripe_id: StripeId) -> Certificate | None:
+        """For certify(), of a stripe as it is recorded, if the verifier proves it and its certificate does not say so yet.
+        Nothing is written.
+        """
+        stripe = self.stripe(stripe_id)
+        found = None if stripe is None else self._proved(stripe)
+        if stripe is None or found is None:
+            return None
+        written, known = found
+        made = _with(stripe, policy_format.digest(written), tuple(map(standing_format.digest, known)), self.clock)
+        data = stripe.purpose == Purpose.DATA
+        table, key = ("tree", records.stripe_key(stripe_id)) if data else ("meta", bytes(stripe_id))
+        stored = self._get(table, key)
+        if made == stripe or stored is None:
+            return None
+        sealed = self._sealer.seal(table.encode() + b"/" + key, stripe_format.to_bytes(made))
+        return Certificate(stripe_id, table, key, stored, sealed, written, known)
+
+    def certify(self, certificates: Sequence[Certificate]) -> list[StripeId]:
+        """Record certificates, each unless its stripe is another one than was proved: those are returned."""
+        changed = []
+        for policy in {c.policy: None for c in certificates}:
+            self.save_policy(policy)
+        for attributes in {known: None for c in certificates for known in c.known}:
+            self.save_standing(attributes)
+        for c in certificates:
+            if self._get(c.table, c.key) != c.stored:
+                changed.append(c.stripe_id)
+                continue
+            self.put(c.table, c.key, c.sealed)
+            if c.table == "tree":
+                self.put("changed", c.key, U64.pack(self.sequence))
+        return changed
+
     def certified(self, stripe: Stripe) -> bool:
         """Whether its certificate says that it was proved under the policy that it has to obey now."""
         return bool(stripe.shares[0].standing) and stripe.policy_hash == policy_format.digest(self._as_written(stripe))
 
     def _certified(self, stripe: Stripe) -> Stripe:
+        found = self._proved(stripe)
+        if found is None:
+            return replace(stripe, shares=tuple(replace(share, standing=b"") for share in stripe.shares))
+        written, known = found
+        digest, standings = self.save_policy(written), tuple(map(self.save_standing, known))
+        return _with(stripe, digest, standings, self.clock)
+
+    def _proved(self, stripe: Stripe) -> tuple[Policy, tuple[tuple[Attribute, ...], ...]] | None:
+        """The policy that the stripe keeps on what is known of the nodes now, and what that is; None when it does not."""
         policy = self.policies.of(stripe)
-        written = self._as_written(stripe)
-        digest = policy_format.digest(written)
-        bare = replace(stripe, shares=tuple(replace(share, standing=b"") for share in stripe.shares))
         views = [None if share.node is None else self.node_view(share.node) for share in stripe.shares]
-        known = [view.attributes for view in views if view is not None]
+        known = tuple(view.attributes for view in views if view is not None)
         distinct = len({share.node for share in stripe.shares}) == stripe.total
-        if len(known) < stripe.total or not distinct or not proved(policy, stripe.needed, tuple(known)).holds:
-            return bare
+        if len(known) < stripe.total or not distinct or not proved(policy, stripe.needed, known).holds:
+            return None
         try:
-            standings = [self.save_standing(attributes) for attributes in known]
+            for attributes in known:
+                standing_format.digest(attributes)
         except ValueError:
-            return bare  # more is said of a node than a standing can hold: placed as it should be, without certificate
-        self.save_policy(written)
-        shares = tuple(replace(share, standing=one) for share, one in zip(stripe.shares, standings, strict=True))
-        before = stripe.policy_hash == digest and stripe.shares == shares
-        return replace(stripe, shares=shares, policy_hash=digest, placed_ns=stripe.placed_ns if before else self.clock())
+            return None  # more is said of a node than a standing can hold: placed as it should be, without certificate
+        return self._as_written(stripe), known
 
     def _as_written(self, stripe: Stripe) -> Policy:
         """The policy that it obeys as the text says it, with the text's code: what the certificate names."""
@@ -80,11 +140,14 @@ class StripeTables(PolicyTables):
                 self.delete("trash", share.node + share.share_id)
                 self.delete("spare", share.node + share.share_id)
                 self.delete("unknown", share.node + share.share_id)
+        self._save_value(stripe)
+        if stripe.purpose == Purpose.METADATA and before is not None:
+            self.put("moved", stripe.stripe_id)
+
+    def _save_value(self, stripe: Stripe) -> None:
         value = stripe_format.to_bytes(stripe)
         if stripe.purpose == Purpose.METADATA:
             self.save("meta", stripe.stripe_id, value)
-            if before is not None:
-                self.put("moved", stripe.stripe_id)
         else:
             self._save_tree(records.stripe_key(stripe.stripe_id), value)
 

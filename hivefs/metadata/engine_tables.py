@@ -152,12 +152,17 @@ class EngineTables:
         if db is None:
             return found
         with self._reading() as txn, txn.cursor(db=db) as cursor:
-            more = cursor.set_range(prefix if after is None else after)
-            if more and after is not None and cursor.key() == after:
-                more = cursor.next()
-            while more and len(found) < limit and bytes(cursor.key()).startswith(prefix):
-                found.append(bytes(cursor.key()))
-                more = cursor.next()
+            if limit <= 0 or not cursor.set_range(prefix if after is None else after):
+                return found
+            each: Iterator[Any] = cursor.iternext(keys=True, values=False)  # bytes: the transactions use no buffers
+            for key in each:
+                if key == after:
+                    continue
+                if not key.startswith(prefix):
+                    break
+                found.append(key)
+                if len(found) >= limit:
+                    break
         return found
 
     def count(self, table: str) -> int:

@@ -17,7 +17,9 @@ import lmdb
 
 from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse
 from hivefs.metadata.engine_reader import EngineReader
-from hivefs.metadata.engine_tables import MAP_BYTES, TABLES
+from hivefs.metadata.engine_tables import DISTRUSTED, MAP_BYTES, TABLES
+from hivefs.model.ids import NodeId
+from hivefs.placement.health import NodeView
 from hivefs.placement.policy import Policy
 
 U64 = struct.Struct(">Q")
@@ -43,6 +45,7 @@ class EngineWriter(EngineReader):
         value = self.info("sequence")
         self.sequence = value if isinstance(value, int) else 1
         self.clock: Callable[[], int] = time.time_ns
+        self._seen: dict[bytes, NodeView | None] = {}
         if self.info("copies") is None:
             self._list_copies()
 
@@ -66,10 +69,30 @@ class EngineWriter(EngineReader):
                 self._write = txn
                 try:
                     yield self
+                except BaseException:
+                    self._seen.clear()
+                    raise
                 finally:
                     self._write = None
         except lmdb.Error as error:
+            self._seen.clear()
             raise self._as_ours(error) from None
+
+    def node_view(self, node_id: NodeId) -> NodeView | None:
+        """State and attributes. Judging a stripe asks for each of its nodes, so what was seen is remembered until something
+        of the node is written: nobody else writes.
+        """
+        if node_id not in self._seen:
+            self._seen[node_id] = super().node_view(node_id)
+        return self._seen[node_id]
+
+    def _forget_seen(self, table: str, key: bytes) -> None:
+        if table in ("nodes", "known"):
+            self._seen.pop(key, None)
+        elif table == "tree" and key[:1] == b"n":
+            self._seen.pop(key[1:], None)
+        elif table == "info" and key == DISTRUSTED.encode():
+            self._seen.clear()  # it is a list of nodes
 
     def _as_ours(self, error: lmdb.Error) -> HivefsError:
         """A full disk is waited out by whoever writes; anything else ends the engine."""
@@ -86,12 +109,14 @@ class EngineWriter(EngineReader):
     def put(self, table: str, key: bytes, value: bytes = b"") -> None:
         """A plain entry."""
         self._txn().put(key, value, db=self._db[table])
+        self._forget_seen(table, key)
         if table in _COPIES:
             self._txn().put(_by_share(key), b"", db=self._db["copies"])
 
     def delete(self, table: str, key: bytes) -> bool:
         """Remove an entry; whether it was there."""
         was = bool(self._txn().delete(key, db=self._db[table]))
+        self._forget_seen(table, key)
         if was and table in _COPIES and not self.has_entry(_COPIES[table], key):
             self._txn().delete(_by_share(key), db=self._db["copies"])
         return was

@@ -43,6 +43,10 @@ PAGE_BYTES = 1 << 20
 LISTED_ROWS = 1 << 16
 """Leases of all vaults that one listing looks at: some 50 ms."""
 
+_BATCH_BYTES = 8 << 20
+"""Of shares that are synced together: of small ones many, since a commit costs the same for all; of large ones as many
+as do not keep the first of them waiting."""
+
 _FEW = 64
 _SPARE_DISK = 16 << 20
 """Bytes of the file system that are not reported as free: the index grows too."""
@@ -80,7 +84,9 @@ class Answerer:
 
         self.clock = clock
         self.lease_clock = lease_clock
-        self._puts: Batcher[PutJob, int] = Batcher(self._put_many, lanes=2, most=8)
+        self._puts: Batcher[PutJob, int] = Batcher(
+            self._put_many, lanes=2, most=64, weigh=lambda job: len(job.data), heaviest=_BATCH_BYTES
+        )
         self._reads: Batcher[ReadJob, bytes] = Batcher(store.read_many, lanes=2, most=16)
         self.leaving = False
         """Take no new shares, and say that there is no room."""
@@ -139,7 +145,7 @@ class Answerer:
                 return min(size, length + 2 * merkle.LEAF_BYTES) if length else size
             case requests.HeadsGet() | requests.RosterGet() | requests.MembersGet() | requests.RevokedGet():
                 return PAGE_BYTES
-            case requests.StatementsGet() | requests.ListShares():
+            case requests.StatementsGet() | requests.ListShares() | requests.RangeGet():
                 return PAGE_BYTES
             case requests.StatementsPut(blobs) | requests.RosterPut(blobs) | requests.MembersPut(blobs):
                 return sum(map(len, blobs))
@@ -220,8 +226,16 @@ class Answerer:
             case requests.RevokedPut(blob):
                 return answers.Taken(int(await self.take_revoked(blob)))
             case requests.NewsGet():
-                roster = await self._in_thread(self.roster.digest)
-                return answers.News(roster, await self._in_thread(self.statements.digest))
+                roster = await self._in_thread(self.roster.sums)
+                return answers.News(roster.whole, (await self._in_thread(self.statements.sums)).whole)
+            case requests.RangesGet(statements):
+                book: Roster | Statements = self.statements if statements else self.roster
+                return answers.Ranges(tuple((await self._in_thread(book.sums)).ranges()))
+            case requests.RangeGet(statements, first, after):
+                book = self.statements if statements else self.roster
+                ask_range = partial(book.page, after, PAGE_BYTES, bytes([first]))
+                more, blobs = await self._in_thread(ask_range)
+                return answers.Page(more, tuple(blobs))
             case requests.StatementsGet(after):
                 more, blobs = await self._in_thread(partial(self.statements.page, after, PAGE_BYTES))
                 return answers.Page(more, tuple(blobs))

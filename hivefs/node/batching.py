@@ -28,10 +28,19 @@ class _Item(Generic[J, R]):
 
 class Batcher(Generic[J, R]):
     """``work`` gets 1 to ``most`` jobs in a worker thread and gives one result or Refusal for each. ``lanes`` batches are
-    worked on at a time.
+    worked on at a time. A batch also ends before what ``weigh`` says of its jobs together exceeds ``heaviest`` (bytes).
     """
 
-    def __init__(self, work: Callable[[Sequence[J]], Sequence[R | Refusal]], lanes: int, most: int) -> None:
+    def __init__(
+        self,
+        work: Callable[[Sequence[J]], Sequence[R | Refusal]],
+        lanes: int,
+        most: int,
+        weigh: Callable[[J], int] = lambda job: 0,
+        heaviest: int = 0,
+    ) -> None:
+        self._weigh = weigh
+        self._heaviest = heaviest
         self._work = work
         self._lanes = lanes
         self._most = most
@@ -62,11 +71,21 @@ class Batcher(Generic[J, R]):
             for _ in range(self._lanes):
                 nursery.start_soon(self._lane)
 
+    def _next(self) -> list[_Item[J, R]]:
+        batch = [self._queue.popleft()]
+        weight = self._weigh(batch[0].job)
+        while self._queue and len(batch) < self._most:
+            weight += self._weigh(self._queue[0].job)
+            if weight > self._heaviest:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
     async def _lane(self) -> None:
         while True:
             while not self._queue:
                 await self._idle.park()
-            batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+            batch = self._next()
             jobs = [item.job for item in batch]
             results = await trio.to_thread.run_sync(self._work, jobs, limiter=self._threads)
             for item, result in zip(batch, results, strict=True):

@@ -23,7 +23,7 @@ from hivefs.model.node import Membership, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.events import Events
 from hivefs.node.ports import Host
-from hivefs.node.roster import digest_of
+from hivefs.node.sums import digest_of
 from hivefs.protocol.client_side import Credentials
 from hivefs.protocol.failures import Refusal
 
@@ -178,7 +178,7 @@ class Gossip:
         if fresh:
             await client.put_statements(fresh)
             theirs = await client.news()
-        own = await trio.to_thread.run_sync(self._answerer.statements.digest)
+        own = (await trio.to_thread.run_sync(self._answerer.statements.sums)).whole
         if whole and theirs.statements != own:
             known: set[int] = set()
 

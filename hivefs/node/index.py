@@ -439,23 +439,27 @@ class NodeIndex:
         """What save_entry kept."""
         return self._get("roster", node_id)
 
-    def entries(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
-        """(more, roster entries behind ``after`` of at most so many bytes with 4 for each)."""
-        return self._blobs("roster", after, most_bytes)
+    def entries(self, after: bytes, most_bytes: int, within: bytes = b"") -> tuple[bool, list[bytes]]:
+        """(more, roster entries behind ``after`` of at most so many bytes with 4 for each), of keys that begin with
+        ``within``.
+        """
+        return self._blobs("roster", after, most_bytes, within)
 
     def statement(self, node_id: NodeId) -> bytes | None:
         """What save_statement kept."""
         return self._get("says", node_id)
 
-    def statements(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+    def statements(self, after: bytes, most_bytes: int, within: bytes = b"") -> tuple[bool, list[bytes]]:
         """(more, statements of the nodes behind ``after``), as ``entries`` does."""
-        return self._blobs("says", after, most_bytes)
+        return self._blobs("says", after, most_bytes, within)
 
-    def _blobs(self, table: str, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+    def _blobs(self, table: str, after: bytes, most_bytes: int, within: bytes) -> tuple[bool, list[bytes]]:
         found: list[bytes] = []
         size = 0
         with self._env.begin() as txn:
-            for _, value in _from(txn.cursor(db=self._db[table]), after + b"\x00"):
+            for key, value in _from(txn.cursor(db=self._db[table]), max(within, after + b"\x00")):
+                if not key.startswith(within):
+                    break
                 size += len(value) + 4
                 if size > most_bytes:
                     return True, found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from hivefs.errors import Corrupt, UnknownVersion
@@ -13,6 +12,7 @@ from hivefs.model.node import Membership, RosterEntry
 from hivefs.node.fresh import Fresh, Pace
 from hivefs.node.members import Members
 from hivefs.node.store import ShareStore
+from hivefs.node.sums import Sums
 
 MAX_ENTRIES = 20_000
 
@@ -26,7 +26,7 @@ class Roster:
         self._store = store
         self._hive_key = hive_key
         self._members = members
-        self._digest: int | None = None
+        self._sums: Sums | None = None
         self._pace = Pace()
         self.fresh = Fresh()
 
@@ -65,32 +65,34 @@ class Roster:
                 if blob != kept:
                     changed[node_id] = blob, kept is not None
             if changed:
-                digest = self._whole()
+                sums = self._whole().copy()
                 with self._store.index.writing() as change:
                     for node_id, (blob, _) in changed.items():
                         old = self._store.index.entry(node_id)
-                        digest ^= digest_of(blob) ^ (0 if old is None else digest_of(old))
+                        sums.change(node_id, blob)
+                        if old is not None:
+                            sums.change(node_id, old)
                         change.save_entry(node_id, blob)
-                self._digest = digest
+                self._sums = sums
                 for node_id, (blob, known) in changed.items():
                     self.fresh.add(blob)
                     if known:
                         self._pace.note(node_id, now_ns)
         return len(changed)
 
-    def _whole(self) -> int:
-        digest = self._digest
-        if digest is None:
-            digest = 0
+    def _whole(self) -> Sums:
+        sums = self._sums
+        if sums is None:
+            sums = Sums()
             for blob in self._store.index.entries(b"", 1 << 40)[1]:
-                digest ^= digest_of(blob)
-        return digest
+                sums.change(member.entry_from_bytes(blob).address.node_id, blob)
+        return sums
 
-    def digest(self) -> bytes:
-        """32 bytes: the same for nodes that know the same entries. Blocks when it is asked for the first time."""
+    def sums(self) -> Sums:
+        """The same for nodes that know the same entries; not to be changed. Blocks when it is asked for first."""
         with self._store.lock:
-            self._digest = self._whole()
-            return self._digest.to_bytes(32, "big")
+            self._sums = self._whole()
+            return self._sums
 
     def holds(self, node_id: NodeId) -> bool:
         """Whether that node is in the roster and not revoked."""
@@ -102,24 +104,19 @@ class Roster:
         kept = self._store.index.entry(node_id)
         return None if kept is None else member.entry_from_bytes(kept).membership
 
-    def page(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
-        """(more, entries behind ``after``)."""
-        more, blobs = self._store.index.entries(after, most_bytes)
+    def page(self, after: bytes, most_bytes: int, within: bytes = b"") -> tuple[bool, list[bytes]]:
+        """(more, entries behind ``after``), of nodes whose keys begin with ``within``."""
+        more, blobs = self._store.index.entries(after, most_bytes, within)
         revoked = self._members.revoked
         if revoked is None or not blobs:
             return more, blobs
         made = [member.entry_from_bytes(blob) for blob in blobs]
         good = [blob for blob, entry in zip(blobs, made, strict=True) if not revoked.covers(entry.membership)]
         if more and not good:  # a page may not be empty while there is more
-            return self.page(made[-1].membership.subject, most_bytes)
+            return self.page(made[-1].membership.subject, most_bytes, within)
         return more, good
 
     def entries(self) -> list[RosterEntry]:
         """All of them that are not revoked."""
         made = [member.entry_from_bytes(blob) for blob in self._store.index.entries(b"", 1 << 40)[1]]
         return [entry for entry in made if not self._members.covers(entry.membership)]
-
-
-def digest_of(blob: bytes) -> int:
-    """What a blob adds to the digest of a set; taken twice it is gone."""
-    return int.from_bytes(hashlib.sha256(blob).digest(), "big")

@@ -55,9 +55,11 @@ class Bounds:
     send_seconds: float = 60.0
     work_seconds: float = 60.0
     greetings: int = 64
-    """Streams whose greeting is not done; one more ends the oldest of the peer that has most of them."""
+    """Streams whose greeting is not done; one more ends the oldest of the network, place and peer that have most."""
     conversations: int = 512
     """One more ends the oldest of those who have most of them, or is refused when that is the one who asks."""
+    conversations_per_place: int = 256
+    """From one IPv4 address or IPv6 /64: half of all. One more ends the oldest of those there who have most of them."""
     conversations_per_peer: int = 16
     requests_in_flight: int = 64
     """Of one conversation; the next is not read before one is answered."""
@@ -96,9 +98,10 @@ class Streams:
         self._sending: set[trio.CancelScope] = set()
         self._held_up: dict[bytes, float] = {}
         self._random = random
-        self._greeting: dict[trio.CancelScope, bytes] = {}
+        self._greeting: dict[trio.CancelScope, tuple[tuple[str, str], bytes]] = {}
         self._peers: Counter[bytes] = Counter()
         self._open: dict[trio.CancelScope, Session] = {}
+        self._sites: dict[trio.CancelScope, tuple[str, str]] = {}
         answerer.members.on_revoked = self._end_revoked
         self._greeters = meter.of(UNKNOWN)
 
@@ -130,7 +133,7 @@ class Streams:
         if len(self._greeting) >= self.bounds.greetings:
             self._make_room()
         scope = trio.CancelScope()
-        self._greeting[scope] = stream.peer_key
+        self._greeting[scope] = stream.site, stream.peer_key
         session = None
         try:
             with scope:
@@ -146,12 +149,13 @@ class Streams:
         if self._held_up.get(session.subject, 0.0) > trio.current_time():
             await self._refuse(stream, Refusal(Code.BUSY, "this peer took no answers and held up others a moment ago"))
             return
-        if self._peers[peer] >= self.bounds.conversations_per_peer or not self._place_for(session):
+        if self._peers[peer] >= self.bounds.conversations_per_peer or not self._place_for(session, stream.site):
             await self._refuse(stream, Refusal(Code.BUSY, "there are too many conversations already"))
             return
         self._peers[peer] += 1
         scope = trio.CancelScope()
         self._open[scope] = session
+        self._sites[scope] = stream.site
         try:
             with scope:
                 if self.answerer.members.covers(session.membership):  # revoked since it was greeted
@@ -165,26 +169,31 @@ class Streams:
                 await self._reset(stream)
         finally:
             self._open.pop(scope, None)
+            self._sites.pop(scope, None)
             self._peers[peer] -= 1
             if not self._peers[peer]:
                 del self._peers[peer]
 
-    def _place_for(self, session: Session) -> bool:
+    def _place_for(self, session: Session, site: tuple[str, str]) -> bool:
         """Whether there is room for one more conversation. Where there is none, those who have most of them lose their
         oldest, so that one member with many keys keeps nobody out: members count together who came by one invitation. A
-        place is free only when its conversation is over, so an eighth more than the bound may be there for a moment.
+        place is free only when its conversation is over, so an eighth more than the bound may be there for a moment. Where
+        only the place of this peer is full, only conversations from there are looked at.
         """
         most = self.bounds.conversations
-        if self.conversations < most:
+        near = {scope: other for scope, other in self._open.items() if self._sites.get(scope) == site}
+        full = len(near) >= self.bounds.conversations_per_place
+        if self.conversations < most and not full:
             return True
         if self.conversations >= most + max(1, most // 8):
             return False
-        groups = Counter(map(_group, self._open.values()))
+        looked_at = near if full else self._open
+        groups = Counter(map(_group, looked_at.values()))
         crowd, count = groups.most_common(1)[0] if groups else (b"", 0)
         if count <= groups[_group(session)] + 1:
             return False
-        subject = Counter(s.subject for s in self._open.values() if _group(s) == crowd).most_common(1)[0][0]
-        oldest = next(scope for scope, other in self._open.items() if other.subject == subject)
+        subject = Counter(s.subject for s in looked_at.values() if _group(s) == crowd).most_common(1)[0][0]
+        oldest = next(scope for scope, other in looked_at.items() if other.subject == subject)
         del self._open[oldest]
         oldest.cancel()
         return True
@@ -218,11 +227,15 @@ class Streams:
             raise trio.TooSlowError
 
     def _make_room(self) -> None:
-        """End the oldest greeting of the peer that has most of them. Keys cost nothing, so whoever opens many and says
-        nothing must push out his own, and not keep out who greets in a moment.
+        """End the oldest greeting of the peer that has most of them, at the place of the network that have most: whoever
+        opens many and says nothing must push out his own, and not keep out who greets in a moment. Keys cost nothing,
+        addresses in one place little, so places count before keys.
         """
-        crowd = Counter(self._greeting.values()).most_common(1)[0][0]
-        oldest = next(scope for scope, peer in self._greeting.items() if peer == crowd)
+        held = self._greeting.values()
+        network = Counter(site[0] for site, _ in held).most_common(1)[0][0]
+        place = Counter(site for site, _ in held if site[0] == network).most_common(1)[0][0]
+        crowd = Counter(peer for site, peer in held if site == place).most_common(1)[0][0]
+        oldest = next(scope for scope, whose in self._greeting.items() if whose == (place, crowd))
         del self._greeting[oldest]
         oldest.cancel()
         self.events.say("too many greetings", "the oldest of the peer that has most of them was ended")

@@ -13,8 +13,9 @@ from hivefs.formats import attestation
 from hivefs.model.attestation import Said, Statement
 from hivefs.model.ids import NodeId
 from hivefs.node.fresh import MOST, Fresh, Pace
-from hivefs.node.roster import Roster, digest_of
+from hivefs.node.roster import Roster
 from hivefs.node.store import ShareStore
+from hivefs.node.sums import Sums, digest_of
 
 _AT_A_TIME = 1 << 20
 """Bytes of statements that are in memory at a time, or given to one other node in a comparison."""
@@ -29,7 +30,7 @@ class Statements:
     def __init__(self, store: ShareStore, roster: Roster) -> None:
         self._store = store
         self._roster = roster
-        self._digest: int | None = None
+        self._sums: Sums | None = None
         self._pace = Pace()
         self.fresh = Fresh()
 
@@ -53,12 +54,14 @@ class Statements:
                     changed[node_id] = attestation.statement_to_bytes(statement), self._store.index.statement(node_id)
                     count += 1
             if changed:
-                digest = self._whole()
+                sums = self._whole().copy()
                 with self._store.index.writing() as change:
                     for node_id, (blob, before) in changed.items():
                         change.save_statement(node_id, blob)
-                        digest ^= digest_of(blob) ^ (0 if before is None else digest_of(before))
-                self._digest = digest
+                        sums.change(node_id, blob)
+                        if before is not None:
+                            sums.change(node_id, before)
+                self._sums = sums
                 for node_id, (blob, before) in changed.items():
                     self.fresh.add(blob)
                     if before is not None:
@@ -84,31 +87,31 @@ class Statements:
             return None
         return made if attestation.statement_valid(made) else None
 
-    def _whole(self) -> int:
-        """The digest. When it is made anew, at the start and after a revocation, what revoked nodes said goes first: who
+    def _whole(self) -> Sums:
+        """The sums. When it is made anew, at the start and after a revocation, what revoked nodes said goes first: who
         joins later would never take it, so nodes would compare for ever.
         """
-        digest = self._digest
-        if digest is None:
-            digest = 0
+        sums = self._sums
+        if sums is None:
+            sums = Sums()
             over = []
             for blob in self._all():
                 node_id = attestation.statement_from_bytes(blob).node_id
                 if self._roster.holds(node_id):
-                    digest ^= digest_of(blob)
+                    sums.change(node_id, blob)
                 else:
                     over.append(node_id)
             for at in range(0, len(over), _REMOVED):
                 with self._store.index.writing() as change:
                     for node_id in over[at : at + _REMOVED]:
                         change.remove_statement(node_id)
-        return digest
+        return sums
 
     def revoked(self) -> None:
         """Another revocation list counts: forget what those said whom it covers. Blocks."""
         with self._store.lock:
-            self._digest = None
-            self._digest = self._whole()
+            self._sums = None
+            self._sums = self._whole()
 
     def _all(self) -> Iterator[bytes]:
         after, more = b"", True
@@ -118,15 +121,15 @@ class Statements:
             if blobs:
                 after = attestation.statement_from_bytes(blobs[-1]).node_id
 
-    def digest(self) -> bytes:
-        """32 bytes: the same for nodes that know the same statements. Blocks when it is asked for the first time."""
+    def sums(self) -> Sums:
+        """The same for nodes that know the same statements; not to be changed. Blocks when it is asked for first."""
         with self._store.lock:
-            self._digest = self._whole()
-            return self._digest.to_bytes(32, "big")
+            self._sums = self._whole()
+            return self._sums
 
-    def page(self, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
-        """(more, statements of the nodes behind ``after``)."""
-        return self._store.index.statements(after, most_bytes)
+    def page(self, after: bytes, most_bytes: int, within: bytes = b"") -> tuple[bool, list[bytes]]:
+        """(more, statements of the nodes behind ``after``), of those whose keys begin with ``within``."""
+        return self._store.index.statements(after, most_bytes, within)
 
     def others(self, theirs: Collection[int]) -> list[bytes]:
         """Some that another node does not have as we have them: it gave those with these digests (digest_of). Blocks."""

@@ -57,7 +57,14 @@ class Upkeep:
             nursery.start_soon(self._keep_time)
 
     async def _sweep_and_scrub(self) -> None:
-        """What a killed process left behind goes first; it harms nobody meanwhile, so the node serves already."""
+        """What a killed process left behind goes first; it harms nobody meanwhile, so the node serves already. All is
+        looked at again when the scrub finds that directories are gone: share after share that would take days.
+        """
+        while True:
+            await self._sweep()
+            await self._scrub()
+
+    async def _sweep(self) -> None:
         orphans = lost = 0
         for number in range(FANOUT):
             began = trio.current_time()
@@ -71,9 +78,9 @@ class Upkeep:
             await trio.sleep(trio.current_time() - began)  # at most half of the disk's time
         if orphans or lost:
             self._events.say("sweep", f"{orphans} files without entry removed, {lost} shares without file dropped")
-        await self._scrub()
 
     async def _scrub(self) -> None:
+        """Reread one share after the other; returns when the directories of shares are not there."""
         after = (await trio.to_thread.run_sync(self._store.index.info, "scrubbed")) or b""
         while True:
             page = self._store.index.shares(after, SCRUB_PAGE)
@@ -85,6 +92,8 @@ class Upkeep:
                     intact = True
                 if not intact:
                     self._events.say("damaged share", "a share was damaged on disk and dropped", logging.ERROR)
+                    if not self._store.has_place(share_id):
+                        return
                 await trio.sleep(max(size / self._rate, 1 / SCRUB_SHARES_PER_SECOND))
             after = page[-1][0] if page else b""
             await self._save("scrubbed", after)

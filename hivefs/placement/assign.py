@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
+from hivefs.placement.effort import spend
 from hivefs.placement.exposure import Exposure
 from hivefs.placement.limits import Limit, Load
 
@@ -63,6 +64,7 @@ class _Search:
     def fitting(self, number: int) -> list[_Kind]:
         """Kinds that may take this share now, the best first."""
         self.steps += 1 + len(self.kinds) // KINDS_A_STEP
+        spend(10 * len(self.kinds))
         found = []
         for at, kind in enumerate(self.kinds):
             if kind.used == len(kind.nodes) or number in kind.refuses:

@@ -18,11 +18,11 @@ from hivefs.model.node import Candidate
 from hivefs.placement.assign import BUDGET, Assigned, assign
 from hivefs.placement.explain import Remedy
 from hivefs.placement.exposure import Exposure
-from hivefs.placement.field import Field
+from hivefs.placement.field import SAMPLE, Field, Part
 from hivefs.placement.limits import Limit, binding, modes, wishes
 from hivefs.placement.lots import key
 from hivefs.placement.policy import Policy
-from hivefs.placement.selector import SAMPLE, Places, choose, pool_of, settlement, standing_of
+from hivefs.placement.selector import Places, choose, pool_of, settlement, standing_of
 from hivefs.placement.settlement import Settlement
 
 Copies = Collection[tuple[int, Candidate]]
@@ -46,8 +46,8 @@ def place(
 ) -> dict[int, NodeId]:
     """A node for each of the shares ``wanted``, beside the holders ``kept`` and the copies. No pair of ``refused`` is made.
 
-    Raises TooFewNodes and PolicyInfeasible as choose() does, with what can be placed now as ``placed``; PolicyInfeasible
-    with ``old_copies`` True when it is only the copies that forbid it, so that waiting for their deletion helps.
+    Raises TooFewNodes and PolicyInfeasible as choose() does, with what can be placed now as ``placed``, and ``old_copies``
+    True when it is the copies that forbid more, so that waiting for their deletion helps.
     """
     if not wanted:
         return {}
@@ -65,7 +65,7 @@ def place(
     try:
         choose(policy, candidates, seed, kept=list(kept.values()), count=len(wanted), share_bytes=share_bytes, avoid=avoid)
     except (TooFewNodes, PolicyInfeasible) as error:
-        error.data |= {"placed": placed, "most": len(placed)}
+        error.data |= {"placed": placed, "old_copies": int(error.data["most"]) > len(placed), "most": len(placed)}
         raise
     raise _waiting(copies, placed, proved=found.exact and whole)
 
@@ -108,7 +108,9 @@ def settle(
     try:
         keep, fewest, _ = places.settle(standing)
     except (TooFewNodes, PolicyInfeasible) as error:
-        error.data["partial"] = partial(places.partly(standing)[0])
+        keep, free = places.partly(standing)
+        part = partial(keep)
+        error.data |= {"partial": part, "old_copies": len(free) > len(part.nodes)}
         raise
     budget, exact = SETTLE_BUDGET, True
     for stay in _smaller(standing, keep, exposure, {number for number, _ in refused}):
@@ -154,7 +156,7 @@ def _pool(
     policy: Policy, candidates: Sequence[Candidate] | Field, seed: int, share_bytes: int, away: Collection[NodeId]
 ) -> tuple[list[Candidate], bool]:
     """The nodes that could be chosen by their lots, and whether these are all that there are."""
-    draw, whole = key(seed), True
+    draw, whole = key(seed), not isinstance(candidates, Part)
     if isinstance(candidates, Field):
         whole, candidates = len(candidates) <= SAMPLE, candidates.sample(policy, draw, share_bytes, away, SAMPLE)
     return pool_of(policy, candidates, draw, share_bytes, away)[0], whole

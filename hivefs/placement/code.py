@@ -23,6 +23,7 @@ from hivefs.errors import PolicyInfeasible
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
 from hivefs.placement.attributes import eligible
+from hivefs.placement.effort import spend
 from hivefs.placement.field import Field
 from hivefs.placement.limits import binding, modes, over
 from hivefs.placement.policy import Policy
@@ -56,6 +57,8 @@ ENOUGH = 600
 """Of more nodes a sample is looked at, as many of each jurisdiction."""
 
 BUDGET = 100
+LONG = 100_000
+"""What choosing costs, in units of effort.py."""
 
 
 def unreadable(needed: int, total: int, availability: float) -> float:
@@ -77,6 +80,7 @@ def auto(
     time in which a node answers, for each node that was measured or for all. Takes up to a second when no code suits.
     Raises PolicyInfeasible.
     """
+    spend(LONG)
     nodes = [c for c in candidates if c.usable and not eligible(policy, c.authorities)]
     if len(nodes) > ENOUGH:
         nodes = Field(nodes).sample(policy, bytes(32), 0, (), ENOUGH)

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from hivefs.model.ids import NodeId
 from hivefs.model.node import UNKNOWN, Candidate
 from hivefs.placement.attributes import FAMILIES, eligible
+from hivefs.placement.effort import spend
 from hivefs.placement.limits import Limit, limits_of, modes, only_caps, over
 from hivefs.placement.policy import Policy
 from hivefs.placement.search import Found, solve
 
 BUDGET = 300
+LONG = 100_000
+"""What an explanation costs, in units of effort.py."""
 
 ENOUGH = 600
 """Of more nodes the first ones are looked at: what helps them helps all."""
@@ -45,6 +48,7 @@ class Explanation:
 
 def explain(policy: Policy, pool: Sequence[Candidate], kept: Sequence[Candidate], wanted: int) -> Explanation:
     """For ``wanted`` nodes of ``pool`` beside ``kept``, when there is no such set."""
+    spend(LONG)
     pool = pool[:ENOUGH]
     mode = next(modes(policy, pool, kept))
     most, found = max(

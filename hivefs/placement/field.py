@@ -23,6 +23,9 @@ from hivefs.placement.limits import over
 from hivefs.placement.lots import room
 from hivefs.placement.policy import Policy
 
+SAMPLE = 600
+"""Nodes of a field that the exact search looks at when the first sample does not do."""
+
 BUCKET = 16
 _UNIT = 1 << 64
 _MASK = _UNIT - 1
@@ -30,6 +33,10 @@ _MASK = _UNIT - 1
 
 _Entry = tuple[int, float, Candidate]
 """64 bits of the hash of its id, one by its room (0: not usable now), the node."""
+
+
+class Part(list[Candidate]):
+    """Some nodes of a field: what is not possible with them may be with others."""
 
 
 class _Class:
@@ -147,6 +154,11 @@ class Field:
     def draws(self, key: bytes, most: int) -> Draws:
         """Nodes in the order in which a stripe with this key prefers them; the same may come again."""
         return Draws(self._names, self._classes, key, most)
+
+    def part(self, policy: Policy, key: bytes, share_bytes: int, without: Collection[NodeId]) -> list[Candidate]:
+        """What the exact search looks at: all, or a list that says that it is not all."""
+        found = self.sample(policy, key, share_bytes, without, SAMPLE)
+        return Part(found) if len(self) > SAMPLE else found
 
     def sample(
         self, policy: Policy, key: bytes, share_bytes: int, without: Collection[NodeId], most: int

@@ -63,7 +63,7 @@ def waits(policy: Policy, purpose: Purpose, left: int, verdict: Verdict) -> bool
     """Whether a stripe with ``left`` of its shares, all on different nodes that are trusted, misses some and may wait.
     ``verdict`` is on those that are left.
     """
-    if not threshold(policy, purpose) < left < policy.total or not verdict.holds:
+    if left >= policy.total or not verdict.holds or left <= threshold(policy, purpose):
         return False
     both = zip(policy.rules, verdict.proofs, strict=True)
     return all(not rule.lose or proof.remaining > policy.needed + rule.slack for rule, proof in both)

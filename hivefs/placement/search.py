@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.placement.effort import spend
 from hivefs.placement.flow import Edge, Flow, cheapest
 from hivefs.placement.limits import Limit, Load, binding, over
 
@@ -50,6 +51,7 @@ def solve(
 ) -> Found:
     """``wanted`` of holders and others, which with ``fixed`` keep the limits; earlier ones of ``others`` are preferred."""
     nodes = [*holders, *others]
+    spend(4 * len(nodes))
     tight = binding(limits, [*fixed, *nodes], wanted + len(fixed))
     load = Load(tight)
     for node in fixed:
@@ -63,6 +65,7 @@ def solve(
         len(over(node, family)) <= 1 for node in nodes for family in families
     )
     if len(families) <= 2 and single:
+        spend(20 * len(nodes))
         return _by_flow(load, families, holders, others, wanted)
     return _Branching(load, families, holders, others, wanted, budget).run()
 
@@ -215,6 +218,7 @@ class _Branching:
         state += tuple(self._load.unknown.values()) + self._load.unions()
         if state in self._dead:
             return False
+        spend(50 + len(self._kinds) - at)
         self._budget -= 1 + (len(self._kinds) - at) // 60
         if self._budget < 0:
             raise _OverBudget

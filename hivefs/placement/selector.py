@@ -18,7 +18,7 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import UNKNOWN, Candidate
 from hivefs.placement.attributes import eligible
 from hivefs.placement.explain import explain
-from hivefs.placement.field import Field
+from hivefs.placement.field import SAMPLE, Field, Part
 from hivefs.placement.limits import Limit, Load, Mode, binding, limits_of, modes, only_caps, over, wishes
 from hivefs.placement.lots import key, lot
 from hivefs.placement.policy import Policy
@@ -27,9 +27,6 @@ from hivefs.placement.settlement import Settlement
 
 SMALL = 400
 """Up to so many nodes all of them draw; of more, a field gives samples."""
-
-SAMPLE = 600
-"""Nodes of a field that the exact search looks at when the first sample does not do."""
 
 
 def choose(
@@ -60,7 +57,7 @@ def choose(
                 return [c.node_id for c in found]
         whole, candidates = len(candidates) <= SAMPLE, candidates.sample(policy, draw, share_bytes, taken, SAMPLE)
     else:
-        whole = True
+        whole = not isinstance(candidates, Part)
     pool, refused = pool_of(policy, candidates, draw, share_bytes, taken)
     return [c.node_id for c in _choose(policy, pool, refused, kept, wanted, whole=whole)]
 
@@ -156,7 +153,7 @@ class Places:
 
     def _searched(self, standing: Mapping[int, Candidate]) -> tuple[list[int], bool, list[NodeId]]:
         numbers, nodes, draw = list(standing), list(standing.values()), key(self.seed)
-        proved, some = True, self.candidates
+        proved, some = not isinstance(self.candidates, Part), self.candidates
         if isinstance(some, Field):
             proved = len(some) <= SAMPLE
             some = some.sample(self.policy, draw, self.share_bytes, self.away, SAMPLE)

@@ -18,6 +18,8 @@ from hivefs.protocol.requests import MAX_ENTRY_BYTES, join_blobs, split_blobs
 T = TypeVar("T")
 MAX_PATH = 32
 MAX_LISTED = 8192
+RANGES = 256
+SUM_BYTES = 32
 """Shares in one listing."""
 
 _LISTED = struct.Struct(">QI")
@@ -61,8 +63,8 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET, RECEIPT_GET: some blobs; ``more`` when there
-    are others after the last one.
+    """HEADS_GET, ROSTER_GET, MEMBERS_GET, REVOKED_GET, STATEMENTS_GET, RANGE_GET, RECEIPT_GET: some blobs; ``more``
+    when there are others after the last one.
     """
 
     more: bool
@@ -119,7 +121,16 @@ class News:
     statements: bytes
 
 
-Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState | Listing | News
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """RANGES_GET: of each range of keys, by their first byte, 32 bytes that are the same for the same entries in it. All of
+    them together, by XOR, are what NEWS tells.
+    """
+
+    sums: tuple[bytes, ...]
+
+
+Answer = Done | Kept | Part | Sizes | Flags | Page | Taken | NodeStat | HiveState | Listing | News | Ranges
 
 
 def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
@@ -148,6 +159,8 @@ def _items(answer: Answer) -> tuple[str, tuple[Any, ...], bytes]:
             return "listing", (reached,), b"".join(rows)
         case News(roster, statements):
             return "news", (roster, statements), b""
+        case Ranges(sums):
+            return "ranges", (), b"".join(sums)
 
 
 def to_frame(answer: Answer, number: int) -> Frame:
@@ -211,6 +224,12 @@ def _stat(items: list[Any], payload: bytes) -> NodeStat:
     return NodeStat(capacity, used, free, shares, dropped, time_ns, strict.text(version, 64))
 
 
+def _ranges(items: list[Any], payload: bytes) -> Ranges:
+    if len(payload) != RANGES * SUM_BYTES:
+        raise ValueError("not the sums of all ranges")
+    return Ranges(tuple(payload[at : at + SUM_BYTES] for at in range(0, len(payload), SUM_BYTES)))
+
+
 _READ: dict[type[Any], tuple[str, Callable[[list[Any], bytes], Any]]] = {
     Done: ("done", lambda items, payload: Done()),
     Kept: ("kept", lambda items, payload: Kept(strict.number(items[0]))),
@@ -223,6 +242,7 @@ _READ: dict[type[Any], tuple[str, Callable[[list[Any], bytes], Any]]] = {
     Listing: ("listing", _listing),
     HiveState: ("hive state", lambda items, payload: HiveState(strict.number(items[0]), strict.blob(items[1], 32))),
     News: ("news", lambda items, payload: News(strict.blob(items[0], 32), strict.blob(items[1], 32))),
+    Ranges: ("ranges", _ranges),
 }
 
 

@@ -65,6 +65,8 @@ class Kind(enum.IntEnum):
     NEWS = 40
     STATEMENTS_GET = 41
     STATEMENTS_PUT = 42
+    RANGES_GET = 43
+    RANGE_GET = 44
 
 
 MAX_PAYLOAD: Final[dict[Kind, int]] = {
@@ -97,6 +99,8 @@ MAX_PAYLOAD: Final[dict[Kind, int]] = {
     Kind.NEWS: 0,
     Kind.STATEMENTS_GET: 0,
     Kind.STATEMENTS_PUT: 4 * attestation.MAX_STATEMENT_BYTES,
+    Kind.RANGES_GET: 0,
+    Kind.RANGE_GET: 0,
 }
 """Payload bytes that a frame of each kind may have."""
 

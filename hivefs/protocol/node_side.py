@@ -21,6 +21,8 @@ from hivefs.protocol.requests import (
     MembersPut,
     NewsGet,
     Ping,
+    RangeGet,
+    RangesGet,
     Request,
     RevokedGet,
     RevokedPut,
@@ -33,7 +35,7 @@ from hivefs.protocol.requests import (
 
 _OF_NODES = (
     RosterGet | RosterPut | Stat | Ping | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut
-    | NewsGet | StatementsGet | StatementsPut
+    | NewsGet | StatementsGet | StatementsPut | RangesGet | RangeGet
 )  # fmt: skip
 
 

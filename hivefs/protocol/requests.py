@@ -172,10 +172,28 @@ class StatementsPut:
     statements: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RangesGet:
+    """What do the 256 ranges of your roster come to, or those of the ``statements`` that you know?"""
+
+    statements: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RangeGet:
+    """Roster entries, or ``statements``, of nodes whose key begins with the byte ``first`` and is after ``after`` (empty:
+    from the first of them).
+    """
+
+    statements: bool
+    first: int
+    after: bytes = b""
+
+
 Request: TypeAlias = (
     Put | Get | Have | Delete | Renew | HeadPut | HeadsGet | RosterGet | RosterPut | Stat | Ping
     | HiveStateGet | MembersGet | MembersPut | RevokedGet | RevokedPut | ReceiptGet | ReceiptPut | ListShares
-    | NewsGet | StatementsGet | StatementsPut
+    | NewsGet | StatementsGet | StatementsPut | RangesGet | RangeGet
 )  # fmt: skip
 
 
@@ -241,9 +259,7 @@ def _renew(items: list[Any], payload: bytes) -> Renew:
 
 def _members_get(items: list[Any], payload: bytes) -> MembersGet:
     after, everyone = items
-    if type(everyone) is not bool:
-        raise TypeError("bool expected")
-    return MembersGet(_after(after), everyone)
+    return MembersGet(_after(after), strict.flag(everyone))
 
 
 def _revoked_put(items: list[Any], payload: bytes) -> RevokedPut:
@@ -262,6 +278,14 @@ def _head_put(items: list[Any], payload: bytes) -> HeadPut:
     if not payload:
         raise ValueError("an empty head")
     return HeadPut(payload)
+
+
+def _range_get(items: list[Any], payload: bytes) -> RangeGet:
+    statements, first, after = items
+    made = RangeGet(strict.flag(statements), strict.number(first, 0, 255), _after(after))
+    if made.after and made.after[0] != made.first:
+        raise ValueError("not in that range")
+    return made
 
 
 _READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
@@ -290,6 +314,8 @@ _READ: dict[Kind, tuple[str, Callable[[list[Any], bytes], Request]]] = {
         "statements put",
         lambda items, payload: StatementsPut(split_blobs(payload, attestation.MAX_STATEMENT_BYTES)),
     ),
+    Kind.RANGES_GET: ("ranges get", lambda items, payload: RangesGet(strict.flag(items[0]))),
+    Kind.RANGE_GET: ("range get", _range_get),
 }
 
 
@@ -339,6 +365,10 @@ def _written(request: Request) -> tuple[Kind, tuple[Any, ...], bytes]:
             return Kind.STATEMENTS_GET, (after,), b""
         case StatementsPut(statements):
             return Kind.STATEMENTS_PUT, (), join_blobs(statements)
+        case RangesGet(statements):
+            return Kind.RANGES_GET, (statements,), b""
+        case RangeGet(statements, first, after):
+            return Kind.RANGE_GET, (statements, first, after), b""
 
 
 def to_frame(request: Request, number: int) -> Frame:

@@ -17,6 +17,11 @@ class ByteStream(Protocol):
         """The 32-byte Ed25519 key that the other end proved."""
         ...
 
+    @property
+    def site(self) -> tuple[str, str]:
+        """Where the other end is, as text that is only compared: its network, and its place in it (transport/sites.py)."""
+        ...
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
     async def receive_some(self, max_bytes: int = ...) -> bytes:

@@ -29,6 +29,7 @@ from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, Attribute, Membership, Role, RosterEntry
 from hivefs.model.receipt import Listed, Receipt
+from hivefs.node.sums import Sums
 from hivefs.protocol.answers import HiveState, Listing, News, NodeStat
 
 HIVE_SEED = bytes([7]) * 32
@@ -259,14 +260,45 @@ class MemoryClient:
     async def news(self, *, timeout: float = 30) -> News:
         """Digests of all entries and statements."""
         await self._answer()
-        roster = hashlib.sha256(b"".join(map(entry_to_bytes, await self.get_roster()))).digest()
-        said = hashlib.sha256(b"".join(map(statement_to_bytes, self._hive.statements))).digest()
-        return News(roster, said)
+        return News((await self._sums(False)).whole, (await self._sums(True)).whole)
 
     async def get_statements(self, take: Callable[[list[Statement]], Awaitable[object]], *, timeout: float = 30) -> None:
         """What nodes say of themselves."""
         await self._answer()
         await take(list(self._hive.statements))
+
+    async def _sums(self, statements: bool) -> Sums:
+        sums = Sums()
+        if statements:
+            for said in self._hive.statements:
+                sums.change(said.node_id, statement_to_bytes(said))
+        else:
+            for entry in await self.get_roster():
+                sums.change(entry.membership.subject, entry_to_bytes(entry))
+        return sums
+
+    async def ranges(self, statements: bool, *, timeout: float = 30) -> list[bytes]:
+        """Of all entries, or statements."""
+        return (await self._sums(statements)).ranges()
+
+    async def get_roster_range(
+        self, first: int, take: Callable[[list[RosterEntry]], Awaitable[object]], *, timeout: float = 30
+    ) -> int:
+        """Entries of that range."""
+        found = [entry for entry in await self.get_roster() if entry.membership.subject[0] == first]
+        self._hive.ranges_given.append((False, first))
+        await take(found)
+        return sum(len(entry_to_bytes(entry)) for entry in found)
+
+    async def get_statement_range(
+        self, first: int, take: Callable[[list[Statement]], Awaitable[object]], *, timeout: float = 30
+    ) -> int:
+        """Statements of that range."""
+        await self._answer()
+        found = [said for said in self._hive.statements if said.node_id[0] == first]
+        self._hive.ranges_given.append((True, first))
+        await take(found)
+        return sum(len(statement_to_bytes(said)) for said in found)
 
     async def stat(self, *, timeout: float = 30) -> NodeStat:
         """Room."""
@@ -294,6 +326,8 @@ class MemoryHive:
         self.owner = bytes(32)
         self.revoked: bytes | None = None
         self.statements: list[Statement] = []
+        self.ranges_given: list[tuple[bool, int]] = []
+        """(Statements or roster, first byte) of each range that was fetched."""
         self.asked: list[tuple[int, ShareId, int, int | None]] = []
         """Every GET so far: node, share, offset, length."""
 

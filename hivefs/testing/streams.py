@@ -33,6 +33,7 @@ class MemoryStream:
 
     def __init__(self, peer_key: bytes, inbound: _Pipe, outbound: _Pipe) -> None:
         self.peer_key = peer_key
+        self.site = "memory", "memory"
         self.sent_bytes = 0
         self.received_bytes = 0
         self.unsent = 0

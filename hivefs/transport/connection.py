@@ -102,6 +102,15 @@ class Connection:
         """Nothing works any more on this connection."""
         return self._lost.is_set()
 
+    @property
+    def asked(self) -> bool:
+        """Whether the other end has a stream open here."""
+        return self._session.inbound > 0
+
+    def drop(self, reason: str) -> None:
+        """End it now, without waiting for the other end."""
+        self._lose(ConnectionLost(peer=self.peer_id, reason=reason))
+
     async def wait_closed(self) -> None:
         """Wait until the connection is closed, by whomever."""
         await self._lost.wait()

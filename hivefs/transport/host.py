@@ -38,6 +38,7 @@ from .lines import Lines
 from .noise import PROTOCOL_ID as NOISE
 from .noise import NoiseTransport
 from .raw import RawSocket
+from .sites import Site, crowd, site_of
 from .stream import Stream
 from .tls import PROTOCOL_ID as TLS
 from .tls import TlsTransport
@@ -69,8 +70,9 @@ class Host:
         self._muxers.add_handler(YAMUX, None)
         self._negotiator = Multiselect(dict(self._handlers))
         self._connections: set[Connection] = set()
-        self._inbound_by_ip: Counter[str] = Counter()
-        self._half_open: dict[trio.CancelScope, str] = {}
+        self._inbound: dict[Connection, Site] = {}  # in the order in which they came
+        self._served = 0  # those, and those that were ended and are not over
+        self._half_open: dict[trio.CancelScope, Site] = {}
         self._closing = False
 
     # ---- dialling -------------------------------------------------------------------------------------------
@@ -149,31 +151,52 @@ class Host:
                 raw.abort()
         if channel is None:
             return
-        if (
-            sum(self._inbound_by_ip.values()) >= self._limits.max_connections
-            or self._inbound_by_ip[ip] >= self._limits.max_connections_per_ip
-        ):
+        site = site_of(ip)
+        if not self._place_for(site):
             self._lines.say("too many connections", f"one from {ip} was refused", logging.INFO)
             channel.abort()
             return
-        self._inbound_by_ip[ip] += 1
+        connection = self._connection(channel, join_address(ip, raw.remote_port, channel.peer_key))
+        self._inbound[connection] = site
+        self._served += 1
         try:
-            await self._serve(self._connection(channel, join_address(ip, raw.remote_port, channel.peer_key)))
+            await self._serve(connection)
         finally:
-            self._inbound_by_ip[ip] -= 1
-            if not self._inbound_by_ip[ip]:
-                del self._inbound_by_ip[ip]
+            self._inbound.pop(connection, None)
+            self._served -= 1
+
+    def _place_for(self, site: Site) -> bool:
+        """Whether there is room for one more connection from there, made if need be. What was ended may take some seconds
+        to be over, so an eighth more than the bound may be there for a moment.
+        """
+        limits = self._limits
+        places = Counter(self._inbound.values())
+        networks = Counter(other.network for other in self._inbound.values())
+        if places[site] >= limits.max_connections_per_ip or networks[site.network] >= limits.max_connections_per_network:
+            return False
+        if self._served >= limits.max_connections + max(1, limits.max_connections // 8):
+            return False
+        if len(self._inbound) < limits.max_connections:
+            return True
+        crowded = crowd(self._inbound)
+        most = networks[self._inbound[crowded[0]].network]
+        if most <= networks[site.network] + 1:
+            return False
+        victim = next((one for one in crowded if not one.asked), crowded[0])
+        del self._inbound[victim]
+        victim.drop("others need its place")
+        self._lines.say("too many connections", f"one from {victim.remote[0]} was ended", logging.INFO)
+        return True
 
     async def _admit(self, raw: RawSocket, ip: str) -> Channel | None:
         """The handshake of an inbound connection; None when it fails, is too slow or is pushed out by others."""
         if len(self._half_open) >= self._limits.max_half_open:
-            crowd = Counter(self._half_open.values()).most_common(1)[0][0]
-            oldest = next(scope for scope, other in self._half_open.items() if other == crowd)
-            del self._half_open[oldest]
+            oldest = crowd(self._half_open)[0]
+            place = self._half_open.pop(oldest).place
             oldest.cancel()
-            self._lines.say("too many half-open connections", f"the oldest from {crowd} was closed", logging.INFO)
+            self._lines.say("too many half-open connections", f"the oldest from {place} was closed", logging.INFO)
         with trio.move_on_after(self._limits.handshake_timeout) as scope:
-            self._half_open[scope] = ip
+            self._half_open[scope] = site_of(ip)
             try:
                 channel: Channel = await self._security.secure_inbound(raw)
                 await self._muxers.select(channel, False)

@@ -17,13 +17,17 @@ class Limits:
     """Bounds for one host; the defaults suit a node with a few hundred clients."""
 
     max_connections: int = 512
-    """Connections that others opened to us; one more is closed after its handshake."""
+    """Connections that others opened to us. One more ends one of the network that has most of them (sites.py): one on which
+    nothing is asked, else the oldest; or is closed itself when its own network is that one."""
 
     max_connections_per_ip: int = 64
-    """The same for one remote IP address (a university behind one address still fits)."""
+    """The same for one IPv4 address or IPv6 /64 (a university behind one address still fits); one more is closed."""
+
+    max_connections_per_network: int = 128
+    """The same for one IPv4 /24 or IPv6 /48."""
 
     max_half_open: int = 64
-    """Inbound connections inside their handshake. One more evicts the oldest of the address that has most of them,
+    """Inbound connections inside their handshake. One more evicts the oldest of the place that has most of them,
     so a flood of idle connections costs its sender a socket each and never keeps an honest peer out."""
 
     handshake_timeout: float = 10.0

@@ -118,7 +118,7 @@ class MemoryBook:
     def nodes(self) -> list[Node]:
         return self.there
 
-    def stripe_of(self, chunk_id: ChunkId) -> Stripe | None:
+    def stripe_of(self, chunk_id: ChunkId, near: Any = None) -> Stripe | None:
         return self.stripes.get(chunk_id)
 
     def metadata_stripes(self) -> Iterator[Stripe]:
@@ -314,7 +314,7 @@ def test_show_set_and_remove(world: World, run: Run, tmp_path: Path) -> None:
     text = tmp_path / "policy.toml"
     text.write_text('# mine\n[policy.p]\ndeny = ["US"] # never\n')
     assert run("policy", "apply", text)[0] == 0
-    assert run("policy", "set", "/Photos", "p")[0] == 0
+    assert run("policy", "set", "/Photos", "p")[:2] == (0, "/Photos in the drive: p.\n")
     assert world.book.kept == '# mine\n[policy.p]\ndeny = ["US"] # never\n\n[paths]\n"/Photos" = "p"\n'
     assert run("policy", "set", "/Photos", "--remove")[0] == 0 and "/Photos" not in world.book.kept
     code, _, err = run("policy", "set", "/Photos", "q")
@@ -356,13 +356,15 @@ def test_explain_simulate_and_placement(world: World, run: Run) -> None:
     code, out, _ = run("policy", "explain", "/")
     assert code == 0 and "no reassembly by 1 holds: DE at most 3 shares, 4 of 8 rebuild" in out
     assert "no hostage of 1 DOES NOT HOLD: without DE 1 shares remain, 4 must" in out and "DE (c)" in out
+    assert "4 shares are missing now" in out
+    assert "policy default: repair of 4/8 begins with the first missing share (with this code it is not safe" in out
     code, out, _ = run("policy", "simulate", "--lose", "DE", "--seize", "FR,CH", "--nodes-gone", "1", "--json")
     assert code == 0 and '"nodes_left": 9' in out and '"seize": [' in out
     code, out, _ = run("policy", "simulate", "--lose", "DE", "--nodes-gone", "1")
     assert code == 0 and "whichever go" in out and "lost" in out
     assert run("policy", "simulate", "--lose", "Atlantis")[0] == 60
     code, out, _ = run("placement", "/Photos")
-    assert code == 0 and "3 files in 2 stripes (1 not proved), policy default" in out
+    assert code == 0 and "3 files in 2 stripes (1 not proved), policy default" in out and "4 shares are missing" in out
     assert run("placement", "/none")[0] == 61
     assert run("placement", "/even", "--json")[1].startswith("{")
 

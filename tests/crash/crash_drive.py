@@ -64,6 +64,7 @@ class Limits:
     frame: int
     round: int
     retire: int
+    step: int = 8192
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -72,6 +73,7 @@ class Limits:
             mock.patch.object(commits, "INLINE_BYTES", self.inline),
             mock.patch.object(transaction, "FRAME_BYTES", self.frame),
             mock.patch.object(journal, "ROUND_BYTES", self.round),
+            mock.patch.object(journal, "STEP_BYTES", self.step),
             mock.patch.object(stage_log, "_RETIRE_BYTES", self.retire),
         ):
             yield

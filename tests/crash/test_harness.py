@@ -128,7 +128,7 @@ BROKEN: dict[str, tuple[Limits, list[str], Callable[[pytest.MonkeyPatch], None]]
     "the journal is not synced": (
         USUAL,
         ["append", "fsync"],
-        lambda patch: patch.setattr(journal, "os", _Without(os, "fdatasync")),
+        lambda patch: patch.setattr(journal, "os", _With(os, "O_DSYNC", 0)),
     ),
     "pieces of a frame are not put back": (
         USUAL,
@@ -153,14 +153,14 @@ BROKEN: dict[str, tuple[Limits, list[str], Callable[[pytest.MonkeyPatch], None]]
 }
 
 
-class _Without:
-    """A module without one of its functions."""
+class _With:
+    """A module with another value under one name."""
 
-    def __init__(self, module: Any, name: str) -> None:
-        self._module, self._name = module, name
+    def __init__(self, module: Any, name: str, value: Any) -> None:
+        self._module, self._name, self._value = module, name, value
 
     def __getattr__(self, name: str) -> Any:
-        return nothing if name == self._name else getattr(self._module, name)
+        return self._value if name == self._name else getattr(self._module, name)
 
 
 def _first_place_again(original: Callable[..., bool]) -> Callable[..., bool]:

@@ -177,3 +177,43 @@ def test_before_the_engine_has_a_store_nothing_is_placed(home: Home) -> None:
     assert book.stripe_level(StripeId(b"s" * 16)) == Level.LOCAL
     assert book.metadata_level() == Level.LOCAL
     book.close()
+
+
+def test_an_engine_that_takes_long_to_start_is_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine after a recovery, when the first thing that anybody asks for has to come from the hive."""
+    monkeypatch.setattr(engine_link, "GRACE_SECONDS", 0.05)
+
+    async def main() -> None:
+        link = EngineLink(home, 15.0)
+
+        async def started_late() -> None:
+            await trio.sleep(0.5)
+            await nursery.start(control.serve, home.run, "engine", control.Methods({"ahead": lambda value: None}))
+            nursery.start_soon(lambda: link.supervise(b"", start=False))
+            await trio.sleep(0.1)
+            link._starting = False
+
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                with pytest.raises(EngineUnavailable):
+                    await link.ahead([])
+                link._starting = True
+                nursery.start_soon(started_late)
+                await link.ahead([])
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_one_that_never_comes_up_is_waited_for_as_long_as_a_question_may_take(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_link, "GRACE_SECONDS", 0.05)
+
+    async def main() -> None:
+        link = EngineLink(home, 0.5)
+        link._starting = True
+        with trio.fail_after(LIMIT), pytest.raises(EngineUnavailable):
+            await link.ahead([])
+
+    trio.run(main)

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.seal import RecordSealer
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Lock, Secrets
@@ -572,3 +574,53 @@ def test_a_slot_whose_older_part_cannot_be_read_holds_nothing_up(tmp_path: Path)
             await settle(engine, vault)
 
     run(test)
+
+
+def test_who_waits_gets_a_checkpoint_when_the_last_stripe_is_placed_and_none_for_each_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes that are slow to take shares: ten questions meanwhile make one checkpoint, and the next comes by itself."""
+
+    async def body() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        monkeypatch.setattr(checkpoint, "EVERY", 1000.0)
+        made: list[int] = []
+        open_gate = trio.Event()
+        spread = Writer.spread
+
+        async def slow(self: Writer, *arguments: Any, **named: Any) -> Any:
+            await open_gate.wait()
+            return await spread(self, *arguments, **named)
+
+        once = Checkpoint.once
+
+        async def counted(self: Checkpoint, *arguments: Any) -> bool:
+            made.append(len(vault.map))
+            return await once(self, *arguments)
+
+        async with running(
+            make_home(
+                tmp_path / "home",
+            ),
+            hive,
+            vault,
+        ) as engine:
+            await settle(engine, vault)
+            await until(lambda: not engine.checkpoint.wanted.is_set())
+            monkeypatch.setattr(Writer, "spread", slow)
+            monkeypatch.setattr(Checkpoint, "once", counted)
+            for slot in range(6):
+                vault.write(2, slot, os.urandom(200_000))
+            engine.placing.poke()
+            await until(lambda: engine.placing.in_flight)
+            engine._hurried = trio.current_time()
+            for _ in range(10):
+                engine.hurry()
+                await trio.sleep(0.01)
+            assert made == []
+            open_gate.set()
+            await until(lambda: len(vault.map) == 6 and made)
+            status = await vault.status()
+            await until(lambda: vault.published_sequence >= status["committed"])
+
+    run(body)

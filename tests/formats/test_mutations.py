@@ -120,6 +120,7 @@ ANSWERS: dict[str, type[Any]] = {
     "listing": answers.Listing,
     "listing of nothing": answers.Listing,
     "news": answers.News,
+    "ranges": answers.Ranges,
 }
 
 

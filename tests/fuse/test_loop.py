@@ -130,6 +130,52 @@ def test_a_request_that_waits_does_not_keep_the_others_waiting() -> None:
     assert sorted(seen[2:]) == [b"wait 1", b"wait 2", b"wait 3"]
 
 
+class Steps(trio.abc.Instrument):
+    """Counts the turns that workers get."""
+
+    def __init__(self) -> None:
+        self.workers = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.workers += task.name == "worker"
+
+
+def test_workers_without_anything_to_do_are_not_woken() -> None:
+    """Requests that come one at a time and do not block wake the one worker that waits, however many are parked."""
+    device, freed, steps = Device(), trio.Event(), Steps()
+    answered = 0
+
+    async def answer(request: bytes) -> None:
+        nonlocal answered
+        answered += 1
+        if request == b"wait":
+            await freed.wait()
+
+    served = Served(device, answer)
+    served.loop._clock = Clock()  # however slow the machine is, no turn is over
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.run)
+            for _ in range(5):
+                device.ask(b"wait")
+            await trio.testing.wait_all_tasks_blocked()
+            freed.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert served.workers >= 6
+            trio.lowlevel.add_instrument(steps)
+            for _ in range(50):
+                device.ask(b"quick")
+                await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.remove_instrument(steps)
+            device.ask(b"end")
+
+    run(main)
+    device.close()
+    assert answered == 55
+    assert steps.workers == 50
+
+
 def test_other_tasks_get_their_turn_under_full_load() -> None:
     """The load goes on until another task has run three times: it must, however many requests there are."""
     device = Device()

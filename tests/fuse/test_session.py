@@ -15,7 +15,8 @@ import pyfuse3
 import pytest
 import trio
 
-from hivefs.errors import MountBusy
+from hivefs.daemon.launch import problem_of
+from hivefs.errors import MountBusy, MountpointProblem
 from hivefs.fuse import handshake
 from hivefs.fuse.mounting import MountOptions
 from hivefs.fuse.session import Session
@@ -167,6 +168,28 @@ def test_abort_ends_the_session_and_the_place_can_be_used_again(tmp_path: Path) 
 
     trio.run(main)
     with_session(tmp_path, Counted(), use)
+
+
+def test_a_top_directory_that_cannot_be_read_is_said_in_a_sentence_and_nothing_stays_mounted(tmp_path: Path) -> None:
+    """As after a recovery with no node in reach."""
+
+    class Unreadable(Counted):
+        async def getattr(self, inode: int, ctx: Any = None) -> pyfuse3.EntryAttributes:
+            raise pyfuse3.FUSEError(errno.EIO)
+
+    session = Session(Unreadable(), tmp_path, MountOptions())
+    session.open()
+
+    async def main() -> None:
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(session.run)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(main)
+    problem = problem_of(caught.value)
+    assert isinstance(problem, MountpointProblem) and "cannot be read now" in str(problem)
+    with_session(tmp_path, Counted(), lambda session: (tmp_path / "file").write_bytes(b"x") and None)
 
 
 def test_two_mounts_one_after_the_other_in_one_process(tmp_path: Path) -> None:

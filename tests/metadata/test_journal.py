@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_frames_of_an_earlier_round_are_not_taken_again(tmp_path: Path) -> None:
 
 def test_a_round_that_is_full_ends_with_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "ROUND_BYTES", 3 * BLOCK)
+    monkeypatch.setattr(journal_module, "STEP_BYTES", BLOCK)
     store = make(tmp_path)
     for number in range(3):
         store.put(KEY, b"%d" % number)
@@ -218,7 +220,7 @@ def test_more_than_a_frame_holds_is_left_to_the_store(tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+@pytest.mark.parametrize("call", ["pwrite", "open"])
 def test_a_journal_that_cannot_be_written_leaves_it_to_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -239,6 +241,96 @@ def test_a_journal_that_cannot_be_written_leaves_it_to_the_store(
     after = reopen(crashed(tmp_path))
     assert values(after) == {KEY: b"2"}
     after.close()
+    store.close()
+
+
+class Calls:
+    """os, for the journal: what it opens to write frames and how it writes them; ``refuse`` raises in their place."""
+
+    def __init__(self, refuse: Callable[[str, int], None] = lambda call, flags: None, most: int = 1 << 30) -> None:
+        self.flags: list[int] = []
+        self.writes: list[tuple[int, int]] = []
+        self._refuse, self._most = refuse, most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Path, flags: int, *rest: int) -> int:
+        if flags & os.O_DSYNC == os.O_DSYNC:
+            self._refuse("open", flags)
+            self.flags.append(flags)
+        return os.open(path, flags, *rest)
+
+    def pwrite(self, fd: int, data: memoryview, at: int) -> int:
+        self._refuse("pwrite", self.flags[-1])
+        written = os.pwrite(fd, data[: self._most], at)
+        self.writes.append((at, written))
+        return written
+
+
+def test_a_frame_is_one_call_into_blocks_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    monkeypatch.setattr(journal_module, "os", calls)
+    store = make(tmp_path)
+    step = journal_module.STEP_BYTES
+    for number in range(3):
+        store.put(KEY, b"%d" % number)
+        assert store.journal([])
+        assert file_of(tmp_path).stat().st_size == step
+    store.put(KEY, b"large")
+    assert store.journal([SegmentPiece(7, 0, bytes(step))])
+    assert file_of(tmp_path).stat().st_size == 2 * step
+    after = reopen(crashed(tmp_path))
+    assert values(after) == {KEY: b"large"}
+    after.close()
+    store.commit()
+    store.put(KEY, b"next round")
+    assert store.journal([])
+    store.close()
+    assert all(flags & os.O_DIRECT and flags & os.O_DSYNC == os.O_DSYNC for flags in calls.flags)
+    assert calls.writes[0] == (0, step)
+    assert calls.writes[1:3] == [(BLOCK, BLOCK), (2 * BLOCK, BLOCK)]
+    assert calls.writes[3:] == [(3 * BLOCK, 2 * step - 3 * BLOCK), (0, BLOCK)]
+    assert file_of(tmp_path).stat().st_size == 2 * step
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite"])
+def test_where_direct_writes_are_not_known_frames_go_through_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(asked: str, flags: int) -> None:
+        if asked == call and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    calls = Calls(refuse)
+    monkeypatch.setattr(journal_module, "os", calls)
+    store = make(tmp_path)
+    for number in range(2):
+        store.put(KEY, b"%d" % number)
+        assert store.journal([])
+    assert calls.flags[-1] & os.O_DSYNC == os.O_DSYNC
+    assert not calls.flags[-1] & os.O_DIRECT
+    after = reopen(crashed(tmp_path))
+    assert values(after) == {KEY: b"1"}
+    after.close()
+    store.close()
+
+
+def test_a_frame_that_the_disk_takes_in_parts_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(most=3 * 512 + BLOCK)
+    monkeypatch.setattr(journal_module, "os", calls)
+    monkeypatch.setattr(journal_module, "STEP_BYTES", BLOCK)
+    store = make(tmp_path)
+    store.put(KEY, b"value")
+    assert store.journal([SegmentPiece(7, 0, os.urandom(3 * BLOCK))])
+    assert [at for at, _ in calls.writes] == [0, BLOCK, 2 * BLOCK, 3 * BLOCK]
+    after = reopen(crashed(tmp_path))
+    assert values(after) == {KEY: b"value"}
+    after.close()
+    calls._most = 512
+    store.put(KEY, b"never whole")
+    assert not store.journal([]), "less than a block at a time leads nowhere"
+    store.commit()
     store.close()
 
 

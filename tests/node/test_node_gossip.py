@@ -123,7 +123,7 @@ def test_a_node_whose_key_was_used_from_far_ahead_is_found_again(tmp_path: Path)
     mine = own_entry(store.index, config, seed_of("n"), stolen.address.node_id, ("/mine",), NOW)
     assert all(roster.take([blob(mine)], NOW) == 1 and roster.entries() == [mine] for roster in rosters)
     assert all(roster.take([blob(stolen)], NOW) == 0 and roster.entries() == [mine] for roster in rosters)
-    assert rosters[0].digest() == rosters[1].digest()
+    assert rosters[0].sums().ranges() == rosters[1].sums().ranges()
     store.close()
     other.close()
 

@@ -458,6 +458,10 @@ def test_one_member_with_many_keys_keeps_nobody_out(tmp_path: Path) -> None:
     within(body)
 
 
+HERE = ("memory", "memory")
+"""Where all peers in memory are."""
+
+
 def test_who_came_by_one_invitation_counts_together(tmp_path: Path) -> None:
     async def body() -> None:
         network = MemoryNetwork()
@@ -475,12 +479,69 @@ def test_who_came_by_one_invitation_counts_together(tmp_path: Path) -> None:
             for name in ("one", "a", "b", "c", "d"):
                 streams._open[scopes[name]] = session(name, name in "abcd")
                 streams._peers[seed_of(name)] += 1
-            assert not streams._place_for(session("e", True)), "invited by the same one"
-            assert streams._place_for(session("other", False))
+            assert not streams._place_for(session("e", True), HERE), "invited by the same one"
+            assert streams._place_for(session("other", False), HERE)
             ended = [name for name, scope in scopes.items() if scope.cancel_called]
             assert ended == ["a"], "one of the four, although each of them has only one"
             streams._open.clear()
             streams._peers.clear()
+
+    within(body)
+
+
+def test_one_place_cannot_hold_all_conversations(tmp_path: Path) -> None:
+    """What is over its bound ends conversations of that place alone; from elsewhere there is room."""
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        make(tmp_path / "n")
+
+        def session(name: str) -> Session:
+            return Session(b"", seed_of(name), seed_of(name), Membership(b"", b"", Role.CLIENT, (), 1), b"", None)
+
+        elsewhere = ("192.0.2.0/24", "192.0.2.1")
+        async with running(network, tmp_path / "n", replace(PATIENT, conversations_per_place=6)) as serving:
+            streams = serving.streams
+            scopes = []
+            for name in ("far", "a", "a", "a", "a", "b", "c"):
+                scopes.append(trio.CancelScope())
+                streams._open[scopes[-1]] = session(name)
+                streams._sites[scopes[-1]] = elsewhere if name == "far" else HERE
+                streams._peers[seed_of(name)] += 1
+            assert streams._place_for(session("d"), elsewhere)
+            assert not any(scope.cancel_called for scope in scopes)
+            assert not streams._place_for(session("a"), HERE), "it is the one that has most"
+            assert streams._place_for(session("d"), HERE)
+            assert [number for number, scope in enumerate(scopes) if scope.cancel_called] == [1]
+            streams._open.clear()
+            streams._sites.clear()
+            streams._peers.clear()
+
+    within(body)
+
+
+def test_greetings_with_many_keys_from_one_place_push_out_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty strangers with a key each; a member at another place is older than all of them and says nothing yet."""
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        bounds = replace(PATIENT, greetings=8, greeting_seconds=50.0)
+        async with AsyncExitStack() as stack:
+            serving = await stack.enter_async_context(running(network, tmp_path / "n", bounds))
+            member = await stack.enter_async_context(raw(network, node_id, "slow member"))
+            await trio.testing.wait_all_tasks_blocked()
+            (scope,) = serving.streams._greeting
+            serving.streams._greeting[scope] = (("192.0.2.0/24", "192.0.2.1"), serving.streams._greeting[scope][1])
+            for number in range(50):
+                host = await stack.enter_async_context(network.open_host(seed_of(f"stranger {number}")))
+                connection = await host.dial(network.address(node_id))
+                await connection.open_stream(PROTOCOL)
+                await trio.testing.wait_all_tasks_blocked()
+            assert scope in serving.streams._greeting and len(serving.streams._greeting) <= 8
+            await member.login()
 
     within(body)
 

@@ -109,6 +109,32 @@ def test_batches_gather_what_waits_and_give_each_its_own_result() -> None:
     within(body)
 
 
+def test_a_batch_is_no_heavier_than_it_may_be_and_one_job_always_goes() -> None:
+    async def body() -> None:
+        batches: list[list[int]] = []
+        gate = threading.Event()
+
+        def work(jobs: Sequence[int]) -> list[int | Refusal]:
+            assert gate.wait(30)
+            batches.append(list(jobs))
+            return list(jobs)
+
+        batcher: Batcher[int, int] = Batcher(work, lanes=1, most=5, weigh=lambda job: job, heaviest=10)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(batcher.run)
+            async with trio.open_nursery() as jobs:
+                jobs.start_soon(batcher.do, 3)  # the lane takes it alone, and the others wait
+                await trio.testing.wait_all_tasks_blocked()
+                for job in (4, 6, 1, 99, 9, 2, 1, 1, 1, 1, 1, 1):
+                    jobs.start_soon(batcher.do, job)
+                    await trio.testing.wait_all_tasks_blocked()
+                gate.set()
+            nursery.cancel_scope.cancel()
+        assert batches == [[3], [4, 6], [1], [99], [9], [2, 1, 1, 1, 1], [1, 1]]
+
+    within(body)
+
+
 def test_a_job_cancelled_in_the_queue_is_not_done() -> None:
     async def body() -> None:
         done: list[int] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import reduce
+from operator import xor
 from pathlib import Path
 
 import pytest
@@ -20,13 +22,13 @@ from hivefs.formats.member import sign_address, sign_member
 from hivefs.model.attestation import Attestation, Said, Statement
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
-from hivefs.node import gossip, session
+from hivefs.node import answering, gossip, session
 from hivefs.node import statements as statements_module
 from hivefs.node.config import change_settings, load_node
 from hivefs.node.fresh import CHANGES, CHANGES_NS, Pace
-from hivefs.node.roster import digest_of
 from hivefs.node.statements import Statements
 from hivefs.node.store import ShareStore
+from hivefs.node.sums import digest_of
 from hivefs.protocol import frames
 from hivefs.protocol.frames import Kind
 from hivefs.testing.memory_net import MemoryNetwork
@@ -196,7 +198,7 @@ def test_statements_without_end_are_handed_on_page_by_page_and_come_to_an_end(
 ) -> None:
     """A node that makes statements of nodes that nobody knows, as many as it likes."""
 
-    def endless(self: Statements, after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+    def endless(self: Statements, after: bytes, most_bytes: int, within: bytes = b"") -> tuple[bool, list[bytes]]:
         first = int.from_bytes(after, "big") + 1
         made = (Statement(NodeId((first + i).to_bytes(32, "big")), 1, (), (), bytes(64)) for i in range(10))
         return True, [attestation.statement_to_bytes(one) for one in made]
@@ -224,6 +226,76 @@ def test_statements_without_end_are_handed_on_page_by_page_and_come_to_an_end(
                 with pytest.raises(Corrupt, match="have no end"):
                     await client.get_statements(take)
             assert 1 < len(sizes) < 9 and set(sizes) == {10}
+
+    within(body)
+
+
+def test_ranges_come_to_what_all_comes_to_and_are_given_page_by_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node with the entries of 300 others, so that some ranges have several; its answers are small."""
+
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        others = [
+            member.entry_to_bytes(
+                RosterEntry(
+                    sign_member(HIVE, Membership(b"", keys.public_key(seed_of(f"o{i}")), Role.NODE, (), 1)),
+                    sign_address(seed_of(f"o{i}"), ("/ip4/192.0.2.1/tcp/1/p2p/x",), 1),
+                )
+            )
+            for i in range(300)
+        ]
+        async with running(network, tmp_path / "n") as serving, talking(network, node_id) as client:
+            assert await serving.answerer.take_roster(others) == 300
+            await serving.answerer.take_statements([statement(f"o{i}", claims=(("parent", "P"),)) for i in range(300)])
+            monkeypatch.setattr(answering, "PAGE_BYTES", 600)
+            news = await client.news()
+            for statements, told in ((False, news.roster), (True, news.statements)):
+                pages, found = [0], list[bytes]()
+
+                async def take(page: list[RosterEntry] | list[Statement]) -> None:
+                    pages[0] += 1  # noqa: B023 - called in this turn
+                    for one in page:
+                        is_entry = isinstance(one, RosterEntry)
+                        found.append(  # noqa: B023
+                            member.entry_to_bytes(one) if is_entry else attestation.statement_to_bytes(one)  # type: ignore[arg-type]
+                        )
+
+                sums = await client.ranges(statements)
+                ask = client.get_statement_range if statements else client.get_roster_range
+                for first in range(256):
+                    before = len(found)
+                    await ask(first, take)
+                    assert reduce(xor, map(digest_of, found[before:]), 0) == int.from_bytes(sums[first], "big")
+                assert reduce(xor, map(digest_of, found)) == int.from_bytes(told, "big")
+                assert len(found) == len(set(found)) == (300 if statements else 301) and pages[0] > 256
+
+    within(body)
+
+
+def test_a_range_that_holds_others_or_has_no_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        network = MemoryNetwork()
+        node_id = make(tmp_path / "n")
+        given: list[tuple[bool, list[bytes]]] = []
+        monkeypatch.setattr(Statements, "page", lambda self, after, most_bytes, within=b"": given[0])
+
+        async def take(page: list[Statement]) -> None:
+            assert all(made.node_id[0] == 7 for made in page)
+
+        def blob(key: bytes) -> bytes:
+            return attestation.statement_to_bytes(Statement(NodeId(key), 1, (), (), bytes(64)))
+
+        one, two, far = (bytes([first, number]) + bytes(30) for first, number in ((7, 1), (7, 2), (8, 1)))
+        async with running(network, tmp_path / "n"), talking(network, node_id) as client:
+            for answer in ((False, [one, far]), (False, [two, one]), (False, [one, one]), (True, [one]), (True, [])):
+                given[:] = [(answer[0], [blob(key) for key in answer[1]])]
+                with pytest.raises(Corrupt):
+                    await client.get_statement_range(7, take)
+            given[:] = [(False, [blob(one), blob(two)])]
+            assert await client.get_statement_range(7, take) == len(blob(one)) + len(blob(two))
 
     within(body)
 
@@ -341,15 +413,15 @@ def test_what_compares_all_statements_reads_some_at_a_time(tmp_path: Path, monke
         asked: list[int] = []
         real = store.index.statements
 
-        def spy(after: bytes, most_bytes: int) -> tuple[bool, list[bytes]]:
+        def spy(after: bytes, most_bytes: int, within: bytes = b"") -> tuple[bool, list[bytes]]:
             asked.append(most_bytes)
-            return real(after, most_bytes)
+            return real(after, most_bytes, within)
 
         monkeypatch.setattr(store.index, "statements", spy)
         whole = 0
         for blob in blobs:
             whole ^= digest_of(blob)
-        assert said.digest() == whole.to_bytes(32, "big")
+        assert said.sums().whole == whole.to_bytes(32, "big")
         known = set(map(digest_of, blobs[3:]))
         assert set(said.others(known)) == set(blobs[:3])
         rest = said.others(set())

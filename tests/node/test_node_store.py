@@ -209,6 +209,49 @@ def test_a_disk_that_fails_while_it_syncs_keeps_nothing_of_the_share(
     assert put(store, one) == [NOW + DAY]
 
 
+def test_one_file_that_cannot_be_synced_costs_the_others_of_its_batch_nothing(
+    store: ShareStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and directories are synced by several threads at once; each result belongs to its own share."""
+    shares, real = [share(1000 + number) for number in range(40)], os.fdatasync
+    threads: set[str] = set()
+
+    def failing(handle: int) -> None:
+        threads.add(threading.current_thread().name)
+        if os.fstat(handle).st_size % 10 == 7:
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing)
+        results = put(store, *shares)
+    bad = {number for number, result in enumerate(results) if isinstance(result, Refusal)}
+    assert bad == {7, 17, 27, 37} and len(threads) > 1
+    assert files(store) == {share_id.hex() for number, (share_id, _) in enumerate(shares) if number not in bad}
+    assert store.index.count == 36 and list((store.directory / "tmp").iterdir()) == []
+    before = set(os.listdir("/proc/self/fd"))
+    assert put(store, *shares) == [NOW + DAY] * 40
+    assert set(os.listdir("/proc/self/fd")) == before, "a file was left open"
+
+
+def test_a_directory_that_cannot_be_synced_keeps_nothing_of_its_batch(
+    store: ShareStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, real, calls = [share(1000) for _ in range(20)], os.fsync, iter(range(1000))
+
+    def failing(handle: int) -> None:
+        if next(calls) == 5:
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        results = put(store, *shares)
+    assert all(isinstance(result, Refusal) and result.code == Code.BUSY for result in results)
+    assert files(store) == set() and store.index.count == 0
+    assert put(store, *shares) == [NOW + DAY] * 20
+
+
 def test_scrubbing_finds_one_changed_byte_and_drops_the_share(store: ShareStore) -> None:
     one, two = share(5000), share(5000)
     put(store, one, two)

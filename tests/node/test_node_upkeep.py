@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hive_tools import DAY, HIVE, client_certificate, seed_of, share, within
 from hivefs.crypto import keys
 from hivefs.errors import DiskFull
 from hivefs.formats.member import sign_member
+from hivefs.model.ids import ShareId
 from hivefs.model.node import Membership, Role
 from hivefs.node import upkeep as upkeep_module
 from hivefs.node.answering import Answerer
@@ -114,6 +116,35 @@ def test_the_scrub_loop_finds_damage_reports_it_once_and_goes_round(
         within(body)
     assert store.dropped == 2 and store.index.count == 98
     assert [r.message for r in caplog.records] == ["damaged share: a share was damaged on disk and dropped"]
+
+
+def test_when_all_shares_were_removed_that_is_seen_with_the_first_and_not_share_by_share(
+    store: ShareStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "CLOCK_SECONDS", 0.01)
+    store.put_many([PutJob(VAULT, *_job(share(2_000), NOW + 900 * DAY)) for _ in range(30)], NOW)
+    found: list[bool] = []
+    scrub = store.scrub
+
+    def counted(share_id: ShareId, size: int) -> bool:
+        found.append(scrub(share_id, size))
+        return found[-1]
+
+    monkeypatch.setattr(store, "scrub", counted)
+
+    async def body() -> None:
+        upkeep = Upkeep(store, LeaseClock(NOW, NOW, 0), lambda: NOW, Events(trio.current_time), scrub_rate=1e12)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upkeep.run)
+            while not found:  # the first look at everything is over
+                await trio.sleep(0.01)
+            shutil.rmtree(store.directory / "shares")
+            while store.index.count:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    within(body)
+    assert store.dropped == 30 and found.count(False) <= 2
 
 
 def test_the_lease_clock_is_saved_and_read_again(store: ShareStore) -> None:

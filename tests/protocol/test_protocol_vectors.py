@@ -65,6 +65,9 @@ REQUESTS: dict[str, requests.Request] = {
     "news get": requests.NewsGet(),
     "statements get": requests.StatementsGet(NODE_KEY),
     "statements put": requests.StatementsPut((b"a statement", b"another")),
+    "ranges get": requests.RangesGet(False),
+    "range get": requests.RangeGet(True, NODE_KEY[0], NODE_KEY),
+    "range get from the first": requests.RangeGet(False, 255),
 }
 ANSWERS: dict[str, answers.Answer] = {
     "done": answers.Done(),
@@ -81,6 +84,7 @@ ANSWERS: dict[str, answers.Answer] = {
     ),
     "listing of nothing": answers.Listing(b"", ()),
     "news": answers.News(bytes(range(32)), bytes(range(32, 64))),
+    "ranges": answers.Ranges(tuple(bytes([number]) * 32 for number in range(256))),
 }
 GREETING: dict[str, Frame] = {
     "hello": greeting.hello_to_frame(greeting.Hello((1,), HIVE_KEY)),

@@ -37,6 +37,20 @@ def test_whatever_befalls_the_hive_the_promise_is_kept(seed: int) -> None:
     assert result.lives > 3 and result.repaired > 20 and result.reads > 200
 
 
+_FORGETFUL = (2, 4, 7)
+"""Seeds with which repair that counted old copies by node alone brought k shares together."""
+
+
+@pytest.mark.parametrize(
+    "seed", [*_FORGETFUL, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 41) if s not in _FORGETFUL)]
+)
+def test_nobody_ever_can_bring_k_shares_together(seed: int) -> None:
+    """Half of the nodes under two jurisdictions, two cuts, and a kill a day: most that moves has old copies somewhere."""
+    result = simulate(preset("returns", seed))
+    assert result.lives > 3 and result.repaired > 10
+    assert result.most_exposed < preset("returns", seed).needed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["churn", "leases", "thousand"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -122,7 +136,7 @@ def test_leases_that_nobody_renews_are_caught() -> None:
 
 
 def test_an_engine_that_notes_nothing_before_it_puts_is_caught() -> None:
-    often = replace(preset("small", 3), kills_per_year=700, lifetimes=Lifetimes(40), nodes=20, days=30, settle_days=12)
+    often = replace(preset("small", 4), kills_per_year=700, lifetimes=Lifetimes(40), nodes=20, days=30, settle_days=12)
     _caught(often, NotesNothing, "nothing names|bring together|no book knows of it")
 
 

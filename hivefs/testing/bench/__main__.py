@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hivefs.testing.bench import all_peers, hive_figures, node_figures, placement_figures, sources, table
+from hivefs.testing.bench import all_peers, hive_figures, loop_figures, node_figures, placement_figures, sources, table
 from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.guard import guarded
 from hivefs.testing.bench.rounds import Record, Rounds, say
@@ -30,6 +30,9 @@ OWN: dict[str, Callable[[Path], Target]] = {
 }
 NODE = "node"
 PLACEMENT = "placement"
+LOOP = "loop"
+_ALONE = {NODE, PLACEMENT, LOOP}
+"""What needs no drive."""
 _MEMORY_BACKED = {"tmpfs", "ramfs"}
 
 
@@ -43,7 +46,7 @@ def _numbers(text: str) -> list[int]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    names = [*(workload.name for workload in WORKLOADS), *hive_figures.FIGURES, NODE, PLACEMENT]
+    names = [*(workload.name for workload in WORKLOADS), *hive_figures.FIGURES, NODE, PLACEMENT, LOOP]
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the drive. See docs/performance.md.")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of everything; medians are printed (3)")
     parser.add_argument("--quick", action="store_true", help="tiny amounts: shows that it works, measures nothing")
@@ -71,7 +74,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"there is no workload {wrong[0]}; there are {', '.join(names)}")
     if wrong := [name for name in chosen.targets if name not in OWN]:
         parser.error(f"there is no target {wrong[0]}; there are {', '.join(OWN)}")
-    if chosen.only and {*chosen.only} <= {NODE, PLACEMENT}:
+    if chosen.only and {*chosen.only} <= _ALONE:
         chosen.targets = []
     if chosen.rounds < 1:
         parser.error("at least one round")
@@ -101,7 +104,7 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
     sizes = sources.QUICK if chosen.quick else sources.FULL
     record = Record(chosen.rounds)
     deadline = time.monotonic() + chosen.budget
-    if chosen.only and {*chosen.only} <= {NODE, PLACEMENT}:
+    if chosen.only and {*chosen.only} <= _ALONE:
         return table.report(
             record, _alone(chosen, root, record), {"command": command, "quick": chosen.quick, "targets": []}
         )
@@ -164,6 +167,10 @@ def _alone(chosen: argparse.Namespace, root: Path, record: Record) -> dict[str, 
     if PLACEMENT in chosen.only:
         say("placing stripes on many nodes")
         found |= placement_figures.figures(quick=chosen.quick)
+    if LOOP in chosen.only:
+        say("filling an engine's book")
+        sizes = (50, 500, 5000) if chosen.quick else (1000, 100_000, 1_000_000)
+        found |= loop_figures.rows(*sizes)
     return found
 
 

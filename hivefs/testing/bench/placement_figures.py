@@ -16,13 +16,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import trio
+
+from hivefs.chunkstore.claims import Claims
+from hivefs.chunkstore.pool import Member, Pool
+from hivefs.chunkstore.writer import Writer
 from hivefs.errors import PolicyInfeasible, TooFewNodes
-from hivefs.model.ids import NodeId
-from hivefs.model.node import Attribute, Candidate
+from hivefs.maintenance.trust import Trust
+from hivefs.model.ids import NodeId, ShareId, StripeId
+from hivefs.model.node import AddressRecord, Attribute, Candidate, Membership, Role, RosterEntry
+from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement.attributes import authorities
 from hivefs.placement.field import Field
+from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
 from hivefs.placement.selector import choose, settle
 
@@ -119,6 +127,58 @@ def steps(counts: Sequence[int], times: int = _TIMED) -> Iterator[dict[str, Any]
         }
 
 
+class _Nobody:
+    """A book of nodes and of their conduct that has nothing to say."""
+
+    def nodes(self) -> list[Any]:
+        return []
+
+    def reputations(self) -> dict[NodeId, Any]:
+        return {}
+
+    def save_distrusted(self, nodes: Any) -> None:
+        return
+
+
+def engine_steps(counts: Sequence[int], times: int = _TIMED) -> Iterator[dict[str, Any]]:
+    """For each number of nodes: processor milliseconds to choose the nodes of a stripe as the engine does, with its pool
+    and its writer, when the nodes of the stripe before have each taken a share; and how many candidates were made.
+    """
+    for count in counts:
+        policy = POLICY if count >= 1000 else SMALL_POLICY
+        trust = Trust(cast("Any", _Nobody()), lambda: 1, 86_400.0)
+        pool = Pool(cast("Any", _Nobody()), cast("Any", None), lambda: 1, trust, cast("Any", None))
+        entry = RosterEntry(Membership(b"", b"", Role.NODE, (), 1, 0, 1), AddressRecord(NodeId(b""), (), 1))
+        for node in nodes(count):
+            row = NodeRow(NodeState.ONLINE, 1, node.free_bytes, 1 << 40)
+            pool.members[node.node_id] = Member(node.node_id, entry, row, dict(node.authorities), client=cast("Any", pool))
+        writer = Writer(pool, policy, lambda: 1, random.Random(3).randbytes, Claims(lambda pairs: None), bytes(32))
+        dice = random.Random(4)
+
+        async def place(
+            times: int, writer: Writer = writer, pool: Pool = pool, policy: Policy = policy, dice: random.Random = dice
+        ) -> list[float]:
+            took = []
+            for _ in range(times):
+                shares = tuple(Share(ShareId(dice.randbytes(32)), bytes(32), None) for _ in range(policy.total))
+                stripe = Stripe(StripeId(dice.randbytes(16)), Purpose.DATA, policy.needed, 1 << 20, shares)
+                begun = time.process_time()
+                chosen = await writer.choose(stripe, policy, {}, range(policy.total))
+                for node_id in chosen.values():
+                    pool.reserve(node_id, 1 << 20)
+                took.append(1000 * (time.process_time() - begun))
+            return sorted(took)
+
+        trio.run(place, 5)
+        before = pool.listing.made
+        took = trio.run(place, times)
+        yield {
+            "nodes": count,
+            "place": (statistics.median(took), took[len(took) * 99 // 100], took[-1]),
+            "made": (pool.listing.made - before) / times,
+        }
+
+
 def repair(count: int, stripes: int) -> dict[str, Any]:
     """A thousandth of the nodes is gone at once: find and plan all stripes that lose shares.
 
@@ -173,6 +233,10 @@ def figures(*, quick: bool) -> dict[str, dict[str, Any]]:
         add(f"placement_settle_{n}", f"planning repair of a stripe, {n} nodes known: median", "ms", step["settle"][0])
         add(f"placement_memory_{n}", f"index of {n} nodes", "MiB", step["index_bytes"] / (1 << 20))
         add(f"placement_build_{n}", f"making the index of {n} nodes", "s", step["index_seconds"])
+    for step in engine_steps(COUNTS[:2] if quick else COUNTS[1:], 10 if quick else _TIMED):
+        n = step["nodes"]
+        add(f"placement_engine_{n}", f"placing a stripe in the engine, {n} nodes known: median", "ms", step["place"][0])
+        add(f"placement_engine_worst_{n}", f"placing a stripe in the engine, {n} nodes: 99 of 100", "ms", step["place"][1])
     plan = repair(2000 if quick else COUNTS[-1], 2000 if quick else STRIPES)
     title = f"planning repair: {plan['touched']} stripes touched by {plan['lost']} nodes gone"
     add("placement_repair", title, "s", plan["seconds"])
@@ -187,6 +251,11 @@ def main() -> int:
         place, mend = (" ".join(f"{value:9.2f}" for value in step[name]) for name in ("place", "settle"))
         made, index = step["node_bytes"] / (1 << 20), step["index_bytes"] / (1 << 20)
         say(f"{step['nodes']:8} {step['index_seconds']:8.2f} {made:10.1f} {index:10.1f}  {place}  {mend}\n")
+        sys.stdout.flush()
+    say("in the engine (pool and writer)             place, ms: median, 99 %, worst   candidates made for a stripe\n")
+    for step in engine_steps([int(word) for word in sys.argv[1:]] or COUNTS[1:]):
+        place = " ".join(f"{value:9.2f}" for value in step["place"])
+        say(f"{step['nodes']:8} {'':31}  {place}   {step['made']:9.1f}\n")
         sys.stdout.flush()
     if len(sys.argv) == 1:
         plan = repair(COUNTS[-1], STRIPES)

@@ -73,6 +73,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (repack, "PASS_EVERY", LOOK),
     (repack, "RETRY", LOOK),
     (reassign, "EVERY", LOOK),
+    (reassign, "ASK", LOOK),
     (reassign, "AGAIN", LOOK),
     (reassign, "ASK", HOUR),
     (engine_moving, "POLICIES_EVERY", HOUR),

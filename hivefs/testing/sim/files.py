@@ -62,7 +62,8 @@ class Files:
         self._released: list[ChunkId] = []
         self._pending: dict[StripeId, tuple[Kept, list[SimFile]]] = {}
         self.moved = 0
-        self._moves = 0
+        self.moves = 0
+        """Files that the user moved."""
 
     # ---- what the engine asks of the drive ---------------------------------------------------------------------------
 
@@ -75,8 +76,8 @@ class Files:
         return b"", [(file.chunk_id, self.policy_name(file)) for file in self.files.values() if file.living]
 
     async def policy_moves(self) -> int:
-        """How often files were moved to other folders."""
-        return self._moves
+        """How many files were moved so far."""
+        return self.moves
 
     async def released(self, after: int, limit: int) -> list[tuple[int, ChunkId]]:
         """Chunks that no file names any more, until they are acknowledged."""
@@ -148,10 +149,10 @@ class Files:
 
     def move(self, part: float, path: str) -> None:
         """The user moves a part of all files to another folder."""
-        self._moves += 1
         living = [file for file in self.files.values() if file.living]
         for file in self._world.chance.sample(living, round(part * len(living))):
             file.path = path
+            self.moves += 1
             self._world.say("move file", file.chunk_id.hex()[:12], path)
 
     async def set_policies(self, text: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from hivefs.chunkstore.ports import at_once
 from hivefs.daemon import engine_moving
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_policies import EnginePolicies
@@ -59,6 +60,8 @@ class Wired:
             reader=life.reader,
             cache=life.cache,
             writer=life.writer,
+            old_copies=life.old_copies,
+            thinker=at_once,
             repair=life.repair,
             pool=life.pool,
             claims=life.claims,
@@ -82,8 +85,7 @@ class Wired:
         # The engine's own clock and dice: the module takes them from the machine.
         times, dice = SimpleNamespace(time_ns=life.clock), SimpleNamespace(urandom=chance.randbytes)
         with patched([(engine_moving, "time", times), (engine_moving, "os", dice)]):
-            self.moving = EngineMoving(cast("Any", self.engine))
-        self.engine.moving = self.moving
+            self.moving = self.engine.moving = EngineMoving(cast("Any", self.engine))
         repack = self.moving.repack
         self._place, repack._place = repack._place, self._announced
         add = repack.on_recorded

@@ -1,0 +1,66 @@
+"""All nodes as placement sees them, kept as they change: whoever places a stripe looks at none but those that changed since
+the last one was placed, however many are known.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Final
+
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Candidate, Evidence
+from hivefs.placement.field import Field
+
+AGAIN_S: Final = 300.0
+"""After so long a node that is not vetted is looked at again: it may be old enough by then."""
+
+MOST_AGAIN: Final = 256
+"""Such nodes that are looked at in one go."""
+
+
+class Listing:
+    """``make`` gives a node as it is now, with what is known of it by such evidence or better. A field is made when it is
+    first asked for, for each class of evidence that some policy asks for.
+    """
+
+    def __init__(self, make: Callable[[NodeId, Evidence], Candidate]) -> None:
+        self._make = make
+        self._fields: dict[Evidence, Field] = {}
+        self._stale: dict[Evidence, dict[NodeId, None]] = {}
+        self._again: list[tuple[float, NodeId]] = []
+        self._waiting: set[NodeId] = set()
+        self.made = 0
+        """Candidates that were made so far."""
+
+    def changed(self, node_id: NodeId) -> None:
+        """Something of a node is other than it was, or the node is new."""
+        for stale in self._stale.values():
+            stale[node_id] = None
+
+    def later(self, node_id: NodeId, when: float) -> None:
+        """It will be another at that time, by the clock that ``field`` is given."""
+        if self._fields:
+            heapq.heappush(self._again, (when, node_id))
+
+    def field(self, weakest: Evidence, now: float, everybody: Callable[[], list[NodeId]]) -> Field:
+        """The nodes as they are now. ``everybody`` are all, for the first time."""
+        if weakest not in self._fields:
+            self._fields[weakest] = Field()
+            self._stale[weakest] = dict.fromkeys(everybody())
+        for _ in range(MOST_AGAIN):
+            if not self._again or self._again[0][0] > now:
+                break
+            node_id = heapq.heappop(self._again)[1]
+            self._waiting.discard(node_id)
+            self.changed(node_id)
+        field, stale = self._fields[weakest], self._stale[weakest]
+        for node_id in stale:
+            candidate = self._make(node_id, weakest)
+            field.put(candidate)
+            if not candidate.vetted and node_id not in self._waiting:
+                self._waiting.add(node_id)
+                self.later(node_id, now + AGAIN_S)
+        self.made += len(stale)
+        stale.clear()
+        return field

@@ -1,0 +1,188 @@
+"""Questions of placement that take long are answered by a process of their own, so that the engine's loop goes on.
+
+Pure Python holds the interpreter's lock, so a thread would still hold up the loop, for some milliseconds each time the loop
+wants the lock back. Most questions are answered at once, within a bound that is counted (placement/effort.py); what is
+broken off there is sent, candidates in slices, to a child that has nothing but the rooms of placement: no key, no file of
+the vault, no network. It is started when it is needed, and ends when its standard input does or it had nothing to do for
+REST_S. One question at a time. When there is no child, or it dies twice with a question, that is answered in a thread.
+
+The child is thinking.py, which says what goes over its pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import trio
+
+from hivefs.daemon.launch import environment
+from hivefs.daemon.thinking import LENGTH, Follows, packed
+from hivefs.model.node import Candidate
+from hivefs.placement.effort import BRIEF, TakesLong, within
+from hivefs.placement.field import Field, Part
+from hivefs.placement.picking import Missing
+from hivefs.placement.policy import Policy
+
+log = logging.getLogger(__name__)
+
+REST_S: Final = 60.0
+TRIES: Final = 2
+SLICE: Final = 32
+"""Candidates that are packed at a time: some half a millisecond."""
+MANY: Final = 64
+"""Longer lists of candidates are sent in slices."""
+
+T = TypeVar("T")
+
+
+class _Died(Exception):
+    pass
+
+
+class Thinker:
+    """A Think (chunkstore/ports.py). Its child lives as long as ``run``; without ``run`` there is none. ``sent`` counts
+    what a child or a thread answered.
+    """
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+        self._child: trio.Process | None = None
+        self._buffer = bytearray()
+        self._open = False
+        self._used = 0.0
+        self.sent = 0
+
+    async def __call__(self, question: Callable[..., T], *given: Any, **more: Any) -> T:
+        """The answer, or what the question raises."""
+        try:
+            with within(BRIEF):
+                return question(*given, **more)
+        except TakesLong:
+            self.sent += 1
+        given, more = _plain(given, more)
+        async with self._lock:
+            for _ in range(TRIES if self._open else 0):
+                try:
+                    ok, answer = await self._ask((question, given, more))
+                except (_Died, OSError, trio.BrokenResourceError) as error:
+                    log.warning("the process that looks for places ended: %s", error)
+                    await self._end()
+                    continue
+                self._used = trio.current_time()
+                if ok:
+                    return answer  # type: ignore[no-any-return]
+                raise answer[0](**answer[1])
+        return await trio.to_thread.run_sync(lambda: question(*given, **more))
+
+    async def run(self) -> None:
+        """Keep the child while it is used, until cancelled."""
+        self._open = True
+        try:
+            while True:
+                await trio.sleep(REST_S / 4)
+                if self._child is not None and trio.current_time() - self._used > REST_S:
+                    async with self._lock:
+                        await self._end()
+        finally:
+            self._open = False
+            with trio.CancelScope(shield=True):
+                await self._end()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Thinker]:
+        """For as long as the block lasts."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run)
+            await trio.lowlevel.checkpoint()
+            yield self
+            nursery.cancel_scope.cancel()
+
+    async def _end(self) -> None:
+        child, self._child = self._child, None
+        self._buffer.clear()
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    await pipe.aclose()
+
+    async def _ask(self, asked: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> tuple[bool, Any]:
+        self._used = trio.current_time()
+        if self._child is None:
+            self._child = await trio.lowlevel.open_process(
+                [sys.executable, "-P", "-m", "hivefs.daemon.thinking"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd="/",
+                env=environment(),
+            )
+        child = self._child
+        if child.stdin is None or child.stdout is None:
+            raise AssertionError("it was started with pipes")
+        done = False
+        try:
+            async for frame in _frames(asked):
+                await child.stdin.send_all(frame)
+            answer = await self._frame(child.stdout)
+            done = True
+        finally:
+            if not done and self._child is child:  # cancelled in the middle: what it answers is not for the next question
+                with trio.CancelScope(shield=True):
+                    await self._end()
+        found: tuple[bool, Any] = pickle.loads(answer)  # noqa: S301
+        return found
+
+    async def _frame(self, stream: trio.abc.ReceiveStream) -> bytes:
+        buffer = self._buffer
+        while True:
+            if len(buffer) >= LENGTH:
+                end = LENGTH + int.from_bytes(buffer[:LENGTH], "big")
+                if len(buffer) >= end:
+                    frame = bytes(buffer[LENGTH:end])
+                    del buffer[:end]
+                    return frame
+            data = await stream.receive_some()
+            if not data:
+                raise _Died("it closed its pipe")
+            buffer += data
+
+
+def _plain(given: tuple[Any, ...], more: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A field is not sent whole: a part of it, as large as the exact search looks at."""
+    policy = next((one for one in given if isinstance(one, Policy)), None)
+    missing = next((one for one in given if isinstance(one, Missing)), None)
+    size = more.get("share_bytes", 0) if missing is None else missing.share_bytes
+    away = more.get("avoid", ()) if missing is None else missing.away
+
+    def plain(one: Any) -> Any:
+        return one.part(policy, os.urandom(32), size, away) if isinstance(one, Field) and policy is not None else one
+
+    return tuple(map(plain, given)), {name: plain(one) for name, one in more.items()}
+
+
+async def _frames(asked: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> AsyncIterator[bytes]:
+    question, given, more = asked
+    lists: list[Sequence[Candidate]] = []
+
+    def short(one: Any) -> Any:
+        if not (isinstance(one, list) and len(one) > MANY and isinstance(one[0], Candidate)):
+            return one
+        lists.append(one)
+        return Follows(-(-len(one) // SLICE), isinstance(one, Part))
+
+    head = question, tuple(map(short, given)), {name: short(one) for name, one in more.items()}
+    yield packed(head)
+    for one in lists:
+        for at in range(0, len(one), SLICE):
+            await trio.lowlevel.checkpoint()
+            yield packed(list(one[at : at + SLICE]))

@@ -1,0 +1,69 @@
+"""The process that thinker.py asks about placement: it reads questions, answers them, and ends with its standard input.
+
+A frame is a length of 4 bytes and a pickle. A question is (function, arguments, arguments by name); a long list of
+candidates among them is a Follows, and comes in frames of its own. The answer is (True, it) or (False, (class of the
+error, its data)). Both ends are the same program, and nobody else has the pipes. Only the rooms of placement are loaded.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import Any, BinaryIO, Final
+
+from hivefs.errors import HivefsError
+from hivefs.model.node import Candidate
+from hivefs.placement.field import Part
+
+LENGTH: Final = 4
+
+
+class Follows:
+    """Stands for a list of candidates that follows in ``frames`` more frames; ``part``: of a field."""
+
+    def __init__(self, frames: int, part: bool) -> None:
+        self.frames = frames
+        self.part = part
+
+
+def packed(value: Any) -> bytes:
+    """A frame."""
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return len(data).to_bytes(LENGTH, "big") + data
+
+
+def _read(source: BinaryIO) -> Any:
+    head = source.read(LENGTH)
+    if len(head) < LENGTH:
+        raise EOFError
+    return pickle.loads(source.read(int.from_bytes(head, "big")))  # noqa: S301
+
+
+def _whole(one: Any, source: BinaryIO) -> Any:
+    if not isinstance(one, Follows):
+        return one
+    found: list[Candidate] = [candidate for _ in range(one.frames) for candidate in _read(source)]
+    return Part(found) if one.part else found
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer questions until the source ends."""
+    while True:
+        try:
+            question, given, more = _read(source)
+            given = [_whole(one, source) for one in given]
+            more = {name: _whole(one, source) for name, one in more.items()}
+        except EOFError:
+            return
+        try:
+            answer: tuple[bool, Any] = True, question(*given, **more)
+        except HivefsError as error:
+            answer = False, (type(error), error.data)
+        sink.write(packed(answer))
+        sink.flush()
+
+
+if __name__ == "__main__":
+    from hivefs.daemon import thinking  # pickles name its classes so, not as __main__'s
+
+    thinking.serve(sys.stdin.buffer, sys.stdout.buffer)

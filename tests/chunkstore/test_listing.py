@@ -1,0 +1,204 @@
+"""The nodes as placement sees them are kept as they change: always what making all of them anew gives."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from hivefs.chunkstore.listing import AGAIN_S
+from hivefs.chunkstore.pool import Member, Pool
+from hivefs.maintenance.trust import Trust
+from hivefs.model.ids import NodeId
+from hivefs.model.node import LEAVING_MARK, AddressRecord, Attribute, Evidence, Membership, Role, RosterEntry
+from hivefs.placement.evidence import Weighed
+from hivefs.placement.health import NodeRow, NodeState
+from hivefs.placement.policy import Policy
+from hivefs.placement.reputation import VET_AUDITS, VET_S
+
+COUNTRIES = ("DE", "FR", "GB", "CH")
+ATTESTED = Policy(2, 3, evidence=Evidence.ATTESTED)
+
+
+class Book:
+    """What pool and trust keep elsewhere."""
+
+    def __init__(self) -> None:
+        self.known: dict[NodeId, Weighed] = {}
+        self.entries: dict[NodeId, RosterEntry] = {}
+
+    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
+        return [(n, entry, NodeRow(NodeState.ONLINE, 1, 1 << 30, 1 << 40)) for n, entry in self.entries.items()]
+
+    def weighed(self, node_id: NodeId) -> Weighed:
+        return self.known[node_id]
+
+    def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
+        return
+
+    def reputations(self) -> dict[NodeId, Any]:
+        return {}
+
+    def save_reputations(self, rows: Any) -> None:
+        return
+
+    def save_distrusted(self, nodes: Any) -> None:
+        return
+
+    def learn(self, number: int, dice: random.Random, leaving: int = 0) -> NodeId:
+        node_id = NodeId(number.to_bytes(32, "big"))
+        said = (
+            Attribute("country", dice.choice(COUNTRIES), dice.choice(list(Evidence))),
+            Attribute("operator", f"o{number % 5}", dice.choice(list(Evidence))),
+        )
+        self.known[node_id] = Weighed(said)
+        member = Membership(b"", node_id, Role.NODE, said, 1, 0, 1)
+        where = (f"/ip4/127.0.0.1/tcp/{dice.randrange(1, 60000)}",)
+        self.entries[node_id] = RosterEntry(member, AddressRecord(node_id, where, 1))
+        return node_id
+
+
+class World:
+    def __init__(self, count: int, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.book = Book()
+        self.now = 1
+        self.trust = Trust(cast("Any", self.book), lambda: self.now, 86_400.0)
+        self.pool = Pool(cast("Any", self.book), cast("Any", None), lambda: self.now, self.trust, cast("Any", None))
+        self.trust.on_changed = self.pool.conduct_changed
+        self.count = count
+        for number in range(count):
+            self.book.learn(number, self.dice)
+        self.pool.refresh()
+
+    def differs(self) -> bool:
+        """Whether what is listed is another thing than what making all anew gives."""
+        for policy in (None, ATTESTED):
+            weakest = Evidence.CLAIMED if policy is None else policy.evidence
+            listed = {c.node_id: c for c in self.pool.candidates(policy)}
+            fresh = {n: self.pool._as_listed(n, weakest) for n in self.pool.members}
+            if listed != fresh:
+                return True
+        return False
+
+    def event(self) -> None:
+        dice, pool, trust = self.dice, self.pool, self.trust
+        node_id = dice.choice(list(pool.members))
+        member: Member = pool.members[node_id]
+        match dice.randrange(13):
+            case 0:
+                pool.reserve(node_id, dice.randrange(1 << 20))
+            case 1:
+                pool.report(node_id, "wrong")
+            case 2:
+                pool.answered_put(node_id, busy=True)
+            case 3:
+                pool.answered_put(node_id, busy=False)
+            case 4:
+                member.client, member.problems, member.reserved = cast("Any", pool), 0, 0
+                pool._set(member, NodeState.ONLINE, dice.randrange(1 << 40), 1 << 40)
+            case 5:
+                member.client = None
+                pool._set(member, NodeState.OFFLINE)
+            case 6:
+                self.book.learn(int.from_bytes(node_id, "big"), dice)
+                pool.weighed_anew([node_id])
+            case 7:
+                self.count += 1
+                self.book.learn(self.count, dice)
+                pool.refresh()
+            case 8:
+                trust.failed(node_id)
+            case 9:
+                trust.passed(node_id)
+            case 10:
+                trust.read(node_id)
+            case 11:
+                online = [m.node_id for m in pool.members.values() if m.client is not None]
+                away = [m.node_id for m in pool.members.values() if m.client is None]
+                trust.tick(dice.choice([1.0, 29.0]), online, away, [])
+            case 12:
+                self.book.learn(int.from_bytes(node_id, "big"), dice)  # other addresses, so another entry
+                pool.refresh()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_listed_is_always_what_making_all_anew_gives(seed: int) -> None:
+    async def go() -> None:
+        world = World(25, seed)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        for _ in range(400):
+            world.event()
+            clock.jump(world.dice.choice([0.0, 0.5, 7.0]))
+            assert not world.differs()
+
+    trio.run(go, clock=trio.testing.MockClock())
+
+
+def test_a_change_that_is_not_told_would_be_seen() -> None:
+    async def go() -> None:
+        world = World(5, 0)
+        assert not world.differs()
+        next(iter(world.pool.members.values())).reserved += 1
+        assert world.differs()
+
+    trio.run(go)
+
+
+def test_nodes_of_which_nothing_changed_are_not_made_again() -> None:
+    async def go() -> None:
+        world = World(500, 1)
+        field = world.pool.candidates()
+        assert world.pool.listing.made == 500 == len(field)  # type: ignore[arg-type]
+        for _ in range(20):
+            for node_id in list(world.pool.members)[:10]:
+                world.pool.reserve(node_id, 1)
+            assert world.pool.candidates() is field
+        assert world.pool.listing.made == 500 + 20 * 10
+
+    trio.run(go)
+
+
+def test_a_node_that_becomes_old_enough_is_seen_to_be_vetted() -> None:
+    async def go() -> None:
+        world = World(2, 1)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        first, new = world.pool.members
+        world.trust.row(first)
+        world.now = 10 * 86_400 * 10**9
+        world.trust.row(new)
+        for _ in range(VET_AUDITS):
+            world.trust.passed(new)
+
+        def seen() -> bool:
+            return next(c.vetted for c in world.pool.candidates() if c.node_id == new)
+
+        assert not seen()
+        world.now += int(VET_S * 10**9) + 1
+        assert not seen()  # nothing told of it, and it is not time yet
+        clock.jump(AGAIN_S)
+        assert seen()
+
+    trio.run(go, clock=trio.testing.MockClock())
+
+
+def test_a_node_that_leaves_is_not_usable_any_more() -> None:
+    async def go() -> None:
+        world = World(3, 1)
+        node_id, member = next(iter(world.pool.members.items()))
+        member.client = cast("Any", world.pool)
+        world.pool._set(member, NodeState.ONLINE)
+        assert next(c.usable for c in world.pool.candidates() if c.node_id == node_id)
+        entry = world.book.entries[node_id]
+        marked = replace(entry.address, addresses=(*entry.address.addresses, f"{LEAVING_MARK}5"))
+        world.book.entries[node_id] = replace(entry, address=marked)
+        world.pool.refresh()
+        assert not next(c.usable for c in world.pool.candidates() if c.node_id == node_id)
+
+    trio.run(go)

@@ -1,0 +1,181 @@
+"""Questions of placement that take long are answered beside the loop, and as they would be in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from hivefs.daemon.thinker import Thinker
+from hivefs.errors import HivefsError, PolicyInfeasible
+from hivefs.model.ids import NodeId
+from hivefs.model.node import Candidate
+from hivefs.placement.beside import settle
+from hivefs.placement.effort import TakesLong, spend, within
+from hivefs.placement.field import SAMPLE, Field, Part
+from hivefs.placement.picking import Missing, pick
+from hivefs.placement.policy import Policy
+from hivefs.placement.selector import choose
+from hivefs.placement.verifier import Rules
+
+COUNTRIES = ("DE", "FR", "GB", "NL", "CH", "SE", "NO", "FI")
+HARD = Policy(4, 12, (Rules("jurisdiction", 2, 2), Rules("operator", 2, 2), Rules("hoster", 1, 1)))
+
+
+@pytest.fixture(autouse=True)
+def _child_finds_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def nodes(count: int, countries: int = 8) -> list[Candidate]:
+    """Under two countries each, so that the exact search has to branch."""
+    pairs = [frozenset(pair) for pair in product(COUNTRIES[:countries], repeat=2)]
+    return [
+        Candidate(
+            NodeId(i.to_bytes(32, "big")),
+            {
+                "jurisdiction": pairs[i * 7 % len(pairs)],
+                "operator": frozenset({f"o{i % 5}", f"o{i % 3}"}),
+                "hoster": frozenset({f"h{i % 6}"}),
+            },
+            1 << 40,
+        )
+        for i in range(count)
+    ]
+
+
+def missing(policy: Policy) -> Missing:
+    return Missing(tuple(range(policy.total)), {}, (), (), frozenset(), 1000, 7)
+
+
+def answer(thinker: Any, question: Any, *given: Any, **more: Any) -> Any:
+    """What is answered, an error as its class, words and data."""
+
+    async def go() -> Any:
+        async with thinker.running():
+            try:
+                return await thinker(question, *given, **more)
+            except HivefsError as error:
+                return type(error), str(error), error.data
+
+    return trio.run(go)
+
+
+def here(question: Any, *given: Any, **more: Any) -> Any:
+    try:
+        return question(*given, **more)
+    except HivefsError as error:
+        return type(error), str(error), error.data
+
+
+@pytest.mark.parametrize("count", [20, 100])
+def test_the_child_answers_what_would_be_answered_here(count: int) -> None:
+    some, thinker = nodes(count, 3), Thinker()
+    holders = [None, *some[1 : HARD.total]]
+    for question, given in (
+        (choose, (HARD, some, 5)),
+        (pick, (HARD, some, missing(HARD))),
+        (settle, (HARD, holders, some, 5, ())),
+    ):
+        with pytest.raises(TakesLong), within(800):
+            question(*given)  # type: ignore[operator]
+        assert answer(thinker, question, *given) == here(question, *given)
+    assert thinker.sent == 3
+
+
+def test_what_is_quick_is_answered_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    thinker = Thinker()
+    monkeypatch.setattr(thinker, "_ask", None)
+    easy = Policy(2, 4, (Rules("jurisdiction", 1, 0),))
+    assert answer(thinker, pick, easy, nodes(60), missing(easy)) == pick(easy, nodes(60), missing(easy))
+    assert thinker.sent == 0
+
+
+def test_of_a_field_a_part_is_asked_for_which_proves_nothing_of_the_rest() -> None:
+    thinker = Thinker()
+    never = replace(HARD, deny=("hoster:h0", "hoster:h1", "hoster:h2", "hoster:h3"))
+    kind, words, data = answer(thinker, choose, never, Field(nodes(SAMPLE + 200)), 5)
+    assert kind is PolicyInfeasible and "no placement was found" in words and data["proved"] is False
+    kind, words, data = answer(thinker, choose, never, Field(nodes(120)), 5)
+    assert kind is PolicyInfeasible and "no placement was found" not in words and thinker.sent == 2
+    assert isinstance(Field(nodes(SAMPLE + 1)).part(HARD, bytes(32), 0, ()), Part)
+    assert not isinstance(Field(nodes(SAMPLE)).part(HARD, bytes(32), 0, ()), Part)
+
+
+def slow(work: int) -> int:
+    """More than the bound, and then some half a second for each unit of work; the process that did it."""
+    spend(1000)
+    number = 0
+    while number < work * 10_000_000:
+        number += 1
+    return os.getpid()
+
+
+def test_others_have_their_turn_while_the_child_works() -> None:
+    async def go() -> tuple[int, int]:
+        turns = 0
+        async with Thinker().running() as thinker, trio.open_nursery() as nursery:
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    await trio.sleep(0.001)
+                    turns += 1
+
+            nursery.start_soon(count)
+            pid = await thinker(slow, 1)
+            nursery.cancel_scope.cancel()
+        return pid, turns
+
+    pid, turns = trio.run(go)
+    assert pid != os.getpid() and turns >= 20
+
+
+def test_a_child_that_is_killed_is_replaced_and_one_that_always_dies_done_without() -> None:
+    async def go(times: int) -> int:
+        async with Thinker().running() as thinker, trio.open_nursery() as nursery:
+
+            async def kill() -> None:
+                seen: set[int] = set()
+                while len(seen) < times:
+                    await trio.sleep(0.01)
+                    child = thinker._child
+                    if child is not None and child.pid not in seen:
+                        seen.add(child.pid)
+                        os.kill(child.pid, signal.SIGKILL)
+
+            nursery.start_soon(kill)
+            pid = await thinker(slow, 1)
+        return pid
+
+    assert trio.run(go, 1) != os.getpid()
+    assert trio.run(go, 2) == os.getpid()
+
+
+def test_a_question_that_is_cancelled_leaves_no_child_with_its_answer() -> None:
+    async def go() -> tuple[int | None, Any]:
+        async with Thinker().running() as thinker:
+            with trio.move_on_after(0.5) as scope:
+                await thinker(slow, 1000)
+            assert scope.cancelled_caught
+            left = thinker._child
+            return left, await thinker(slow, 0)  # type: ignore[return-value]
+
+    left, pid = trio.run(go)
+    assert left is None and pid != os.getpid()
+
+
+def test_without_a_bound_nothing_is_counted_and_with_one_exactly() -> None:
+    spend(1 << 60)
+    with within(10):
+        spend(4)
+        spend(6)
+        with pytest.raises(TakesLong):
+            spend(1)
+    spend(1 << 60)

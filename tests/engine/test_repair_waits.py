@@ -1,0 +1,45 @@
+"""What repair waits for, and that it goes on as soon as that is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hivefs.maintenance import repair
+from hivefs.model.stripe import Level, Purpose
+from hivefs.testing.memory_hive import MemoryHive
+
+from .memory_vault import MemoryVault
+from .test_engine import make_home, run, running, settle, until
+
+
+def test_a_share_whose_only_place_is_where_a_bad_one_waits_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many nodes as the code has shares. Nothing is looked at again by the clock here."""
+    monkeypatch.setattr(repair, "RETRY", 10_000.0)
+
+    async def test() -> None:
+        hive, vault = MemoryHive(("DE", "FR", "CH"), 2), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(200_000))
+            await settle(engine, vault)
+            await until(lambda: engine.store.count("trash") == 0)
+            stripe = next(s for s in engine.store.stripes() if s.purpose == Purpose.DATA)
+            assert engine.store.health(stripe).level == Level.GUARANTEED
+            node = stripe.shares[2].node
+            engine.repair.bad_share(stripe, 2, "a test says so")
+
+            def again() -> bool:
+                now = engine.store.stripe(stripe.stripe_id)
+                return now is not None and engine.store.health(now).level == Level.GUARANTEED
+
+            assert not again()
+            await until(lambda: engine.repair._stuck)
+            await until(again)
+            now = engine.store.stripe(stripe.stripe_id)
+            assert now is not None and now.shares[2].node == node and not engine.repair._stuck
+
+    run(test)
