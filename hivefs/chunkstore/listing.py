@@ -28,7 +28,8 @@ class Listing:
         self._make = make
         self._fields: dict[Evidence, Field] = {}
         self._stale: dict[Evidence, dict[NodeId, None]] = {}
-        self._again: list[tuple[float, NodeId]] = []
+        self._again: list[tuple[float, NodeId, bool]] = []
+        """When to look at a node again; True: to see whether it is vetted, which is in here once for each node."""
         self._waiting: set[NodeId] = set()
         self.made = 0
         """Candidates that were made so far."""
@@ -41,7 +42,7 @@ class Listing:
     def later(self, node_id: NodeId, when: float) -> None:
         """It will be another at that time, by the clock that ``field`` is given."""
         if self._fields:
-            heapq.heappush(self._again, (when, node_id))
+            heapq.heappush(self._again, (when, node_id, False))
 
     def field(self, weakest: Evidence, now: float, everybody: Callable[[], list[NodeId]]) -> Field:
         """The nodes as they are now. ``everybody`` are all, for the first time."""
@@ -51,8 +52,9 @@ class Listing:
         for _ in range(MOST_AGAIN):
             if not self._again or self._again[0][0] > now:
                 break
-            node_id = heapq.heappop(self._again)[1]
-            self._waiting.discard(node_id)
+            _, node_id, vetting = heapq.heappop(self._again)
+            if vetting:
+                self._waiting.discard(node_id)
             self.changed(node_id)
         field, stale = self._fields[weakest], self._stale[weakest]
         for node_id in stale:
@@ -60,7 +62,7 @@ class Listing:
             field.put(candidate)
             if not candidate.vetted and node_id not in self._waiting:
                 self._waiting.add(node_id)
-                self.later(node_id, now + AGAIN_S)
+                heapq.heappush(self._again, (now + AGAIN_S, node_id, True))
         self.made += len(stale)
         stale.clear()
         return field

@@ -17,7 +17,7 @@ from hivefs.formats.records import dirent_fields, dirent_from_bytes, dirent_key,
 from hivefs.model.ids import MAX_NAME_BYTES
 from hivefs.model.inode import Dirent, Inode
 
-_KEY_HEAD = 9
+_KEY_HEAD, _KEY_END = 9, 17
 _DOT, _DOTDOT, _FIRST = 1, 2, 3
 _LAST_COOKIE = (1 << 63) - 1
 
@@ -103,20 +103,20 @@ class Names:
             if cookie >= _LAST_COOKIE:
                 return
             start = prefix + (cookie + 1 << 1).to_bytes(8, "big")
-        get = self._inodes.cached
-        for count, (key, value) in enumerate(self._store.scan(prefix, start), 1):
-            try:
-                fields = None if value is None else dirent_fields(value)
-            except (Corrupt, UnknownVersion):
-                fields = None
-            if fields is None:
-                log.error("a name in directory %d cannot be used", ino)
-                continue
-            if not count % 1024:
-                self._inodes.trim()
-            name, child, kind = fields
-            at = int.from_bytes(key[_KEY_HEAD : _KEY_HEAD + 8], "big") >> 1
-            yield at if at > _FIRST else _FIRST, name, get(child) or self._shown(child, kind)
+        cached = self._inodes.cached
+        for slice_ in self._store.scan_slices(prefix, start):
+            self._inodes.trim()
+            for key, value in slice_:
+                try:
+                    fields = None if value is None else dirent_fields(value)
+                except (Corrupt, UnknownVersion):
+                    fields = None
+                if fields is None:
+                    log.error("a name in directory %d cannot be used", ino)
+                    continue
+                name, child, kind = fields
+                at = int.from_bytes(key[_KEY_HEAD:_KEY_END], "big") >> 1
+                yield at if at > _FIRST else _FIRST, name, cached(child) or self._shown(child, kind)
 
     def _shown(self, ino: int, kind: int) -> Inode:
         """The inode, or one without any permission in the place of one that is damaged."""

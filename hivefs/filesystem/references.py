@@ -34,7 +34,8 @@ class References:
             page = self._pages[number] = array("I", bytes(4 * (PAGE + 1)))
         if not page[at]:
             page[_USED] += 1
-        page[at] = min(page[at] + count, MOST)
+        count += page[at]
+        page[at] = count if count < MOST else MOST
 
     def drop(self, ino: int, count: int) -> bool:
         """It gave ``count`` of them back; whether some are left."""

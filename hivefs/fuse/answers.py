@@ -46,8 +46,8 @@ class Answerer(Protocol):
 def entry_of(inode: Inode) -> pyfuse3.EntryAttributes:
     """The attributes of an inode, to be believed for KERNEL_CACHE_SECONDS."""
     entry = pyfuse3.EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(inode.ino)
-    entry.st_mode = pyfuse3.ModeT(inode.mode)
+    entry.st_ino = inode.ino
+    entry.st_mode = inode.mode
     entry.st_nlink = inode.nlink
     entry.st_uid = inode.uid
     entry.st_gid = inode.gid

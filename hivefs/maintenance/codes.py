@@ -95,7 +95,7 @@ class Codes:
                 answer: tuple[int, int] | HivefsError
                 try:
                     answer = await self._code(policy, digest)
-                except (PolicyInfeasible, TooFewNodes) as error:
+                except HivefsError as error:  # also a disk that is full: it is looked again
                     answer = error
                 until = self._now() + max(LOOK_SECONDS, REST * (self._now() - begun))
                 before = self._answers.get(digest, (0.0, None))[1]

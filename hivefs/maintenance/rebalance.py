@@ -203,6 +203,9 @@ class Rebalance:
         coded = await trio.to_thread.run_sync(name_share, data)
         if coded.share_id != stripe.shares[held.index].share_id:
             return False  # its Merkle root holds and its name does not: the record is damaged, and a check will say so
+        # Repair may have put something of this stripe somewhere meanwhile. No checkpoint of trio from here to the claim.
+        if not self._allowed(held, move.source, move.target):
+            return False
         if not await self._writer.put_at(coded, move.target):
             return False
         # No checkpoint of trio from here to the end of the transaction: see Writer.

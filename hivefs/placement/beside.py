@@ -30,6 +30,10 @@ Pairs = Collection[tuple[int, NodeId]]
 
 SOFT_BUDGET = 60
 SETTLE_BUDGET = 4 * BUDGET
+A_SET = 4
+"""Steps that looking at another set of holders costs at least."""
+SETS = 4000
+"""The most sets of holders that are thought of."""
 
 
 def place(
@@ -114,8 +118,11 @@ def settle(
         raise
     budget, exact = SETTLE_BUDGET, True
     for stay in _smaller(standing, keep, exposure, {number for number, _ in refused}):
+        if stay is None:
+            exact = False
+            break
         found = attempt(stay, min(budget, BUDGET))
-        budget -= found.steps
+        budget -= found.steps + A_SET
         if found.complete:
             nodes = {i: node.node_id for i, node in found.nodes.items()}
             return settlement(holders, missing, stay, nodes, fewest=fewest and exact and whole)
@@ -123,6 +130,11 @@ def settle(
         if budget <= 0:
             exact = False
             break
+        if tuple(stay) == tuple(keep):
+            alone = assign((), (), exposure, missing, pool, refused)
+            if not alone.complete and alone.exact:  # whoever stays: the missing ones have no place
+                exact = True
+                break
     raise _waiting(copies, {}, proved=exact and whole, partial=partial(keep))
 
 
@@ -136,14 +148,19 @@ def exposure_of(policy: Policy, holders: Mapping[int, Candidate], copies: Copies
 
 def _smaller(
     standing: Mapping[int, Candidate], first: Sequence[int], exposure: Exposure, special: Collection[int]
-) -> Iterator[tuple[int, ...]]:
+) -> Iterator[tuple[int, ...] | None]:
     """Sets of holders that stay: first the one that is best without copies, then all others of its size, then fewer. Of
-    sets that differ only in nodes under the same authorities one is enough.
+    sets that differ only in nodes under the same authorities one is enough. None instead of the rest when it is too many.
     """
     yield tuple(first)
+    left = SETS
     for size in range(len(first), -1, -1):
         seen = set()
         for stay in combinations(standing, size):
+            left -= 1
+            if left < 0:
+                yield None
+                return
             kinds = (tuple(sorted(standing[i].authorities.items())) for i in stay)
             types = ((exposure.type(i), i if i in special else -1) for i in stay)
             alike = frozenset(Counter(zip(kinds, types, strict=True)).items())

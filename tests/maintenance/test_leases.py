@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 from hivefs.errors import ConnectionLost
-from hivefs.maintenance.leases import BATCH, EVERY, SLICE, Leases
+from hivefs.maintenance.leases import BATCH, EVERY, Leases
+from hivefs.maintenance.turns import MOST
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Purpose, Share, Stripe
 
@@ -37,7 +38,7 @@ class Book:
     def writing(self) -> Any:
         return nullcontext()
 
-    def stripes_on(self, node_id: NodeId) -> list[StripeId]:
+    def each_on(self, node_id: NodeId) -> list[StripeId]:
         return [StripeId(number.to_bytes(16, "big")) for number in range(self.count)]
 
     def stripe(self, stripe_id: StripeId) -> Stripe:
@@ -76,7 +77,7 @@ def test_others_have_their_turn_after_every_few_stripes() -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(body)
-    assert 0 < longest <= 2 * SLICE
+    assert 0 < longest <= 2 * MOST
 
 
 def test_what_waits_is_forgotten_with_its_node() -> None:

@@ -75,6 +75,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (reassign, "EVERY", LOOK),
     (reassign, "ASK", LOOK),
     (reassign, "AGAIN", LOOK),
+    (reassign, "ASK", HOUR),
     (engine_moving, "POLICIES_EVERY", HOUR),
     (ledger, "LOOK", LOOK),
     (checkpoint, "EVERY", DAY),
