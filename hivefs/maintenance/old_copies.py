@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
-from hivefs.chunkstore.writer import LEASE_NS
-from hivefs.model.ids import NodeId
+from hivefs.chunkstore.writer import LEASE_NS, named
+from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState, NodeView
@@ -31,6 +31,7 @@ class CopyState(Protocol):
     @property
     def policies(self) -> Policies: ...
     def old_copies(self, stripe: Stripe) -> set[tuple[int, NodeId]]: ...
+    def stripe(self, stripe_id: StripeId) -> Stripe | None: ...
     def node_row(self, node_id: NodeId) -> NodeRow | None: ...
     def node_view(self, node_id: NodeId) -> NodeView | None: ...
 
@@ -43,9 +44,12 @@ class OldCopies:
         self._clock = clock
 
     def of(self, stripe: Stripe) -> set[tuple[int, NodeId]]:
-        """Share numbers with all nodes that may have them, whether the stripe names these or not."""
-        named = {(i, share.node) for i, share in enumerate(stripe.shares) if share.node is not None}
-        return {pair for pair in self._state.old_copies(stripe) | named if not self._forgotten(pair[1])}
+        """Share numbers with all nodes that may have them, whether the stripe names these or not. It may have been read a
+        while ago: what is recorded of it by now counts too.
+        """
+        now = self._state.stripe(stripe.stripe_id)
+        pairs = self._state.old_copies(stripe) | named(stripe) | (set() if now is None else named(now))
+        return {pair for pair in pairs if not self._forgotten(pair[1])}
 
     def _forgotten(self, node_id: NodeId) -> bool:
         row = self._state.node_row(node_id)

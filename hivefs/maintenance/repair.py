@@ -389,9 +389,16 @@ class Repair:
         for index in wanted:
             if coded[index].share_id != stripe.shares[index].share_id:
                 raise HivefsError(detail=f"stripe {stripe_id.hex()[:12]} decodes to other shares than it had")
+        if self._moved(stripe):  # while we read: to put a share where it is named by now would note it for deletion there
+            return await self.repair(stripe_id)
         holders = await self._writer.spread(stripe, coded, decision.kept, 0, policy=policy, discount=discount)
         self.risked += bool(discount)
         return self._record(stripe, holders)
+
+    def _moved(self, stripe: Stripe) -> bool:
+        """Whether other holders are recorded of it now, or it was forgotten."""
+        now = self._state.stripe(stripe.stripe_id)
+        return now is None or [share.node for share in now.shares] != [share.node for share in stripe.shares]
 
     async def _settled_at_risk(
         self, stripe: Stripe, policy: Policy, planned: Plan, error: HivefsError

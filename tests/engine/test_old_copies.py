@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +17,7 @@ from hivefs.daemon.engine_core import Engine
 from hivefs.maintenance import repair as repair_module
 from hivefs.maintenance.old_copies import FORGOTTEN_S
 from hivefs.maintenance.placement_check import PlacementCheck
-from hivefs.model.ids import CHUNK_BYTES
+from hivefs.model.ids import CHUNK_BYTES, NodeId, ShareId, StripeId
 from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.testing.memory_hive import MemoryHive, MemoryNode
@@ -56,6 +57,11 @@ def index_in(engine: Engine, hive: MemoryHive, country: str) -> int:
 def stop(hive: MemoryHive, country: str) -> None:
     for node in of(hive, country):
         node.stop()
+
+
+def hive_share(hive: MemoryHive, share_id: ShareId) -> dict[ShareId, Any]:
+    """A share as the node that has it keeps it."""
+    return next({share_id: node.shares[share_id]} for node in hive.nodes if share_id in node.shares)
 
 
 async def found(engine: Engine) -> set[str]:
@@ -141,7 +147,8 @@ def test_what_can_not_come_back_counts_no_more(tmp_path: Path, monkeypatch: pyte
                     engine.store.save_node_row(node, row)
                 assert ((1, node) in engine.old_copies.of(stripe)) == counts
             assert {(i, s.node) for i, s in enumerate(stripe.shares)} <= engine.old_copies.of(stripe)
-            bare = replace(stripe, shares=tuple(replace(s, node=None) for s in stripe.shares))
+            other = StripeId(bytes(16))
+            bare = replace(stripe, stripe_id=other, shares=tuple(replace(s, node=None) for s in stripe.shares))
             assert engine.old_copies.of(bare) == {(1, node)}, "also of a stripe that is placed again under another name"
             assert engine.store.health(stripe).level == Level.GUARANTEED
 
@@ -165,5 +172,57 @@ def test_nothing_is_moved_to_where_an_old_copy_lies(tmp_path: Path, monkeypatch:
                 with engine.store.writing():
                     engine.store.trash_share(one.node_id, stripe.shares[old].share_id)
                 assert engine.moving._keeps(stripe, moved) == good, "of the same share it costs nothing"
+
+    run(test)
+
+
+def test_a_share_that_was_taken_back_while_repair_read_is_not_put_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Putting notes the pair for deletion first: killed then, the next start would delete what the stripe names."""
+
+    async def test() -> None:
+        async with placed(tmp_path, monkeypatch) as (engine, vault, hive):
+            back = of(hive, "NO")[0]
+            index, remade, intended = index_in(engine, hive, "FR"), engine.repair._remade, engine.claims._intend
+            held = hive_share(hive, stripe_of(engine).shares[index].share_id)
+            named: list[bool] = []
+
+            async def taken_back(stripe: Stripe, *given: Any) -> dict[int, bytes]:
+                found = await remade(stripe, *given)
+                back.shares.update(held)
+                shares = list(stripe.shares)
+                shares[index] = replace(shares[index], node=back.node_id, standing=b"")
+                with engine.store.writing():
+                    engine.store.save_stripe(replace(stripe, shares=tuple(shares)))
+                named.append(False)
+                return found
+
+            def intend(pairs: Collection[tuple[NodeId, ShareId]]) -> None:
+                if (back.node_id, stripe_of(engine).shares[index].share_id) in pairs and named:
+                    named.append(True)
+                intended(pairs)
+
+            engine.repair._remade, engine.claims._intend = taken_back, intend  # type: ignore[method-assign]
+            stop(hive, "FR")
+            back.start()
+            await until(lambda: bool(named))
+            await guaranteed(engine)
+            assert not any(named)
+            assert len(await content(engine, vault, 9, 0)) == CHUNK_BYTES
+
+    run(test)
+
+
+def test_what_is_recorded_by_now_counts_for_who_read_the_stripe_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with placed(tmp_path, monkeypatch) as (engine, _, hive):
+            before, node = stripe_of(engine), of(hive, "NO")[0].node_id
+            shares = (replace(before.shares[0], node=node, standing=b""), *before.shares[1:])
+            with engine.store.writing():
+                engine.store.save_stripe(replace(before, shares=shares))
+            assert (0, node) in engine.old_copies.of(before)
 
     run(test)
