@@ -70,13 +70,18 @@ class EngineWriter(EngineReader):
                 try:
                     yield self
                 except BaseException:
-                    self._seen.clear()
+                    self._undone()
                     raise
                 finally:
                     self._write = None
         except lmdb.Error as error:
-            self._seen.clear()
+            self._undone()
             raise self._as_ours(error) from None
+
+    def _undone(self) -> None:
+        """What is remembered of the store may be of a transaction that is not in it."""
+        self._seen.clear()
+        self._moved_copies = None
 
     def node_view(self, node_id: NodeId) -> NodeView | None:
         """State and attributes. Judging a stripe asks for each of its nodes, so what was seen is remembered until something

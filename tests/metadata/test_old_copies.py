@@ -119,3 +119,20 @@ def test_what_other_stripes_left_costs_nothing(tmp_path: Path, monkeypatch: pyte
     assert store.old_copies(STRIPES[3]) == set()
     assert read <= 4 + 1  # one look for each share, and one at what was moved
     store.close()
+
+
+def test_what_an_undone_transaction_forgot_of_copies_is_there(tmp_path: Path) -> None:
+    """A disk that is full when doomed copies are let go: they wait as before, and count."""
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4, ()))
+    try:
+        one, node = STRIPES[0], NODES[1]
+        with store.writing():
+            store.save_stripe(one)
+            store.doom_share(one.stripe_id, node, one.shares[2].share_id)
+        with pytest.raises(OSError, match="no room"), store.writing():
+            store.reap(store.sequence, 100)
+            raise OSError("no room")
+        assert store.old_copies(one) == naive(store, one) == {(2, node)}
+        assert store.copies_left(one.stripe_id) == {node}
+    finally:
+        store.close()
