@@ -117,6 +117,7 @@ class Repair:
         self._changed = changed
         self._heap: list[tuple[int, StripeId]] = []
         self._queued: set[StripeId] = set()
+        self._working: set[StripeId] = set()
         self._parked: dict[StripeId, None] = {}
         self._stuck: dict[StripeId, None] = {}
         """Parked for want of a place: looked at less often, or when one of its shares was deleted somewhere. None is in two
@@ -291,8 +292,9 @@ class Repair:
                 await self._wake.wait()
                 continue
             _, stripe_id = heapq.heappop(self._heap)
-            if stripe_id not in self._queued:
-                continue  # it is not needed any more, or was done already
+            if stripe_id not in self._queued or stripe_id in self._working:
+                continue  # it is not needed any more, was done already, or is being done
+            self._working.add(stripe_id)
             self._urgency.pop(stripe_id, None)
             done = stuck = False
             self._beside.discard(stripe_id)
@@ -308,6 +310,7 @@ class Repair:
                 stuck = isinstance(error, PolicyInfeasible | TooFewNodes)
             finally:
                 self._queued.discard(stripe_id)
+                self._working.discard(stripe_id)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
                 (self._stuck if stuck else self._parked)[stripe_id] = None

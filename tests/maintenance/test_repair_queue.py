@@ -1,0 +1,53 @@
+"""The queue of repair, without a hive."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import trio
+import trio.testing
+
+from hivefs.maintenance.repair import WORKERS, Repair
+from hivefs.model.ids import NodeId, ShareId, StripeId
+from hivefs.model.stripe import Level, Purpose, Share, Stripe
+from hivefs.placement.health import NodeState, NodeView
+from hivefs.placement.health import State as StripeState
+
+
+def test_a_stripe_that_became_more_urgent_is_not_repaired_twice_at_once() -> None:
+    """It is in the queue once for each urgency; the later entry comes to its turn while it is being repaired."""
+    nodes = [NodeId(bytes([n]) * 32) for n in range(5)]
+    shares = tuple(Share(ShareId(n), bytes(32), n) for n in nodes)
+    stripe = Stripe(StripeId(bytes(16)), Purpose.DATA, 1, 4096, shares)
+    there = dict.fromkeys(nodes, NodeView(NodeState.ONLINE, ()))
+    health = SimpleNamespace(
+        verdict=SimpleNamespace(holds=True), state=StripeState.DEGRADED, level=Level.REMOTE, waits=False
+    )
+    state = SimpleNamespace(stripe=lambda stripe_id: stripe, health=lambda stripe: health)
+    begun: list[StripeId] = []
+
+    async def test() -> None:
+        nothing = cast(Any, None)
+        repair = Repair(cast(Any, state), nothing, nothing, there.get, nothing)
+
+        async def slow(stripe_id: StripeId) -> bool:
+            begun.append(stripe_id)
+            await trio.sleep(1)
+            return True
+
+        repair.repair = slow  # type: ignore[method-assign]
+        for node in nodes[:2]:
+            del there[node]
+            repair.add(stripe.stripe_id)
+        async with trio.open_nursery() as nursery:
+            for _ in range(WORKERS):
+                nursery.start_soon(repair._work)
+            await trio.sleep(5)
+            assert len(begun) == 1 and not repair.busy
+            repair.add(stripe.stripe_id)
+            await trio.sleep(5)
+            assert len(begun) == 2, "once it is done it may come again"
+            nursery.cancel_scope.cancel()
+
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
