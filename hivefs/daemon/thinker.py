@@ -4,7 +4,8 @@ Pure Python holds the interpreter's lock, so a thread would still hold up the lo
 wants the lock back. Most questions are answered at once, within a bound that is counted (placement/effort.py); what is
 broken off there is sent, candidates in slices, to a child that has nothing but the rooms of placement: no key, no file of
 the vault, no network. It is started when it is needed, and ends when its standard input does or it had nothing to do for
-REST_S. One question at a time. When there is no child, or it dies twice with a question, that is answered in a thread.
+REST_S. One question at a time. When there is no child, or it dies or hangs twice with a question, that is answered in a
+thread.
 
 The child is thinking.py, which says what goes over its pipes.
 """
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 REST_S: Final = 60.0
 TRIES: Final = 2
+PATIENCE_S: Final = 120.0
+"""A child that has no answer by then (no question takes seconds) hangs or was stopped: it counts as dead."""
 SLICE: Final = 32
 """Candidates that are packed at a time: some half a millisecond."""
 MANY: Final = 64
@@ -69,11 +72,14 @@ class Thinker:
             self.sent += 1
         given, more = _plain(given, more)
         async with self._lock:
-            for _ in range(TRIES if self._open else 0):
+            for _ in range(TRIES):
+                if not self._open:
+                    break
                 try:
-                    ok, answer = await self._ask((question, given, more))
-                except (_Died, OSError, trio.BrokenResourceError) as error:
-                    log.warning("the process that looks for places ended: %s", error)
+                    with trio.fail_after(PATIENCE_S):
+                        ok, answer = await self._ask((question, given, more))
+                except (_Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+                    log.warning("the process that looks for places ended: %s", str(error) or "it did not answer in time")
                     await self._end()
                     continue
                 self._used = trio.current_time()

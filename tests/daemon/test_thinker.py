@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from hivefs.daemon import thinker as thinker_module
 from hivefs.daemon.thinker import Thinker
 from hivefs.errors import HivefsError, PolicyInfeasible
 from hivefs.model.ids import NodeId
@@ -169,6 +170,45 @@ def test_a_question_that_is_cancelled_leaves_no_child_with_its_answer() -> None:
 
     left, pid = trio.run(go)
     assert left is None and pid != os.getpid()
+
+
+def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of placement waits for it, one question after the other."""
+
+    async def go() -> tuple[bool, int]:
+        async with Thinker().running() as thinker:
+            await thinker(slow, 0)
+            child = thinker._child
+            assert child is not None
+            os.kill(child.pid, signal.SIGSTOP)
+            monkeypatch.setattr(thinker_module, "PATIENCE_S", 5.0)
+            with trio.fail_after(60):
+                pid = await thinker(slow, 0)
+            return child.returncode == -signal.SIGKILL, pid
+
+    killed, pid = trio.run(go)
+    assert killed and pid
+
+
+def test_no_child_is_started_for_a_question_that_is_open_at_the_end() -> None:
+    """It is answered in a thread: a child would be left, as nobody looks after it any more."""
+
+    async def go() -> tuple[object, int]:
+        pids: list[int] = []
+        async with trio.open_nursery() as nursery, Thinker().running() as thinker:
+
+            async def ask() -> None:
+                pids.append(await thinker(slow, 1))
+
+            await thinker(slow, 0)
+            nursery.start_soon(ask)
+            while not thinker._lock.locked():
+                await trio.sleep(0.01)
+            await trio.sleep(0.1)
+        return thinker._child, pids[0]
+
+    child, pid = trio.run(go)
+    assert child is None and pid == os.getpid()
 
 
 def test_without_a_bound_nothing_is_counted_and_with_one_exactly() -> None:
