@@ -226,3 +226,28 @@ def test_what_is_recorded_by_now_counts_for_who_read_the_stripe_before(
             assert (0, node) in engine.old_copies.of(before)
 
     run(test)
+
+
+def test_a_repair_whose_puts_all_failed_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with placed(tmp_path, monkeypatch) as (engine, _, hive):
+            recorded: list[bool] = []
+            record = engine.repair._record
+
+            def noted(before: Stripe, holders: dict[int, NodeId]) -> bool:
+                recorded.append(record(before, holders))
+                return recorded[-1]
+
+            engine.repair._record = noted  # type: ignore[method-assign]
+            for node in of(hive, "NO"):
+                node.busy = True
+                node.start()
+            stop(hive, "FR")
+            await until(lambda: bool(recorded))
+            assert not any(recorded) and engine.repair.repaired == 0
+            for node in of(hive, "NO"):
+                node.busy = False
+            await guaranteed(engine)
+            assert engine.repair.repaired >= 1, "the stripe of metadata too, if FR had a share of it"
+
+    run(test)
