@@ -292,21 +292,22 @@ class Pool:
         return (member.node_id for member in self.members.values() if member.row.state == state)
 
     def _follow_clock(self, seconds: float) -> None:
-        """A clock that was set, or a machine that slept, moves the times since when nodes are away: nobody is away longer
-        for that. And who did not answer since this start is away since then for later starts too: otherwise that would
-        begin anew with each start, and of an engine that is started every day no node would ever be gone.
+        """A clock that was set, or a machine that slept, moves the times since when nodes are away or given up: nobody is
+        away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And who did not answer since this
+        start is away since then for later starts too: otherwise that would begin anew with each start, and of an engine
+        that is started every day no node would ever be gone.
         """
         now = self._clock()
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
             for member in self.members.values():
-                if member.row.state == NodeState.OFFLINE:
+                if member.row.state != NodeState.ONLINE:
                     member.row = replace(member.row, since_ns=max(1, member.row.since_ns + step))
                     self._unsaved.append(member)
         late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
         for member in late:
-            if member.row.state == NodeState.OFFLINE:
+            if member.row.state != NodeState.ONLINE:
                 self._book.save_seen(member.node_id, member.row)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:

@@ -202,3 +202,27 @@ def test_a_node_that_leaves_is_not_usable_any_more() -> None:
         assert not next(c.usable for c in world.pool.candidates() if c.node_id == node_id)
 
     trio.run(go)
+
+
+def test_a_clock_that_is_set_makes_nobody_longer_given_up() -> None:
+    """Copies at nodes given up count until all their leases have ended: by a clock that is a year ahead they had."""
+
+    async def test() -> None:
+        world = World(3, 1)
+        saved: dict[NodeId, NodeRow] = {}
+        world.book.save_seen = saved.__setitem__  # type: ignore[method-assign]
+        year, states = 365 * 86_400 * 10**9, (NodeState.ONLINE, NodeState.OFFLINE, NodeState.GONE)
+        world.now += year
+        world.pool._follow_clock(365 * 86_400.0)
+        for member, state in zip(world.pool.members.values(), states, strict=True):
+            world.pool._set(member, NodeState.ONLINE)
+            world.pool._set(member, state)
+        world.now += year
+        world.pool._follow_clock(1.0)
+        for node_id, member in world.pool.members.items():
+            away = (world.now - member.row.since_ns) / 1e9
+            if member.row.state != NodeState.ONLINE:
+                assert away <= 1.0
+                assert saved[node_id] == member.row
+
+    trio.run(test)
