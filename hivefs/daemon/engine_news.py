@@ -2,8 +2,8 @@
 
 A node is asked what its roster and statements come to (32 bytes each). Where that is something else than it was, it is
 asked what 256 ranges of it come to (8 KiB), and for those ranges that have changed: a node that has moved costs some
-kilobytes, not the roster of the hive. All of it is fetched once from each node, and again when that is WHOLE_SECONDS ago:
-what was not taken then (its node had been revoked) may be taken now.
+kilobytes, not the roster of the hive. All of it is fetched once from each node, and again with the first change that comes
+WHOLE_SECONDS after that: what was not taken then (its node had been revoked) may be taken now.
 
 A node of before there were statements ends the conversation at the first question, one of before there were ranges at the
 second: it is asked seldom then, and gives everything instead.

@@ -3,8 +3,9 @@
 The store notes each old copy until its node says that it is deleted (metadata/engine_stripes.py): what a crash left behind,
 what moved, what was damaged, what a node that was given up may come back with. A node that was destroyed never says so. It
 counts for as long as it could come back with what it promised to keep: after FORGOTTEN_S without it all its leases have
-ended, and a node that starts then deletes by itself what they were for. What somebody makes of a disk that is not started
-any more is beyond this, as it is beyond any deletion.
+ended, and a node that starts then deletes by itself what they were for, once it believes its clock (after a week: it counts
+again as soon as it answers). What somebody makes of a disk that is not started any more is beyond this, as it is beyond any
+deletion.
 """
 
 from __future__ import annotations
