@@ -34,6 +34,8 @@ class Certify:
     def __init__(self, state: State) -> None:
         self._state = state
         self._waiting: dict[StripeId, None] = {}
+        self._anew: set[StripeId] = set()
+        """Noted since the batch began that is being proved: it may have been proved by what held before."""
         self._wake = trio.Event()
         self._room = trio.Event()
         self.transactions = 0
@@ -46,6 +48,7 @@ class Certify:
     def note(self, stripe_id: StripeId) -> None:
         """This one may be proved as it lies."""
         self._waiting[stripe_id] = None
+        self._anew.add(stripe_id)
         self._wake.set()
 
     async def room(self) -> None:
@@ -73,6 +76,7 @@ class Certify:
 
     async def _some(self, turns: Turns) -> None:
         taken, made = list(islice(self._waiting, BATCH)), []
+        self._anew.clear()
         for stripe_id in taken:
             certificate = self._state.certificate(stripe_id)
             if certificate is not None:
@@ -84,5 +88,6 @@ class Certify:
                 again = self._state.certify(made)
             self.transactions += 1
         for stripe_id in taken:
-            self._waiting.pop(stripe_id, None)
+            if stripe_id not in self._anew:
+                self._waiting.pop(stripe_id, None)
         self._waiting |= dict.fromkeys(again)
