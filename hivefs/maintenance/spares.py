@@ -24,7 +24,7 @@ import trio
 from hivefs.chunkstore.claims import Claims
 from hivefs.chunkstore.reader import Answer, Reader
 from hivefs.chunkstore.writer import LEASE_NS
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.audit import where
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.trust import Trust
@@ -100,14 +100,20 @@ class Spares:
     async def run(self) -> None:
         """Take back what is needed and give up what is not, until cancelled."""
         while True:
-            for node_id, _ in list(self._online()):
-                after: ShareId | None = None
-                while batch := self._state.spares_of(node_id, after, BATCH):
-                    for share_id, stripe_id, index, since in batch:
-                        await self._look_at(node_id, share_id, stripe_id, index, since)
-                    after = batch[-1][0]
-                    await trio.sleep(0.01)
+            try:
+                await self._once()
+            except DiskFull as error:
+                log.warning("spare shares wait: %s", error)
             await trio.sleep(EVERY)
+
+    async def _once(self) -> None:
+        for node_id, _ in list(self._online()):
+            after: ShareId | None = None
+            while batch := self._state.spares_of(node_id, after, BATCH):
+                for share_id, stripe_id, index, since in batch:
+                    await self._look_at(node_id, share_id, stripe_id, index, since)
+                after = batch[-1][0]
+                await trio.sleep(0.01)
 
     async def _look_at(self, node_id: NodeId, share_id: ShareId, stripe_id: StripeId, index: int, since: int) -> None:
         stripe = self._state.stripe(stripe_id)
