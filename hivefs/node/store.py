@@ -81,6 +81,7 @@ class ShareStore:
                 path.mkdir(mode=0o700, exist_ok=True)
             for i in range(FANOUT):
                 (self._shares / f"{i:02x}").mkdir(mode=0o700, exist_ok=True)
+            self._sync_places()  # each time: who made them may have been killed before this
             self._flock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise NodeProblem(path=directory, reason=error.strerror or str(error)) from error
@@ -266,6 +267,14 @@ class ShareStore:
         """
         self._shares.mkdir(mode=0o700, exist_ok=True)
         place.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._sync_places()
+        except OSError:
+            place.rmdir()  # it is made and synced anew for the next share; else that one would find it there
+            raise
+
+    def _sync_places(self) -> None:
+        """The names of the directories of shares are on disk; a share is only as durable as they are."""
         for directory in (self._shares, self.directory):
             if (problem := _sync_directory(directory)) is not None:
                 raise problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -327,3 +328,29 @@ def test_a_node_whose_shares_were_removed_while_it_runs_says_so_and_keeps_what_c
     shutil.rmtree(store.directory)
     assert store.free_on_disk() == 0
     assert all(isinstance(r, Refusal) and r.code == Code.BUSY for r in put(store, share(7)))
+
+
+def test_the_directories_of_shares_are_on_disk_before_a_share_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the node starts, and when one was removed: then also if the first try to make it again failed."""
+    synced: list[Path] = []
+    sync, broken = store_module._sync_directory, [False]
+
+    def note(path: Path) -> OSError | None:
+        synced.append(path)
+        return OSError(errno.EIO, "broken") if broken[0] else sync(path)
+
+    monkeypatch.setattr(store_module, "_sync_directory", note)
+    store = ShareStore(tmp_path)
+    try:
+        assert synced == [tmp_path / "shares", tmp_path]
+        one = share(1)
+        place = tmp_path / "shares" / one[0].hex()[:2]
+        place.rmdir()
+        broken[0] = True
+        assert all(isinstance(r, Refusal) for r in put(store, one))
+        broken[0] = False
+        synced.clear()
+        assert put(store, one) == [NOW + DAY]
+        assert synced == [tmp_path / "shares", tmp_path, place]
+    finally:
+        store.close()
