@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -354,3 +355,22 @@ def test_the_directories_of_shares_are_on_disk_before_a_share_is(tmp_path: Path,
         assert synced == [tmp_path / "shares", tmp_path, place]
     finally:
         store.close()
+
+
+def test_a_share_that_cannot_be_looked_at_now_is_not_dropped(store: ShareStore) -> None:
+    """No descriptor is free: connections and batches of shares take many."""
+    one = share(1)
+    put(store, one)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(next_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.close(os.open("/dev/null", os.O_RDONLY))
+        assert store.scrub(*_sized(one))
+        answer = read(store, *_sized(one))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert isinstance(answer, Refusal) and answer.code == Code.BUSY
+    assert store.dropped == 0 and read(store, *_sized(one)) == one[1]
