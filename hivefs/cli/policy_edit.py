@@ -50,7 +50,7 @@ def _edit(
     while True:
         refused = file.read_bytes()
         click.edit(filename=str(file))
-        edited = file.read_bytes()
+        edited = file.read_bytes() if file.exists() else before  # who removes the file wants no change
         if edited == before:
             return False
         try:

@@ -108,7 +108,6 @@ def _cap(value: Any) -> tuple[str, int]:
 
 
 @lru_cache(maxsize=256)
-@lru_cache(maxsize=256)
 def digest(policy: Policy) -> bytes:
     """16 bytes that name a policy in certificates: the first of the SHA-256 of its definition. With an automatic code it is
     the same for each code that was chosen.

@@ -500,6 +500,7 @@ class Repair:
                 shares.append(share)
             stripe = replace(now, shares=tuple(shares))
             self._state.save_stripe(stripe)
-        self.repaired += 1
-        self.on_repaired(stripe)
+        if [share.node for share in stripe.shares] != [share.node for share in now.shares]:
+            self.repaired += 1
+            self.on_repaired(stripe)
         return not plan(stripe, self._look).wanted and self._state.health(stripe).verdict.holds

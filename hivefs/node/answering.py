@@ -147,6 +147,8 @@ class Answerer:
                 return PAGE_BYTES
             case requests.StatementsGet() | requests.ListShares() | requests.RangeGet():
                 return PAGE_BYTES
+            case requests.RangesGet():
+                return answers.RANGES * answers.SUM_BYTES
             case requests.StatementsPut(blobs) | requests.RosterPut(blobs) | requests.MembersPut(blobs):
                 return sum(map(len, blobs))
             case requests.HeadPut(blob) | requests.RevokedPut(blob):

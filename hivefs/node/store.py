@@ -35,6 +35,8 @@ T = TypeVar("T")
 FANOUT = 256
 SYNC_THREADS = 16
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_OF_THE_FILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM})
+"""What says that we cannot look now, and nothing of the share: it is not dropped."""
 _SWEEP_PAGE = 4096
 
 
@@ -310,8 +312,8 @@ class ShareStore:
         try:
             with self._path(share_id).open("rb") as file:
                 data = file.read(size + 1)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in _NOT_OF_THE_FILE
         return len(data) == size and hashlib.sha256(data).digest() == share_id
 
     def scrub(self, share_id: ShareId, size: int) -> bool:

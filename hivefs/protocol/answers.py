@@ -18,9 +18,10 @@ from hivefs.protocol.requests import MAX_ENTRY_BYTES, join_blobs, split_blobs
 T = TypeVar("T")
 MAX_PATH = 32
 MAX_LISTED = 8192
+"""Shares in one listing."""
+
 RANGES = 256
 SUM_BYTES = 32
-"""Shares in one listing."""
 
 _LISTED = struct.Struct(">QI")
 

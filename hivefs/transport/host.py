@@ -166,22 +166,26 @@ class Host:
             self._served -= 1
 
     def _place_for(self, site: Site) -> bool:
-        """Whether there is room for one more connection from there, made if need be. What was ended may take some seconds
+        """Whether there is room for one more connection from there, made if need be: in a network that is full the fullest
+        place loses one, so that two addresses in it do not keep out all the others. What was ended may take some seconds
         to be over, so an eighth more than the bound may be there for a moment.
         """
         limits = self._limits
         places = Counter(self._inbound.values())
         networks = Counter(other.network for other in self._inbound.values())
-        if places[site] >= limits.max_connections_per_ip or networks[site.network] >= limits.max_connections_per_network:
+        if places[site] >= limits.max_connections_per_ip:
             return False
         if self._served >= limits.max_connections + max(1, limits.max_connections // 8):
             return False
-        if len(self._inbound) < limits.max_connections:
+        full = networks[site.network] >= limits.max_connections_per_network
+        if len(self._inbound) < limits.max_connections and not full:
             return True
-        crowded = crowd(self._inbound)
-        most = networks[self._inbound[crowded[0]].network]
-        if most <= networks[site.network] + 1:
-            return False
+        if full or max(networks.values()) <= networks[site.network] + 1:
+            crowded = crowd({one: other for one, other in self._inbound.items() if other.network == site.network})
+            if not crowded or places[self._inbound[crowded[0]]] <= places[site] + 1:
+                return False
+        else:
+            crowded = crowd(self._inbound)
         victim = next((one for one in crowded if not one.asked), crowded[0])
         del self._inbound[victim]
         victim.drop("others need its place")

@@ -18,13 +18,15 @@ class Limits:
 
     max_connections: int = 512
     """Connections that others opened to us. One more ends one of the network that has most of them (sites.py): one on which
-    nothing is asked, else the oldest; or is closed itself when its own network is that one."""
+    nothing is asked, else the oldest; when its own network is that one, one of the fullest place there, or it is closed
+    itself when its own place has as many."""
 
     max_connections_per_ip: int = 64
     """The same for one IPv4 address or IPv6 /64 (a university behind one address still fits); one more is closed."""
 
     max_connections_per_network: int = 128
-    """The same for one IPv4 /24 or IPv6 /48."""
+    """The same for one IPv4 /24 or IPv6 /48; one more ends one of the fullest place in it, or is closed when its own place
+    has as many."""
 
     max_half_open: int = 64
     """Inbound connections inside their handshake. One more evicts the oldest of the place that has most of them,

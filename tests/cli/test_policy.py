@@ -381,8 +381,10 @@ def test_edit(world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert code == 62 and "not TOML" in err and world.book.kept == before
     (refused,) = tmp_path.rglob("policy-refused.toml")
     assert refused.read_text().count('"/a" = "default"') == 2 and str(refused) in err, "what was written is not lost"
-    monkeypatch.setenv("VISUAL", "true")
-    assert "Nothing was changed" in run("policy", "edit")[1]
+    for program in ("true", "rm"):
+        monkeypatch.setenv("VISUAL", program)
+        code, out, _ = run("policy", "edit")
+        assert code == 0 and "Nothing was changed" in out and world.book.kept == before
 
 
 @pytest.mark.parametrize("moment", ["editor", "question", "engine", "gave up"])

@@ -49,6 +49,7 @@ def entry(seed: bytes = NODE, sequence: int = 1, role: Role = Role.NODE) -> Rost
 
 def test_only_what_the_node_itself_signed_is_its_address() -> None:
     assert judge(KEY, entry_to_bytes(entry(sequence=7))) == 7
+    assert judge(KEY, entry_to_bytes(entry(sequence=1 << 40))) == 0, "it gives way, and is better than none"
     unsigned = replace(entry(), address=replace(entry().address, sequence=8))
     another = replace(entry(), address=entry(OTHER).address)
     for wrong in (

@@ -18,7 +18,7 @@ from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.receipt import Receipt
 from hivefs.node import receipts as receipts_module
 from hivefs.node import session as session_module
-from hivefs.node.answering import Answerer
+from hivefs.node.answering import PAGE_BYTES, Answerer
 from hivefs.node.index import NodeIndex
 from hivefs.node.leases import LONGEST_NS, SHORTEST_NS, SKEW_NS, LeaseClock, grant
 from hivefs.node.receipts import Receipts
@@ -183,6 +183,8 @@ def test_a_request_weighs_what_it_holds(tmp_path: Path) -> None:
         assert weight(None, request) == 360_000  # type: ignore[arg-type]
     for request in (requests.HeadPut(blobs[0]), requests.RevokedPut(blobs[0])):
         assert weight(None, request) == 90_000  # type: ignore[arg-type]
+    assert weight(None, requests.RangesGet(False)) == 256 * 32, "the answer"  # type: ignore[arg-type]
+    assert weight(None, requests.RangeGet(True, 7)) == PAGE_BYTES  # type: ignore[arg-type]
 
 
 def test_a_listing_has_every_share_of_the_vault_once_and_none_of_others(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -327,3 +329,48 @@ def test_a_node_whose_shares_were_removed_while_it_runs_says_so_and_keeps_what_c
     shutil.rmtree(store.directory)
     assert store.free_on_disk() == 0
     assert all(isinstance(r, Refusal) and r.code == Code.BUSY for r in put(store, share(7)))
+
+
+def test_the_directories_of_shares_are_on_disk_before_a_share_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the node starts, and when one was removed: then also if the first try to make it again failed."""
+    synced: list[Path] = []
+    sync, broken = store_module._sync_directory, [False]
+
+    def note(path: Path) -> OSError | None:
+        synced.append(path)
+        return OSError(errno.EIO, "broken") if broken[0] else sync(path)
+
+    monkeypatch.setattr(store_module, "_sync_directory", note)
+    store = ShareStore(tmp_path)
+    try:
+        assert synced == [tmp_path / "shares", tmp_path]
+        one = share(1)
+        place = tmp_path / "shares" / one[0].hex()[:2]
+        place.rmdir()
+        broken[0] = True
+        assert all(isinstance(r, Refusal) for r in put(store, one))
+        broken[0] = False
+        synced.clear()
+        assert put(store, one) == [NOW + DAY]
+        assert synced == [tmp_path / "shares", tmp_path, place]
+    finally:
+        store.close()
+
+
+def test_a_share_that_cannot_be_looked_at_now_is_not_dropped(store: ShareStore) -> None:
+    """No descriptor is free: connections and batches of shares take many."""
+    one = share(1)
+    put(store, one)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(next_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.close(os.open("/dev/null", os.O_RDONLY))
+        assert store.scrub(*_sized(one))
+        answer = read(store, *_sized(one))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert isinstance(answer, Refusal) and answer.code == Code.BUSY
+    assert store.dropped == 0 and read(store, *_sized(one)) == one[1]

@@ -75,9 +75,42 @@ def test_one_network_has_its_bound_and_a_family_behind_one_address_fits(kit, run
                 assert not await answers(kit, await dial(client, host, source, "127.7.7.7"))
                 near = [await dial(client, host, source, f"127.7.7.{8 + number}") for number in range(4)]
                 assert [await answers(kit, one) for one in near] == [True] * 4
-                assert not await answers(kit, await dial(client, host, source, "127.7.7.99"))
                 assert await answers(kit, await dial(client, host, source, "127.7.8.7"))
                 assert [await answers(kit, one) for one in (*family, *near)] == [True] * 10
+
+    run(test)
+
+
+def test_two_addresses_that_fill_a_network_do_not_keep_out_the_others_in_it(kit, run):
+    """Customers of one hoster share a /24 or a /48: who comes from a place that has less gets one of the fullest place."""
+
+    async def test():
+        limits = Limits(max_connections=100, max_connections_per_ip=5, max_connections_per_network=10)
+        async with kit.server(limits=limits) as host, open_host(os.urandom(32)) as client:
+            with sources() as source:
+                for number in range(10):
+                    await dial(client, host, source, f"127.7.7.{7 + number % 2}")
+                others = []
+                for number in range(4):
+                    others.append(await dial(client, host, source, f"127.7.7.{20 + number}"))
+                    assert await answers(kit, others[-1])
+                for number in range(10):
+                    await answers(kit, await dial(client, host, source, f"127.7.7.{7 + number % 2}"))
+                assert [await answers(kit, one) for one in others] == [True] * 4
+                assert len(host._inbound) == 10, "the network as a whole gets no more"
+
+    run(test)
+
+
+def test_a_full_host_whose_fullest_network_is_ones_own_still_has_room(kit, run):
+    async def test():
+        limits = Limits(max_connections=10)
+        async with kit.server(limits=limits) as host, open_host(os.urandom(32)) as client:
+            with sources() as source:
+                for _ in range(10):
+                    await dial(client, host, source, "127.7.7.7")
+                assert await answers(kit, await dial(client, host, source, "127.7.7.8"))
+                assert len(host._inbound) == 10
 
     run(test)
 
