@@ -41,13 +41,21 @@ class EngineWriter(EngineReader):
         except OSError:
             os.close(self._lock)
             raise VaultInUse(mountpoint=f"another engine of {path.parent}") from None
-        super().__init__(path, key, default, random)
-        value = self.info("sequence")
-        self.sequence = value if isinstance(value, int) else 1
-        self.clock: Callable[[], int] = time.time_ns
-        self._seen: dict[bytes, NodeView | None] = {}
-        if self.info("copies") is None:
-            self._list_copies()
+        try:
+            super().__init__(path, key, default, random)
+        except BaseException:  # whatever it is, nobody closes what was not made; raised again
+            os.close(self._lock)
+            raise
+        try:
+            value = self.info("sequence")
+            self.sequence = value if isinstance(value, int) else 1
+            self.clock: Callable[[], int] = time.time_ns
+            self._seen: dict[bytes, NodeView | None] = {}
+            if self.info("copies") is None:
+                self._list_copies()
+        except BaseException:  # the same
+            self.close()
+            raise
 
     def _open(self, path: Path) -> lmdb.Environment:
         environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
