@@ -34,6 +34,9 @@ ROUND_BYTES = 16 << 20
 STEP_BYTES = 256 << 10
 """By so much the file grows at once."""
 
+NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
+"""What file systems answer that do not know O_DIRECT (open(2)), or not with such blocks."""
+
 FRAME_BYTES = 1 << 20
 """Rows and pieces worth a frame; more go to LMDB and to the segment files at once."""
 
@@ -123,7 +126,7 @@ class Journal:
             try:
                 written = os.pwrite(self._frames, view, at)
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if error.errno not in NO_DIRECT:
                     raise
                 self._close_frames()  # larger blocks than ours, or a file system that says so only now
                 self._frames = self._open_for_frames(0)
@@ -138,7 +141,7 @@ class Journal:
         try:
             return os.open(self._path, flags | direct)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # what open(2) says where O_DIRECT is not known
+            if error.errno not in NO_DIRECT:
                 raise
             return os.open(self._path, flags)
 

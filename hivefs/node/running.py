@@ -100,7 +100,13 @@ class Running:
         self._started_s = trio.current_time()
         self._reloading = trio.Lock()
         self._heard = trio.Event()
-        self.entry: RosterEntry = own_entry(answerer.store.index, config, seed, node_id, addresses, clock())
+        self.entry: RosterEntry = own_entry(answerer.store.index, config, seed, node_id, addresses, self._now_ns())
+
+    def _now_ns(self) -> int:
+        """The time by the clock, or by the node's own count when the clock has been set back (a machine without one that
+        keeps going starts years ago): what we signed before must not look as if it came from the future.
+        """
+        return max(self._clock(), self.answerer.lease_clock.now_ns)
 
     async def begin(self) -> None:
         """Take the settings as they are, and note our own entry. Before anybody is served."""
@@ -152,7 +158,7 @@ class Running:
         answerer.leaving = self._upkeep.leaving = bool(config.leaving_ns)
         await trio.to_thread.run_sync(self._note_leaving)
         index = answerer.store.index
-        entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._clock())
+        entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._now_ns())
         left, self.entry = self.entry.address.leaving_s, entry
         if index.entry(self.node_id) != member.entry_to_bytes(entry):
             await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())

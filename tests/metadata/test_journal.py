@@ -295,12 +295,13 @@ def test_a_frame_is_one_call_into_blocks_that_are_there(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("call", ["open", "pwrite"])
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
 def test_where_direct_writes_are_not_known_frames_go_through_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
     def refuse(asked: str, flags: int) -> None:
         if asked == call and flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, "Invalid argument")
+            raise OSError(code, os.strerror(code))
 
     calls = Calls(refuse)
     monkeypatch.setattr(journal_module, "os", calls)

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -27,6 +28,7 @@ from hivefs.node.config import NodeConfig, change_settings, load_node
 from hivefs.node.drain import Drain
 from hivefs.node.index import NodeIndex
 from hivefs.node.running import stopped_status
+from hivefs.node.service import run_node
 from hivefs.node.store import PutJob, ShareStore
 from hivefs.protocol.failures import Code
 from hivefs.protocol.frames import Kind
@@ -138,6 +140,30 @@ def test_a_node_that_leaves_gives_and_renews_but_takes_nothing_and_says_so_signe
             back = own(await client.get_roster(), node_id)
             assert not back.address.leaving_s and back.address.sequence > again.address.sequence
             assert node.status()["leaving"] is None
+
+    within(body)
+
+
+def test_what_a_node_says_with_a_clock_that_was_set_back_is_newer_all_the_same(tmp_path: Path) -> None:
+    """A machine whose clock does not go on without power starts in 1970. What it signed before is not from the future then:
+    with a lower number nobody would hear that it leaves, or where it is.
+    """
+
+    async def body() -> None:
+        network, directory = MemoryNetwork(), tmp_path / "n"
+        node_id = make(directory)
+        async with running(network, directory) as node:
+            before = node.entry.address
+            while not node.answerer.store.index.info("clock"):  # written at once, and each minute
+                await trio.sleep(0.02)
+        change_settings(directory, lambda c: replace(c, leaving_ns=time.time_ns()))
+        async with trio.open_nursery() as nursery:
+            late = partial(run_node, directory, network.open_host, clock=lambda: 10**9)
+            node = await nursery.start(late)
+            assert node.entry.address.leaving_s and node.entry.address.sequence > before.sequence
+            assert node.answerer.roster.entries()[0].address == node.entry.address
+            assert node.node_id == node_id
+            nursery.cancel_scope.cancel()
 
     within(body)
 
