@@ -171,6 +171,7 @@ def test_a_drive_in_use_stays_mounted(drive: Mounted) -> None:
     drive.unmount()
 
 
+@pytest.mark.slow
 def test_sigterm_does_not_wait_for_ever_for_a_drive_in_use(drive: Mounted) -> None:
     with contextlib.suppress(OSError), (drive.path / "file").open("wb", buffering=0) as file:
         file.write(b"data")

@@ -107,7 +107,8 @@ def test_the_scrub_loop_finds_damage_reports_it_once_and_goes_round(
             nursery.start_soon(upkeep.run)
             for number in (3, 77):
                 path = store._path(shares[number][0])
-                path.write_bytes(path.read_bytes()[:-1] + b"?")
+                data = path.read_bytes()
+                path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
                 while store.index.size(shares[number][0]) is not None:
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
