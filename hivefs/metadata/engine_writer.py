@@ -53,7 +53,7 @@ class EngineWriter(EngineReader):
             self._seen: dict[bytes, NodeView | None] = {}
             if self.info("copies") is None:
                 self._list_copies()
-        except BaseException:  # the same
+        except BaseException:  # whatever it is, environment and lock must be let go; raised again
             self.close()
             raise
 
@@ -77,7 +77,7 @@ class EngineWriter(EngineReader):
                 self._write = txn
                 try:
                     yield self
-                except BaseException:
+                except BaseException:  # whatever it is, all of it is undone; raised again
                     self._undone()
                     raise
                 finally:

@@ -61,7 +61,7 @@ class SimStore(EngineStore):
                 if dies and not self.dies_after:
                     self.dead = True
                     raise Killed
-        except BaseException:
+        except BaseException:  # Killed too: what was opened meanwhile is of no transaction; raised again
             self._forget()
             raise
         if dies:
