@@ -304,10 +304,6 @@ class StripeTables(PolicyTables):
         """Nodes at which shares wait to be deleted; costs as much as there are such nodes."""
         return self._nodes_in("trash")
 
-    def spare_nodes(self) -> list[NodeId]:
-        """Nodes that may have old copies of shares (engine_trust.py); costs as much as there are such nodes."""
-        return self._nodes_in("spare")
-
     def _nodes_in(self, table: str) -> list[NodeId]:
         found: list[NodeId] = []
         after: bytes | None = None

@@ -149,12 +149,11 @@ class Life:
         self._connect = connect
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy, chance.randbytes)
-        self.store.default = policy
         self.store.clock = clock
         self._book = Book(self.store)
         self.trust = SimTrust(self.store, clock, gone_after)
         self.pool = SimPool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
-        self.pool.trust = self.trust
+        self.trust.on_changed = self.pool.conduct_changed
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         self.claims = claims = Claims(self._intend)

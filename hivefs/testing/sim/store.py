@@ -17,7 +17,6 @@ from hivefs.metadata.engine_store import EngineStore
 from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
-from hivefs.placement.health import NodeView
 
 
 class Killed(BaseException):
@@ -36,7 +35,6 @@ class SimStore(EngineStore):
 
     def __init__(self, *how: Any) -> None:
         self._opened_stripes: dict[StripeId, Stripe | None] = {}
-        self._opened_views: dict[NodeId, NodeView | None] = {}
         self._all_nodes: list[NodeId] | None = None
         self._pairs: dict[str, dict[NodeId, set[ShareId]]] = {}
         self._sorted: dict[str, list[NodeId]] = {}
@@ -72,7 +70,6 @@ class SimStore(EngineStore):
 
     def _forget(self) -> None:
         self._opened_stripes.clear()
-        self._opened_views.clear()
         self._all_nodes = None
         self._pairs.clear()
         self._sorted.clear()
@@ -80,12 +77,9 @@ class SimStore(EngineStore):
     def _wrote(self, table: str, key: bytes) -> None:
         if table == "meta":
             self._opened_stripes.pop(StripeId(key), None)
-        elif table in ("nodes", "known"):
-            self._opened_views.pop(NodeId(key), None)
         elif table == "tree" and key[:1] == b"s":
             self._opened_stripes.pop(StripeId(key[1:]), None)
         elif table == "tree" and key[:1] == b"n":
-            self._opened_views.pop(NodeId(key[1:]), None)
             self._all_nodes = None
 
     def put(self, table: str, key: bytes, value: bytes = b"") -> None:
@@ -117,11 +111,6 @@ class SimStore(EngineStore):
                 if stripe is not None:
                     yield stripe
             after = batch[-1]
-
-    def node_view(self, node_id: NodeId) -> NodeView | None:
-        if node_id not in self._opened_views:
-            self._opened_views[node_id] = super().node_view(node_id)
-        return self._opened_views[node_id]
 
     def node_ids(self) -> list[NodeId]:
         if self._all_nodes is None:
