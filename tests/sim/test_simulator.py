@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from hivefs.chunkstore.claims import Pair
+from hivefs.chunkstore.pool import Pool
 from hivefs.chunkstore.writer import Writer
 from hivefs.maintenance import repair
 from hivefs.metadata import engine_reader
+from hivefs.metadata.engine_writer import EngineWriter
 from hivefs.model.stripe import Level
 from hivefs.placement import durability
 from hivefs.placement.policy import Policy
@@ -146,6 +148,16 @@ def test_repair_that_forgets_what_lies_elsewhere_is_caught() -> None:
     """
     with patched([(Writer, "copies", lambda self, stripe, discount=(), more=(): set(more))]):
         _caught(preset("returns", 2), Life, "could bring together")
+
+
+def test_a_pool_that_does_not_hear_of_conduct_is_caught() -> None:
+    with patched([(Pool, "conduct_changed", lambda self, node_id: None)]):
+        _caught(preset("storm", 1), Life, "is listed as")
+
+
+def test_a_store_that_remembers_nodes_too_long_is_caught() -> None:
+    with patched([(EngineWriter, "_forget_seen", lambda self, table, key: None)]):
+        _caught(preset("small", 1), Life, "is remembered otherwise")
 
 
 def test_a_judge_that_counts_gone_nodes_is_caught() -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from hivefs.metadata.engine_reader import EngineReader
 from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Level, Stripe
+from hivefs.placement.field import Field
 from hivefs.testing.sim import accounts
 from hivefs.testing.sim.files import breach
 from hivefs.testing.sim.truth import Kept, Violation
@@ -21,6 +23,7 @@ def check(world: World) -> None:
     """All looks, and what is counted on the way."""
     if world.life.store.dead:
         return
+    _nodes_are_as_remembered(world)
     _damage_is_repaired(world)
     _leases_last(world)
     world.files.check()
@@ -58,6 +61,26 @@ def _damage_is_repaired(world: World) -> None:
         return
     for kept, index in world.truth.overdue():
         raise Violation(f"share {index} of stripe {kept.name} was not made again in time ({world.life.repair.waiting_for})")
+
+
+def _nodes_are_as_remembered(world: World) -> None:
+    """What pool and store remember of nodes is what they would make of them now. The weight of a node that cannot be chosen
+    does not matter, and whether one is vetted, which time alone may change, is looked at again now and then (listing.py).
+    """
+    life = world.life
+    field = life.pool.candidates(life.policy)
+    if not isinstance(field, Field):
+        raise AssertionError("the engine's pool lists nodes in a field")
+    for node_id in life.pool.members:
+        name = node_id.hex()[:12]
+        if EngineReader.node_view(life.store, node_id) != life.store.node_view(node_id):
+            raise Violation(f"node {name} is remembered otherwise than the store has it")
+        made, listed = life.pool.candidate(node_id, life.policy), field.get(node_id)
+        if listed is None:
+            raise Violation(f"node {name} is known, and not listed")
+        weight = made.weight if listed.usable else listed.weight
+        if listed != replace(made, weight=weight, vetted=listed.vetted):
+            raise Violation(f"node {name} is listed as {listed}, and is {made}")
 
 
 def _leases_last(world: World) -> None:
