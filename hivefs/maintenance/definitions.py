@@ -21,11 +21,11 @@ import trio
 from hivefs.formats import policy as policy_format
 from hivefs.formats import records
 from hivefs.maintenance.ports import State
+from hivefs.maintenance.turns import Turns
 
 FIRST: Final = 60.0
 EVERY: Final = 3600.0
 KEEP_S: Final = 3600.0
-SLICE: Final = 10
 REMOVED: Final = 64
 """Records removed in one transaction."""
 
@@ -61,12 +61,11 @@ class Definitions:
         """Look at all stripes, and remove what nothing has named for long."""
         self._forget(self._state.named_again())
         keys = [key for prefix in (b"p", b"a") for key in self._state.keys("tree", prefix)]
-        named: set[bytes] = set()
-        for number, stripe in enumerate(self._state.stripes(), 1):
+        named, turns = set[bytes](), Turns()
+        for stripe in self._state.stripes():
             named.add(stripe.policy_hash)
             named.update(share.standing for share in stripe.shares)
-            if number % SLICE == 0:
-                await trio.sleep(0.002)
+            await turns.item()
         # No checkpoint of trio from here until the first of them are removed, and none within each transaction.
         again = self._state.named_again()
         self._forget(again)

@@ -33,6 +33,7 @@ from hivefs.errors import ConnectionLost, Corrupt, HivefsError, Refused, Unknown
 from hivefs.formats.receipt import receipt_from_bytes, receipt_to_bytes
 from hivefs.maintenance.accounts import Account, clocks_agree, deletable, refuse
 from hivefs.maintenance.ports import State
+from hivefs.maintenance.turns import Turns
 from hivefs.model.head import Head
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.receipt import Listed, Receipt
@@ -251,15 +252,14 @@ class Ledger:
         not in it.
         """
         found: dict[ShareId, tuple[StripeId, int]] = {}
-        size = 0
-        for number, stripe_id in enumerate(self._state.stripes_on(node_id)):
+        size, turns = 0, Turns()
+        for stripe_id in self._state.stripes_on(node_id):
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
                 here = {s.share_id: (stripe_id, i) for i, s in enumerate(stripe.shares) if s.node == node_id}
                 size += len(here) * stripe.share_bytes
                 found |= here
-            if number % SLICE == SLICE - 1:
-                await trio.sleep(0.001)
+            await turns.item()
         return found, size
 
     async def _in_transit(self, node_id: NodeId) -> set[ShareId]:

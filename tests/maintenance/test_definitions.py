@@ -12,7 +12,7 @@ import trio.testing
 
 from hivefs.formats import policy as policy_format
 from hivefs.formats import records
-from hivefs.maintenance import definitions
+from hivefs.maintenance import definitions, turns
 from hivefs.maintenance.definitions import KEEP_S, Definitions
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ShareId, StripeId
@@ -96,7 +96,7 @@ def test_what_is_named_again_at_any_moment_stays(book: Book, monkeypatch: pytest
     with book.writing():
         book.save_policy(OLD)
         before = book.save_standing(BEFORE)
-    monkeypatch.setattr(definitions, "SLICE", 1)
+    monkeypatch.setattr(turns, "MOST", 1)
     for number in range(10, 15):
         book.keep(stripe(number))
 
@@ -112,7 +112,8 @@ def test_what_is_named_again_at_any_moment_stays(book: Book, monkeypatch: pytest
         async with trio.open_nursery() as nursery:
             nursery.start_soon(duty.once)
             if named:
-                await trio.sleep(0.005)
+                for _ in range(3):  # of five stripes, after each of which others have their turn
+                    await trio.lowlevel.checkpoint()
                 name()
 
     async def body() -> None:
