@@ -233,13 +233,13 @@ async def _secured(share: bytes, count: int) -> tuple[float, float]:
 
 async def _channels(share: bytes, count: int) -> float:
     """Sealed, sent, received and opened, without Yamux and without tasks."""
-    from libp2p.crypto.ed25519 import create_new_key_pair
-    from libp2p.peer.id import ID
-
+    from hivefs.transport import host
     from hivefs.transport.raw import RawSocket
     from hivefs.transport.tls import TlsChannel, TlsTransport
 
-    keys = [create_new_key_pair(os.urandom(32)) for _ in range(2)]
+    make: Any = host.create_new_key_pair  # that room is the only door to the library
+    keys = [make(os.urandom(32)) for _ in range(2)]
+    peer_id = host.ID.from_base58(host.peer_id_from_key(bytes(keys[1].public_key.to_bytes())))
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     ends: dict[str, TlsChannel] = {}
@@ -251,7 +251,7 @@ async def _channels(share: bytes, count: int) -> float:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(inbound)
         raw = RawSocket(await trio.open_tcp_stream("127.0.0.1", port), is_initiator=True)
-        ends["out"] = await TlsTransport(keys[0]).secure_outbound(raw, ID.from_pubkey(keys[1].public_key))
+        ends["out"] = await TlsTransport(keys[0]).secure_outbound(raw, peer_id)
     left = 0
 
     def opened(view: memoryview) -> None:
