@@ -181,7 +181,7 @@ def moved_to_small_disk(hive: Live, number: int, room: Path) -> Iterator[None]:
     finally:
         hive.kill_node(number)
         shutil.rmtree(away)
-        subprocess.run(["cp", "-a", "--sparse=always", *reversed(mounted)], check=True, timeout=60)
+        subprocess.run(["cp", "-a", "--sparse=always", *mounted], check=True, timeout=60)
         subprocess.run(["umount", mounted[0]], check=True, timeout=20)
         directory.rmdir()
         away.rename(directory)
