@@ -12,7 +12,8 @@ from hivefs.formats import policy as policy_format
 from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
 from hivefs.formats.member import entry_from_bytes
-from hivefs.metadata.engine_tables import DISTRUSTED, EngineTables
+from hivefs.metadata.engine_copies import CopyReader
+from hivefs.metadata.engine_tables import DISTRUSTED
 from hivefs.model.attestation import Attestation, Statement, TrustedKey
 from hivefs.model.ids import ChunkId, NodeId, StripeId
 from hivefs.model.node import Attribute, Evidence, RosterEntry
@@ -27,7 +28,7 @@ STEP = 128
 """Keys that are read at a time: a tenth of a millisecond."""
 
 
-class EngineReader(EngineTables):
+class EngineReader(CopyReader):
     """Read access, from any process."""
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
