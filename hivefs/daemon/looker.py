@@ -23,6 +23,7 @@ from hivefs.crypto.keys import ReadingKeys
 from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.home import Home
 from hivefs.daemon.launch import environment, error_from_frame
+from hivefs.daemon.looking import DONE, STEP, Question
 from hivefs.daemon.policy_nodes import Node
 from hivefs.daemon.thinking import LENGTH, packed
 from hivefs.errors import HivefsError
@@ -101,8 +102,6 @@ class Looker:
                         await pipe.aclose()
 
     async def _put(self, child: trio.Process, kind: str, given: dict[str, Any], nodes: Iterable[Node]) -> None:
-        from hivefs.daemon.looking import Question
-
         if child.stdin is None:
             raise AssertionError("it was started with pipes")
         home = self._home
@@ -119,8 +118,6 @@ class Looker:
             await child.stdin.send_all(packed(last))
 
     async def _answer(self, child: trio.Process, report: Report) -> Encoded:
-        from hivefs.daemon.looking import DONE, STEP
-
         if child.stdout is None:
             raise AssertionError("it was started with pipes")
         buffer = bytearray()

@@ -16,7 +16,8 @@ from hivefs.formats import records
 from hivefs.formats import stripe as stripe_format
 from hivefs.metadata.engine_reader import EngineReader
 from hivefs.model.ids import ChunkId, NodeId, StripeId
-from hivefs.placement.health import NodeView
+from hivefs.model.stripe import Stripe
+from hivefs.placement.health import NodeRow, NodeView
 from hivefs.placement.policy import Policy
 
 REMEMBERED = 16_384
@@ -33,6 +34,7 @@ class SteadyReader(EngineReader):
         super().__init__(path, key, default)
         self._txn: lmdb.Transaction = self._env.begin()
         self._remembered: dict[NodeId, NodeView | None] = {}
+        self._rows: dict[NodeId, NodeRow | None] = {}
         self._ids: dict[NodeId, NodeId] = {}
 
     def renew(self) -> None:
@@ -41,6 +43,7 @@ class SteadyReader(EngineReader):
         self._txn = self._env.begin()
         self._moved_copies = None
         self._remembered.clear()
+        self._rows.clear()
 
     def close(self) -> None:
         self._txn.abort()
@@ -62,6 +65,19 @@ class SteadyReader(EngineReader):
                 self._views.clear()
             self._remembered[node_id] = super().node_view(node_id)
         return self._remembered[node_id]
+
+    def node_row(self, node_id: NodeId) -> NodeRow | None:
+        if node_id not in self._rows:
+            if len(self._rows) >= REMEMBERED:
+                self._rows.clear()
+            self._rows[node_id] = super().node_row(node_id)
+        return self._rows[node_id]
+
+    def old_copies(self, stripe: Stripe) -> set[tuple[int, NodeId]]:
+        if not self.count("copies"):  # mostly
+            left = self._copies().get(stripe.stripe_id, ())
+            return {(i, n) for i, share in enumerate(stripe.shares) for s, n in left if share.share_id == s}
+        return super().old_copies(stripe)
 
     def stripe_id_of(self, chunk_id: ChunkId) -> StripeId | None:
         """The stripe that a chunk lies in, when that is known."""
