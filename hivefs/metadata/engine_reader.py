@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import cbor2
@@ -199,15 +199,12 @@ class EngineReader(CopyReader):
             yield from (StripeId(key[32:]) for key in batch)
             after = StripeId(batch[-1][32:])
 
-    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
-        """All known nodes."""
-        found = []
-        for key in self.keys("tree", b"n"):
-            node_id = NodeId(key[1:])
+    def nodes(self, node_ids: Iterable[NodeId] | None = None) -> Iterator[tuple[NodeId, RosterEntry, NodeRow]]:
+        """All known nodes, or these, one by one."""
+        for node_id in self.each_node() if node_ids is None else node_ids:
             entry, row = self.roster_entry(node_id), self.node_row(node_id)
             if entry is not None and row is not None:
-                found.append((node_id, entry, row))
-        return found
+                yield node_id, entry, row
 
 
 def _known(attributes: tuple[Attribute, ...]) -> dict[str, str]:
