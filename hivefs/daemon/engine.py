@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ import trio
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, evidence_control, priority
+from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
+from hivefs.daemon.looker import Looker
 from hivefs.daemon.memory import keep_buffers, keep_maps_small, settled
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
+from hivefs.daemon.policy_nodes import Node
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
 from hivefs.filesystem import check as metadata_check
@@ -39,7 +42,6 @@ from hivefs.formats.vault import VaultFile
 from hivefs.maintenance.check import HiveCheck
 from hivefs.maintenance.check import Report as CheckReport
 from hivefs.maintenance.checkpoint import SnapshotSource
-from hivefs.maintenance.placement_check import PlacementCheck
 from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import RosterEntry
@@ -69,6 +71,7 @@ class Process:
         self._metadata: MetadataSnapshot | None = None
         self._heard: set[str] = set()
         self._news = trio.Event()
+        self._looker = Looker(home, engine.keys.reading())
         self.stop = trio.Event()
 
     # ---- control ----------------------------------------------------------------------------------------------------
@@ -92,10 +95,7 @@ class Process:
         )
         methods.add_stream("check", self._check)
         evidence_control.add(methods, engine)
-        policies = PolicyControl(
-            EngineBook(engine), engine.keys.names_key, self._snapshot, engine.hydration.done.wait, self._asked
-        )
-        policies.add_to(methods)
+        PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked).add_to(methods)
         return methods
 
     @contextmanager
@@ -129,21 +129,18 @@ class Process:
             self._drain.cancel()
             await self._released.wait()
 
-    async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]]:
+    async def _look(self, kind: str, given: dict[str, Any], nodes: Iterable[Node], report: control.Report) -> Encoded:
+        """A question for which files are looked through: all that was written up to now is committed first."""
+        (await self._snapshot()).close()
+        return await self._looker.ask(kind, given, nodes, report)
+
+    async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]] | Encoded:
         with self._asked():
             if value and value.get("placement"):
-                return await self._check_placement(report)
+                # No node is asked, and nothing is waited for: after a recovery what is here already is looked at.
+                whole = self._engine.hydration.done.is_set()
+                return await self._looker.ask("check_placement", {"whole": whole}, (), report)
             return await self._run_check(bool(value and value.get("data")), report)
-
-    async def _check_placement(self, report: control.Report) -> list[dict[str, Any]]:
-        """No node is asked, and nothing is waited for: after a recovery what is here already is looked at."""
-        check = PlacementCheck(self._engine.store, self._engine.old_copies.proofs)
-        if not self._engine.hydration.done.is_set():
-            check.found("hydrating", "a part of the certificates is still in the hive only", problem=False)
-        await check.run(report)
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(check.counts.items()))
-        check.found("certificates", f"{counts} (of stripes)", problem=False)
-        return [{"kind": f.kind, "detail": f.detail, "problem": f.problem} for f in check.findings]
 
     async def _run_check(self, data: bool, report: control.Report) -> list[dict[str, Any]]:
         engine = self._engine

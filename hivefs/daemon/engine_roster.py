@@ -43,7 +43,7 @@ class Learning:
     def now(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few entries at once; how many were new."""
         news = [entry for entry in entries if self._is_news(entry)]
-        return self._done(self._record(_valid(news, self._engine.home.vault.hive_key)))
+        return self._record(_valid(news, self._engine.home.vault.hive_key))
 
     async def hear(self, entries: Iterable[RosterEntry]) -> int:
         """The same for any number, while others have their turn."""
@@ -59,11 +59,6 @@ class Learning:
                 news = []
         if news:
             new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
-        return self._done(new)
-
-    def _done(self, new: int) -> int:
-        if new:
-            self._engine.pool.refresh()
         return new
 
     def _is_news(self, entry: RosterEntry) -> bool:
@@ -105,6 +100,7 @@ class Learning:
                         if entry.membership.invitation is not None:
                             self._counts()[entry.membership.invitation.key] += 1
             engine.evidence.weigh(new)
+        engine.pool.refresh(new)
         return len(new)
 
 
