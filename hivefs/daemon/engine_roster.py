@@ -49,17 +49,20 @@ class Learning:
         """The same for any number, while others have their turn."""
         hive_key, new = self._engine.home.vault.hive_key, 0
         news: list[RosterEntry] = []
-        for number, entry in enumerate(entries, 1):
-            if self._is_news(entry):
-                news.append(entry)
-            if number % SLICE == 0:
-                await trio.lowlevel.checkpoint()
-            if len(news) == SLICE:
+        try:
+            for number, entry in enumerate(entries, 1):
+                if self._is_news(entry):
+                    news.append(entry)
+                if number % SLICE == 0:
+                    await trio.lowlevel.checkpoint()
+                if len(news) == SLICE:
+                    new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
+                    news = []
+            if news:
                 new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
-                news = []
-        if news:
-            new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
-        return self._done(new)
+        finally:  # those before a full disk are no news any more when they are told again
+            self._done(new)
+        return new
 
     def _done(self, new: int) -> int:
         if new:
@@ -92,19 +95,25 @@ class Learning:
     def _record(self, entries: Sequence[RosterEntry]) -> int:
         """Those whose signatures hold; how many were new. It may have been revoked while they were checked."""
         engine, now, new = self._engine, time.time_ns(), list[NodeId]()
-        with engine.store.writing():
-            for entry in entries:
-                node_id = NodeId(entry.membership.subject)
-                row = engine.store.node_row(node_id)
-                if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
-                    continue
-                if engine.store.save_node(entry, now):
-                    new.append(node_id)
-                    if row is None:
-                        engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-                        if entry.membership.invitation is not None:
-                            self._counts()[entry.membership.invitation.key] += 1
-            engine.evidence.weigh(new)
+        joined: Counter[bytes] = Counter()
+        try:
+            with engine.store.writing():
+                for entry in entries:
+                    node_id = NodeId(entry.membership.subject)
+                    row = engine.store.node_row(node_id)
+                    if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
+                        continue
+                    if engine.store.save_node(entry, now):
+                        new.append(node_id)
+                        if row is None:
+                            engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+                            if (invitation := entry.membership.invitation) is not None:
+                                joined[invitation.key] += 1
+                                self._counts()[invitation.key] += 1
+                engine.evidence.weigh(new)
+        except BaseException:  # the disk is full, most often: they did not join; raised again
+            self._counts().subtract(joined)
+            raise
         return len(new)
 
 

@@ -8,19 +8,22 @@ many seldom fail by themselves at once, and if they did after all they are given
 not count whole is no part of anybody's history.
 
 Atomic between two checkpoints of trio: everything. Rows are written when something was decided, and else every SAVE_EVERY
-seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_SLICE at a time.
+seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_SLICE at a time. What a full
+disk does not take is written with a later tick: whoever tells of a node hears nothing of that.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, Protocol
 
 import trio
 
+from hivefs.errors import DiskFull
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.placement import reputation
 from hivefs.placement.outages import History, domains
@@ -82,7 +85,9 @@ class Trust:
         self.longest_tick = LONGEST_TICK
         self._founded = min((row.first_seen_ns for row in self._rows.values()), default=0)
         self._suspended = self._worst()
-        book.save_distrusted(self._suspended)
+        self._said: frozenset[NodeId] | None = None
+        """Who is out of trust by what is written."""
+        self._save_distrusted()
         self.cut_off = False
         """Whether this machine seems to be the one that is away."""
         self.on_failed: Callable[[NodeId], None] = lambda node_id: None
@@ -211,8 +216,7 @@ class Trust:
         self.on_changed(node_id)
         if before is None or before.suspended != row.suspended or row.suspended:
             self._suspended, old = self._worst(), self._suspended
-            if self._suspended != old:
-                self._book.save_distrusted(self._suspended)
+            self._save_distrusted()
             for changed in sorted(self._suspended ^ old):
                 bad = changed in self._suspended
                 log.warning(
@@ -280,6 +284,7 @@ class Trust:
         if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)):
             self._since_save = 0.0
             self._unsaved |= dict.fromkeys(self._rows)
+        self._save_distrusted()
         if self._unsaved:
             self._save(list(islice(self._unsaved, SAVE_SLICE)))
 
@@ -293,6 +298,16 @@ class Trust:
         for node_id in nodes:
             if node_id in self._folded:
                 self._fold(node_id, self._time)
-        self._book.save_reputations({node_id: self._rows[node_id] for node_id in nodes})
+        try:
+            self._book.save_reputations({node_id: self._rows[node_id] for node_id in nodes})
+        except DiskFull:
+            self._unsaved |= dict.fromkeys(nodes)
+            return
         for node_id in nodes:
             self._unsaved.pop(node_id, None)
+
+    def _save_distrusted(self) -> None:
+        if self._said != self._suspended:
+            with suppress(DiskFull):  # with a later tick, then
+                self._book.save_distrusted(self._suspended)
+                self._said = self._suspended

@@ -201,13 +201,16 @@ class EngineWriter(EngineReader):
     def _counted_copies(self) -> int | None:
         """How many entries the table has to have, when it has all of them; else None."""
         count = 0
-        with self._env.begin() as txn, txn.cursor(db=self._db["trash"]) as trash:
-            with txn.cursor(db=self._db["copies"]) as copies:
-                for table in _COPIES:
-                    for key in map(bytes, txn.cursor(db=self._db[table]).iternext(values=False)):
-                        if not copies.set_key(_by_share(key)):
-                            return None
-                        count += table == "trash" or not trash.set_key(key)
+        with (
+            self._env.begin() as txn,
+            txn.cursor(db=self._db["trash"]) as trash,
+            txn.cursor(db=self._db["copies"]) as copies,
+        ):
+            for table in _COPIES:
+                for key in map(bytes, txn.cursor(db=self._db[table]).iternext(values=False)):
+                    if not copies.set_key(_by_share(key)):
+                        return None
+                    count += table == "trash" or not trash.set_key(key)
         return count
 
     def save(self, table: str, key: bytes, value: bytes) -> None:

@@ -88,14 +88,13 @@ def test_a_transaction_that_is_undone_leaves_the_index_as_it_was(tmp_path: Path)
 
 def older(path: Path, put: list[tuple[str, bytes]], gone: list[tuple[str, bytes]], listed: bool = True) -> None:
     """What a release that knows nothing of the index does to a store; with ``listed`` False it has none yet."""
-    with lmdb.open(str(path), max_dbs=64, map_size=1 << 30) as env:
-        with env.begin(write=True) as txn:
-            for table, key in put:
-                txn.put(key, b"", db=env.open_db(table.encode(), txn))
-            for table, key in gone:
-                assert txn.delete(key, db=env.open_db(table.encode(), txn))
-            if not listed:
-                txn.drop(env.open_db(b"copies", txn), delete=True)
+    with lmdb.open(str(path), max_dbs=64, map_size=1 << 30) as env, env.begin(write=True) as txn:
+        for table, key in put:
+            txn.put(key, b"", db=env.open_db(table.encode(), txn))
+        for table, key in gone:
+            assert txn.delete(key, db=env.open_db(table.encode(), txn))
+        if not listed:
+            txn.drop(env.open_db(b"copies", txn), delete=True)
 
 
 @pytest.mark.parametrize("listed", [True, False])
