@@ -7,6 +7,8 @@ when they are due. A node that is away for longer than is usual for it (``conduc
 counts again where the stripe still names it.
 
 Atomic between two checkpoints of trio: everything but ``_talk`` and what waits in ``run`` is synchronous.
+
+A full disk under the book ends no conversation: what it does not take is written later, SAVED_AT_ONCE at each look.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from hivefs.chunkstore.dialling import FIRST_PAUSE, LONGEST_PAUSE, Dialling, Slo
 from hivefs.chunkstore.listing import Listing
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
@@ -103,6 +105,8 @@ class Pool:
         self._conduct = conduct
         self._wall = clock()
         self._unsaved: list[Member] = []
+        self._refused: dict[NodeId, None] = {}
+        """Nodes of which the disk did not take what was seen last."""
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
         self.by_state: dict[NodeState, dict[NodeId, None]] = {state: {} for state in NodeState}
@@ -382,7 +386,20 @@ class Pool:
         late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
         for member in late:
             if member.row.state != NodeState.ONLINE:
-                self._book.save_seen(member.node_id, member.row)
+                self._save_seen(member)
+        for node_id in list(self._refused)[:SAVED_AT_ONCE]:
+            if not self._save_seen(self.members[node_id]):
+                return
+
+    def _save_seen(self, member: Member) -> bool:
+        """Whether the disk took it; else it is written at a later look."""
+        try:
+            self._book.save_seen(member.node_id, member.row)
+        except DiskFull:
+            self._refused[member.node_id] = None
+            return False
+        self._refused.pop(member.node_id, None)
+        return True
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)
@@ -404,7 +421,7 @@ class Pool:
             (self._conduct.came if state == NodeState.ONLINE else self._conduct.went)(node_id)
         if new != row:
             member.row = new
-            self._book.save_seen(member.node_id, new)
+            self._save_seen(member)
         if state != row.state:
             self._notify()
 
@@ -444,7 +461,7 @@ class Pool:
             member.pause = min(self._dialling.longest, member.pause * 2)
 
     async def _converse(self, member: Member, client: NodeClient) -> None:
-        first = True
+        first, again = True, False
         while True:
             stat = await client.stat()
             member.reserved = 0
@@ -458,8 +475,13 @@ class Pool:
             if stat.dropped > member.dropped:
                 self.on_dropped(member.node_id)
             member.dropped = stat.dropped
-            if first or news:
-                await self._on_connect(client)
+            if first or news or again:
+                try:
+                    await self._on_connect(client)
+                    again = False
+                except DiskFull as error:
+                    again = True  # what it told was not written: it is asked once more, and reads go on meanwhile
+                    log.debug("what node %s told waits: %s", member.node_id.hex()[:12], error)
                 first = False
             with trio.move_on_after(STAT_EVERY):
                 await client.wait_closed()

@@ -146,7 +146,7 @@ class Process:
         engine = self._engine
         await engine.hydration.done.wait()
         steps: list[tuple[str, int, int]] = []
-        check = HiveCheck(engine.store, engine.reader, engine.online, engine.repair.bad_share)
+        check = HiveCheck(engine.store, engine.reader, engine.online, engine.bad_shares.take)
         finished = trio.Event()
 
         async def tell() -> None:
@@ -224,7 +224,7 @@ class Process:
                     await self._serve_remote(client)
             except* HivefsError as group:
                 log.debug("no mount: %s", group.exceptions[0])
-            if await self._drain_or_done():
+            if await self._engine.disk.keep("drain", self._drain_or_done):
                 return
             await trio.sleep(0.3)
 
@@ -232,7 +232,7 @@ class Process:
         snapshot = MetadataSnapshot(self._home.metadata, self._engine.keys)
         self._metadata = snapshot
         try:
-            await self._engine.serve_vault(RemoteVault(client), _fresh(snapshot), _looker(snapshot))
+            await self._engine.serve_vault(RemoteVault(client), _fresh(snapshot))
         finally:
             self._metadata = None
             snapshot.close()
@@ -251,7 +251,7 @@ class Process:
                     self._metadata = snapshot
                     try:
                         async with trio.open_nursery() as nursery:
-                            nursery.start_soon(self._engine.serve_vault, drive.service, _fresh(snapshot), _looker(snapshot))
+                            nursery.start_soon(self._engine.serve_vault, drive.service, _fresh(snapshot))
                             await self._engine.drained(drive.service)
                             await self._wait_idle()
                             nursery.cancel_scope.cancel()
@@ -365,22 +365,6 @@ def _fresh(snapshot: MetadataSnapshot) -> SnapshotSource:
             made.close()
 
     return begun
-
-
-def _looker(snapshot: MetadataSnapshot) -> Any:
-    """Reads records of the state committed when it is first asked. Not earlier: what the mount commits while we make it
-    commit (a swap whose answer a dead engine did not hear) must be seen, or a live chunk would be taken for unused.
-    """
-    begun = False
-
-    def look(key: bytes) -> bytes | None:
-        nonlocal begun
-        if not begun:
-            snapshot.begin()
-            begun = True
-        return snapshot.get(key)
-
-    return look
 
 
 async def serve(home: Home, secrets: Secrets, report: Report) -> None:
