@@ -60,7 +60,7 @@ def test_what_is_not_is_said_and_brought(tmp_path: Path) -> None:
     with path.open("rb") as file:
         buffer = memoryview(bytearray(1 << 20))
         assert (cold.path, cold.position, cold.length) == (path, SIZE // 2, 4096)
-        disk.warm(cold, disk.Windows().next(cold), [path, tmp_path / "not there"])
+        disk.warm(cold, disk.Windows().next(cold))
         assert disk.read_now(file.fileno(), path, buffer[:4096], SIZE // 2) == 4096
         assert buffer[:4096] == data[SIZE // 2 : SIZE // 2 + 4096]
 
@@ -107,4 +107,38 @@ def test_more_is_read_around_the_more_often_something_is_missing() -> None:
     start, size = windows.next(NotInMemory(path, position, 4096))
     assert start <= position < start + size
     assert windows.next(NotInMemory(Path("other"), position, 4096)) == (5 * disk.WINDOW, disk.WINDOW)
-    assert windows.next(NotInMemory(path, 7, disk.LONG)) == (7, disk.LONG + disk.AHEAD)
+
+
+@pytest.mark.parametrize("setting", ["8192", "128", "nonsense", None])
+def test_a_long_piece_is_read_ahead_of_by_whoever_does_it_better(
+    setting: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, position, length, advice: asked.append((position, length)))
+    real = Path.read_text
+
+    def read_text(path: Path) -> str:
+        if path.name != "read_ahead_kb":
+            return real(path)
+        if setting is None:
+            raise FileNotFoundError
+        return setting + "\n"
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    disk.kernel_reads_ahead.cache_clear()
+    path = tmp_path / "file"
+    written(path)
+    try:
+        with path.open("rb") as file:
+            buffer = memoryview(bytearray(disk.LONG))
+            file.read(disk.LONG)
+            disk.read_now(file.fileno(), path, buffer, 0)
+            disk.read_now(file.fileno(), path, buffer, 0, whole=True)
+        window = disk.Windows().next(NotInMemory(path, 7, disk.LONG))
+    finally:
+        disk.kernel_reads_ahead.cache_clear()
+    if setting == "8192":
+        assert (asked, window) == ([], (7, disk.LONG))
+    else:
+        assert asked == [(disk.LONG + disk.AHEAD, disk.LONG)]
+        assert window == (7, disk.LONG + disk.AHEAD)

@@ -66,8 +66,8 @@ class MemoryChunks:
         self.plain[ref.chunk_id] = plain
         return ref
 
-    def where(self, ref: ChunkRef) -> Path | None:
-        return None
+    def begin(self, ref: ChunkRef) -> None:
+        pass
 
     def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
         assert 0 <= start < end <= ref.length
