@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+import trio
 
 from hivefs.errors import NotInMemory
 
@@ -29,9 +32,14 @@ WIDER: Final = 3
 """After so many misses in one file the window is doubled, and doubled again, DOUBLINGS times."""
 
 DOUBLINGS: Final = 4
-"""To 4 MiB. Segments of the stage have 64 MiB: whoever jumps about in one soon has all of it in memory. (Random reads of a
-file of 64 MiB went from 7 700 to 10 100 a second when this was 1 MiB after 16 misses and became 4 MiB after 12.)
+"""To 4 MiB."""
+
+FILL_AFTER: Final = 6
+"""After so many misses in one file, and again after so many more, a thread brings all of it: whoever jumps about in a
+segment of the stage, which has 64 MiB, soon has all of it in memory, and need not wait for the disk at each jump.
 """
+FILL_BYTES: Final = 64 << 20
+_FILLS: Final = 2
 _FILES: Final = 64
 LONG: Final = 128 << 10
 AHEAD: Final = 3 << 20
@@ -40,6 +48,8 @@ AHEAD: Final = 3 << 20
 KERNEL_AHEAD: Final = 2 << 20
 """A disk with at least so much read-ahead of its own is left to it."""
 _FILL: Final = 256 << 10
+_AT_ONCE: Final = 64
+"""Pieces of _FILL in one call: between two calls the thread wants the interpreter, which the event loop then waits for."""
 _UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -77,21 +87,45 @@ def read_now(fd: int, path: Path, into: memoryview, position: int, whole: bool =
 
 
 class Windows:
-    """How much is read around a missing piece of each file: more, the more often something of it was missing."""
+    """How much is read around a missing piece of each file: more, the more often something of it was missing. For one
+    thread.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[..., None] = trio.lowlevel.start_thread_soon) -> None:
+        """``start`` runs a function in a thread and tells another one, there, what came of it."""
+        self._start = start
         self._misses: dict[Path, int] = {}
+        self._filling: set[Path] = set()
 
     def next(self, cold: NotInMemory) -> tuple[int, int]:
-        """Where to begin and how many bytes to read for this one, which counts as a miss."""
-        misses = self._misses.pop(cold.path, 0)
-        self._misses[cold.path] = misses + 1
+        """Where to begin and how many bytes to read for this one, which counts as a miss. A thread may bring all."""
+        path = cold.path
+        misses = self._misses.pop(path, 0)
+        self._misses[path] = misses + 1
         if len(self._misses) > _FILES:
             del self._misses[next(iter(self._misses))]
         if cold.length >= LONG:
             return cold.position, cold.length if kernel_reads_ahead(cold.path.parent) else cold.length + AHEAD
+        if misses and misses % FILL_AFTER == 0 and len(self._filling) < _FILLS and path not in self._filling:
+            self._filling.add(path)
+            self._start(lambda: _fill(path), lambda result: self._filling.discard(path))
+        if path in self._filling:
+            return cold.position, cold.length
         window = WINDOW << min(misses // WIDER, DOUBLINGS)
         return cold.position - cold.position % window, window
+
+
+def _fill(path: Path) -> None:
+    """Read a file through, at most FILL_BYTES of it. Errors are left to whoever needs the bytes."""
+    buffers = [bytearray(_FILL)] * _AT_ONCE  # what is read is not looked at, so it may all go to one place
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for position in range(0, FILL_BYTES, _FILL * _AT_ONCE):
+                if os.preadv(fd, buffers, position) < _FILL * _AT_ONCE:
+                    return
+        finally:
+            os.close(fd)
 
 
 def warm(cold: NotInMemory, window: tuple[int, int]) -> None:
