@@ -54,6 +54,10 @@ class Stream:
         mux.wake_reader = self._wake_reader
         mux.wake_writer = self._wake_writer
 
+    def is_on(self, connection: Outlet) -> bool:
+        """Whether it is a stream of that connection."""
+        return self._connection is connection
+
     def _wake_reader(self) -> None:
         if self._readable:
             self._readable.unpark_all()
