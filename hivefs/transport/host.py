@@ -84,7 +84,7 @@ class Host:
     async def dial(self, address: str, *, timeout: float = 10.0) -> Connection:
         """A connection to the peer that ``address`` names, and to nobody else."""
         host, port, key = split_address(address)
-        return await self._proved(partial(_connect, host, port), address, key, timeout)
+        return await self._proved(partial(self._reach, host, port), address, key, timeout)
 
     async def dial_through(self, relay: str, key: bytes, *, timeout: float = 10.0) -> Connection:
         """A connection to the peer with this key that has a reservation at a relay (a full address). The relay sees who
@@ -104,12 +104,8 @@ class Host:
             raise
         self._nursery.start_soon(self._carry, carrier, stream, trio.SocketStream(far))
 
-        async def there() -> trio.SocketStream:
-            await trio.lowlevel.checkpoint()
-            return trio.SocketStream(near)
-
         try:
-            return await self._proved(there, address, key, timeout)
+            return await self._proved(partial(self._secure, trio.SocketStream(near)), address, key, timeout)
         except BaseException:  # also when it was not used; raised again
             near.close()
             raise
@@ -123,13 +119,13 @@ class Host:
             carrier.drop("the circuit is over")
 
     async def _proved(
-        self, connect: Callable[[], Awaitable[trio.SocketStream]], address: str, key: bytes, timeout: float
+        self, reach: Callable[[ID], Awaitable[Channel]], address: str, key: bytes, timeout: float
     ) -> Connection:
         if self._closing:
             raise PeerUnreachable(address=address, reason="this side is closing")
         try:
             with trio.fail_after(timeout):
-                channel = await self._reach(connect, ID.from_base58(peer_id_from_key(key)))
+                channel = await reach(ID.from_base58(peer_id_from_key(key)))
         except trio.TooSlowError:
             raise PeerUnreachable(address=address, reason=f"no answer within {timeout:g} s") from None
         except WrongPeer as error:
@@ -147,8 +143,11 @@ class Host:
         await self._nursery.start(self._serve, connection)
         return connection
 
-    async def _reach(self, connect: Callable[[], Awaitable[trio.SocketStream]], peer_id: ID) -> Channel:
-        raw = RawSocket(await connect(), is_initiator=True)
+    async def _reach(self, host: str, port: int, peer_id: ID) -> Channel:
+        return await self._secure(await _connect(host, port), peer_id)
+
+    async def _secure(self, stream: trio.SocketStream, peer_id: ID) -> Channel:
+        raw = RawSocket(stream, is_initiator=True)
         try:
             channel: Channel = await self._security.secure_outbound(raw, peer_id)
             await self._muxers.select(channel, True)
