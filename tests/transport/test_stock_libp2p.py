@@ -1,6 +1,6 @@
 """What py-libp2p's DHT, relay and AutoNAT do in the pinned version, in real processes on loopback: the evidence for
-docs/decisions/0021 and 0032, with circuits between our ends and its relay, and its ends and ours. When one of these fails after an
-update of the library, the decision is to be looked at again.
+docs/decisions/0021 and 0032, with circuits between our ends and its relay, and its ends and ours. When one of these fails
+after an update of the library, the decision is to be looked at again.
 """
 
 from __future__ import annotations
