@@ -32,6 +32,7 @@ from hivefs.transport import Host, Limits, open_host, split_address
 from hivefs.transport.addresses import split_listen_address
 from hivefs.transport.circuit import reserve, waiting
 from hivefs.transport.circuit_messages import HOP, STOP
+from hivefs.transport.lines import Lines
 from hivefs.transport.relay import Bounds, Relay
 
 log = logging.getLogger("hivefs.relay")
@@ -39,6 +40,8 @@ log = logging.getLogger("hivefs.relay")
 SEED: Final = "relay.seed"
 LOCK: Final = "relay.lock"
 ASK_SECONDS: Final = 5.0
+ASKING: Final = 4
+"""Questions to the node at once, whoever makes us ask."""
 DIAL_SECONDS: Final = 15.0
 NEAR_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 1.0
@@ -109,7 +112,7 @@ def _seed(path: Path) -> bytes:
 async def _serve(
     directory: Path, seed: bytes, listen: Sequence[str], bounds: Bounds, told: Callable[[list[str]], None]
 ) -> None:
-    relay = Relay(partial(_is_node, directory), bounds)
+    relay = Relay(partial(_is_node, directory, Lines(trio.current_time), trio.CapacityLimiter(ASKING)), bounds)
     async with open_host(seed, listen=listen, handlers={HOP: relay.serve}, limits=SERVE_LIMITS) as host:
         relay.host = host
         host.announce(host.addresses)
@@ -117,13 +120,13 @@ async def _serve(
         await trio.sleep_forever()
 
 
-async def _is_node(directory: Path, key: bytes) -> bool:
+async def _is_node(directory: Path, lines: Lines, slots: trio.CapacityLimiter, key: bytes) -> bool:
     """What the running node says; no while it does not run."""
     try:
-        async with control.connect(directory, node_control.SOCKET) as client:
+        async with slots, control.connect(directory, node_control.SOCKET) as client:
             return bool(await client.call("knows_node", key, timeout=ASK_SECONDS) is True)
     except HivefsError as error:
-        log.warning("nobody can reserve: %s", error)
+        lines.say("nobody can reserve", str(error))
         return False
 
 

@@ -157,6 +157,13 @@ class AddressRecord:
         return tuple(address for address in self.addresses if not address.startswith(MARK))
 
     @property
+    def telling(self) -> tuple[str, ...]:
+        """The addresses that say where the node is: those at which whoever uses it reaches it. None when it names a relay,
+        since then it may be used without being at any of its addresses.
+        """
+        return () if self.relays else self.reachable
+
+    @property
     def leaving_s(self) -> int:
         """Since when (seconds since 1970) the node says that it leaves; 0 when it does not."""
         for address in self.addresses:

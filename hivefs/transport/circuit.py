@@ -6,7 +6,6 @@ up and end the circuit, and nothing else.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -19,10 +18,9 @@ from . import circuit_messages
 from .addresses import binary_peer_id
 from .circuit_messages import HOP, MEANING, BadMessage, Hop, Message, Status, Stop
 from .connection import Connection
+from .lines import Lines
 from .splice import splice
 from .stream import Stream
-
-log = logging.getLogger("hivefs.transport")
 
 ANSWER_SECONDS: Final = 15.0
 """For one answer of a relay, which may have to ask the other end first."""
@@ -81,6 +79,8 @@ def waiting(connect: Callable[[], Awaitable[trio.SocketStream]]) -> Callable[[St
     OSError when it cannot). Only peers that we dialled can open such streams on a host that listens nowhere.
     """
 
+    lines = Lines(trio.current_time)
+
     async def handle(stream: Stream) -> None:
         try:
             with trio.fail_after(ANSWER_SECONDS):
@@ -91,7 +91,7 @@ def waiting(connect: Callable[[], Awaitable[trio.SocketStream]]) -> Callable[[St
                 try:
                     near = await connect()
                 except OSError as error:
-                    log.info("a circuit was refused: %s", error.strerror or error)
+                    lines.say("no circuit", f"the node behind this end: {error.strerror or error}")
                     await _say(stream, Status.CONNECTION_FAILED)
                     return
         except (BadMessage, trio.TooSlowError):

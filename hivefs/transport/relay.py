@@ -5,7 +5,8 @@ members: the relay cannot know them all, and the node asks each for its membersh
 here, as many as one place on the net may have (sites.py), each until the node ends it, which it does within seconds.
 
 What is bounded: reservations, circuits in all, for one node and from one place, bytes and seconds of a circuit, and its
-silence. A reservation lasts as long as the connection on which it was made, at most ``ttl`` seconds without renewal.
+silence. Where circuits are too many, one from the place that has most of them makes room for somebody from elsewhere.
+A reservation lasts as long as the connection on which it was made, at most ``ttl`` seconds without renewal.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
@@ -27,6 +28,7 @@ from .circuit_messages import STOP, BadMessage, Hop, Message, Status, Stop
 from .connection import Connection
 from .host import Host
 from .lines import Lines
+from .sites import Site, crowd
 from .splice import Limit, splice
 from .stream import Stream
 
@@ -34,7 +36,6 @@ log = logging.getLogger("hivefs.transport")
 
 ASK_SECONDS: Final = 10.0
 """For the message of who comes, and for the answer of the node it wants."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,7 @@ class Relay:
         self._bounds = bounds
         self._lines = Lines(trio.current_time)
         self._reserved: dict[bytes, _Reservation] = {}
-        self._to: Counter[bytes] = Counter()
-        self._from: Counter[str] = Counter()
+        self._circuits: dict[trio.CancelScope, tuple[bytes, Site]] = {}  # in the order in which they came
 
     @property
     def nodes(self) -> list[bytes]:
@@ -85,7 +85,7 @@ class Relay:
     @property
     def circuits(self) -> int:
         """Circuits that are open or being opened."""
-        return self._to.total()
+        return len(self._circuits)
 
     async def serve(self, stream: Stream) -> None:
         """One request of one peer."""
@@ -116,7 +116,7 @@ class Relay:
             await _say(stream, Status.RESERVATION_REFUSED)
             return
         if key not in self._reserved:
-            log.info("relay: %s has reserved", peer_id_from_key(key))
+            self._lines.say("reserved", f"{peer_id_from_key(key)} is reached through this relay", logging.INFO)
         self._reserved[key] = _Reservation(connection, trio.current_time() + bounds.ttl)
         answer = Message(
             Hop.STATUS,
@@ -133,22 +133,43 @@ class Relay:
         except BadMessage:
             await _say(stream, Status.MALFORMED_MESSAGE)
             return
-        bounds, place = self._bounds, stream.site[1]
         if key not in self.nodes:
             await _say(stream, Status.NO_RESERVATION)
             return
-        full = self.circuits >= bounds.circuits or self._to[key] >= bounds.circuits_of_node
-        if full or self._from[place] >= bounds.circuits_of_place:
-            self._lines.say("relay", f"a circuit from {place} to {peer_id_from_key(key)} is one too many", logging.INFO)
+        site = stream.site
+        if not self._place_for(key, site):
+            self._lines.say(
+                "relay", f"a circuit from {site.place} to {peer_id_from_key(key)} is one too many", logging.INFO
+            )
             await _say(stream, Status.RESOURCE_LIMIT_EXCEEDED)
             return
-        self._to[key] += 1
-        self._from[place] += 1
-        try:
-            await self._circuit(stream, key, self._reserved[key].connection)
-        finally:
-            _less(self._to, key)
-            _less(self._from, place)
+        with trio.CancelScope() as scope:
+            self._circuits[scope] = key, site
+            try:
+                await self._circuit(stream, key, self._reserved[key].connection)
+            finally:
+                self._circuits.pop(scope, None)
+        if scope.cancelled_caught:
+            await stream.reset()
+
+    def _place_for(self, key: bytes, site: Site) -> bool:
+        """Whether there is room for one more circuit from there to that node, made if need be."""
+        bounds = self._bounds
+        if sum(1 for _, other in self._circuits.values() if other.place == site.place) >= bounds.circuits_of_place:
+            return False
+        rivals = {scope: other for scope, (to, other) in self._circuits.items() if to == key}
+        if len(rivals) < bounds.circuits_of_node:
+            if len(self._circuits) < bounds.circuits:
+                return True
+            rivals = {scope: other for scope, (_, other) in self._circuits.items()}
+        victim = crowd(rivals)[0]
+        places = Counter(rivals.values())
+        if places[rivals[victim]] <= places[site] + 1:
+            return False
+        del self._circuits[victim]
+        victim.cancel()
+        self._lines.say("relay", f"a circuit from {rivals[victim].place} made room for others", logging.INFO)
+        return True
 
     async def _circuit(self, stream: Stream, key: bytes, connection: Connection) -> None:
         far: Stream | None = None
@@ -196,12 +217,6 @@ class Relay:
             count(0)
             return await splice(one, other, count)
         return False
-
-
-def _less(counts: Counter[T], one: T) -> None:
-    counts[one] -= 1
-    if not counts[one]:
-        del counts[one]
 
 
 async def _say(stream: Stream, status: Status) -> None:

@@ -8,7 +8,7 @@ import trio
 
 from .mux_stream import MuxStream, fresh
 from .raw import MAX_NEGOTIATION_READ, EndOfConnection
-from .sites import site_of
+from .sites import Site, site_of
 
 HIGH_WATER = 512 * 1024
 """Sealed bytes that may wait for the kernel before senders wait too."""
@@ -44,7 +44,7 @@ class Stream:
     def __init__(self, connection: Outlet, mux: MuxStream) -> None:
         self.peer_key = connection.peer_key
         self.remote = connection.remote
-        self.site: tuple[str, str] = site_of(connection.remote[0])
+        self.site: Site = site_of(connection.remote[0])
         self._connection = connection
         self._mux = mux
         self._readable = trio.lowlevel.ParkingLot()

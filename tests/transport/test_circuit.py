@@ -269,6 +269,42 @@ async def used(engine: Host, relay: str, key: bytes, kit: Any) -> Connection:
         return connection
 
 
+def test_one_place_does_not_keep_others_out(run: Callable[..., None], kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "127.0.0.1"
+
+    async def connect(host: str, port: int) -> trio.SocketStream:
+        made = trio.socket.socket()
+        await made.bind((place, 0))
+        await made.connect((host, port))
+        return trio.SocketStream(made)
+
+    async def test() -> None:
+        nonlocal place
+        async with net(kit, Bounds(circuits_of_node=4, circuits_of_place=3)) as all_:
+            node, stranger, engine = await all_.node(), await all_.engine(), await all_.engine()
+            monkeypatch.setattr("hivefs.transport.host._connect", connect)
+            place = "127.0.1.1"
+            held = [await stranger.dial_through(all_.address, node.key) for _ in range(3)]
+            with pytest.raises(PeerUnreachable, match="the relay is full"):
+                await stranger.dial_through(all_.address, node.key)
+            made = []
+            for elsewhere in ("127.0.2.1", "127.0.3.1"):
+                place = elsewhere
+                made.append(await engine.dial_through(all_.address, node.key))
+            with trio.fail_after(30):
+                await held[0].wait_closed()
+            place = "127.0.4.1"
+            made.append(await engine.dial_through(all_.address, node.key))
+            for connection in made:
+                assert await kit.ask(connection, b"here") == b"here"
+            place = "127.0.5.1"
+            with pytest.raises(PeerUnreachable, match="the relay is full"):
+                await engine.dial_through(all_.address, node.key)
+            assert all_.relay.circuits == 4
+
+    run(test)
+
+
 def test_a_relay_that_leads_to_somebody_else_is_found_out(run: Callable[..., None], kit: Any) -> None:
     async def test() -> None:
         async with net(kit) as all_:
