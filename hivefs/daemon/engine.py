@@ -388,6 +388,7 @@ async def _serve(
         process = Process(engine, conversations, home)
         await nursery.start(control.serve, home.run, "engine", process.methods())
         conversations.revoked = engine.covers
+        conversations.relays = bool(vault.setting("relays"))
         nursery.start_soon(process.bootstrap)
         nursery.start_soon(process.watch_revoked)
         if vault.setting("lan"):

@@ -510,6 +510,8 @@ class Engine:
             "unsure": list(member.weighed.problems),
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
+            "relays": list(member.entry.address.relays),
+            "relayed": member.client is not None and member.client.relayed,
             "leaving_s": member.entry.address.leaving_s,
             **self.trust.status(node_id),
         }

@@ -134,7 +134,7 @@ class Evidence:
             self.trusted,
             refuted,
             self.registry,
-            addresses=entry.address.reachable,
+            addresses=entry.address.telling,
             claims=claims,
             now_ns=now,
         )
