@@ -79,7 +79,7 @@ class _Engine:
         nodes = self._status["nodes"]
         states = GaugeMetricFamily("hivefs_engine_nodes", "Nodes by state", labels=["state"])
         for state in STATES:
-            states.add_metric([state], sum(1 for node in nodes if node["state"] == state))
+            states.add_metric([state], self._status["nodes_in_state"][state])
         yield states
         score = GaugeMetricFamily("hivefs_engine_node_score", "1: never a wrong answer", labels=["node"])
         there = GaugeMetricFamily("hivefs_engine_node_availability", "Part of the time online", labels=["node"])
