@@ -380,9 +380,8 @@ class Pool:
                 shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
                 self._unsaved.append(shifted)
         late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
-        for member in late:
-            if member.row.state != NodeState.ONLINE:
-                self._book.save_seen(member.node_id, member.row)
+        if late:
+            self._book.save_all_seen({m.node_id: m.row for m in late if m.row.state != NodeState.ONLINE})
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cbor2
 
 from hivefs.formats import records
@@ -33,3 +35,9 @@ class NodeTables(EngineWriter):
         """The same, in a transaction of its own."""
         with self.writing():
             self.save_node_row(node_id, row)
+
+    def save_all_seen(self, rows: Mapping[NodeId, NodeRow]) -> None:
+        """The same of several, in one transaction."""
+        with self.writing():
+            for node_id, row in rows.items():
+                self.save_node_row(node_id, row)

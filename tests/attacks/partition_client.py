@@ -59,6 +59,9 @@ class Book:
     def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
         pass
 
+    def save_all_seen(self, rows: object) -> None:
+        pass
+
 
 @dataclass
 class State:
@@ -69,6 +72,9 @@ class State:
 
 
 class Client:
+    def save_all_seen(self, rows: object) -> None:
+        return
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.states = {node_id: State() for node_id in pool.members}

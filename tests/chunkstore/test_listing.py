@@ -41,6 +41,10 @@ class Book:
     def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
         return
 
+    def save_all_seen(self, rows: dict[NodeId, NodeRow]) -> None:
+        for node_id, row in rows.items():
+            self.save_seen(node_id, row)
+
     def reputations(self) -> dict[NodeId, Any]:
         return {}
 
