@@ -384,22 +384,21 @@ class Pool:
                 shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
                 self._unsaved.append(shifted)
         late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
-        for member in late:
-            if member.row.state != NodeState.ONLINE:
-                self._save_seen(member)
-        for node_id in list(self._refused)[:SAVED_AT_ONCE]:
-            if not self._save_seen(self.members[node_id]):
-                return
+        rows = {member.node_id: member.row for member in late if member.row.state != NodeState.ONLINE}
+        refused = islice(self._refused, SAVED_AT_ONCE)
+        rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
+        if rows:
+            self._save_seen(rows)
 
-    def _save_seen(self, member: Member) -> bool:
-        """Whether the disk took it; else it is written at a later look."""
+    def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
+        """What the disk does not take is written at a later look."""
         try:
-            self._book.save_seen(member.node_id, member.row)
+            self._book.save_seen(rows)
         except DiskFull:
-            self._refused[member.node_id] = None
-            return False
-        self._refused.pop(member.node_id, None)
-        return True
+            self._refused |= dict.fromkeys(rows)
+            return
+        for node_id in rows:
+            self._refused.pop(node_id, None)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)
@@ -421,7 +420,7 @@ class Pool:
             (self._conduct.came if state == NodeState.ONLINE else self._conduct.went)(node_id)
         if new != row:
             member.row = new
-            self._save_seen(member)
+            self._save_seen({member.node_id: new})
         if state != row.state:
             self._notify()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from hivefs.chunkstore.conversation import Early
@@ -60,7 +60,7 @@ class NodeBook(Protocol):
 
     def weighed(self, node_id: NodeId) -> Weighed: ...
 
-    def save_seen(self, node_id: NodeId, row: NodeRow) -> None: ...
+    def save_seen(self, rows: Mapping[NodeId, NodeRow]) -> None: ...
 
 
 class Conduct(Protocol):

@@ -53,6 +53,8 @@ BOOTSTRAP_EVERY = 30.0
 REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
+MOST_NODES = 1000
+"""Nodes that one answer tells of: some 700 KB."""
 KEPT_BYTES = 64 << 20
 """Free memory that malloc keeps for the next shares: three stripes on their way are some 30 MiB."""
 
@@ -81,9 +83,9 @@ class Process:
         engine = self._engine
         methods = control.Methods(
             {
-                "status": lambda _: engine.status(),
+                "status": lambda _: engine.told(),
                 "ledger": lambda _: engine.moving.accounts(),
-                "nodes": lambda _: engine.status()["nodes"],
+                "nodes": self._nodes,
                 "hurry": lambda _: engine.hurry(),
                 "learn": lambda value: engine.hear(map(entry_from_bytes, value)),
                 "fetch": self._fetch,
@@ -107,6 +109,11 @@ class Process:
         finally:
             self._calls -= 1
             self._idle_since = trio.current_time()
+
+    async def _nodes(self, value: Any) -> list[dict[str, Any]]:
+        """{after, most}: the next nodes in the order of their ids. (null, of a command of an older release: the first.)"""
+        after = None if value is None or value["after"] is None else NodeId(value["after"])
+        return await self._engine.told_nodes(after, MOST_NODES if value is None else min(MOST_NODES, int(value["most"])))
 
     async def _fetch(self, value: Any) -> bytes | list[Any] | None:
         span = value.get("span")

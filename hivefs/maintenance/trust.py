@@ -9,9 +9,9 @@ many seldom fail by themselves at once, and if they did after all they are given
 not count whole is no part of anybody's history.
 
 Atomic between two checkpoints of trio: everything. Rows are written when something was decided, and else every SAVE_EVERY
-seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_SLICE at a time, with each
-tick, so of very many nodes more is lost: of 100 000 some hours of counting. What a full
-disk does not take is written with a later tick: whoever tells of a node hears nothing of that.
+seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_RATE a second, so of very
+many nodes more is lost: of 100 000 an hour of counting. What a full disk does not take is written with a later tick:
+whoever tells of a node hears nothing of that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -34,10 +34,15 @@ from hivefs.placement.reputation import Owed, Reputation
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SAVE_EVERY: Final = 60.0
 CUT_OFF_SPEED: Final = 0.125
 LEARN_EVERY: Final = 600.0
 SAVE_SLICE: Final = 64
+SAVE_RATE: Final = 32
+"""Rows that are written in a second, and at once, at most."""
+
 TICK: Final = 10.0
 GRACE_S: Final = 600.0
 LONGEST_TICK: Final = 30.0
@@ -58,6 +63,13 @@ class _Away:
     counted_ms: int
     whole_ms: int
     since_ms: int
+
+
+def _note(kept: dict[NodeId, T], node_id: NodeId, value: T, is_so: bool) -> None:
+    if is_so:
+        kept[node_id] = value
+    else:
+        kept.pop(node_id, None)
 
 
 def _history(row: Reputation, now_s: float) -> History:
@@ -101,6 +113,8 @@ class Trust:
         self.longest_tick = LONGEST_TICK
         self._founded = min((row.first_seen_ns for row in self._rows.values()), default=0)
         self._bad = {node_id: None for node_id, row in self._rows.items() if row.suspended}
+        self._owing = {node_id: len(row.owed) for node_id, row in self._rows.items() if row.owed}
+        self._swept = {node_id: None for node_id, row in self._rows.items() if row.sweep}
         self._suspended = self._worst()
         self._said: frozenset[NodeId] | None = None
         """Who is out of trust by what is written."""
@@ -172,6 +186,16 @@ class Trust:
         return len(self._suspended)
 
     @property
+    def owed(self) -> int:
+        """Shares that nodes owe an answer for."""
+        return sum(self._owing.values())
+
+    @property
+    def sweeps(self) -> int:
+        """Nodes of which all shares are looked at."""
+        return len(self._swept)
+
+    @property
     def unsaved(self) -> int:
         """Rows that are not written yet."""
         return len(self._unsaved)
@@ -237,10 +261,9 @@ class Trust:
     def _set(self, node_id: NodeId, row: Reputation) -> None:
         before = self._rows.get(node_id)
         self._rows[node_id] = row
-        if row.suspended:
-            self._bad[node_id] = None
-        else:
-            self._bad.pop(node_id, None)
+        _note(self._bad, node_id, None, row.suspended)
+        _note(self._owing, node_id, len(row.owed), bool(row.owed))
+        _note(self._swept, node_id, None, bool(row.sweep))
         self._unsaved[node_id] = None
         self.on_changed(node_id)
         if before is None or before.suspended != row.suspended or row.suspended:
@@ -305,14 +328,18 @@ class Trust:
 
     def forget(self, node_id: NodeId) -> None:
         """It is not known any more."""
-        for kept in (self._rows, self._folded, self._away, self._unsaved, self._read_due, self._bad):
+        for kept in (self._rows, self._folded, self._away, self._unsaved, self._read_due):
             kept.pop(node_id, None)
+        self._bad.pop(node_id, None)
+        self._owing.pop(node_id, None)
+        self._swept.pop(node_id, None)
         self._suspended = self._worst()
 
     def tick(self, seconds: float, online: int, away: int) -> None:
         """So much time passed since the last tick; so many answer, and so many do not and are not given up yet. Costs the
         same however many there are: what passes is counted once, and for a node when it is asked for.
         """
+        self._write_down(seconds)
         self._waited += seconds if 0 < seconds <= self.longest_tick else 0.0
         if self._waited < min(TICK, self._setting / 16):
             return
@@ -339,8 +366,12 @@ class Trust:
             self._round = list(self._rows)
             self._round.reverse()
         self._save_distrusted()
-        wanted = list(islice(self._unsaved, SAVE_SLICE))
-        while self._round and len(wanted) < SAVE_SLICE:
+
+    def _write_down(self, seconds: float) -> None:
+        """Some of the rows that wait for it."""
+        most = max(1, min(SAVE_SLICE, int(SAVE_RATE * seconds)))
+        wanted = list(islice(self._unsaved, most))
+        while self._round and len(wanted) < most:
             node_id = self._round.pop()
             if node_id in self._rows and node_id not in self._unsaved:
                 wanted.append(node_id)

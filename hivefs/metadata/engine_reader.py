@@ -105,9 +105,9 @@ class EngineReader(CopyReader):
         """All nodes of the book."""
         return list(self.each_node())
 
-    def each_node(self) -> Iterator[NodeId]:
-        """The same one by one, read in steps."""
-        after: bytes | None = None
+    def each_node(self, above: NodeId | None = None) -> Iterator[NodeId]:
+        """The same one by one in the order of their ids, those above one, read in steps."""
+        after: bytes | None = None if above is None else b"n" + above
         while batch := self.keys("tree", b"n", after, STEP):
             yield from (NodeId(key[1:]) for key in batch)
             after = batch[-1]

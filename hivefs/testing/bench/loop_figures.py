@@ -154,15 +154,18 @@ async def watched(work: Callable[[], Awaitable[Any]]) -> dict[str, float]:
 
     async def probe(*, task_status: trio.TaskStatus[None]) -> None:
         nonlocal most, child
+        turns = 0
         task_status.started()
         wall, cpu = time.perf_counter(), time.thread_time()
         while not done.is_set():
             await trio.lowlevel.checkpoint()
             now, used = time.perf_counter(), time.thread_time()
-            walls.append(1000 * (now - wall))
-            cpus.append(1000 * (used - cpu))
+            turns += 1
+            if now - wall >= SHORTEST / 1000:  # what is kept of each turn would in the end be a gap itself
+                walls.append(1000 * (now - wall))
+                cpus.append(1000 * (used - cpu))
             wall, cpu = now, used
-            if len(walls) % 4096 == 0:
+            if turns % 4096 == 0:
                 most = max(most, anonymous())
                 child = max(child, *(anonymous(pid) for pid in children()), 0)
                 wall, cpu = time.perf_counter(), time.thread_time()
