@@ -104,9 +104,7 @@ class Thinker:
                 except _Mute:
                     await self._end()
                     self._not_before = trio.current_time() + AGAIN_S
-                    log.warning(
-                        "the process that looks for places does not say its release: the engine looks itself"
-                    )
+                    log.warning("the process that looks for places does not say its release: the engine looks itself")
                 except (_Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                     log.warning("the process that looks for places ended: %s", str(error) or "it did not answer in time")
                     await self._end()
