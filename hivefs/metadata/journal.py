@@ -54,6 +54,8 @@ class Journal:
         self._usable = True
         self._said = 0
         """The error that was logged last (errno; -1 for one without), 0 when frames are written."""
+        self._short_of = 0
+        """Where the longest frame ended that could not be written since then."""
         self._out = mmap.mmap(-1, STEP_BYTES)
         """Where direct writes begin in memory: it must be aligned like the disk's blocks."""
         try:
@@ -116,11 +118,12 @@ class Journal:
         except OSError as error:
             # What is on the disk now is not known, and the same number must not be written there again with other rows.
             self._usable = False
+            self._short_of = max(self._short_of, end)
             self._say(error)
             return False
         self._end = max(self._end, grown)
-        if self._said:
-            self._said = 0
+        if self._said and end >= self._short_of:  # one that needs no more of the disk says nothing of it
+            self._said = self._short_of = 0
             log.warning("the journal can be written again")
         return True
 
