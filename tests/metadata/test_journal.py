@@ -371,7 +371,7 @@ def test_a_full_disk_is_one_line_and_the_journal_goes_on_when_there_is_room(
     disk = SmallDisk()
     monkeypatch.setattr(journal_module, "os", disk)
     store = make(tmp_path)
-    for room, lines in ((BLOCK, 1), (1 << 30, 2), (BLOCK + 512, 3), (1 << 30, 4)):
+    for room, lines in ((BLOCK, 1), (1 << 30, 2), (2 * BLOCK, 3), (1 << 30, 4)):
         store._journal.clear()
         disk.room = room
         for number in range(4):  # rounds: the store commits by itself what the journal cannot take
