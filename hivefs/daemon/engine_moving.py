@@ -59,7 +59,7 @@ class EngineMoving:
         self.repack.held = self.held
         self.repack.on_recorded = engine.repair.add
         self.reassign = Reassign(engine.store, self.repack.wish, self.repack.poke)
-        self.repack.on_full = self.reassign.wanted.set
+        self.repack.on_full = lambda: self.reassign.wanted.set()  # another event each time
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
             engine.store, engine.reader, engine.writer, self._fills, engine.pool.takes, self._keeps, self.budget

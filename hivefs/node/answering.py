@@ -29,6 +29,7 @@ from hivefs.node.roster import Roster
 from hivefs.node.space import Space
 from hivefs.node.statements import Statements
 from hivefs.node.store import PutJob, ReadJob, ShareStore
+from hivefs.node.threads import in_thread
 from hivefs.protocol import answers, requests
 from hivefs.protocol.answers import Answer, NodeStat
 from hivefs.protocol.failures import Code, Refusal
@@ -129,7 +130,7 @@ class Answerer:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._threads)
+            return await in_thread(work, limiter=self._threads)
         except DiskFull:
             raise Refusal(Code.FULL, "the disk of this node is full") from None
 

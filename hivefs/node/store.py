@@ -29,6 +29,7 @@ from hivefs.errors import DiskFull, NodeProblem
 from hivefs.model.ids import ShareId, VaultId
 from hivefs.node.index import NodeIndex
 from hivefs.node.reserve import NO_ROOM, Reserve
+from hivefs.node.threads import all_at_once
 from hivefs.protocol.failures import Code, Refusal
 
 T = TypeVar("T")
@@ -217,7 +218,7 @@ class ShareStore:
         """
         if len(items) < 2:
             return [sync(item) for item in items]
-        return list(self._syncers.map(sync, items))
+        return all_at_once(self._syncers, sync, items)
 
     def _write(self, data: bytes) -> tuple[Path, int]:
         path = self._tmp / str(next(self._names))
