@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import trio
 
-MOST: Final = 16
+MOST: Final = 32
 """Files on their way at once; what is asked for beyond is left to whoever reads it."""
 _TOUCH_NS: Final = 600 * 10**9
 
@@ -69,7 +69,10 @@ class Openings(Generic[K]):
             if self._closed:
                 self._close_opened()
 
-        self._start(lambda: _open_and_bring(path), deliver)
+        try:
+            self._start(lambda: _open_and_bring(path), deliver)
+        except RuntimeError:  # no thread can be started now: whoever reads the file opens it
+            self._begun.discard(key)
 
     def take(self) -> list[tuple[K, int]]:
         """What was opened since the last time, with its descriptor, which is the caller's now."""

@@ -40,6 +40,9 @@ _THREADS = 3
 WORTH_SHARING = 0.0005
 """Seconds. A disk that is quicker serves those who want a commit sooner one by one than together."""
 
+LONELY = 8
+"""After so many commits before which nobody else came, only every LONELY-th one gives others the time to come."""
+
 INLINE_BYTES = 1 << 20
 """Syncing so much takes less than handing it to a thread is worth."""
 
@@ -74,6 +77,8 @@ class Commits:
         self._urgent = False
         self._took = 1.0
         """Seconds of the last commit."""
+        self._lonely = 0
+        """So many times in a row nobody else came."""
         self._aside = False
         """A frame is being written in a worker thread: what it holds is not durable yet."""
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -183,8 +188,9 @@ class Commits:
         ticket = self._asked
         self._settle = self._settle or settle
         self._urgent = self._urgent or not patient
-        if self._took > WORTH_SHARING:
+        if self._took > WORTH_SHARING and (self._lonely < LONELY or not ticket % LONELY):
             await trio.lowlevel.checkpoint()  # others that want the same may come before the work begins
+            self._lonely = 0 if self._asked > ticket else self._lonely + 1
         while self._done < ticket:
             if self._leading is not None:
                 await self._leading.wait()
@@ -224,14 +230,12 @@ class Commits:
         live = self._inodes.get(ino)
         saved = not live.dirty or live.quiet
         if saved and live.changed_seq <= self._store.durable and not self._overlay.changed(ino):
-            await trio.lowlevel.checkpoint()
-            return
+            return  # without a pass through the scheduler, which costs more than all of this
         await self.syncfs()
 
     async def syncfs(self) -> None:
         """See Filesystem.syncfs."""
         if not self.pending:
-            await trio.lowlevel.checkpoint()
             return
         try:
             await self.all()

@@ -71,6 +71,21 @@ def test_not_more_than_some_are_on_their_way(tmp_path: Path) -> None:
     assert len(later.waiting) == 1
 
 
+def test_without_threads_nothing_is_begun_and_nothing_breaks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"bytes")
+    refused = []
+
+    def start(work: Callable[[], Any], deliver: Callable[[Any], None]) -> None:
+        refused.append(work)
+        raise RuntimeError("can't start new thread")
+
+    opened: Openings[int] = Openings(start)
+    opened.begin(1, tmp_path / "file")
+    opened.begin(1, tmp_path / "file")
+    assert len(refused) == 2
+    assert opened.take() == []
+
+
 def test_closing_leaves_nothing_open(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"bytes")
     later = Later()
