@@ -32,7 +32,7 @@ def packed(value: Any) -> bytes:
     return len(data).to_bytes(LENGTH, "big") + data
 
 
-def _read(source: BinaryIO) -> Any:
+def read_frame(source: BinaryIO) -> Any:
     head = source.read(LENGTH)
     if len(head) < LENGTH:
         raise EOFError
@@ -42,7 +42,7 @@ def _read(source: BinaryIO) -> Any:
 def _whole(one: Any, source: BinaryIO) -> Any:
     if not isinstance(one, Follows):
         return one
-    found: list[Candidate] = [candidate for _ in range(one.frames) for candidate in _read(source)]
+    found: list[Candidate] = [candidate for _ in range(one.frames) for candidate in read_frame(source)]
     return Part(found) if one.part else found
 
 
@@ -50,7 +50,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer questions until the source ends."""
     while True:
         try:
-            question, given, more = _read(source)
+            question, given, more = read_frame(source)
             given = [_whole(one, source) for one in given]
             more = {name: _whole(one, source) for name, one in more.items()}
         except EOFError:

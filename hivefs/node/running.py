@@ -14,8 +14,8 @@ from hivefs import __version__
 from hivefs.errors import NodeProblem
 from hivefs.formats import member
 from hivefs.formats.meter import PEERS, Day
-from hivefs.model.ids import NodeId
-from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RosterEntry
+from hivefs.model.ids import KEY_BYTES, NodeId
+from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RELAY_MARK, Role, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.caps import NO_CAP, Caps
 from hivefs.node.config import NodeConfig, load_node, set_membership
@@ -35,7 +35,7 @@ MOST_COUNTED = 10_000
 
 STATUS_DAYS = 14
 MOST_ADDRESSES = 14
-"""In one record, beside two marks."""
+"""In one record, with the relays, beside two marks."""
 
 SAMPLE_SECONDS = 5.0
 _STARTED_WITH = "leaving"
@@ -50,7 +50,8 @@ def own_entry(
     """
     if config.membership is None:
         raise AssertionError("checked by the caller")
-    addresses = addresses[:MOST_ADDRESSES]
+    addresses = addresses[: MOST_ADDRESSES - len(config.relays)]
+    addresses += tuple(RELAY_MARK + relay for relay in config.relays)
     if config.leaving_ns:
         addresses = (*addresses, LEAVING_MARK + str(config.leaving_ns // 10**9))
     if config.credits:
@@ -186,6 +187,16 @@ class Running:
                 change.save_info(_STARTED_WITH, kept)
         self._began = int.from_bytes(kept[8:], "big")
 
+    async def knows_node(self, key: bytes) -> bool:
+        """Whether that is a node of this hive, as far as this node has heard: in its roster, valid and not revoked."""
+        roster, now = self.answerer.roster, self._clock()
+
+        def look() -> bool:
+            made = roster.certificate(NodeId(key)) if roster.holds(NodeId(key)) else None
+            return made is not None and bool(made.roles & Role.NODE) and member.member_valid(made, made.hive_key, now)
+
+        return len(key) == KEY_BYTES and await trio.to_thread.run_sync(look)
+
     async def run(self) -> None:
         """Watch how the node empties while it leaves, until cancelled."""
         while True:
@@ -253,6 +264,7 @@ def facts(index: NodeIndex, config: NodeConfig, now_ns: int, measured: list[tupl
         },
         "caps": caps_value(config.caps),
         "leaving": leaving,
+        "relays": list(config.relays),
         "days": [{"day": day, **day_value(traffic)} for day, traffic in measured],
     }
 
