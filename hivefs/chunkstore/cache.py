@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
-from hivefs.chunkstore.disk import read_now
+from hivefs.chunkstore.disk import WINDOW, read_now
 from hivefs.chunkstore.openings import Openings, open_to_read
 from hivefs.model.ids import CHUNK_BYTES, StripeId
 
@@ -19,6 +20,7 @@ _BUFFER_BYTES = CHUNK_BYTES + (64 << 10)
 """A whole sealed chunk."""
 
 
+@lru_cache(maxsize=1024)
 def share_path(root: Path, stripe_id: StripeId, index: int) -> Path:
     """The file of one data share. Directories are cut from the random end of the id, so that they fill evenly."""
     name = stripe_id.hex()
@@ -26,11 +28,14 @@ def share_path(root: Path, stripe_id: StripeId, index: int) -> Path:
 
 
 def _in_memory(fd: int) -> bool:
-    """Whether the first byte can be read without the disk, as far as the file system says so."""
+    """Whether some bytes of the file can be read without the disk, one of each window that disk.py would have brought."""
+    one = bytearray(1)
     try:
-        return os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+        for position in range(0, CHUNK_BYTES, WINDOW):
+            os.preadv(fd, [one], position, os.RWF_NOWAIT)
     except OSError:
         return False
+    return True
 
 
 class CacheReader:
