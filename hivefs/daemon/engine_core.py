@@ -45,6 +45,7 @@ from hivefs.maintenance.audit import Audit
 from hivefs.maintenance.checkpoint import EVERY, Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
+from hivefs.maintenance.forgetting import Forgetting
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
@@ -60,7 +61,7 @@ from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Stripe
-from hivefs.placement.health import NodeView
+from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.policies import Policies
 from hivefs.stage.reader import StageReader
 
@@ -110,6 +111,7 @@ class Engine:
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
+        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
@@ -232,6 +234,10 @@ class Engine:
         self.pool.revocations_changed()
         return True
 
+    def _forgot(self, node_id: NodeId) -> None:
+        self.learning.forget(self.pool.members[node_id].entry)
+        self.pool.forget(node_id)
+
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few roster entries whose signatures hold; how many were new."""
         return self.learning.now(entries)
@@ -274,6 +280,7 @@ class Engine:
             nursery.start_soon(self.spares.run)
             nursery.start_soon(self.garbage.empty_trash)
             nursery.start_soon(self.definitions.run)
+            nursery.start_soon(self.forgetting.run)
             nursery.start_soon(self.moving.run)
 
     async def _evict(self) -> None:

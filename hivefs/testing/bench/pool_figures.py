@@ -3,8 +3,8 @@
 
 The engine is the real one over a real store; LIVE of its nodes answer (a conversation that says how much room there is),
 and the others refuse. For each number of nodes, in processes of their own: how long the pool takes to load them and how
-much memory it is, tasks of the loop, and the longest gaps of the loop (in processor time, see loop_figures) while the pool does
-what it does some times a second, during ``hivefs status``, and while what ``df`` tells is counted.
+much memory it is, tasks of the loop, and the longest gaps of the loop (in processor time, see loop_figures) while the pool
+does what it does some times a second, during ``hivefs status``, and while what ``df`` tells is counted.
 """
 
 from __future__ import annotations
