@@ -28,6 +28,7 @@ from hivefs.daemon import engine_moving
 from hivefs.maintenance import (
     audit,
     checkpoint,
+    forgetting,
     garbage,
     leases,
     ledger,
@@ -39,6 +40,7 @@ from hivefs.maintenance import (
     trust,
 )
 from hivefs.maintenance.audit import Audit
+from hivefs.maintenance.forgetting import Forgetting
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.old_copies import OldCopies
@@ -66,6 +68,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (garbage, "EVERY", LOOK),
     (leases, "EVERY", DAY),
     (spares, "EVERY", LOOK),
+    (forgetting, "EVERY", DAY),
     (audit, "LOOK_EVERY", LOOK),
     (trust, "LONGEST_TICK", DAY),
     (trust, "SAVE_EVERY", 6 * HOUR),
@@ -149,6 +152,7 @@ class Life:
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
         self.trust.on_suspended = lambda node_id: self._tell()
         self.garbage = Garbage(self.store, claims, cast("Any", self.online))
+        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self.pool.forget, clock)
         self.leases = Leases(self.store, cast("Any", self.online), clock, self._bad)
         self._news = trio.Event()
         self._scope = trio.CancelScope()
@@ -203,6 +207,8 @@ class Life:
 
     def look_at(self, node: SimNode) -> None:
         """A node came or went: what the pool's conversation with it would see."""
+        if node.reachable and not self.store.dead and self.store.was_forgotten(node.node_id) is not None:
+            self.learn([node])  # it says something newer of itself, see node/running.py
         member = self.pool.members.get(node.node_id)
         if member is None or self.store.dead:
             return
@@ -282,7 +288,14 @@ class Life:
 
     def duties(self) -> list[Callable[[], Any]]:
         """One loop for each."""
-        always = [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit, self.spares.run]
+        always = [
+            self.repair.run,
+            self.leases.run,
+            self.garbage.empty_trash,
+            self._audit,
+            self.spares.run,
+            self.forgetting.run,
+        ]
         if not self.has_files:
             return [*always, self._heads]
         return [*always, self.wired.heads or self._heads, *self.wired.duties()]
