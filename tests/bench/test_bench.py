@@ -130,3 +130,23 @@ def test_a_node_that_fills_is_measured_and_survives_its_kill(tmp_path: Path) -> 
     assert all(figure["value"] > 0 for figure in figures.values())
     assert figures["node_put_300"]["against"] == "1.00 of the first" and "600 shares" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"], "the benchmark left something behind"
+
+
+def test_every_step_is_measured_by_itself(tmp_path: Path) -> None:
+    from hivefs.testing.bench import stages
+
+    found = stages.measure(tmp_path / "stages", (2, 3), 1)
+    assert {key for key, *_ in stages.ROWS} == set(found)
+    assert all(found[key] > 0 for key in ("stage_read", "seal", "zfec", "sha_engine", "check", "read", "cache_read"))
+
+
+@pytest.mark.slow
+@pytest.mark.fuse
+def test_the_processor_time_of_a_hive_by_stages(tmp_path: Path) -> None:
+    _, result = bench(tmp_path, "--targets", "hivefs", "--only", "stages", "--rounds", "1")
+    figures = result["hive"]
+    assert result["errors"] == []
+    for kind in ("placing", "cold"):
+        parts = [figures[f"stages_{kind}_{part}"]["value"] for part in ("mount", "engine", "nodes")]
+        assert all(value > 0 for value in parts)
+        assert figures[f"stages_{kind}_all"]["value"] == pytest.approx(sum(parts))

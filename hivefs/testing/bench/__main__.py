@@ -180,7 +180,7 @@ def _ours_failed(result: dict[str, Any]) -> bool:
 
 
 def _chosen(chosen: argparse.Namespace, name: str) -> bool:
-    return name not in chosen.skip and (not chosen.only or name in chosen.only)
+    return name not in chosen.skip and (name in chosen.only or not (chosen.only or name == hive_figures.STAGES))
 
 
 def _filesystem(directory: Path) -> str:
