@@ -4,8 +4,8 @@ Told at each number of shares: the rate of puts just before it, of reads of any 
 and of STAT, and memory; each also as a ratio to the first number. At the end the node is killed and started again.
 
 The last LAST shares before each number are put over a real conversation, and timed; those before them are put into the
-store while no node runs, by the store's own code with one sync for all of them instead of several for each: a million shares
-that are synced one by one would take hours on a busy disk, and a store says nothing of how it was filled.
+store while no node runs, by the store's own code with one sync for all of them instead of several for each: a million
+shares that are synced one by one would take hours on a busy disk, and a store says nothing of how it was filled.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from hivefs.maintenance import (
     leases,
     ledger,
     reassign,
+    rebalance,
     repack,
     repack_plan,
     repair,
@@ -80,6 +81,8 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (reassign, "ASK", HOUR),
     (engine_moving, "POLICIES_EVERY", HOUR),
     (ledger, "LOOK", LOOK),
+    (rebalance, "EVERY", LOOK),
+    (rebalance, "LONGEST", DAY),
     (checkpoint, "EVERY", DAY),
     (ledger, "EVERY_NS", 2 * DAY_NS),
     # Shares are short here, and so are the stripes that repacking makes.

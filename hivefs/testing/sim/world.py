@@ -24,6 +24,7 @@ from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim import accounts, determinism, waiting
+from hivefs.testing.sim.balance import Balance
 from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
@@ -65,6 +66,8 @@ class Result:
     recoveries: int = 0
     waiting: int = 0
     next_losses: int = 0
+    balancing: int = 0
+    farthest: float = 0.0
 
 
 class World:
@@ -96,6 +99,7 @@ class World:
         self.truth.on_stored = self._stored
         self.files = Files(self)
         self.heads = Heads(self)
+        self.balance = Balance(self)
         self.truth.on_deleted = self.heads.deleted
         self.truth.given_up = self._given_up
         self._puts_to_live = 0
@@ -150,7 +154,7 @@ class World:
     def join(self, country: str, operator: str, operator_country: str) -> SimNode:
         """A new node."""
         chance, now = self.chance, trio.current_time()
-        node = SimNode(len(self.nodes) + 1, country, operator, operator_country, 1 << 40, now)
+        node = SimNode(len(self.nodes) + 1, country, operator, operator_country, self.scenario.disk_bytes or 1 << 40, now)
         node.slow = chance.uniform(0.02, 0.2)
         node.skew_ns = round(chance.gauss(0, 30) * 1e9)
         self.nodes[node.number] = node
@@ -161,6 +165,8 @@ class World:
         self.say("join", node.number, country, operator)
         self.at(now + self.scenario.lifetimes.draw(chance), lambda: self.destroy(node))
         self._plan_outage(node)
+        if self.scenario.disk_bytes and self.life is not None:
+            self.balance.happened(False)
         return node
 
     def _plan_outage(self, node: SimNode) -> None:
@@ -240,6 +246,8 @@ class World:
             if self.scenario.paths:
                 life.wire(self.files, f"wired {self.scenario.seed} {self.result.lives}")
                 self.files.begin()
+                if self.scenario.disk_bytes:
+                    self.balance.wire(life)
                 if self.scenario.heads:
                     life.wired.heads = self.heads.wire(
                         life, random.Random(f"heads {self.scenario.seed} {self.result.lives}")
@@ -429,6 +437,10 @@ class World:
             if scenario.paths:
                 self.files.check_settled()
                 accounts.check_balanced(self)
+            if scenario.disk_bytes:
+                self.balance.check_settled()
+                self.result.balancing = self.balance.moves
+                self.result.farthest = self.balance.farthest()
             nursery.cancel_scope.cancel()
         self.result.digest = self._hash.hexdigest()
         return self.result
