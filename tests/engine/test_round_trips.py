@@ -139,9 +139,7 @@ def test_a_relay_makes_no_node_seem_far_and_hides_no_answer_that_is_too_fast(tmp
                     trips._now = {key: seconds for key, seconds in trips._now.items() if key[0] != node.node_id}
                     trips.measured(node.node_id, 0.3, relayed=True)
                 engine.evidence.weigh(trips.turn())
-            assert country(engine, liar) == country(engine, hidden) == ("", "measured"), (
-                "a long way is no proof"
-            )
+            assert country(engine, liar) == country(engine, hidden) == ("", "measured"), "a long way is no proof"
 
     run(test)
 
