@@ -27,7 +27,8 @@ def command(off: bool, password_file: str | None, key_file: Path | None, as_json
 
     home = Home.load(default_home())
     secrets = open_vault(home, password_file, key_file)
-    home.change(secrets, settings={**home.vault.settings, "relays": 0 if off else 1})
+    settings = {name: value for name, value in home.vault.settings.items() if name != "relays"}
+    home.change(secrets, settings=settings if off else {**settings, "relays": 1})
     told = trio.run(ask_or_none, home, "engine", "relays", not off) is not None
     if as_json:
         show_json({"relays": not off, "running": told})

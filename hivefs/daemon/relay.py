@@ -27,6 +27,7 @@ from hivefs.daemon.home import read_private, write_file
 from hivefs.errors import BadSetting, HivefsError, KeyFileProblem, NodeProblem
 from hivefs.model.ids import KEY_BYTES
 from hivefs.model.node import MOST_RELAYS
+from hivefs.node.addresses import announced
 from hivefs.node.config import MOST_RELAY_TEXT, NodeConfig, load_node
 from hivefs.transport import Host, Limits, open_host, split_address
 from hivefs.transport.addresses import split_listen_address
@@ -115,8 +116,9 @@ async def _serve(
     relay = Relay(partial(_is_node, directory, Lines(trio.current_time), trio.CapacityLimiter(ASKING)), bounds)
     async with open_host(seed, listen=listen, handlers={HOP: relay.serve}, limits=SERVE_LIMITS) as host:
         relay.host = host
-        host.announce(host.addresses)
-        told(host.addresses)
+        addresses = list(announced(host.addresses, ()))
+        host.announce(addresses)
+        told(addresses)
         await trio.sleep_forever()
 
 
@@ -146,9 +148,9 @@ def accept(directory: Path, relays: Sequence[str], told: Callable[[str], None]) 
     if not 0 < len(relays) <= MOST_RELAYS:
         raise BadSetting(name="--relay", reason=f"a node has at most {MOST_RELAYS}")
     near = own_place(config)
-    _log()
-    bound_memory()
     with _alone(directory):
+        _log()
+        bound_memory()
         trio.run(_until_told, partial(_accept, directory, seed, near, relays, told))
 
 

@@ -118,7 +118,7 @@ def test_a_drive_over_a_relay(tmp_path: Path) -> None:
         assert {country: node["relayed"] for country, node in nodes_of(hive).items()} == {
             **dict.fromkeys(COUNTRIES[:-1], False), COUNTRIES[-1]: True,
         }  # fmt: skip
-        assert "online, by relay" in hive.run("nodes").stdout
+        assert "online, by relay" in hive.run("nodes").stdout and "online, by relay" in hive.run("status").stdout
         data = os.urandom(16 << 20)
         (hive.drive / "file").write_bytes(data)
         hive.wait(hive.drive)
