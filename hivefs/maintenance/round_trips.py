@@ -90,10 +90,10 @@ class RoundTrips:
     def move(self, text: str) -> None:
         """This machine is somewhere else, or (empty) it is not known where. Raises BadSetting."""
         place = place_of(text) if text else ()
-        self._now, self._before, self._refuted = {}, {}, {}
         with self._store.writing():
             self._store.save_info(_PLACE, text)
             self._store.save_info(_REFUTED, [])
+        self._now, self._before, self._refuted = {}, {}, {}
         self._place, self.place_text = place, text
         self._moved.set()
 
@@ -161,10 +161,11 @@ class RoundTrips:
         return [node_id for node_id, _ in over]
 
     def _save(self, refuted: dict[tuple[NodeId, str], list[Any]]) -> None:
-        self._refuted = refuted
+        """Written first: what a full disk did not take is refuted by the next measurement."""
         rows = [[bytes(node_id), country, *said] for (node_id, country), said in refuted.items()]
         with self._store.writing():
             self._store.save_info(_REFUTED, rows)
+        self._refuted = refuted
 
     # ---- measuring ---
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cbor2
 
 from hivefs.formats import records
@@ -29,7 +31,8 @@ class NodeTables(EngineWriter):
         """Record what was last seen of a node."""
         self.save("nodes", node_id, cbor2.dumps([int(row.state), row.since_ns, row.free_bytes, row.capacity]))
 
-    def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
-        """The same, in a transaction of its own."""
+    def save_seen(self, rows: Mapping[NodeId, NodeRow]) -> None:
+        """The same of several, in a transaction of its own."""
         with self.writing():
-            self.save_node_row(node_id, row)
+            for node_id, row in rows.items():
+                self.save_node_row(node_id, row)

@@ -25,6 +25,7 @@ from hivefs.node.gossip import Gossip
 from hivefs.node.index import NodeIndex
 from hivefs.node.meter import Meter, days
 from hivefs.node.session import Streams
+from hivefs.node.threads import in_thread
 from hivefs.node.upkeep import Upkeep
 from hivefs.protocol.failures import Code
 from hivefs.protocol.frames import Kind
@@ -127,7 +128,7 @@ class Running:
             own = self.config.membership
             if heard is not None and own is not None and member.age(heard) > member.age(own):
                 try:
-                    await trio.to_thread.run_sync(set_membership, self._directory, heard)
+                    await in_thread(set_membership, self._directory, heard)
                     await self.reload()
                     self._events.say("membership", "the hive's owner signed it anew; it was taken", logging.WARNING)
                 except NodeProblem as error:
@@ -139,7 +140,7 @@ class Running:
         leaving. Raises NodeProblem; then they stay as they were.
         """
         async with self._reloading:
-            config, _ = await trio.to_thread.run_sync(load_node, self._directory)
+            config, _ = await in_thread(load_node, self._directory)
             if config.membership is None:
                 raise NodeProblem(path=self._directory, reason="its settings have lost the membership certificate")
             changed = config != self.config
@@ -157,18 +158,18 @@ class Running:
         answerer.space.capacity, answerer.space.vault_quota = config.capacity, config.vault_quota
         self.streams.line.caps = config.caps
         answerer.leaving = self._upkeep.leaving = bool(config.leaving_ns)
-        await trio.to_thread.run_sync(self._note_leaving)
+        await in_thread(self._note_leaving)
         index = answerer.store.index
         entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._now_ns())
         left, self.entry = self.entry.address.leaving_s, entry
         if index.entry(self.node_id) != member.entry_to_bytes(entry):
-            await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
+            await in_thread(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
             if self.gossip is not None:
                 self.gossip.tell()
                 if left != entry.address.leaving_s:
                     words = "the node leaves" if config.leaving_ns else "the node stays"
                     self._events.say("roster", words, logging.WARNING)
-        said = await trio.to_thread.run_sync(
+        said = await in_thread(
             answerer.statements.say, self._seed, self.node_id, config.claims, config.attestations, self._clock()
         )
         if said:

@@ -44,15 +44,14 @@ from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
-from hivefs.metadata.engine_store import EngineStore
+from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId, StripeId
-from hivefs.model.node import RosterEntry
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim.files import SHARE, Files
 from hivefs.testing.sim.nodes import DAY, DAY_NS, SimClient, SimNode
-from hivefs.testing.sim.quick import SimPool, SimTrust
+from hivefs.testing.sim.quick import SimPool
 from hivefs.testing.sim.store import Killed, SimStore
 from hivefs.testing.sim.truth import PURPOSE
 from hivefs.testing.sim.wired import Wired
@@ -95,23 +94,6 @@ def only_killed(error: BaseException) -> bool:
     return isinstance(error, Killed)
 
 
-class Book:
-    """The pool's view of the store: when few nodes are news, only those are read again."""
-
-    def __init__(self, store: EngineStore) -> None:
-        self._store = store
-        self.news: list[NodeId] | None = None
-        self.weighed = store.weighed
-        self.save_seen = store.save_seen
-
-    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
-        """All known nodes, or the news."""
-        if self.news is None:
-            return self._store.nodes()
-        found = [(n, self._store.roster_entry(n), self._store.node_row(n)) for n in self.news]
-        return [(n, entry, row) for n, entry, row in found if entry is not None and row is not None]
-
-
 class NoCache(Cache):
     """Everything comes from the nodes."""
 
@@ -150,9 +132,8 @@ class Life:
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy, chance.randbytes)
         self.store.clock = clock
-        self._book = Book(self.store)
-        self.trust = SimTrust(self.store, clock, gone_after)
-        self.pool = SimPool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
+        self.trust = Trust(self.store, clock, gone_after)
+        self.pool = SimPool(self.store, cast("Any", None), clock, self.trust, cast("Any", None))
         self.trust.on_changed = self.pool.conduct_changed
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
@@ -213,13 +194,12 @@ class Life:
     def learn(self, nodes: Iterable[SimNode]) -> None:
         """Nodes that are new to the book."""
         now, nodes = self.clock(), list(nodes)
-        self._book.news = [node.node_id for node in nodes] if self.pool.members else None
         with self.outside():
             with self.store.writing():
                 for node in nodes:
                     if self.store.save_node(node.entry(), now) and self.store.node_row(node.node_id) is None:
                         self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
-            self.pool.refresh()
+            self.pool.refresh([node.node_id for node in nodes])
 
     def look_at(self, node: SimNode) -> None:
         """A node came or went: what the pool's conversation with it would see."""
