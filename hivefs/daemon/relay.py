@@ -24,7 +24,7 @@ import trio
 from hivefs.daemon import control, node_control
 from hivefs.daemon.dht import bound_memory
 from hivefs.daemon.home import read_private, write_file
-from hivefs.errors import BadSetting, HivefsError, KeyFileProblem, NodeProblem
+from hivefs.errors import BadSetting, HivefsError, KeyFileProblem, NodeProblem, Refused
 from hivefs.model.ids import KEY_BYTES
 from hivefs.model.node import MOST_RELAYS
 from hivefs.node.addresses import announced
@@ -47,6 +47,7 @@ DIAL_SECONDS: Final = 15.0
 NEAR_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
+STEADY_SECONDS: Final = 60.0
 CIRCUITS: Final = 32
 """At once, of all relays together; a node serves 64 connections from one address, and these come from its own machine."""
 
@@ -252,16 +253,16 @@ async def _accept(
 
 async def _keep(host: Host, relay: str, good: Callable[[], Awaitable[None]]) -> None:
     """Hold a reservation at a relay until cancelled; ``good`` is called when there is one again."""
-    pause, said = FIRST_PAUSE, ""
+    pause, since, said = FIRST_PAUSE, 0.0, set[bool]()
     while True:
         connection = None
-        reserved = False
+        reserved = refused = False
         try:
             connection = await host.dial(relay, timeout=DIAL_SECONDS)
             while True:
                 again = await reserve(connection)
                 if not reserved:
-                    reserved, pause, said = True, FIRST_PAUSE, ""
+                    reserved, said, since = True, set(), trio.current_time()
                     log.info("the node is reached through the relay at %s", relay)
                     await good()
                 with trio.move_on_after(again):
@@ -271,13 +272,17 @@ async def _keep(host: Host, relay: str, good: Callable[[], Awaitable[None]]) -> 
         except NodeProblem:
             raise
         except HivefsError as error:
-            reason = str(error)
+            reason, refused = str(error).removesuffix("."), isinstance(error, Refused)
         finally:
             if connection is not None:
                 with trio.CancelScope(shield=True):
                     await connection.aclose()
-        if reason != said:  # one line for an outage
-            said = reason
-            log.warning("no reservation at the relay at %s: %s It is tried again.", relay, reason)
+        if refused not in said:  # one line of an outage, and one when it is there and does not want us
+            said.add(refused)
+            log.warning("no reservation at the relay at %s (%s); it is tried again", relay, reason)
+        if (
+            reserved and trio.current_time() > since + STEADY_SECONDS
+        ):  # one that takes us and drops us is not asked without end
+            pause = FIRST_PAUSE
         await trio.sleep(pause)
         pause = min(LONGEST_PAUSE, 2 * pause)

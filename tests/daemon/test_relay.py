@@ -118,7 +118,7 @@ class Hive:
         make(self.near, NEAR, self.ports[0])
         _, said = start("node", "run", self.near)
         nearby = said.removeprefix("Serving at ").split(" ")[0]
-        make(self.hidden, HIDDEN, self.ports[1], nearby, announce=local(self.ports[3]))
+        make(self.hidden, HIDDEN, self.ports[1], nearby, announce=f"/dns4/localhost/tcp/{self.ports[3]}")
         self.node, _ = start("node", "run", self.hidden)
         self.relay, self.address = self.serve()
 
@@ -147,7 +147,7 @@ def test_a_node_that_nobody_dials_is_used_through_a_relay(
     until(lambda: entry_of(hive.hidden).address.relays)
     entry = entry_of(hive.hidden)
     assert entry.address.relays == (hive.address,) == tuple(node_control.status(hive.hidden)["relays"])
-    assert entry.address.reachable[0].startswith(local(hive.ports[3])), "where nobody listens"
+    assert entry.address.reachable[0].startswith(f"/dns4/localhost/tcp/{hive.ports[3]}/"), "where nobody listens"
 
     async def use() -> None:
         async with owner() as engine, engine.with_node(entry) as client:
