@@ -7,6 +7,8 @@ when they are due. A node that is away for longer than is usual for it (``conduc
 counts again where the stripe still names it.
 
 Atomic between two checkpoints of trio: everything but ``_talk`` and what waits in ``run`` is synchronous.
+
+A full disk under the book ends no conversation: what it does not take is written later, SAVED_AT_ONCE at each look.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import trio
 
@@ -23,7 +26,7 @@ from hivefs.chunkstore.dialling import FIRST_PAUSE, LONGEST_PAUSE, Dialling, Slo
 from hivefs.chunkstore.listing import Listing
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
@@ -103,6 +106,8 @@ class Pool:
         self._conduct = conduct
         self._wall = clock()
         self._unsaved: list[Member] = []
+        self._refused: dict[NodeId, None] = {}
+        """Nodes of which the disk did not take what was seen last."""
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
         self.by_state: dict[NodeState, dict[NodeId, None]] = {state: {} for state in NodeState}
@@ -286,6 +291,7 @@ class Pool:
                 member.scope.cancel()
             self.by_state[member.row.state].pop(node_id, None)
             self._cut.pop(node_id, None)
+            self._refused.pop(node_id, None)
             self._look_at.pop(node_id, None)
             self.listing.forget(node_id)
             self._conduct.forget(node_id)
@@ -380,8 +386,22 @@ class Pool:
                 shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
                 self._unsaved.append(shifted)
         late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
-        if late:
-            self._book.save_all_seen({m.node_id: m.row for m in late if m.row.state != NodeState.ONLINE})
+        known = (member for member in late if self.members.get(member.node_id) is member)
+        rows = {member.node_id: member.row for member in known if member.row.state != NodeState.ONLINE}
+        refused = islice(self._refused, SAVED_AT_ONCE)
+        rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
+        if rows:
+            self._save_seen(rows)
+
+    def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
+        """What the disk does not take is written at a later look."""
+        try:
+            self._book.save_seen(rows)
+        except DiskFull:
+            self._refused |= dict.fromkeys(rows)
+            return
+        for node_id in rows:
+            self._refused.pop(node_id, None)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)
@@ -403,7 +423,7 @@ class Pool:
             (self._conduct.came if state == NodeState.ONLINE else self._conduct.went)(node_id)
         if new != row:
             member.row = new
-            self._book.save_seen(member.node_id, new)
+            self._save_seen({member.node_id: new})
         if state != row.state:
             self._notify()
 
@@ -443,7 +463,7 @@ class Pool:
             member.pause = min(self._dialling.longest, member.pause * 2)
 
     async def _converse(self, member: Member, client: NodeClient) -> None:
-        first = True
+        first, again = True, False
         while True:
             stat = await client.stat()
             member.reserved = 0
@@ -457,8 +477,13 @@ class Pool:
             if stat.dropped > member.dropped:
                 self.on_dropped(member.node_id)
             member.dropped = stat.dropped
-            if first or news:
-                await self._on_connect(client)
+            if first or news or again:
+                try:
+                    await self._on_connect(client)
+                    again = False
+                except DiskFull as error:
+                    again = True  # what it told was not written: it is asked once more, and reads go on meanwhile
+                    log.debug("what node %s told waits: %s", member.node_id.hex()[:12], error)
                 first = False
             with trio.move_on_after(STAT_EVERY):
                 await client.wait_closed()

@@ -36,7 +36,9 @@ def command(as_json: bool) -> None:
     titles = ("node", "state", *(name.replace("_", " ") for name in COLUMNS), "free", "problems")
     table = Table(*titles, box=None, padding=(0, 2, 0, 0))
     for node in rows:
-        state = node["state"] + (", leaves" if node.get("leaving_s") else "")
+        state = (
+            node["state"] + (", by relay" if node.get("relayed") else "") + (", leaves" if node.get("leaving_s") else "")
+        )
         problems = [*node.get("unsure", []), *([node["last_problem"]] if node.get("last_problem") else [])]
         table.add_row(
             node["id"][:12],

@@ -153,7 +153,7 @@ class Process:
         engine = self._engine
         await engine.hydration.done.wait()
         steps: list[tuple[str, int, int]] = []
-        check = HiveCheck(engine.store, engine.reader, engine.online, engine.repair.bad_share)
+        check = HiveCheck(engine.store, engine.reader, engine.online, engine.bad_shares.take)
         finished = trio.Event()
 
         async def tell() -> None:
@@ -231,7 +231,7 @@ class Process:
                     await self._serve_remote(client)
             except* HivefsError as group:
                 log.debug("no mount: %s", group.exceptions[0])
-            if await self._drain_or_done():
+            if await self._engine.disk.keep("drain", self._drain_or_done):
                 return
             await trio.sleep(0.3)
 
@@ -239,7 +239,7 @@ class Process:
         snapshot = MetadataSnapshot(self._home.metadata, self._engine.keys)
         self._metadata = snapshot
         try:
-            await self._engine.serve_vault(RemoteVault(client), _fresh(snapshot), _looker(snapshot))
+            await self._engine.serve_vault(RemoteVault(client), _fresh(snapshot))
         finally:
             self._metadata = None
             snapshot.close()
@@ -258,7 +258,7 @@ class Process:
                     self._metadata = snapshot
                     try:
                         async with trio.open_nursery() as nursery:
-                            nursery.start_soon(self._engine.serve_vault, drive.service, _fresh(snapshot), _looker(snapshot))
+                            nursery.start_soon(self._engine.serve_vault, drive.service, _fresh(snapshot))
                             await self._engine.drained(drive.service)
                             await self._wait_idle()
                             nursery.cancel_scope.cancel()
@@ -374,22 +374,6 @@ def _fresh(snapshot: MetadataSnapshot) -> SnapshotSource:
     return begun
 
 
-def _looker(snapshot: MetadataSnapshot) -> Any:
-    """Reads records of the state committed when it is first asked. Not earlier: what the mount commits while we make it
-    commit (a swap whose answer a dead engine did not hear) must be seen, or a live chunk would be taken for unused.
-    """
-    begun = False
-
-    def look(key: bytes) -> bytes | None:
-        nonlocal begun
-        if not begun:
-            snapshot.begin()
-            begun = True
-        return snapshot.get(key)
-
-    return look
-
-
 async def serve(home: Home, secrets: Secrets, report: Report) -> None:
     """Run until there is nothing left to do, or asked to stop."""
     vault = home.vault
@@ -411,6 +395,7 @@ async def _serve(
         process = Process(engine, conversations, home)
         await nursery.start(control.serve, home.run, "engine", process.methods())
         conversations.revoked = engine.covers
+        conversations.relays = bool(vault.setting("relays"))
         nursery.start_soon(process.bootstrap)
         nursery.start_soon(process.watch_revoked)
         if vault.setting("lan"):

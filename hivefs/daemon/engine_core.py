@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -36,16 +36,18 @@ from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.thinker import Thinker
-from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
+from hivefs.errors import Corrupt, DiskFull, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
+from hivefs.maintenance.bad_shares import BadShares
 from hivefs.maintenance.checkpoint import EVERY, Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
 from hivefs.maintenance.forgetting import Forgetting
+from hivefs.maintenance.full_disk import FullDisk
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
@@ -84,6 +86,8 @@ class Engine:
         self.policy = home.policy()
         setting = home.vault.setting
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy)
+        self.disk = FullDisk(self.store.probe)
+        self.store.on_full = self.disk.note
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
@@ -106,6 +110,8 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
+        self.repair.keep = self.disk.keep
+        self.bad_shares = BadShares(self.repair.bad_share)
         self.spares = Spares(
             self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
         )
@@ -186,7 +192,7 @@ class Engine:
         return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
-        self.repair.bad_share(stripe, index, reason)
+        self.bad_shares.take(stripe, index, reason)
 
     def _intend(self, pairs: Collection[Pair]) -> None:
         with self.store.writing():
@@ -249,17 +255,23 @@ class Engine:
     # ---- running ----------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The duties that need no drive, until cancelled."""
-        self.checkpoint.sweep()
+        """The duties that need no drive, until cancelled. Each is kept (maintenance/full_disk.py), but for those that write
+        nothing or put off what a full disk does not take (pool, trust).
+        """
+        keep = self.disk.keep
+        with suppress(DiskFull):  # what is not forgotten now is forgotten before the next checkpoint
+            self.checkpoint.sweep()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.disk.run)
             await nursery.start(self.pool.run)
             nursery.start_soon(self.thinker.run)
             nursery.start_soon(self.rules.codes.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
-            nursery.start_soon(self.evidence.run)
-            nursery.start_soon(self.round_trips.run)
-            nursery.start_soon(self.leases.run)
+            nursery.start_soon(keep, "bad shares", self.bad_shares.run)
+            nursery.start_soon(keep, "evidence", self.evidence.run)
+            nursery.start_soon(keep, "round trips", self.round_trips.run)
+            nursery.start_soon(keep, "leases", self.leases.run)
             nursery.start_soon(self.trust.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self.rules.measure)
@@ -269,19 +281,23 @@ class Engine:
 
     async def _after_hydration(self) -> None:
         """Repair and deletion need the whole book: after a recovery it is loaded first."""
+        keep = self.disk.keep
+        await keep("book", self._load_book)
+        await self.rules.readable()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep, "policies", self.rules.run)
+            nursery.start_soon(keep, "repair", self.repair.run)
+            nursery.start_soon(keep, "audit", self.audit.run)
+            nursery.start_soon(keep, "spares", self.spares.run)
+            nursery.start_soon(keep, "garbage", self.garbage.empty_trash)
+            nursery.start_soon(keep, "definitions", self.definitions.run)
+            nursery.start_soon(keep, "forgetting", self.forgetting.run)
+            nursery.start_soon(self.moving.run)
+
+    async def _load_book(self) -> None:
         await self.hydration.run()
         self.evidence.reload()
         await self.evidence.weigh_all()
-        await self.rules.readable()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.rules.run)
-            nursery.start_soon(self.repair.run)
-            nursery.start_soon(self.audit.run)
-            nursery.start_soon(self.spares.run)
-            nursery.start_soon(self.garbage.empty_trash)
-            nursery.start_soon(self.definitions.run)
-            nursery.start_soon(self.forgetting.run)
-            nursery.start_soon(self.moving.run)
 
     async def _evict(self) -> None:
         while True:
@@ -290,27 +306,37 @@ class Engine:
             if self.cache.usage > self.cache.budget:
                 await trio.to_thread.run_sync(self.cache.evict)
 
-    async def serve_vault(self, vault: Vault, snapshot: SnapshotSource, look: Callable[[bytes], bytes | None]) -> None:
-        """Work for one drive until it goes (HivefsError passes out, possibly in a group) or this is cancelled."""
-        await vault.attach()
-        await vault.flush()
-        self.placing.reconcile(look)
-        self.vault = vault
+    async def serve_vault(self, vault: Vault, snapshot: SnapshotSource) -> None:
+        """Work for one drive until it goes (HivefsError passes out, possibly in a group) or this is cancelled. A full disk
+        is no reason to end.
+        """
+        keep = self.disk.keep
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._place_for, vault)
+                attached = trio.Event()
+                nursery.start_soon(keep, "placing", self._place_for, vault, snapshot, attached)
+                await attached.wait()
+                self.vault = vault
                 nursery.start_soon(self._report_capacity, vault)
                 await self.hydration.books.wait()
                 await self.rules.readable()
-                nursery.start_soon(self.checkpoint.run, vault, snapshot)
+                nursery.start_soon(keep, "checkpoint", self.checkpoint.run, vault, snapshot)
                 await self.hydration.done.wait()
-                nursery.start_soon(self.garbage.take_released, vault)
-                nursery.start_soon(self.moving.reassign.run, vault)
+                nursery.start_soon(keep, "released", self.garbage.take_released, vault)
+                nursery.start_soon(keep, "reassign", self.moving.reassign.run, vault)
         finally:
             self.vault = None
 
-    async def _place_for(self, vault: Vault) -> None:
-        """After a recovery nothing is placed before the policies are here."""
+    async def _place_for(self, vault: Vault, snapshot: SnapshotSource, attached: trio.Event) -> None:
+        """What was offered before is looked up in what the drive has committed: an engine that died did not hear whether it
+        was taken, nor did a placing that ended because the disk was full. After a recovery nothing is placed before the
+        policies are here.
+        """
+        await vault.attach()  # the answers of those before are not taken any more
+        await vault.flush()
+        with snapshot() as committed:
+            self.placing.reconcile(committed.get)
+        attached.set()
         while True:
             try:
                 await self.hydration.ensure(records.policy_key(TEXT_KEY))
@@ -454,6 +480,7 @@ class Engine:
                 "waiting_for_copies": self.repair.waiting_for_copies,
                 "risked": self.repair.risked,
             },
+            "disk": self.disk.status(),
             "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
@@ -496,6 +523,8 @@ class Engine:
             "unsure": list(member.weighed.problems),
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
+            "relays": list(member.entry.address.relays),
+            "relayed": member.client is not None and member.client.relayed,
             "leaving_s": member.entry.address.leaving_s,
             **self.trust.status(node_id),
         }

@@ -97,19 +97,25 @@ class Learning:
     def _record(self, entries: Sequence[RosterEntry]) -> int:
         """Those whose signatures hold; how many were new. It may have been revoked while they were checked."""
         engine, now, new = self._engine, time.time_ns(), list[NodeId]()
-        with engine.store.writing():
-            for entry in entries:
-                node_id = NodeId(entry.membership.subject)
-                row = engine.store.node_row(node_id)
-                if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
-                    continue
-                if engine.store.save_node(entry, now):
-                    new.append(node_id)
-                    if row is None:
-                        engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-                        if entry.membership.invitation is not None:
-                            self._counts()[entry.membership.invitation.key] += 1
-            engine.evidence.weigh(new)
+        joined: Counter[bytes] = Counter()
+        try:
+            with engine.store.writing():
+                for entry in entries:
+                    node_id = NodeId(entry.membership.subject)
+                    row = engine.store.node_row(node_id)
+                    if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
+                        continue
+                    if engine.store.save_node(entry, now):
+                        new.append(node_id)
+                        if row is None:
+                            engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+                            if (invitation := entry.membership.invitation) is not None:
+                                joined[invitation.key] += 1
+                                self._counts()[invitation.key] += 1
+                engine.evidence.weigh(new)
+        except BaseException:  # the disk is full, most often: they did not join; raised again
+            self._counts().subtract(joined)
+            raise
         engine.pool.refresh(new)
         return len(new)
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import trio
 import trio.lowlevel
 
-from hivefs.errors import BadAttestation, BadSetting
+from hivefs.errors import BadAttestation, BadSetting, DiskFull
 from hivefs.formats import attestation
 from hivefs.formats.invite import SKEW_NS
 from hivefs.model.attestation import Attestation, Said, Statement, TrustedKey
@@ -44,6 +44,7 @@ class Store(Protocol):
     """The engine's store, as evidence uses it."""
 
     def writing(self) -> AbstractContextManager[Any]: ...
+    def afterwards(self, call: Callable[[], None]) -> None: ...
     def node_ids(self) -> list[NodeId]: ...
     def roster_entry(self, node_id: NodeId) -> RosterEntry | None: ...
     def trusted_keys(self) -> list[TrustedKey]: ...
@@ -82,15 +83,21 @@ class Evidence:
     # ---- weighing -------------------------------------------------------------------------------------------------------
 
     def weigh(self, node_ids: Iterable[NodeId]) -> list[NodeId]:
-        """Weigh what is known of these nodes; those of which it is something else than before."""
+        """Weigh what is known of these nodes; those of which it is something else than before. Raises DiskFull: then all
+        are weighed when there is room.
+        """
         changed = []
-        with self._store.writing():
-            for node_id in node_ids:
-                entry = self._store.roster_entry(node_id)
-                if entry is not None and self._weigh_one(node_id, entry):
-                    changed.append(node_id)
-        if changed:
-            self._on_change(changed)
+        try:
+            with self._store.writing():
+                for node_id in node_ids:
+                    entry = self._store.roster_entry(node_id)
+                    if entry is not None and self._weigh_one(node_id, entry):
+                        changed.append(node_id)
+                if changed:
+                    self._store.afterwards(lambda: self._on_change(changed))
+        except DiskFull:
+            self._again.set()
+            raise
         return changed
 
     def _weigh_one(self, node_id: NodeId, entry: RosterEntry) -> bool:
@@ -127,7 +134,7 @@ class Evidence:
             self.trusted,
             refuted,
             self.registry,
-            addresses=entry.address.reachable,
+            addresses=entry.address.telling,
             claims=claims,
             now_ns=now,
         )

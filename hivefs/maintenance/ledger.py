@@ -147,8 +147,13 @@ class Ledger:
 
         async def one(node_id: NodeId, client: Teller) -> None:
             async with slots:
+                hurried = node_id in self._hurried
                 self._hurried.discard(node_id)
-                await self.account(node_id, client)
+                try:
+                    await self.account(node_id, client)
+                except BaseException:  # a full disk, or another one's in this nursery: it is to be asked soon, as before
+                    self._hurried |= {node_id} if hurried else set()
+                    raise
 
         async with trio.open_nursery() as nursery:
             for node_id, client in list(self._online()):

@@ -26,12 +26,13 @@ from typing import Final, Protocol
 import trio
 import trio.lowlevel
 
+from hivefs.chunkstore import steps
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.ports import Random
 from hivefs.chunkstore.reader import Reader
 from hivefs.content import coding
 from hivefs.content.packing import Packed, Packer
-from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
+from hivefs.errors import Corrupt, DiskFull, HivefsError, NotEnoughShares
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
@@ -119,6 +120,8 @@ class Repack:
         self.full: Callable[[], bool] = lambda: False
         """Whether the hive is nearly full, so that room is worth more."""
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
+        self.on_full: Callable[[], None] = lambda: None
+        """The disk is full, and wishes that were taken may be forgotten: whoever wishes is to look again."""
         self.more_is_left = False
 
     def poke(self) -> None:
@@ -169,6 +172,11 @@ class Repack:
             try:
                 if await self.move(job):
                     went += 1
+            except DiskFull as error:
+                self.moving.waiting_for = str(error)
+                self._poked.set()  # what was not moved is looked for again
+                self.on_full()
+                raise
             except HivefsError as error:
                 self.moving.drop(job.reason, job.sent)
                 if self.moving.waiting_for != str(error):
@@ -266,7 +274,6 @@ class Repack:
         packed = await trio.to_thread.run_sync(packer.pack, self._random, False, FRESH)
         await self._budget.take(job.target.total * packed.share_bytes)
         stripe = await self._place(packed, self._new_id(), job.target)
-        # No checkpoint of trio from here until the stripe is recorded: see Writer.
         level = self._state.health(stripe).level
         if any(share.node is None for share in stripe.shares) or level < max(worth):
             # Its shares are in the trash and go from there.
@@ -305,6 +312,7 @@ class Repack:
         return count
 
     def _record(self, stripe: Stripe) -> None:
+        steps.recording()
         with self._state.writing():
             self._state.save_stripe(stripe)
         self.on_recorded(stripe.stripe_id)

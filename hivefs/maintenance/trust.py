@@ -9,20 +9,23 @@ many seldom fail by themselves at once, and if they did after all they are given
 not count whole is no part of anybody's history.
 
 Atomic between two checkpoints of trio: everything. Rows are written when something was decided, and else every SAVE_EVERY
-seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_RATE a second, so
-of very many nodes more is lost: of 100 000 an hour of counting.
+seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_RATE a second, so of very
+many nodes more is lost: of 100 000 an hour of counting. What a full disk does not take is written with a later tick:
+whoever tells of a node hears nothing of that.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
+from hivefs.errors import DiskFull
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.placement import reputation
@@ -113,7 +116,9 @@ class Trust:
         self._owing = {node_id: len(row.owed) for node_id, row in self._rows.items() if row.owed}
         self._swept = {node_id: None for node_id, row in self._rows.items() if row.sweep}
         self._suspended = self._worst()
-        book.save_distrusted(self._suspended)
+        self._said: frozenset[NodeId] | None = None
+        """Who is out of trust by what is written."""
+        self._save_distrusted()
         self.cut_off = False
         """Whether this machine seems to be the one that is away."""
         self.on_failed: Callable[[NodeId], None] = lambda node_id: None
@@ -263,8 +268,7 @@ class Trust:
         self.on_changed(node_id)
         if before is None or before.suspended != row.suspended or row.suspended:
             self._suspended, old = self._worst(), self._suspended
-            if self._suspended != old:
-                self._book.save_distrusted(self._suspended)
+            self._save_distrusted()
             for changed in sorted(self._suspended ^ old):
                 bad = changed in self._suspended
                 log.warning(
@@ -361,6 +365,7 @@ class Trust:
             self._since_save = 0.0
             self._round = list(self._rows)
             self._round.reverse()
+        self._save_distrusted()
 
     def _write_down(self, seconds: float) -> None:
         """Some of the rows that wait for it."""
@@ -391,6 +396,16 @@ class Trust:
         for node_id in nodes:
             if node_id in self._folded:
                 self._fold(node_id)
-        self._book.save_reputations({node_id: self.row(node_id) for node_id in nodes})
+        try:
+            self._book.save_reputations({node_id: self.row(node_id) for node_id in nodes})
+        except DiskFull:
+            self._unsaved |= dict.fromkeys(nodes)
+            return
         for node_id in nodes:
             self._unsaved.pop(node_id, None)
+
+    def _save_distrusted(self) -> None:
+        if self._said != self._suspended:
+            with suppress(DiskFull):  # with a later tick, then
+                self._book.save_distrusted(self._suspended)
+                self._said = self._suspended

@@ -43,8 +43,8 @@ class Contents:
                     self._store.put("within", place.stripe_id + key[1:])
             if len(keys) < SLICE:
                 self._store.save_info(_DONE, True)
-            else:
-                self._after = keys[-1]
+        if len(keys) == SLICE:
+            self._after = keys[-1]  # not before they are in the store
 
     def names(self, stripe_id: StripeId) -> list[ChunkId]:
         """The chunks of a data stripe that are not doomed."""

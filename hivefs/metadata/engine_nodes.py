@@ -32,13 +32,8 @@ class NodeTables(EngineWriter):
         """Record what was last seen of a node."""
         self.save("nodes", node_id, cbor2.dumps([int(row.state), row.since_ns, row.free_bytes, row.capacity]))
 
-    def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
-        """The same, in a transaction of its own."""
-        with self.writing():
-            self.save_node_row(node_id, row)
-
-    def save_all_seen(self, rows: Mapping[NodeId, NodeRow]) -> None:
-        """The same of several, in one transaction."""
+    def save_seen(self, rows: Mapping[NodeId, NodeRow]) -> None:
+        """The same of several, in a transaction of its own."""
         with self.writing():
             for node_id, row in rows.items():
                 self.save_node_row(node_id, row)

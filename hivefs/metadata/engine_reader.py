@@ -80,7 +80,7 @@ class EngineReader(CopyReader):
             attributes, problems = cbor2.loads(value)
             return Weighed(tuple(Attribute(n, v, Evidence(e)) for n, v, e in attributes), tuple(problems))
         entry = self.roster_entry(node_id)
-        return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.reachable)
+        return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.telling)
 
     def is_weighed(self, node_id: NodeId) -> bool:
         """Whether the engine has weighed what is known of that node."""

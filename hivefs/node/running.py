@@ -14,8 +14,8 @@ from hivefs import __version__
 from hivefs.errors import NodeProblem
 from hivefs.formats import member
 from hivefs.formats.meter import PEERS, Day
-from hivefs.model.ids import NodeId
-from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RosterEntry
+from hivefs.model.ids import KEY_BYTES, NodeId
+from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RELAY_MARK, Role, RosterEntry
 from hivefs.node.answering import Answerer
 from hivefs.node.caps import NO_CAP, Caps
 from hivefs.node.config import NodeConfig, load_node, set_membership
@@ -25,6 +25,7 @@ from hivefs.node.gossip import Gossip
 from hivefs.node.index import NodeIndex
 from hivefs.node.meter import Meter, days
 from hivefs.node.session import Streams
+from hivefs.node.threads import in_thread
 from hivefs.node.upkeep import Upkeep
 from hivefs.protocol.failures import Code
 from hivefs.protocol.frames import Kind
@@ -35,7 +36,7 @@ MOST_COUNTED = 10_000
 
 STATUS_DAYS = 14
 MOST_ADDRESSES = 14
-"""In one record, beside two marks."""
+"""In one record, with the relays, beside two marks."""
 
 SAMPLE_SECONDS = 5.0
 RESIGN_S = 200 * 86_400
@@ -54,7 +55,8 @@ def own_entry(
     """
     if config.membership is None:
         raise AssertionError("checked by the caller")
-    addresses = addresses[:MOST_ADDRESSES]
+    addresses = addresses[: MOST_ADDRESSES - len(config.relays)]
+    addresses += tuple(RELAY_MARK + relay for relay in config.relays)
     if config.leaving_ns:
         addresses = (*addresses, LEAVING_MARK + str(config.leaving_ns // 10**9))
     if config.credits:
@@ -130,7 +132,7 @@ class Running:
             own = self.config.membership
             if heard is not None and own is not None and member.age(heard) > member.age(own):
                 try:
-                    await trio.to_thread.run_sync(set_membership, self._directory, heard)
+                    await in_thread(set_membership, self._directory, heard)
                     await self.reload()
                     self._events.say("membership", "the hive's owner signed it anew; it was taken", logging.WARNING)
                 except NodeProblem as error:
@@ -142,7 +144,7 @@ class Running:
         leaving. Raises NodeProblem; then they stay as they were.
         """
         async with self._reloading:
-            config, _ = await trio.to_thread.run_sync(load_node, self._directory)
+            config, _ = await in_thread(load_node, self._directory)
             if config.membership is None:
                 raise NodeProblem(path=self._directory, reason="its settings have lost the membership certificate")
             changed = config != self.config
@@ -160,18 +162,18 @@ class Running:
         answerer.space.capacity, answerer.space.vault_quota = config.capacity, config.vault_quota
         self.streams.line.caps = config.caps
         answerer.leaving = self._upkeep.leaving = bool(config.leaving_ns)
-        await trio.to_thread.run_sync(self._note_leaving)
+        await in_thread(self._note_leaving)
         index = answerer.store.index
         entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._now_ns())
         left, self.entry = self.entry.address.leaving_s, entry
         if index.entry(self.node_id) != member.entry_to_bytes(entry):
-            await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
+            await in_thread(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
             if self.gossip is not None:
                 self.gossip.tell()
                 if left != entry.address.leaving_s:
                     words = "the node leaves" if config.leaving_ns else "the node stays"
                     self._events.say("roster", words, logging.WARNING)
-        said = await trio.to_thread.run_sync(
+        said = await in_thread(
             answerer.statements.say, self._seed, self.node_id, config.claims, config.attestations, self._clock()
         )
         if said:
@@ -189,6 +191,16 @@ class Running:
             with store.lock, store.index.writing() as change:
                 change.save_info(_STARTED_WITH, kept)
         self._began = int.from_bytes(kept[8:], "big")
+
+    async def knows_node(self, key: bytes) -> bool:
+        """Whether that is a node of this hive, as far as this node has heard: in its roster, valid and not revoked."""
+        roster, now = self.answerer.roster, self._clock()
+
+        def look() -> bool:
+            made = roster.certificate(NodeId(key)) if roster.holds(NodeId(key)) else None
+            return made is not None and bool(made.roles & Role.NODE) and member.member_valid(made, made.hive_key, now)
+
+        return len(key) == KEY_BYTES and await trio.to_thread.run_sync(look)
 
     async def run(self) -> None:
         """Watch how the node empties while it leaves, until cancelled."""
@@ -257,6 +269,7 @@ def facts(index: NodeIndex, config: NodeConfig, now_ns: int, measured: list[tupl
         },
         "caps": caps_value(config.caps),
         "leaving": leaving,
+        "relays": list(config.relays),
         "days": [{"day": day, **day_value(traffic)} for day, traffic in measured],
     }
 

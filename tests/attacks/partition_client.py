@@ -56,10 +56,7 @@ class Book:
     def weighed(self, node_id: NodeId) -> Weighed:
         return Weighed(())
 
-    def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
-        pass
-
-    def save_all_seen(self, rows: object) -> None:
+    def save_seen(self, rows: object) -> None:
         pass
 
 
@@ -72,9 +69,6 @@ class State:
 
 
 class Client:
-    def save_all_seen(self, rows: object) -> None:
-        return
-
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.states = {node_id: State() for node_id in pool.members}

@@ -38,12 +38,8 @@ class Book:
     def weighed(self, node_id: NodeId) -> Weighed:
         return self.known[node_id]
 
-    def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
+    def save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
         return
-
-    def save_all_seen(self, rows: dict[NodeId, NodeRow]) -> None:
-        for node_id, row in rows.items():
-            self.save_seen(node_id, row)
 
     def reputations(self) -> dict[NodeId, Any]:
         return {}
@@ -213,7 +209,7 @@ def test_a_clock_that_is_set_makes_nobody_longer_given_up() -> None:
     async def test() -> None:
         world = World(3, 1)
         saved: dict[NodeId, NodeRow] = {}
-        world.book.save_seen = saved.__setitem__  # type: ignore[method-assign]
+        world.book.save_seen = saved.update  # type: ignore[method-assign]
         year, states = 365 * 86_400 * 10**9, (NodeState.ONLINE, NodeState.OFFLINE, NodeState.GONE)
         world.now += year
         world.pool._follow_clock(365 * 86_400.0)

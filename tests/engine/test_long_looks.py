@@ -215,7 +215,7 @@ def test_what_is_seen_of_a_node_is_what_is_written(engine: Engine) -> None:
         assert now is not None and now.state == other.state
         raise ZeroDivisionError
     assert store.node_view(node_id) == before  # the transaction was undone
-    store.save_seen(node_id, other)
+    store.save_seen({node_id: other})
     after = store.node_view(node_id)
     assert after is not None and after.state == other.state and after.trusted
     store.save_distrusted([node_id])

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field
 from math import gamma, log, pi, sin
 
+from hivefs.placement.policy import AT_ONCE
 from hivefs.testing.sim.nodes import DAY
 
 
@@ -97,6 +98,12 @@ class Scenario:
     """So many of the audits are made that the engine would make: with few shares at each node all of them are many times
     what a share of a large hive sees.
     """
+    repair_at: int = AT_ONCE
+    """What the policy says of it (Policy.repair_at): 0 leaves it to the code."""
+    waits_above: int = 0
+    """Repair of a stripe of the scenario's code has to begin when so many shares are left; 0: with the first one missing. A
+    number of its own, so that the engine's is checked by it.
+    """
     join_after_days: float = 1.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     outages: Outages = field(default_factory=Outages)
@@ -110,3 +117,8 @@ class Scenario:
     """Folders; with any, stripes hold files, and the duties that move data run (testing/sim/wired.py)."""
     command: str = ""
     """What plays this very run again."""
+
+    def repaired_at(self, needed: int, total: int) -> int:
+        """The number of shares left at which a stripe of data of that code has to be repaired."""
+        waits = self.waits_above and (needed, total) == (self.needed, self.total)
+        return self.waits_above if waits else total - 1

@@ -22,8 +22,8 @@ from hivefs.errors import HivefsError
 from hivefs.maintenance import audit
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose, Stripe
-from hivefs.placement.policy import AT_ONCE, Policy
-from hivefs.testing.sim import accounts, determinism
+from hivefs.placement.policy import Policy
+from hivefs.testing.sim import accounts, determinism, waiting
 from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
@@ -40,7 +40,8 @@ SLACK = 2 * DAY
 @dataclass
 class Result:
     """What came out. ``digest`` is of the whole trace; times in days, bytes of shares, expectations in
-    docs/durability.md.
+    docs/durability.md. ``waiting`` counts looks at a stripe that misses shares and may; in ``next_losses`` of these one
+    more was destroyed, and not known to be.
     """
 
     digest: str = ""
@@ -62,6 +63,8 @@ class Result:
     moved: int = 0
     heads: int = 0
     recoveries: int = 0
+    waiting: int = 0
+    next_losses: int = 0
 
 
 class World:
@@ -78,7 +81,7 @@ class World:
     ) -> None:
         self.scenario = scenario
         caps = (("operator", scenario.max_per_operator),)
-        self.policy = policy or Policy(scenario.needed, scenario.total, max_per=caps, repair_at=AT_ONCE)
+        self.policy = policy or Policy(scenario.needed, scenario.total, max_per=caps, repair_at=scenario.repair_at)
         self.chance = random.Random(f"world {scenario.seed}")
         self.step_ns = 0
         self.result = Result()
@@ -315,6 +318,7 @@ class World:
             data = tuple(self.chance.randbytes(size) for _ in range(needed))
             ids = tuple(c.share_id for c in writing.code(needed, total, data))
             kept = Kept(len(self.truth.stripes) + 1, needed, ids, data)
+            kept.repair_at = self.scenario.repaired_at(needed, total)
             self.truth.know(kept)
             life = self.life
             stripe_id: StripeId | None = None
@@ -470,8 +474,9 @@ class World:
                 if kept.meta and stripe is not None:  # pages that were dropped go with the head after the next
                     named |= {(share.node, share.share_id) for share in stripe.shares if share.node is not None}
                 continue
-            unseen = sum(1 for due in kept.due.values() if due == float("inf"))
-            if stripe is None or store.health(stripe).level != Level.GUARANTEED or kept.left + unseen < len(kept.share_ids):
+            waits = stripe is not None and kept.lazy and not waiting.of_what_is_left(self, kept, stripe)
+            short = kept.left < len(kept.share_ids) and not waits
+            if stripe is None or store.health(stripe).level != Level.GUARANTEED or short:
                 raise Violation(
                     f"stripe {kept.name} is not whole again: {kept.left} shares, waiting for {self.life.repair.waiting_for}"
                 )
