@@ -208,12 +208,10 @@ class EngineReader(CopyReader):
                     yield stripe_format.from_bytes(value)
             after = batch[-1]
 
-    def stripes_on(self, node_id: NodeId) -> list[StripeId]:
-        """Stripes with a share on that node; takes as long as there are (see ``each_on``)."""
-        return [StripeId(key[32:]) for key in self.keys("bynode", node_id)]
-
     def each_on(self, node_id: NodeId, after: StripeId | None = None) -> Iterator[StripeId]:
-        """The same one by one in the order of their ids, those above ``after``, read in steps (no long transaction)."""
+        """Stripes with a share on that node, one by one in the order of their ids, those above ``after``, read in steps (no
+        long transaction).
+        """
         while batch := self.keys("bynode", node_id, None if after is None else node_id + after, STEP):
             yield from (StripeId(key[32:]) for key in batch)
             after = StripeId(batch[-1][32:])

@@ -193,7 +193,9 @@ def test_a_node_signs_its_addresses_anew_before_it_is_forgotten() -> None:
     node_id = NodeId(public_key(seed))
     kept: dict[NodeId, bytes] = {}
     node = SimNode(3, "DE", "operator", "DE", 1 << 40, 0.0)
-    config = cast("Any", type("Config", (), {"membership": node.entry().membership, "leaving_ns": 0, "credits": ""}))
+    config = cast(
+        "Any", type("Config", (), {"membership": node.entry().membership, "leaving_ns": 0, "credits": "", "relays": ()})
+    )
     index = cast("Any", type("Index", (), {"entry": lambda self, node_id: kept.get(node_id)})())
     first = own_entry(index, config, seed, node_id, ("/ip4/127.0.0.1/tcp/1",), NOW)
     kept[node_id] = entry_to_bytes(first)
