@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from hivefs.testing.bench import sources, workloads
+from hivefs.testing.bench.__main__ import parse
+from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.rounds import Record, Rounds
 from hivefs.testing.bench.targets import Disk, Target
 
@@ -130,3 +132,16 @@ def test_a_node_that_fills_is_measured_and_survives_its_kill(tmp_path: Path) -> 
     assert all(figure["value"] > 0 for figure in figures.values())
     assert figures["node_put_300"]["against"] == "1.00 of the first" and "600 shares" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"], "the benchmark left something behind"
+
+
+def test_another_checkout_runs_its_own_program(tmp_path: Path) -> None:
+    other = tmp_path / "checkout" / "hivefs"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    (other / "__main__.py").write_text("import sys; print('other', *sys.argv[1:])")
+    drive = Drive("before", tmp_path / "before", tmp_path / "checkout")
+    drive.root.mkdir()
+    assert drive.hivefs("status", "--json").strip() == "other status --json"
+    assert parse(["--against", str(tmp_path / "checkout")]).against == tmp_path / "checkout"
+    with pytest.raises(SystemExit):
+        parse(["--against", str(tmp_path)])
