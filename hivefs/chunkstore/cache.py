@@ -71,7 +71,10 @@ class CacheReader:
         fd = self._files.get(key)
         if fd is None:
             for opened, descriptor in self._openings.take():
-                self._keep(opened, descriptor)
+                if opened in self._files:  # opened here meanwhile, perhaps after the share was put anew
+                    os.close(descriptor)
+                else:
+                    self._keep(opened, descriptor)
             fd = self._files.get(key)
         if fd is None:
             fd = open_to_read(share_path(self.root, stripe_id, index))
@@ -94,9 +97,6 @@ class CacheReader:
         return None
 
     def _keep(self, key: tuple[StripeId, int], fd: int) -> None:
-        before = self._files.pop(key, None)
-        if before is not None:
-            os.close(before)
         self._files[key] = fd
         if len(self._files) > self._limit:
             os.close(self._files.popitem(last=False)[1])
