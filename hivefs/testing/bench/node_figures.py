@@ -5,7 +5,7 @@ and of STAT, and memory; each also as a ratio to the first number. At the end th
 
 The last LAST shares before each number are put over a real conversation, and timed; those before them are put into the
 store while no node runs, by the store's own code with one sync for all of them instead of several for each: a million
-shares that are synced one by one would take hours on a busy disk, and a store says nothing of how it was filled.
+shares that are synced one by one take hours on a busy disk.
 """
 
 from __future__ import annotations
