@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hivefs.chunkstore.steps import released
 from hivefs.chunkstore.writer import Writer
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.maintenance.rebalance import Rebalance
@@ -81,6 +82,7 @@ def test_moving_without_regard_to_the_policy_is_caught() -> None:
 
 def test_a_move_that_was_none_is_caught() -> None:
     async def hopeful(self: Writer, *move: Any) -> bool:
+        released()  # as after a real one
         return True
 
     with patched([(Writer, "put_at", hopeful)]):
