@@ -21,14 +21,15 @@ from typing import Final
 import trio
 
 from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.steps import Moment, recording
 from hivefs.chunkstore.writer import Writer, name_share
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.rebalance_plan import BEGIN, WIDTH, Fill, Held, Move, bound, farthest, sources, steps
 from hivefs.maintenance.turns import Turns
-from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import State as StripeState
 
@@ -49,8 +50,8 @@ REASON: Final = "filling nodes"
 
 class Rebalance:
     """``nodes`` gives capacity and use of all nodes that answer and stay, with the bytes that are this vault's left
-    0; ``takes`` says whether a node may be given shares now; ``keeps`` whether a stripe as it would be, compared with
-    how it is, keeps its policy.
+    0; ``takes`` says up to how many bytes of this vault a node may be given now (0: none); ``keeps`` whether a stripe as it
+    would be, compared with how it is, keeps its policy.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Rebalance:
         reader: Reader,
         writer: Writer,
         nodes: Callable[[], Sequence[Fill]],
-        takes: Callable[[NodeId], bool],
+        takes: Callable[[NodeId], float],
         keeps: Callable[[Stripe, Stripe], bool],
         budget: Budget,
     ) -> None:
@@ -73,6 +74,8 @@ class Rebalance:
         self._reached: dict[NodeId, StripeId] = {}
         self._empty: tuple[frozenset[NodeId], float, float] = (frozenset(), 0.0, 0.0)
         """The nodes of the last plan when it had no move, how long it is not made again for them, and since when."""
+        self._leaving: dict[tuple[StripeId, ShareId, NodeId], int] = {}
+        """Old copies of what moved, with their bytes, that are not deleted yet."""
         self._counted: Counter[NodeId] | None = None
         self._counted_at = 0.0
         self.active = False
@@ -88,7 +91,7 @@ class Rebalance:
 
     async def round(self) -> int:
         """One look, and what it calls for; how many shares moved."""
-        nodes = self._nodes()
+        nodes = await self._as_they_will_be()
         away = farthest(nodes)
         if self.active and away <= WIDTH:
             log.info("the nodes are about equally full now")
@@ -124,11 +127,31 @@ class Rebalance:
             await turns.over()  # it looks at its stripe several times, and one that fails at once waits for nothing
             try:
                 went += await self.move(move)
+            except DiskFull:
+                raise  # each would read its share first
             except HivefsError as error:
                 if self.moving.waiting_for != str(error):
                     log.info("rebalancing waits: %s", error)
                 self.moving.waiting_for = str(error)
         return went
+
+    async def _as_they_will_be(self) -> list[Fill]:
+        """The nodes without the old copies of what moved. They are deleted when a head is out, which may take long: until
+        then a node that gave enough still looks full, and would give more, which it had to be given back.
+        """
+        turns = Turns()
+        for copy in self._state.moved_copies():
+            stripe = self._state.stripe(copy[0])
+            self._leaving[copy] = 0 if stripe is None else stripe.share_bytes
+            await turns.item()
+        waiting, sizes = set(self._state.moved_copies()), Counter[NodeId]()
+        for copy, size in list(self._leaving.items()):
+            if copy not in waiting and not self._state.has_trash(copy[2], copy[1]):
+                del self._leaving[copy]
+            else:
+                sizes[copy[2]] += size
+            await turns.item()
+        return [replace(node, used=max(0, node.used - sizes[node.node_id])) for node in self._nodes()]
 
     async def _shares(self, nodes: Sequence[Fill]) -> tuple[list[Fill], dict[NodeId, list[Held]]]:
         """The nodes with the bytes that are ours, and some shares of those that may have to give: each look goes on where
@@ -170,7 +193,8 @@ class Rebalance:
         return self._counted
 
     def _allowed(self, held: Held, source: NodeId, target: NodeId) -> bool:
-        if not self._takes(target):
+        own = 0 if self._counted is None else self._counted[target]
+        if own + held.size > self._takes(target):
             return False
         stripe = self._state.stripe(held.stripe_id)
         if stripe is None or stripe.shares[held.index].node != source:
@@ -203,12 +227,11 @@ class Rebalance:
         coded = await trio.to_thread.run_sync(name_share, data)
         if coded.share_id != stripe.shares[held.index].share_id:
             return False  # its Merkle root holds and its name does not: the record is damaged, and a check will say so
-        # Repair may have put something of this stripe somewhere meanwhile. No checkpoint of trio from here to the claim.
+        looked = Moment()  # repair may have put something of this stripe somewhere meanwhile
         if not self._allowed(held, move.source, move.target):
             return False
-        if not await self._writer.put_at(coded, move.target):
+        if not await self._writer.put_at(coded, move.target, looked):
             return False
-        # No checkpoint of trio from here to the end of the transaction: see Writer.
         if not self._record(held, move, stripe):
             return False
         if self._counted is not None:
@@ -218,6 +241,7 @@ class Rebalance:
         return True
 
     def _record(self, held: Held, move: Move, before: Stripe) -> bool:
+        recording()
         with self._state.writing():
             now = self._state.stripe(held.stripe_id)
             if now is None or now.shares != before.shares or not self._keeps(now, at(now, held.index, move.target)):

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from hivefs.testing.bench import sources, workloads
+from hivefs.testing.bench.__main__ import parse
+from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.rounds import Record, Rounds
 from hivefs.testing.bench.targets import Disk, Target
 
@@ -150,3 +152,16 @@ def test_the_processor_time_of_a_hive_by_stages(tmp_path: Path) -> None:
         parts = [figures[f"stages_{kind}_{part}"]["value"] for part in ("mount", "engine", "nodes")]
         assert all(value > 0 for value in parts)
         assert figures[f"stages_{kind}_all"]["value"] == pytest.approx(sum(parts))
+
+
+def test_another_checkout_runs_its_own_program(tmp_path: Path) -> None:
+    other = tmp_path / "checkout" / "hivefs"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    (other / "__main__.py").write_text("import sys; print('other', *sys.argv[1:])")
+    drive = Drive("before", tmp_path / "before", tmp_path / "checkout")
+    drive.root.mkdir()
+    assert drive.hivefs("status", "--json").strip() == "other status --json"
+    assert parse(["--against", str(tmp_path / "checkout")]).against == tmp_path / "checkout"
+    with pytest.raises(SystemExit):
+        parse(["--against", str(tmp_path)])

@@ -53,4 +53,7 @@ def test_old_copies_that_go_before_a_head_names_the_new_ones_are_caught() -> Non
 
 def test_a_tree_that_names_where_its_pages_were_is_caught() -> None:
     with patched([(CheckpointTables, "moved", lambda self: {})]):
-        _caught("names nodes for stripe|cannot be read", replace(HEADS, stripes=1, lifetimes=Lifetimes(50), faults=()))
+        _caught(
+            "names nodes for stripe|cannot be read",
+            replace(preset("heads", 2), stripes=1, lifetimes=Lifetimes(50), faults=()),
+        )

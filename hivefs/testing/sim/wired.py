@@ -63,6 +63,7 @@ class Wired:
             old_copies=life.old_copies,
             thinker=at_once,
             repair=life.repair,
+            bad_shares=SimpleNamespace(take=life.repair.bad_share),
             pool=life.pool,
             claims=life.claims,
             trust=life.trust,
@@ -110,4 +111,11 @@ class Wired:
             await self._life.garbage.take_released(self._vault)
 
         moving = self.moving
-        return [moving.repack.run, moving._follow_policies, reassign, take_released, moving.ledger.run]
+        return [
+            moving.repack.run,
+            moving._follow_policies,
+            reassign,
+            take_released,
+            moving.ledger.run,
+            moving.rebalance.run,
+        ]
