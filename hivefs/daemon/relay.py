@@ -280,9 +280,7 @@ async def _keep(host: Host, relay: str, good: Callable[[], Awaitable[None]]) -> 
         if refused not in said:  # one line of an outage, and one when it is there and does not want us
             said.add(refused)
             log.warning("no reservation at the relay at %s (%s); it is tried again", relay, reason)
-        if (
-            reserved and trio.current_time() > since + STEADY_SECONDS
-        ):  # one that takes us and drops us is not asked without end
+        if reserved and trio.current_time() > since + STEADY_SECONDS:  # else it may take us and drop us without end
             pause = FIRST_PAUSE
         await trio.sleep(pause)
         pause = min(LONGEST_PAUSE, 2 * pause)
