@@ -291,6 +291,7 @@ class Pool:
                 member.scope.cancel()
             self.by_state[member.row.state].pop(node_id, None)
             self._cut.pop(node_id, None)
+            self._refused.pop(node_id, None)
             self._look_at.pop(node_id, None)
             self.listing.forget(node_id)
             self._conduct.forget(node_id)
@@ -391,7 +392,8 @@ class Pool:
                 shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
                 self._unsaved.append(shifted)
         late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
-        rows = {member.node_id: member.row for member in late if member.row.state != NodeState.ONLINE}
+        known = (member for member in late if self.members.get(member.node_id) is member)
+        rows = {member.node_id: member.row for member in known if member.row.state != NodeState.ONLINE}
         refused = islice(self._refused, SAVED_AT_ONCE)
         rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
         if rows:

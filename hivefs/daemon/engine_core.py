@@ -46,6 +46,7 @@ from hivefs.maintenance.bad_shares import BadShares
 from hivefs.maintenance.checkpoint import EVERY, Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
+from hivefs.maintenance.forgetting import Forgetting
 from hivefs.maintenance.full_disk import FullDisk
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
@@ -62,7 +63,7 @@ from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Stripe
-from hivefs.placement.health import NodeView
+from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.policies import Policies
 from hivefs.stage.reader import StageReader
 
@@ -116,6 +117,7 @@ class Engine:
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
+        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
@@ -238,6 +240,10 @@ class Engine:
         self.pool.revocations_changed()
         return True
 
+    def _forgot(self, node_id: NodeId) -> None:
+        self.learning.forget(self.pool.members[node_id].entry)
+        self.pool.forget(node_id)
+
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few roster entries whose signatures hold; how many were new."""
         return self.learning.now(entries)
@@ -285,6 +291,7 @@ class Engine:
             nursery.start_soon(keep, "spares", self.spares.run)
             nursery.start_soon(keep, "garbage", self.garbage.empty_trash)
             nursery.start_soon(keep, "definitions", self.definitions.run)
+            nursery.start_soon(keep, "forgetting", self.forgetting.run)
             nursery.start_soon(self.moving.run)
 
     async def _load_book(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from hivefs.formats.member import entry_valid
+from hivefs.maintenance.forgetting import is_old_news
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
 from hivefs.placement.health import NodeRow, NodeState
@@ -63,8 +64,17 @@ class Learning:
 
     def _is_news(self, entry: RosterEntry) -> bool:
         """What is known already was checked."""
-        known = self._engine.store.roster_entry(NodeId(entry.membership.subject))
+        store, node_id = self._engine.store, NodeId(entry.membership.subject)
+        known = store.roster_entry(node_id)
+        if known is None and is_old_news(entry, store.was_forgotten(node_id), time.time_ns()):
+            return False
         return entry != known and not self._engine.covers(entry.membership) and (known is not None or self._may_join(entry))
+
+    def forget(self, entry: RosterEntry) -> None:
+        """That node is not in the book any more."""
+        invitation = entry.membership.invitation
+        if self._invited is not None and invitation is not None:
+            self._invited[invitation.key] -= 1
 
     def _may_join(self, entry: RosterEntry) -> bool:
         invitation = entry.membership.invitation

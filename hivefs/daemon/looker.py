@@ -23,9 +23,9 @@ from hivefs.crypto.keys import ReadingKeys
 from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.home import Home
 from hivefs.daemon.launch import environment, error_from_frame
-from hivefs.daemon.looking import DONE, STEP, Question
+from hivefs.daemon.looking import DONE, GREETING, SPOKEN_OF, STEP, Question
 from hivefs.daemon.policy_nodes import Node
-from hivefs.daemon.thinking import LENGTH, packed
+from hivefs.daemon.thinking import LENGTH, packed, release
 from hivefs.errors import HivefsError
 from hivefs.maintenance.turns import Turns
 
@@ -38,6 +38,8 @@ SLICE: Final = 16
 """Nodes that are packed at a time: a fifth of a millisecond."""
 
 STEP_S: Final = 2.0
+GREETING_S: Final = 60.0
+"""So long a child may take to start."""
 
 Report = Callable[[Any], Awaitable[None]]
 
@@ -53,6 +55,7 @@ class Looker:
         self._home = home
         self._keys = keys
         self._room = trio.CapacityLimiter(AT_ONCE)
+        self._release = release(SPOKEN_OF)
         self.children: set[int] = set()
         """Processes that look now."""
 
@@ -61,6 +64,7 @@ class Looker:
         async with self._turn(report):
             try:
                 async with self._child() as child:
+                    await self._greeted(child)
                     await self._put(child, kind, given, nodes)
                     return await self._answer(child, report)
             except (_Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -117,22 +121,34 @@ class Looker:
         for last in (batch, []) if batch else ([],):
             await child.stdin.send_all(packed(last))
 
+    async def _greeted(self, child: trio.Process) -> None:
+        """HiveFS may have been upgraded under this engine: pickles are for both ends of one release."""
+        with trio.move_on_after(GREETING_S):
+            if await self._frame(child, bytearray()) == GREETING + self._release:
+                return
+        raise HivefsError(detail="HiveFS was upgraded under this engine; unmount and mount the drive to ask this")
+
     async def _answer(self, child: trio.Process, report: Report) -> Encoded:
-        if child.stdout is None:
-            raise AssertionError("it was started with pipes")
         buffer = bytearray()
         while True:
-            while len(buffer) < LENGTH or len(buffer) < LENGTH + int.from_bytes(buffer[:LENGTH], "big"):
-                data = await child.stdout.receive_some()
-                if not data:
-                    raise _Died("it closed its pipe")
-                buffer += data
-            end = LENGTH + int.from_bytes(buffer[:LENGTH], "big")
-            kind, value = pickle.loads(bytes(buffer[LENGTH:end]))  # noqa: S301
-            del buffer[:end]
+            kind, value = pickle.loads(await self._frame(child, buffer))  # noqa: S301
             if kind == STEP:
                 await report(value)
             elif kind == DONE:
                 return Encoded(value)
             else:
                 raise error_from_frame(value)
+
+    @staticmethod
+    async def _frame(child: trio.Process, buffer: bytearray) -> bytes:
+        if child.stdout is None:
+            raise AssertionError("it was started with pipes")
+        while len(buffer) < LENGTH or len(buffer) < LENGTH + int.from_bytes(buffer[:LENGTH], "big"):
+            data = await child.stdout.receive_some()
+            if not data:
+                raise _Died("it closed its pipe")
+            buffer += data
+        end = LENGTH + int.from_bytes(buffer[:LENGTH], "big")
+        frame = bytes(buffer[LENGTH:end])
+        del buffer[:end]
+        return frame

@@ -4,7 +4,8 @@ It reads the engine's and the mount's stores from committed snapshots, as other 
 without a name (sorted_keys.py). The keys to read them come with the question: not the master secret, and none to sign with
 or to log in at a node.
 
-A frame is a length of 4 bytes and a pickle. First comes a Question, then lists of nodes, an empty one last. What is
+A frame is a length of 4 bytes and a pickle. The first one is GREETING and the release, which the engine compares with its
+own (see thinking.py) before it says anything. Then comes a Question, then lists of nodes, an empty one last. What is
 answered is (STEP, [what, done, total]) now and then, and last (DONE, CBOR of the answer) or (FAILED, the error as
 launch.error_to_frame gives it). Both ends are the same program, and nobody else has the pipes.
 """
@@ -27,7 +28,7 @@ from hivefs.daemon import policy_look
 from hivefs.daemon.launch import error_to_frame, harden
 from hivefs.daemon.memory import file_bytes, let_go
 from hivefs.daemon.policy_nodes import Node
-from hivefs.daemon.thinking import packed, read_frame
+from hivefs.daemon.thinking import framed, packed, read_frame, release
 from hivefs.errors import HivefsError
 from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.placement_check import PlacementCheck
@@ -36,6 +37,8 @@ from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.placement.policy import Policy
 
 STEP, DONE, FAILED = range(3)
+GREETING: Final = b"hivefs looking 1 "
+SPOKEN_OF: Final = ("daemon/looking.py", "crypto/keys.py")
 TELL_S: Final = 0.25
 RENEW_S: Final = 2.0
 MOST_MAPPED: Final = 32 << 20
@@ -114,6 +117,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         sink.write(packed((kind, value)))
         sink.flush()
 
+    sink.write(framed(GREETING + release(SPOKEN_OF)))
+    sink.flush()
     question: Question = read_frame(source)
     nodes: list[Node] = []
     same: dict[Any, Any] = {}  # most attributes are those of many nodes

@@ -28,12 +28,13 @@ _SPOKEN_OF: Final = ("errors.py", "daemon/thinking.py", "model/*.py", "placement
 """Where classes and functions that go over the pipes are defined."""
 
 
-def release() -> bytes:
+def release(more: tuple[str, ...] = ()) -> bytes:
     """What both ends must have the same: the version of HiveFS and of Python, and SHA-256 over the text of all that goes
-    over the pipes (so that it also tells two states of a checkout apart). Reads some 200 KiB.
+    over the pipes (so that it also tells two states of a checkout apart). ``more`` are
+    other files that belong to that. Reads some 200 KiB.
     """
     root, digest = Path(hivefs.__file__).parent, hashlib.sha256()
-    for pattern in _SPOKEN_OF:
+    for pattern in (*_SPOKEN_OF, *more):
         for path in sorted(root.glob(pattern)):
             text = path.read_bytes()
             digest.update(f"{path.name} {len(text)} ".encode() + text)

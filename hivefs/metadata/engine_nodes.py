@@ -15,7 +15,7 @@ from hivefs.placement.health import NodeRow
 
 
 class NodeTables(EngineWriter):
-    """Tables tree (n), nodes."""
+    """Tables tree (n), nodes; takes out of forgotten."""
 
     def save_node(self, entry: RosterEntry, now_ns: int) -> bool:
         """Record certificate and addresses, each when it is newer; whether one was. (Nodes may tell different ones.)"""
@@ -25,6 +25,7 @@ class NodeTables(EngineWriter):
         if before == entry:
             return False
         self._save_tree(records.node_key(node_id), entry_to_bytes(entry))
+        self.delete("forgotten", node_id)
         return True
 
     def save_node_row(self, node_id: NodeId, row: NodeRow) -> None:

@@ -40,6 +40,9 @@ MOST_ADDRESSES = 14
 """In one record, with the relays, beside two marks."""
 
 SAMPLE_SECONDS = 5.0
+RESIGN_S = 200 * 86_400
+"""Half of the time after which engines forget nodes (maintenance/forgetting.py)."""
+
 _STARTED_WITH = "leaving"
 """In the index: since when the node leaves (u64 ns) and how many leases there were then (u64)."""
 
@@ -47,8 +50,9 @@ _STARTED_WITH = "leaving"
 def own_entry(
     index: NodeIndex, config: NodeConfig, seed: bytes, node_id: NodeId, addresses: tuple[str, ...], now_ns: int
 ) -> RosterEntry:
-    """Our roster entry. It changes only with the addresses and the mark of a node that leaves; its sequence is the time in
-    seconds when that was, so that it grows also when the store was lost.
+    """Our roster entry. It changes only with the addresses and the mark of a node that leaves, and when it is RESIGN_S old:
+    who forgot a node that was away for long learns so that it is back. Its sequence is the time in seconds when that was,
+    so that it grows also when the store was lost.
     """
     if config.membership is None:
         raise AssertionError("checked by the caller")
@@ -65,7 +69,7 @@ def own_entry(
     if kept is not None:
         before = member.entry_from_bytes(kept).address
         if not member.ahead(before, now_ns):  # else somebody who stole the key signed it, or the clock was wrong then
-            if before.addresses == addresses:
+            if before.addresses == addresses and sequence - before.sequence < RESIGN_S:
                 return RosterEntry(config.membership, before)
             sequence = max(sequence, before.sequence + 1)
     return RosterEntry(config.membership, member.sign_address(seed, addresses, sequence))

@@ -180,3 +180,10 @@ def test_a_child_that_dies_is_an_error_and_no_hang(engine: Engine, looker: Looke
 
     with pytest.raises(HivefsError, match="ended"):
         trio.run(go)
+
+
+def test_a_child_of_another_release_is_not_told_anything(engine: Engine, looker: Looker) -> None:
+    looker._release += b" and a word"
+    with pytest.raises(HivefsError, match="upgraded"):
+        asked(engine, looker, "policy_explain", {"path": "/"}, [])
+    assert not looker.children

@@ -146,7 +146,7 @@ def test_a_node_that_changes_hands_is_left_with_priority(tmp_path: Path) -> None
             engine.learn([sold.entry()])
             assert engine.store.health(stripe).level == Level.REMOTE
             assert any(f.kind == "out-of-policy" for f in (await checked(engine)).findings)
-            await until(lambda: not engine.store.stripes_on(sold.node_id))
+            await until(lambda: not list(engine.store.each_on(sold.node_id)))
             assert all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes())
             assert (await checked(engine)).findings == []
 

@@ -234,6 +234,10 @@ def duties(engine: Engine) -> Iterator[tuple[str, Callable[[], Awaitable[Any]]]]
         engine.moving.rebalance._takes = lambda node_id: True
         await engine.moving.rebalance.round()
 
+    async def repack() -> None:
+        engine.moving.repack.young_ns = 0
+        await engine.moving.repack.look()
+
     async def infeasible() -> None:
         for member in engine.pool.members.values():
             member.client = cast("Any", engine)  # it answers, as far as the pool knows
@@ -251,6 +255,7 @@ def duties(engine: Engine) -> Iterator[tuple[str, Callable[[], Awaitable[Any]]]]
     yield "measure", measure
     yield "check", lambda: looker.ask("check_placement", {"whole": True}, (), _nothing)
     yield "rebalance", rebalance
+    yield "repack", repack
     yield "explain", lambda: methods.answer("policy_explain", {"path": "/"}, _nothing)
     yield "simulate", lambda: methods.answer("policy_simulate", asked, _nothing)
     yield "infeasible", infeasible
@@ -262,6 +267,7 @@ TITLES: Final = {
     "measure": "counting levels for status",
     "check": "check --placement",
     "rebalance": "a plan of rebalancing",
+    "repack": "a look of repacking",
     "explain": "policy explain /",
     "simulate": "policy simulate",
     "infeasible": "a policy that no nodes can keep, three times",

@@ -28,6 +28,8 @@ def check(world: World) -> None:
     _leases_last(world)
     world.files.check()
     accounts.check(world)
+    if world.scenario.groups:
+        world.groups.check()
     for kept in world.truth.stripes.values():
         if kept.lost or kept.stripe_id is None:
             continue
@@ -50,7 +52,7 @@ def gone_is_gone(world: World, gone: list[NodeId]) -> None:
     """The engine gave nodes up just now: nothing with a share there is guaranteed any more, if it may not wait."""
     store = world.life.store
     for node_id in gone:
-        for stripe_id in store.stripes_on(node_id):
+        for stripe_id in store.each_on(node_id):
             stripe = store.stripe(stripe_id)
             if stripe is not None and store.health(stripe).level == Level.GUARANTEED:
                 kept = world.truth.by_id.get(stripe_id)
