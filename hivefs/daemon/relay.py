@@ -48,8 +48,10 @@ NEAR_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 STEADY_SECONDS: Final = 60.0
-CIRCUITS: Final = 32
-"""At once, of all relays together; a node serves 64 connections from one address, and these come from its own machine."""
+CIRCUITS: Final = 48
+"""At once, of all relays together: the 32 of one relay, and such as are about to end. A node serves 64 connections from one
+address, and these come from its own machine.
+"""
 
 SERVE_LIMITS: Final = Limits(max_streams=8, max_streams_in_total=1024)
 ACCEPT_LIMITS: Final = Limits(max_streams=CIRCUITS, max_streams_in_total=CIRCUITS)
