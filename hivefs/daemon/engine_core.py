@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import trio
@@ -27,6 +28,7 @@ from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys, derive
 from hivefs.daemon import registry_file
+from hivefs.daemon.engine_capacity import HiveCapacity
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
@@ -44,6 +46,7 @@ from hivefs.maintenance.bad_shares import BadShares
 from hivefs.maintenance.checkpoint import EVERY, Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
+from hivefs.maintenance.forgetting import Forgetting
 from hivefs.maintenance.full_disk import FullDisk
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
@@ -55,21 +58,21 @@ from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.round_trips import RoundTrips
 from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
+from hivefs.maintenance.turns import Turns
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
-from hivefs.model.node import Candidate, Membership, RosterEntry
+from hivefs.model.node import Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Stripe
-from hivefs.placement.capacity import user_capacity
-from hivefs.placement.health import NodeView
+from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.policies import Policies
-from hivefs.placement.policy import DEFAULT
 from hivefs.stage.reader import StageReader
 
 log = logging.getLogger(__name__)
 
 CAPACITY_EVERY = 2.0
 EVICT_EVERY = 10.0
-KEPT_BYTES = 16 << 20
+MOST_TOLD = 256
+"""Nodes of which status tells one by one."""
 MOST_PART = 320 << 10
 """Sealed bytes that are brought before the rest of their share; more is brought as the share that it mostly is."""
 
@@ -114,6 +117,7 @@ class Engine:
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
+        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
@@ -156,6 +160,7 @@ class Engine:
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
         self.moving = EngineMoving(self)
+        self.room = HiveCapacity(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -235,6 +240,10 @@ class Engine:
         self.pool.revocations_changed()
         return True
 
+    def _forgot(self, node_id: NodeId) -> None:
+        self.learning.forget(self.pool.members[node_id].entry)
+        self.pool.forget(node_id)
+
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few roster entries whose signatures hold; how many were new."""
         return self.learning.now(entries)
@@ -266,6 +275,7 @@ class Engine:
             nursery.start_soon(self.trust.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self.rules.measure)
+            nursery.start_soon(self.room.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -281,6 +291,7 @@ class Engine:
             nursery.start_soon(keep, "spares", self.spares.run)
             nursery.start_soon(keep, "garbage", self.garbage.empty_trash)
             nursery.start_soon(keep, "definitions", self.definitions.run)
+            nursery.start_soon(keep, "forgetting", self.forgetting.run)
             nursery.start_soon(self.moving.run)
 
     async def _load_book(self) -> None:
@@ -369,27 +380,8 @@ class Engine:
             await trio.sleep(CAPACITY_EVERY)
 
     def capacity(self) -> tuple[int, int] | None:
-        """(total, free) bytes of user data; None while too few nodes were ever seen to say.
-
-        Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
-        """
-        if self.rules.problem():
-            return None
-        members = self.pool.members
-        known = [c for c in self.pool.candidates(self.policies.written(DEFAULT)) if members[c.node_id].row.capacity]
-        staying = [c for c in known if not members[c.node_id].leaving]
-        candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
-        try:
-            policy = self.policies.named(DEFAULT)
-        except HivefsError:
-            return None
-        if len(candidates) < policy.total:
-            return None
-        free = user_capacity(policy, [_usable(c) for c in candidates])
-        whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        total = user_capacity(policy, whole)
-        kept = min(total // 8, max(total // 50, KEPT_BYTES))
-        return self.moving.limited(total - kept, max(0, free - kept))
+        """(total, free) bytes of user data as counted last; None while too few nodes were ever seen to say."""
+        return self.room.now()
 
     # ---- what the mount and the command line ask ----------------------------------------------------------------------
 
@@ -450,12 +442,32 @@ class Engine:
         leaf = await self.checkpoint.tree.load(self.checkpoint.root(), key)
         return leaf.low, leaf.high, list(leaf.records)
 
-    def status(self) -> dict[str, Any]:
-        """Counts for ``hivefs status``."""
+    async def told(self) -> dict[str, Any]:
+        """``status``, with turns for others between nodes."""
+        nodes, turns = [], Turns()
+        for node_id in list(islice(self.pool.members, MOST_TOLD)):
+            nodes.append(self.node_status(node_id))
+            await turns.item()
+        return self.status(nodes)
+
+    async def told_nodes(self, after: NodeId | None, most: int) -> list[dict[str, Any]]:
+        """The next nodes of the book in the order of their ids, with all that status says of each."""
+        found, turns = [], Turns()
+        for node_id in self.store.each_node(after):
+            if node_id in self.pool.members:
+                found.append(self.node_status(node_id))
+                if len(found) >= most:
+                    break
+            await turns.item()
+        return found
+
+    def status(self, nodes: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+        """Counts for ``hivefs status``; of very many nodes the first are told one by one, the others in numbers."""
         rate = self.placing.progress.rate()
         capacity = self.capacity()
         return {
-            "nodes": [self._node_status(m.node_id) for m in self.pool.members.values()],
+            "nodes": [self.node_status(n) for n in islice(self.pool.members, MOST_TOLD)] if nodes is None else nodes,
+            "nodes_in_state": {state.name.lower(): len(there) for state, there in self.pool.by_state.items()},
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
             "levels": self.levels,
@@ -495,7 +507,8 @@ class Engine:
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
         }
 
-    def _node_status(self, node_id: NodeId) -> dict[str, Any]:
+    def node_status(self, node_id: NodeId) -> dict[str, Any]:
+        """One node for people and programs."""
         member = self.pool.members[node_id]
         return {
             "id": node_id.hex(),
@@ -510,6 +523,8 @@ class Engine:
             "unsure": list(member.weighed.problems),
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
+            "relays": list(member.entry.address.relays),
+            "relayed": member.client is not None and member.client.relayed,
             "leaving_s": member.entry.address.leaving_s,
             **self.trust.status(node_id),
         }
@@ -518,10 +533,6 @@ class Engine:
 def _short(span: tuple[int, int], length: int) -> bool:
     """Whether a span lies inside of a sealed chunk of ``length`` bytes and is short enough to be brought by itself."""
     return 0 <= span[0] < span[0] + span[1] <= length and span[1] <= MOST_PART
-
-
-def _usable(candidate: Candidate, free: int | None = None) -> Candidate:
-    return replace(candidate, usable=True, free_bytes=candidate.free_bytes if free is None else free)
 
 
 @asynccontextmanager

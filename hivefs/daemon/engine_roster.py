@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from hivefs.formats.member import entry_valid
+from hivefs.maintenance.forgetting import is_old_news
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
 from hivefs.placement.health import NodeRow, NodeState
@@ -43,36 +44,37 @@ class Learning:
     def now(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few entries at once; how many were new."""
         news = [entry for entry in entries if self._is_news(entry)]
-        return self._done(self._record(_valid(news, self._engine.home.vault.hive_key)))
+        return self._record(_valid(news, self._engine.home.vault.hive_key))
 
     async def hear(self, entries: Iterable[RosterEntry]) -> int:
         """The same for any number, while others have their turn."""
         hive_key, new = self._engine.home.vault.hive_key, 0
         news: list[RosterEntry] = []
-        try:
-            for number, entry in enumerate(entries, 1):
-                if self._is_news(entry):
-                    news.append(entry)
-                if number % SLICE == 0:
-                    await trio.lowlevel.checkpoint()
-                if len(news) == SLICE:
-                    new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
-                    news = []
-            if news:
+        for number, entry in enumerate(entries, 1):
+            if self._is_news(entry):
+                news.append(entry)
+            if number % SLICE == 0:
+                await trio.lowlevel.checkpoint()
+            if len(news) == SLICE:
                 new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
-        finally:  # those before a full disk are no news any more when they are told again
-            self._done(new)
-        return new
-
-    def _done(self, new: int) -> int:
-        if new:
-            self._engine.pool.refresh()
+                news = []
+        if news:
+            new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
         return new
 
     def _is_news(self, entry: RosterEntry) -> bool:
         """What is known already was checked."""
-        known = self._engine.store.roster_entry(NodeId(entry.membership.subject))
+        store, node_id = self._engine.store, NodeId(entry.membership.subject)
+        known = store.roster_entry(node_id)
+        if known is None and is_old_news(entry, store.was_forgotten(node_id), time.time_ns()):
+            return False
         return entry != known and not self._engine.covers(entry.membership) and (known is not None or self._may_join(entry))
+
+    def forget(self, entry: RosterEntry) -> None:
+        """That node is not in the book any more."""
+        invitation = entry.membership.invitation
+        if self._invited is not None and invitation is not None:
+            self._invited[invitation.key] -= 1
 
     def _may_join(self, entry: RosterEntry) -> bool:
         invitation = entry.membership.invitation
@@ -114,6 +116,7 @@ class Learning:
         except BaseException:  # the disk is full, most often: they did not join; raised again
             self._counts().subtract(joined)
             raise
+        engine.pool.refresh(new)
         return len(new)
 
 

@@ -28,12 +28,13 @@ _SPOKEN_OF: Final = ("errors.py", "daemon/thinking.py", "model/*.py", "placement
 """Where classes and functions that go over the pipes are defined."""
 
 
-def release() -> bytes:
+def release(more: tuple[str, ...] = ()) -> bytes:
     """What both ends must have the same: the version of HiveFS and of Python, and SHA-256 over the text of all that goes
-    over the pipes (so that it also tells two states of a checkout apart). Reads some 200 KiB.
+    over the pipes (so that it also tells two states of a checkout apart). ``more`` are
+    other files that belong to that. Reads some 200 KiB.
     """
     root, digest = Path(hivefs.__file__).parent, hashlib.sha256()
-    for pattern in _SPOKEN_OF:
+    for pattern in (*_SPOKEN_OF, *more):
         for path in sorted(root.glob(pattern)):
             text = path.read_bytes()
             digest.update(f"{path.name} {len(text)} ".encode() + text)
@@ -58,7 +59,7 @@ def framed(data: bytes) -> bytes:
     return len(data).to_bytes(LENGTH, "big") + data
 
 
-def _read(source: BinaryIO) -> Any:
+def read_frame(source: BinaryIO) -> Any:
     head = source.read(LENGTH)
     if len(head) < LENGTH:
         raise EOFError
@@ -68,7 +69,7 @@ def _read(source: BinaryIO) -> Any:
 def _whole(one: Any, source: BinaryIO) -> Any:
     if not isinstance(one, Follows):
         return one
-    found: list[Candidate] = [candidate for _ in range(one.frames) for candidate in _read(source)]
+    found: list[Candidate] = [candidate for _ in range(one.frames) for candidate in read_frame(source)]
     return Part(found) if one.part else found
 
 
@@ -78,7 +79,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     sink.flush()
     while True:
         try:
-            question, given, more = _read(source)
+            question, given, more = read_frame(source)
             given = [_whole(one, source) for one in given]
             more = {name: _whole(one, source) for name, one in more.items()}
         except EOFError:

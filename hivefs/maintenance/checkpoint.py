@@ -41,6 +41,7 @@ from hivefs.errors import DiskFull, HivefsError, NotEnoughShares, VaultForked
 from hivefs.formats import head as head_format
 from hivefs.maintenance.checkpoint_tree import CheckpointTree
 from hivefs.maintenance.ports import State, Vault
+from hivefs.maintenance.turns import Turns
 from hivefs.model.head import DeviceCertificate, Head, Root
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, PageRef, Purpose, Stripe
@@ -54,7 +55,6 @@ BUSY_PAUSE = 0.5
 MOST_LATE = 10.0
 """Seconds that a checkpoint waits for a pause in the use of the drive."""
 
-SLICE = 50
 BATCH = 8192
 """Changed records that one edit of the tree takes. (All at once, the engine stood at 474 MiB after a million new files; so,
 at 223: docs/performance.md.)
@@ -437,10 +437,10 @@ class Checkpoint:
             level = Level.GUARANTEED
             if not self._enough(self._holders()):
                 level = Level.REMOTE
-            for number, stripe in enumerate(self._state.metadata_stripes()):
+            turns = Turns()
+            for stripe in self._state.metadata_stripes():
                 level = min(level, self._state.health(stripe).level)
-                if number % SLICE == SLICE - 1:
-                    await trio.lowlevel.checkpoint()
+                await turns.item()
         if self._state.info("metadata_level") != int(level):
             with self._state.writing():
                 self._state.save_info("metadata_level", int(level))

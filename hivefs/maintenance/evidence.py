@@ -10,7 +10,7 @@ Atomic between two checkpoints of trio: ``weigh`` and all that takes something i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ import trio.lowlevel
 from hivefs.errors import BadAttestation, BadSetting, DiskFull
 from hivefs.formats import attestation
 from hivefs.formats.invite import SKEW_NS
+from hivefs.maintenance.turns import Turns
 from hivefs.model.attestation import Attestation, Said, Statement, TrustedKey
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
@@ -45,7 +46,7 @@ class Store(Protocol):
 
     def writing(self) -> AbstractContextManager[Any]: ...
     def afterwards(self, call: Callable[[], None]) -> None: ...
-    def node_ids(self) -> list[NodeId]: ...
+    def each_node(self) -> Iterator[NodeId]: ...
     def roster_entry(self, node_id: NodeId) -> RosterEntry | None: ...
     def trusted_keys(self) -> list[TrustedKey]: ...
     def attestations_of(self, node_id: NodeId) -> list[Attestation]: ...
@@ -134,7 +135,7 @@ class Evidence:
             self.trusted,
             refuted,
             self.registry,
-            addresses=entry.address.reachable,
+            addresses=entry.address.telling,
             claims=claims,
             now_ns=now,
         )
@@ -149,10 +150,14 @@ class Evidence:
     async def weigh_all(self) -> None:
         """All nodes of the book, some at a time."""
         self._next_ns = 0
-        node_ids = self._store.node_ids()
-        for at in range(0, len(node_ids), SLICE):
-            self.weigh(node_ids[at : at + SLICE])
-            await trio.lowlevel.checkpoint()
+        turns, batch = Turns(), list[NodeId]()
+        for node_id in self._store.each_node():
+            batch.append(node_id)
+            if len(batch) == SLICE:
+                self.weigh(batch)
+                batch = []
+                await turns.item()
+        self.weigh(batch)
 
     async def run(self) -> None:
         """Weigh all at the start, when the user changed something that all hangs on, and when the time changes something;
@@ -172,12 +177,11 @@ class Evidence:
     async def hear(self, statements: Iterable[Statement]) -> int:
         """``take_statements`` for many: checks them in slices, and takes them in batches."""
         good: list[Statement] = []
-        news = 0
-        for number, made in enumerate(statements):
+        news, turns = 0, Turns()
+        for made in statements:
             if self._is_news(made) and attestation.statement_valid(made):
                 good.append(made)
-            if number % SLICE == SLICE - 1:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
             if len(good) == BATCH:
                 news += self._save(good)
                 good = []

@@ -37,6 +37,7 @@ from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.repack_plan import FRESH, PRICE, PRICE_WHEN_FULL, Job, Load, Target, may_pay, plan
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import ChunkId, StripeId
 from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
 
@@ -46,7 +47,6 @@ FIRST_PASS: Final = 30.0
 PASS_EVERY: Final = 900.0
 YOUNG_NS: Final = 600 * 10**9
 """A stripe that was placed a moment ago may fall empty by itself: files that are written often are."""
-SLICE: Final = 16
 PLACES: Final = 64
 """Places that are read, or switched, without letting others go on."""
 
@@ -198,7 +198,9 @@ class Repack:
         count = 0
         self.more_is_left = False
         wishes, self._wishes = self._wishes, {}
-        for number, stripe in enumerate(self._state.stripes()):
+        turns = Turns()
+        for stripe in self._state.stripes():
+            await turns.item()
             if stripe.purpose == Purpose.METADATA:
                 break  # data comes first, and pages are evacuate.py's
             if not self._state.live(stripe.stripe_id):
@@ -210,8 +212,6 @@ class Repack:
                 # The least is kept: what is far out of policy first, then what has the least data.
                 key = (load.out if load.reason else -1, -load.alive, -count)
                 (heapq.heappush if len(best) < MOST_LOADS else heapq.heappushpop)(best, (key, stripe.stripe_id, load))
-            if number % SLICE == SLICE - 1:
-                await trio.sleep(0.005)
         self.more_is_left = count > MOST_LOADS
         wished: dict[StripeId, set[ChunkId]] = {}
         loads: list[Load] = []
@@ -232,13 +232,12 @@ class Repack:
 
     async def _chunks(self, stripe_id: StripeId) -> list[tuple[ChunkId, ChunkPlace]]:
         """The chunks of a stripe with their places."""
-        found = []
-        for number, chunk_id in enumerate(self._contents.names(stripe_id), 1):
+        found, turns = [], Turns()
+        for chunk_id in self._contents.names(stripe_id):
             place = self._state.place(chunk_id)
             if place is not None and place.stripe_id == stripe_id:
                 found.append((chunk_id, place))
-            if number % PLACES == 0:
-                await trio.sleep(0.001)
+            await turns.item()
         return found
 
     async def _load(self, stripe: Stripe, price: float) -> Load | None:

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Collection
 
 from hivefs.formats import records
+from hivefs.metadata.engine_copies import moved_share
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 
 _U64 = struct.Struct(">Q")

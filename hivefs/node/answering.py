@@ -49,8 +49,6 @@ _BATCH_BYTES = 8 << 20
 as do not keep the first of them waiting."""
 
 _FEW = 64
-_SPARE_DISK = 16 << 20
-"""Bytes of the file system that are not reported as free: the index grows too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Answerer:
     ) -> None:
         self.store = store
         self.membership = membership
-        self.space = Space(store.index, capacity, vault_quota)
+        self.space = Space(store.index, capacity, vault_quota, store.free_on_disk)
         self.members = Members(store, membership.hive_key)
         self.roster = Roster(store, membership.hive_key, self.members)
         self.statements = Statements(store, self.roster)
@@ -351,6 +349,6 @@ class Answerer:
 
     def stat(self) -> NodeStat:
         """Room and state."""
-        free = 0 if self.leaving else min(self.space.free, max(0, self.store.free_on_disk() - _SPARE_DISK))
+        free = 0 if self.leaving else self.space.free
         index = self.store.index
         return NodeStat(self.space.capacity, index.used, free, index.count, self.store.dropped, self.clock(), __version__)

@@ -112,6 +112,9 @@ class Upkeep:
         with self._store.lock, self._store.index.writing() as change:
             change.save_info(name, value)
 
+    def _keep_reserve(self) -> None:
+        self._store.reserve.keep(self._store.free_on_disk())
+
     async def _collect(self) -> None:
         while True:
             before = self._lease_clock.now_ns - (SKEW_NS if self.leaving else GRACE_NS)
@@ -130,6 +133,7 @@ class Upkeep:
             if self._lease_clock.doubtful:
                 self._events.say("clock", "the clock has jumped ahead; leases do not follow it yet", logging.WARNING)
             await self._save("clock", now.to_bytes(8, "big"))
+            await trio.to_thread.run_sync(self._keep_reserve)
             await trio.sleep(CLOCK_SECONDS)
 
 

@@ -507,6 +507,7 @@ def test_entitlement_counts_what_nodes_that_credit_the_vault_offer_and_only_a_se
         hive.nodes[2].credits = "0" * 32
         async with running(home, hive, vault) as engine:
             await placed(engine, vault, 1)
+            await until(lambda: engine.capacity() is not None)
             free = engine.capacity()
             assert free is not None
             long = 10**15

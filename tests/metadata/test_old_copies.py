@@ -8,8 +8,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from hivefs.metadata.engine_copies import moved_share
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement.policy import Policy

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from hivefs.placement import durability
+from hivefs.placement import durability, lazy
+from hivefs.placement.policy import AT_ONCE
 from hivefs.testing.sim import plot, report
 from hivefs.testing.sim.presets import PRESETS, preset
 from hivefs.testing.sim.scenario import Lifetimes, Outages, Scenario
@@ -23,6 +24,13 @@ from hivefs.testing.sim.world import simulate
 def _code(text: str) -> tuple[int, int]:
     needed, _, total = text.partition("/")
     return int(needed), int(total)
+
+
+def _repair_at(word: str, needed: int, total: int) -> tuple[int, int]:
+    """(what the policy says, the shares left at which repair has to begin)."""
+    if word == "all":
+        return AT_ONCE, 0
+    return (0, lazy.repair_at(needed, total)) if word == "code" else (int(word), int(word))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -42,6 +50,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--lag", type=float, default=7.0, help="days until a node that is away is given up (7)")
     parser.add_argument("--outages", type=float, default=0.0, help="outages of a node in 30 days (0)")
     parser.add_argument("--diurnal", action="store_true", help="outages are mostly at night")
+    parser.add_argument(
+        "--repair-at",
+        default="all",
+        metavar="N",
+        help=("repair data when N shares are left, 'code' for what the engine takes for the code, 'all' for at once (all)"),
+    )
     parser.add_argument("--kills", type=float, default=12.0, help="SIGKILLs of the engine a year (12)")
     parser.add_argument("--formulas", action="store_true", help="only print the tables of formulas; simulate nothing")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="with --formulas: also draw losses against churn there")
@@ -70,8 +84,13 @@ def scenario_of(chosen: argparse.Namespace, seed: int) -> Scenario:
     ]
     words += ["--lag", f"{chosen.lag:g}", "--outages", f"{chosen.outages:g}", *(["--diurnal"] if chosen.diurnal else [])]
     words += ["--kills", f"{chosen.kills:g}", "--seed", str(seed)]
+    if chosen.repair_at != "all":
+        words += ["--repair-at", chosen.repair_at]
+    says, waits = _repair_at(chosen.repair_at, *chosen.code)
     return Scenario(
         seed=seed,
+        repair_at=says,
+        waits_above=waits,
         days=chosen.years * 365,
         nodes=chosen.nodes,
         stripes=chosen.stripes,

@@ -11,7 +11,7 @@ from hivefs.metadata.engine_reader import EngineReader
 from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Level, Stripe
 from hivefs.placement.field import Field
-from hivefs.testing.sim import accounts
+from hivefs.testing.sim import accounts, waiting
 from hivefs.testing.sim.files import breach
 from hivefs.testing.sim.truth import Kept, Violation
 
@@ -28,6 +28,8 @@ def check(world: World) -> None:
     _leases_last(world)
     world.files.check()
     accounts.check(world)
+    if world.scenario.groups:
+        world.groups.check()
     for kept in world.truth.stripes.values():
         if kept.lost or kept.stripe_id is None:
             continue
@@ -42,25 +44,34 @@ def check(world: World) -> None:
             world.result.unreachable += world.truth.reachable(kept) < kept.needed
         if world.files.in_force and world.life.store.health(stripe).level == Level.GUARANTEED:
             _is_guaranteed(world, kept, stripe)
+            waiting.next_loss(world, kept, stripe)
         _nobody_can_read(world, kept, stripe)
 
 
 def gone_is_gone(world: World, gone: list[NodeId]) -> None:
-    """The engine gave nodes up just now: nothing with a share there is guaranteed any more."""
+    """The engine gave nodes up just now: nothing with a share there is guaranteed any more, if it may not wait."""
     store = world.life.store
     for node_id in gone:
-        for stripe_id in store.stripes_on(node_id):
+        for stripe_id in store.each_on(node_id):
             stripe = store.stripe(stripe_id)
             if stripe is not None and store.health(stripe).level == Level.GUARANTEED:
-                name = world.truth.by_id[stripe_id].name if stripe_id in world.truth.by_id else "?"
-                raise Violation(f"stripe {name} is called guaranteed with a share at a node that was given up")
+                kept = world.truth.by_id.get(stripe_id)
+                name, words = (
+                    ("?", "no book") if kept is None else (kept.name, waiting.of_what_is_left(world, kept, stripe))
+                )
+                if words:
+                    raise Violation(f"stripe {name} is called guaranteed with a share at a node that was given up: {words}")
 
 
 def _damage_is_repaired(world: World) -> None:
     if world.impaired_until > trio.current_time():
         return
-    for kept, index in world.truth.overdue():
-        raise Violation(f"share {index} of stripe {kept.name} was not made again in time ({world.life.repair.waiting_for})")
+    for kept, late in world.truth.overdue():
+        if words := waiting.forbidden(world, kept, late):
+            raise Violation(
+                f"share {late[0]} of stripe {kept.name} was not made again in time: {words}"
+                f" ({world.life.repair.waiting_for})"
+            )
 
 
 def _nodes_are_as_remembered(world: World) -> None:
@@ -97,14 +108,16 @@ def _leases_last(world: World) -> None:
 
 
 def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
-    """The engine says guaranteed: each share is at a node of its own that has it (or lost it a moment ago), and both
-    guarantees hold by a plain count over what the nodes truly are.
+    """The engine says guaranteed: each share is at a node of its own that has it (or lost it a moment ago), or repair may
+    wait; and both guarantees hold by a plain count over what the nodes truly are.
     """
-    holders = [share.node for share in stripe.shares]
-    if len(set(holders)) != len(holders) or None in holders:
-        raise Violation(f"stripe {kept.name} is called guaranteed with two shares at one node, or none")
-    for index, node_id in enumerate(holders):
-        node = world.by_id[node_id]  # type: ignore[index]
+    holders = waiting.counted(world, stripe)
+    if len(set(holders.values())) != len(holders):
+        raise Violation(f"stripe {kept.name} is called guaranteed with two shares at one node")
+    if len(holders) < stripe.total and (words := waiting.of_what_is_left(world, kept, stripe)):
+        raise Violation(f"stripe {kept.name} is called guaranteed, and {words}")
+    for index, node_id in holders.items():
+        node = world.by_id[node_id]
         if node.number in kept.intact[index]:
             continue
         due = kept.broken.get((node.number, index))
@@ -112,7 +125,7 @@ def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
             raise Violation(f"share {index} of stripe {kept.name} never was at node {node.number}, and is counted")
         if due < trio.current_time() and world.impaired_until < trio.current_time():
             raise Violation(f"share {index} of stripe {kept.name} is at node {node.number} no more, and is still counted")
-    nodes = [world.by_id[h] for h in holders if h is not None]
+    nodes = [world.by_id[h] for h in holders.values()]
     policy = replace(world.files.rules_for(kept), needed=stripe.needed, total=stripe.total)
     if words := breach(policy, nodes):
         raise Violation(f"stripe {kept.name} is called guaranteed, and {words}")

@@ -182,6 +182,7 @@ class Files:
         ids = tuple(c.share_id for c in writing.code(policy.needed, policy.total, packed.data))
         kept = Kept(len(truth.stripes) + 1, policy.needed, ids, packed.data, lost=True)
         kept.rules, kept.policy = rules_of(policy), policy.name
+        kept.repair_at = self._world.scenario.repaired_at(policy.needed, policy.total)
         truth.know(kept)
         return kept
 

@@ -85,6 +85,7 @@ class Heads:
             if purpose == Purpose.METADATA:
                 known[stripe_id] = self._world.files.know(packed, policy or life.policy)
                 known[stripe_id].meta = True
+                known[stripe_id].repair_at = len(known[stripe_id].share_ids) - 1
             return await place(packed, purpose, stripe_id, policy)
 
         def recorded(stripe_id: StripeId) -> None:

@@ -29,7 +29,11 @@ def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
     outages = scenario.outages
     away = outages.per_month * outages.hours / (30 * 24)
     away = away / (1 + away)
-    read, written = durability.repair_traffic(needed, total, total, lag, rate)
+    # The formulas say "fewer than" where the engine says "when so many are left".
+    at = scenario.repaired_at(needed, total) + 1
+    read, written = durability.repair_traffic(needed, total, at, lag, rate)
+    weights = {m: 1.0 / m for m in range(at, total + 1)}
+    known = sum(m * w for m, w in weights.items()) / sum(weights.values()) / total
     looks = max(1, result.looks)
     margin = margins.rate([run_of(scenario, result)])
     return {
@@ -48,10 +52,12 @@ def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
         "losses_a_year": len(result.lost) / years,
         "losses_low": margin.low,
         "losses_high": margin.high,
-        "losses_a_year_expected": durability.losses(needed, total, total, lag, rate) if rate else 0.0,
-        "losses_a_year_by_windows": durability.windows(needed, total, lag, rate) if rate else 0.0,
+        "losses_a_year_expected": durability.losses(needed, total, at, lag, rate) if rate else 0.0,
+        "losses_a_year_by_windows": durability.windows(needed, at, lag, rate) if rate else 0.0,
         "missing": result.missing / looks / total,
-        "missing_expected": rate * lag / (1 + rate * lag),
+        "missing_expected": 1 - known / (1 + rate * lag),
+        "repair_at": at - 1,
+        "waiting": result.waiting / looks,
         "unreachable": result.unreachable / looks,
         "unreachable_expected": durability.unreachable(needed, total, lag, rate, away),
         "repair_read": result.repair_read / scenario.share_bytes / years,
@@ -75,6 +81,7 @@ def text(scenario: Scenario, result: Result, seconds: float) -> str:
             f"{found['losses_a_year_expected']:.3g}",
         ),
         ("  by (365/T) P[Bin(n, p_T) >= n-k+1]", "", f"{found['losses_a_year_by_windows']:.3g}"),
+        ("part of the looks at stripes that wait", f"{found['waiting']:.3g}", ""),
         ("part of the shares missing", f"{found['missing']:.3g}", f"{found['missing_expected']:.3g}"),
         ("part of the time below k in reach", f"{found['unreachable']:.3g}", f"{found['unreachable_expected']:.3g}"),
         (
@@ -85,7 +92,8 @@ def text(scenario: Scenario, result: Result, seconds: float) -> str:
         ("shares written for it", f"{found['repair_written']:.4g}", f"{found['repair_written_expected']:.4g}"),
     ]
     head = (
-        f"{scenario.command}\n  {scenario.needed}/{scenario.total}, {scenario.nodes} nodes,"
+        f"{scenario.command}\n  {scenario.needed}/{scenario.total}, repaired at {found['repair_at']},"
+        f" {scenario.nodes} nodes,"
         f" {found['stripe_years']:.4g} stripe-years,"
         f" {result.lives} lives of the engine, {result.reads} reads ({result.late_reads} without k shares in reach),"
         f" {result.events} events in {seconds:.0f} s; digest {result.digest[:16]}\n"

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field
 from math import gamma, log, pi, sin
 
+from hivefs.placement.policy import AT_ONCE
 from hivefs.testing.sim.nodes import DAY
 
 
@@ -59,7 +60,8 @@ class Fault:
     ``full`` (a part of the disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the
     engine). Of a hive with files also what the user does: ``policy`` (the text ``where`` is put into force), ``delete`` (a
     ``part`` of the files), ``move`` (a part of them, to the folder ``where``), ``stray`` (a part of the nodes is left with
-    a share that nothing names).
+    a share that nothing names), ``write`` (``part`` stripes more). Of disks: ``grow`` (so many new nodes join as are a
+    ``part`` of all) and ``resize`` (a part of the disks offers ``days`` times what it did).
     """
 
     day: float
@@ -88,6 +90,8 @@ class Scenario:
     max_per_operator: int = 2
     nodes_per_operator: int = 2
     share_bytes: int = 24
+    disk_bytes: int = 0
+    """What a node offers; 0: without end. With an end rebalancing is looked at (balance.py); with paths only."""
     gone_after_days: float = 7.0
     detection_days: float = 35.0
     """Within so many days the engine must notice that a node that answers lost a share: leases are renewed after 30."""
@@ -97,9 +101,20 @@ class Scenario:
     """So many of the audits are made that the engine would make: with few shares at each node all of them are many times
     what a share of a large hive sees.
     """
+    repair_at: int = AT_ONCE
+    """What the policy says of it (Policy.repair_at): 0 leaves it to the code."""
+    waits_above: int = 0
+    """Repair of a stripe of the scenario's code has to begin when so many shares are left; 0: with the first one missing. A
+    number of its own, so that the engine's is checked by it.
+    """
     join_after_days: float = 1.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     outages: Outages = field(default_factory=Outages)
+    groups: int = 0
+    """So many groups of nodes fail together; no attribute says who is in which (groups.py)."""
+    grouped: float = 0.5
+    """The part of the nodes that are in one."""
+    group_outages: Outages = field(default_factory=Outages)
     reads_per_day: float = 2.0
     check_hours: float = 24.0
     kills_per_year: float = 0.0
@@ -110,3 +125,8 @@ class Scenario:
     """Folders; with any, stripes hold files, and the duties that move data run (testing/sim/wired.py)."""
     command: str = ""
     """What plays this very run again."""
+
+    def repaired_at(self, needed: int, total: int) -> int:
+        """The number of shares left at which a stripe of data of that code has to be repaired."""
+        waits = self.waits_above and (needed, total) == (self.needed, self.total)
+        return self.waits_above if waits else total - 1

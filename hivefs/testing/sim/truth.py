@@ -8,7 +8,7 @@ lost). Nothing here uses the engine's verifier or judge.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -51,7 +51,9 @@ class Kept:
     """One stripe. ``due`` says for share numbers of which no disk has a whole copy until when the engine must
     have made them again; ``broken`` for (node, share number) until when it must not count on that node for it. ``rules``
     are (family, coalition) of the G1 that holds for it; not ``settled`` while a new policy may ask for more than it has.
-    ``removed`` are share numbers whose last whole copy was deleted because the engine asked for that. ``lost`` is also what
+    ``removed`` are share numbers whose last whole copy was deleted because the engine asked for that. Repair has to begin
+    when ``repair_at`` shares are left (waiting.py). ``spread``: which nodes fail together was to be known before it was
+    written (groups.py). ``lost`` is also what
     never came to be a file's; a ``stray`` one nobody's book ever named, a ``meta`` one
     holds pages of the metadata tree.
     """
@@ -75,6 +77,16 @@ class Kept:
     meta: bool = False
     put_at: float = 0.0
     removed: set[int] = field(default_factory=set)
+    repair_at: int = 0
+    spread: bool = False
+
+    def __post_init__(self) -> None:
+        self.repair_at = self.repair_at or len(self.share_ids) - 1
+
+    @property
+    def lazy(self) -> bool:
+        """Whether it may wait at all."""
+        return self.repair_at < len(self.share_ids) - 1
 
     @property
     def left(self) -> int:
@@ -220,7 +232,8 @@ class Truth:
         now = trio.current_time()
         # What the engine had deleted itself is no excuse.
         fresh = sum(1 for index in kept.due if kept.due[index] > now and index not in kept.removed)
-        if fresh < len(kept.share_ids) - kept.needed + 1:
+        # Before those of one lag more than ``repair_at`` were left, and now it is one less than k.
+        if fresh < kept.repair_at - kept.needed + 2:
             raise Violation(f"stripe {kept.name} is lost with {fresh} shares destroyed inside of one repair lag")
         kept.lost = True
         self.lost.append((now, kept.name))
@@ -235,11 +248,13 @@ class Truth:
             1 for holders in kept.intact if any(self.nodes[n].reachable and not self.nodes[n].flips for n in holders)
         )
 
-    def overdue(self) -> list[tuple[Kept, int]]:
-        """Shares that should have been made again by now."""
+    def overdue(self) -> Iterator[tuple[Kept, list[int]]]:
+        """Stripes with their shares that the engine must know to be lost by now; where repair waits, it may leave some."""
         now = trio.current_time()
-        late = [(k, i) for k in self.stripes.values() if not k.lost for i, due in k.due.items() if due < now]
-        return [(kept, index) for kept, index in late if not self.given_up(kept)]
+        for kept in self.stripes.values():
+            late = [] if kept.lost else [index for index, due in kept.due.items() if due < now]
+            if late and not self.given_up(kept):
+                yield kept, late
 
     def late(self, kept: Kept) -> None:
         """A stripe is recorded: what was destroyed before that is due as if it were destroyed now."""
@@ -248,9 +263,13 @@ class Truth:
                 kept.due.setdefault(index, trio.current_time() + self.lag)
 
     def grant_time(self, until: float) -> None:
-        """Repair was impossible meanwhile: nothing is due before ``until``."""
+        """Repair was impossible meanwhile: nothing is due before ``until``. What a stripe that waits misses already is
+        known, and stays so.
+        """
+        now = trio.current_time()
         for kept in self.stripes.values():
-            for index in kept.due:
-                kept.due[index] = max(kept.due[index], until)
+            for index, due in kept.due.items():
+                if due >= now or not kept.lazy:
+                    kept.due[index] = max(due, until)
             for key in kept.broken:
                 kept.broken[key] = max(kept.broken[key], until)
