@@ -9,12 +9,15 @@ hivefs_fail() {
 
 # hivefs_packages run PACKAGE PROGRAM [PACKAGE PROGRAM]...: what HiveFS itself needs, and PACKAGE where PROGRAM is missing.
 hivefs_packages() {
-    local missing=() package program
+    local missing=() package program wanted=()
     command -v dpkg-query >/dev/null || {
         echo "note: this is not Debian or Ubuntu; install a C compiler, the headers of python3, fuse3 and gmp, and fuse3" >&2
         return 0
     }
-    for package in python3 python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3 libgmp-dev; do
+    wanted=(python3 python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3 libgmp-dev)
+    # vector instructions for erasure coding: Debian and Ubuntu have it for these; elsewhere zfec does it, more slowly
+    case $(dpkg --print-architecture) in amd64 | arm64) wanted+=(libisal2) ;; esac
+    for package in "${wanted[@]}"; do
         hivefs_installed "$package" || missing+=("$package")
     done
     shift

@@ -8,16 +8,30 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
+from hivefs.chunkstore.steps import Counting
 from hivefs.errors import HivefsError
 from hivefs.fuse import mounting
 
 SKIPPED_DIRECTORIES = {"metadata", "stage", "engine", "cache", "shares", "index", ".git", "__pycache__"}
 DEEPEST = 8
+
+
+_run = trio.run
+
+
+def _counted(*given: Any, instruments: Sequence[trio.abc.Instrument] = (), **more: Any) -> Any:
+    """trio.run with steps counted: what must happen in one step of a task is held to it (chunkstore/steps.py)."""
+    return _run(*given, instruments=[*instruments, Counting()], **more)
+
+
+trio.run = _counted
 
 
 @functools.cache

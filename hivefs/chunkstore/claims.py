@@ -4,12 +4,16 @@ Before a share is put at a node, the pair is written to the trash (durably): sho
 no stripe names. Recording the stripe takes its pairs out of the trash. Meanwhile the pair is *claimed*, and the trash is
 not emptied of claimed pairs; a pair that is being deleted at this moment cannot be claimed. So a retry that gives the
 same share to the same node never meets the deletion of the first try.
+
+Two things have to be done in one step of a task, and steps.py holds whoever tests to it: looking where copies are and
+claiming, and letting go of a claim and recording.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from hivefs.chunkstore import steps
 from hivefs.model.ids import NodeId, ShareId
 
 Pair = tuple[NodeId, ShareId]
@@ -23,8 +27,11 @@ class Claims:
         self._claimed: set[Pair] = set()
         self._deleting: set[Pair] = set()
 
-    def claim(self, pairs: Collection[Pair]) -> set[Pair]:
-        """Claim what can be claimed; returns it. release() it right before the step that records the stripe."""
+    def claim(self, pairs: Collection[Pair], looked: steps.Moment) -> set[Pair]:
+        """Claim what can be claimed; returns it. ``looked`` is when it was looked where copies of these shares are.
+        release() them right before the stripe is recorded. Raises DiskFull, and has claimed nothing then.
+        """
+        looked.still()
         taken = {pair for pair in pairs if pair not in self._deleting}
         if taken:
             self._intend(taken)
@@ -44,6 +51,7 @@ class Claims:
     def release(self, pairs: Collection[Pair]) -> None:
         """They are recorded now, or given up (and stay in the trash)."""
         self._claimed.difference_update(pairs)
+        steps.released()
 
     def claimed(self, node_id: NodeId, share_id: ShareId) -> bool:
         """Whether somebody is putting this share there, or just has, and will record it."""

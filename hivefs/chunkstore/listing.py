@@ -39,6 +39,12 @@ class Listing:
         for stale in self._stale.values():
             stale[node_id] = None
 
+    def forget(self, node_id: NodeId) -> None:
+        """There is no such node any more."""
+        for weakest, field in self._fields.items():
+            self._stale[weakest].pop(node_id, None)
+            field.remove(node_id)
+
     def later(self, node_id: NodeId, when: float) -> None:
         """It will be another at that time, by the clock that ``field`` is given."""
         if self._fields:
@@ -55,7 +61,8 @@ class Listing:
             _, node_id, vetting = heapq.heappop(self._again)
             if vetting:
                 self._waiting.discard(node_id)
-            self.changed(node_id)
+            if self._fields[weakest].get(node_id) is not None:  # else it is not known any more
+                self.changed(node_id)
         field, stale = self._fields[weakest], self._stale[weakest]
         for node_id in stale:
             candidate = self._make(node_id, weakest)

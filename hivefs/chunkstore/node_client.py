@@ -61,6 +61,8 @@ class NodeClient:
         self.greeted = greeted
         self.node_id = NodeId(greeted.node_key)
         self.peer = greeted.node_key.hex()[:12]
+        self.relayed = False
+        """It goes through a relay: how long an answer takes says nothing of how far the node is."""
         self.vault_id = vault_id_of(credentials.subject) if greeted.membership.roles & Role.CLIENT else None
         self._conversation = Conversation(stream, self.peer)
         self._ask = self._conversation.ask

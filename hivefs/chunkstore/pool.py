@@ -1,26 +1,33 @@
-"""The pool: one lasting conversation with every node of the hive, and what is known of each.
+"""The pool: one lasting conversation with every node of the hive that answers, and what is known of each.
 
-A task per node dials, greets, measures free space now and then, and dials again with growing pauses when the
-conversation ends. A node that is away for longer than is usual for it (``conduct``, maintenance/trust.py) is given up
+A task for each conversation greets and measures free space now and then; a node with which there is none waits in a list
+until it is dialled again (dialling.py). Nothing that is done some times a second looks at all nodes: times are looked at
+when they are due. A node that is away for longer than is usual for it (``conduct``, maintenance/trust.py) is given up
 (GONE): its shares count as lost and are made again elsewhere; when it returns it is ONLINE again and what it still holds
 counts again where the stripe still names it.
 
-Atomic between two checkpoints of trio: everything but ``_keep`` is synchronous.
+Atomic between two checkpoints of trio: everything but ``_talk`` and what waits in ``run`` is synchronous.
+
+A full disk under the book ends no conversation: what it does not take is written later, SAVED_AT_ONCE at each look.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import trio
 
+from hivefs.chunkstore.dialling import FIRST_PAUSE, LONGEST_PAUSE, Dialling, Slot
 from hivefs.chunkstore.listing import Listing
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
 from hivefs.placement.attributes import authorities
@@ -34,12 +41,13 @@ log = logging.getLogger(__name__)
 Dial = Callable[[RosterEntry], AbstractAsyncContextManager[NodeClient]]
 """Opens an authenticated conversation with a node at any of its addresses; raises HivefsError."""
 
-FIRST_PAUSE = 0.25
-LONGEST_PAUSE = 8.0
 STAT_EVERY = 15.0
 PROBLEMS_BEFORE_SUSPECT = 3
 LOOK_EVERY = 0.25
 """How often it is looked who is away for too long, in seconds."""
+LOOK_LATE = 60.0
+"""And how long after its time, at most."""
+SHIFTED = 256
 CLOCK_STEP_NS = 60 * 10**9
 SAVED_AT_ONCE = 16
 BUSY_SECONDS = 5.0
@@ -67,6 +75,9 @@ class Member:
     busy_until: float = 0.0
     busy_for: float = 0.0
     scope: trio.CancelScope | None = field(default=None, repr=False)
+    pause: float = FIRST_PAUSE
+    turn: int = 0
+    """The number of its entry among those that wait to be dialled."""
 
     def under(self, weakest: Evidence) -> dict[str, frozenset[str]]:
         """The authorities over it, counting what is known by such evidence or better."""
@@ -95,12 +106,21 @@ class Pool:
         self._conduct = conduct
         self._wall = clock()
         self._unsaved: list[Member] = []
+        self._refused: dict[NodeId, None] = {}
+        """Nodes of which the disk did not take what was seen last."""
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
-        self._offline: dict[NodeId, None] = {}
+        self.by_state: dict[NodeState, dict[NodeId, None]] = {state: {} for state in NodeState}
+        """The nodes in each state."""
+        self._looks: list[tuple[float, NodeId]] = []
+        self._look_at: dict[NodeId, float] = {}
+        """When to look whether a node that is away is so for too long."""
+        self._shifts: list[tuple[int, dict[NodeId, None]]] = []
+        """By how much the clock stepped, and of which nodes the times do not say so yet."""
         self._changed = trio.Event()
-        self._listed = trio.Event()
-        self._nursery: trio.Nursery | None = None
+        self._dialling = Dialling(self._talk)
+        self._cut: dict[NodeId, None] = {}
+        """Revoked nodes, which are not dialled."""
         self.revoked: Callable[[Membership], bool] = lambda membership: False
         self.listing = Listing(self._as_listed)
         self.on_dropped: Callable[[NodeId], None] = lambda node_id: None
@@ -115,7 +135,8 @@ class Pool:
 
     def online(self) -> list[Member]:
         """Members that can be asked now."""
-        return [m for m in self.members.values() if m.client is not None]
+        members = (self.members[node_id] for node_id in self.by_state[NodeState.ONLINE])
+        return [member for member in members if member.client is not None]
 
     def candidates(self, policy: Policy | None = None) -> Sequence[Candidate] | Field:
         """All members as placement sees them, with the authorities that are known by what evidence the policy asks for
@@ -209,44 +230,71 @@ class Pool:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep conversations with all nodes in the book until cancelled."""
+        turns = Turns()
+        for found in self._book.nodes():
+            self._take(*found)
+            await turns.item()
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self.refresh()
+            nursery.start_soon(self._dialling.run)
             task_status.started()
             before = trio.current_time()
             while True:
                 await trio.sleep(LOOK_EVERY)
                 now = trio.current_time()
-                self._give_up(now - before)
+                self._follow(now - before)
                 before = now
+                for node_id in self._due(now):
+                    self._look(node_id)
+                    await turns.item()
 
-    def refresh(self) -> None:
-        """Take in nodes (and new addresses) that the book learnt since."""
-        for node_id, entry, row in self._book.nodes():
-            member = self.members.get(node_id)
-            if member is None:
-                weighed = self._book.weighed(node_id)
-                made = authorities(weighed.attributes)
-                state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
-                member = Member(node_id, entry, replace(row, state=state), made, weighed)
-                if state != row.state or not row.since_ns:
-                    member.row = replace(member.row, since_ns=self._clock())
-                    self._unsaved.append(member)
-                self.members[node_id] = member
-                if state == NodeState.OFFLINE:
-                    self._offline[node_id] = None
-                self.listing.changed(node_id)
-                if self._nursery is not None:
-                    self._nursery.start_soon(self._keep, member)
-            elif member.entry != entry:
-                before = member.leaving
-                member.entry = entry
-                self.weighed_anew([node_id])
-                self._listed.set()  # one that was revoked may have a new certificate
-                self._listed = trio.Event()
-                if member.leaving != before:
-                    log.info("node %s %s", node_id.hex()[:12], "stays after all" if before else "leaves: its shares move")
-                    self._notify()
+    def refresh(self, node_ids: Iterable[NodeId] | None = None) -> None:
+        """Take in nodes (and new addresses) that the book learnt since: these, or all, however long that takes."""
+        for found in self._book.nodes() if node_ids is None else self._book.nodes(node_ids):
+            self._take(*found)
+
+    def _take(self, node_id: NodeId, entry: RosterEntry, row: NodeRow) -> None:
+        member = self.members.get(node_id)
+        if member is None:
+            weighed = self._book.weighed(node_id)
+            made = authorities(weighed.attributes)
+            state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
+            member = Member(node_id, entry, replace(row, state=state), made, weighed)
+            if state != row.state or not row.since_ns:
+                member.row = replace(member.row, since_ns=self._clock())
+                self._unsaved.append(member)
+            self.members[node_id] = member
+            self.by_state[state][node_id] = None
+            if state == NodeState.OFFLINE:
+                self._look_then(node_id, 0.0)
+            self._conduct.went(node_id)
+            self.listing.changed(node_id)
+            # Those that were there before this start come first.
+            when = -1.0 if row.state == NodeState.ONLINE else 0.0
+            member.turn = self._dialling.add(node_id, when, state != NodeState.GONE)
+        elif member.entry != entry:
+            before, moved = member.leaving, member.entry.address != entry.address
+            member.entry = entry
+            self.weighed_anew([node_id])
+            if node_id in self._cut or (moved and member.scope is None):  # it may have a new certificate, or be elsewhere
+                self._cut.pop(node_id, None)
+                member.pause = FIRST_PAUSE
+                member.turn = self._dialling.add(node_id, 0.0, True)
+            if member.leaving != before:
+                log.info("node %s %s", node_id.hex()[:12], "stays after all" if before else "leaves: its shares move")
+                self._notify()
+
+    def forget(self, node_id: NodeId) -> None:
+        """The book does not know it any more (it is GONE, and there is no conversation with it)."""
+        member = self.members.pop(node_id, None)
+        if member is not None:
+            if member.scope is not None:
+                member.scope.cancel()
+            self.by_state[member.row.state].pop(node_id, None)
+            self._cut.pop(node_id, None)
+            self._refused.pop(node_id, None)
+            self._look_at.pop(node_id, None)
+            self.listing.forget(node_id)
+            self._conduct.forget(node_id)
 
     def weighed_anew(self, node_ids: Iterable[NodeId]) -> None:
         """Something else is known of these nodes now."""
@@ -260,36 +308,66 @@ class Pool:
 
     def revocations_changed(self) -> None:
         """``revoked`` says something else now: conversations with revoked nodes end, and their shares count as lost."""
-        self._listed.set()
-        self._listed = trio.Event()
-        for member in self.members.values():
+        for node_id in list(self._cut):
+            self.members[node_id].turn = self._dialling.add(node_id, 0.0, True)
+        self._cut.clear()
+        for member in list(self.members.values()):
             if self.revoked(member.entry.membership):
                 if member.scope is not None:
                     member.scope.cancel()
                 else:
                     self._cut_off(member)
 
+    def leave_relays(self) -> None:
+        """End the conversations that go through relays; nodes that have no other way are away then."""
+        for member in self.members.values():
+            if member.client is not None and member.client.relayed and member.scope is not None:
+                member.scope.cancel()
+
     def _cut_off(self, member: Member) -> None:
         if member.row.state != NodeState.GONE:
             log.warning("node %s was revoked by the hive's owner: its shares count as lost", member.node_id.hex()[:12])
             self._set(member, NodeState.GONE)
         member.refused = "the hive's owner revoked its membership"
+        member.turn = 0
+        self._cut[member.node_id] = None
 
     def _give_up(self, seconds: float) -> None:
         """So much time passed since the last look, by a steady clock."""
-        self._follow_clock(seconds)
-        away = list(self._offline)
-        # Most often nobody looks at those that are there, or were given up.
-        self._conduct.tick(seconds, self._in_state(NodeState.ONLINE), away, self._in_state(NodeState.GONE))
-        for node_id in away:
-            limit = self._conduct.gone_after(node_id)
-            since = (self._wall - self.members[node_id].row.since_ns) / 1e9
-            if self._conduct.away(node_id, since) > limit:
-                log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
-                self._set(self.members[node_id], NodeState.GONE)
+        self._follow(seconds)
+        for node_id in list(self._due(trio.current_time())):
+            self._look(node_id)
 
-    def _in_state(self, state: NodeState) -> Iterator[NodeId]:
-        return (member.node_id for member in self.members.values() if member.row.state == state)
+    def _follow(self, seconds: float) -> None:
+        self._follow_clock(seconds)
+        self._conduct.tick(seconds, len(self.by_state[NodeState.ONLINE]), len(self.by_state[NodeState.OFFLINE]))
+
+    def _look_then(self, node_id: NodeId, when: float) -> None:
+        self._look_at[node_id] = when
+        heapq.heappush(self._looks, (when, node_id))
+
+    def _due(self, now: float) -> Iterator[NodeId]:
+        """Nodes that may be away for too long by now. Nobody is given up while the times since when do not follow a step of
+        the clock yet.
+        """
+        while self._looks and self._looks[0][0] <= now and not self._shifts:
+            when, node_id = heapq.heappop(self._looks)
+            if self._look_at.get(node_id) == when:
+                del self._look_at[node_id]
+                yield node_id
+
+    def _look(self, node_id: NodeId) -> None:
+        member = self.members.get(node_id)
+        if member is None or member.row.state != NodeState.OFFLINE:
+            return
+        limit = self._conduct.gone_after(node_id)
+        away = self._conduct.away(node_id, (self._wall - member.row.since_ns) / 1e9)
+        if away > limit:
+            log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
+            self._set(member, NodeState.GONE)
+        else:  # it may count as away for longer all at once, see Conduct.away
+            late = min(LOOK_LATE, limit / 16, (limit - away) / 2)
+            self._look_then(node_id, trio.current_time() + max(LOOK_EVERY, late))
 
     def _follow_clock(self, seconds: float) -> None:
         """A clock that was set, or a machine that slept, moves the times since when nodes are away or given up: nobody is
@@ -301,14 +379,35 @@ class Pool:
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
-            for member in self.members.values():
-                if member.row.state != NodeState.ONLINE:
-                    member.row = replace(member.row, since_ns=max(1, member.row.since_ns + step))
-                    self._unsaved.append(member)
+            self._shifts.append((step, {**self.by_state[NodeState.OFFLINE], **self.by_state[NodeState.GONE]}))
+        for _ in range(SHIFTED):
+            if not self._shifts:
+                break
+            step, waiting = self._shifts[0]
+            if not waiting:
+                del self._shifts[0]
+                continue
+            shifted = self.members.get(waiting.popitem()[0])
+            if shifted is not None:
+                shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
+                self._unsaved.append(shifted)
         late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
-        for member in late:
-            if member.row.state != NodeState.ONLINE:
-                self._book.save_seen(member.node_id, member.row)
+        known = (member for member in late if self.members.get(member.node_id) is member)
+        rows = {member.node_id: member.row for member in known if member.row.state != NodeState.ONLINE}
+        refused = islice(self._refused, SAVED_AT_ONCE)
+        rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
+        if rows:
+            self._save_seen(rows)
+
+    def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
+        """What the disk does not take is written at a later look."""
+        try:
+            self._book.save_seen(rows)
+        except DiskFull:
+            self._refused |= dict.fromkeys(rows)
+            return
+        for node_id in rows:
+            self._refused.pop(node_id, None)
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)
@@ -319,47 +418,58 @@ class Pool:
             row.free_bytes if free is None else free,
             row.capacity if capacity is None else capacity,
         )
-        if state == NodeState.OFFLINE:
-            self._offline[member.node_id] = None
-        else:
-            self._offline.pop(member.node_id, None)
+        if state != row.state:
+            node_id = member.node_id
+            self.by_state[row.state].pop(node_id, None)
+            self.by_state[state][node_id] = None
+            for _, waiting in self._shifts:
+                waiting.pop(node_id, None)  # since when is by the clock as it is now
+            if state == NodeState.OFFLINE:
+                self._look_then(node_id, 0.0)
+            (self._conduct.came if state == NodeState.ONLINE else self._conduct.went)(node_id)
         if new != row:
             member.row = new
-            self._book.save_seen(member.node_id, new)
+            self._save_seen({member.node_id: new})
         if state != row.state:
             self._notify()
 
-    async def _keep(self, member: Member) -> None:
-        pause = FIRST_PAUSE
-        while True:
-            listed = self._listed
-            if self.revoked(member.entry.membership):
-                self._cut_off(member)
-                await listed.wait()
-                continue
-            member.scope = trio.CancelScope()
-            try:
-                with member.scope:
-                    async with self._dial(member.entry) as client:
-                        pause = FIRST_PAUSE
-                        member.refused = ""
-                        if not self.revoked(client.greeted.node_membership):
-                            await self._converse(member, client)
-            except HivefsError as error:
-                if not error.transient and member.refused != str(error):
-                    member.refused = str(error)
-                    log.warning("%s", error)
-            finally:
-                member.scope = None
-                if member.client is not None:
-                    member.client = None
-                    log.info("node %s is offline", member.node_id.hex()[:12])
-                    self._set(member, NodeState.OFFLINE)
-            await trio.sleep(pause)
-            pause = min(LONGEST_PAUSE, pause * 2)
+    async def _talk(self, node_id: NodeId, number: int, slot: Slot) -> None:
+        """Dial a node and have a conversation with it; it is dialled again afterwards."""
+        member = self.members.get(node_id)
+        if member is None or member.turn != number or member.scope is not None:
+            slot.free()
+            return
+        if self.revoked(member.entry.membership):
+            slot.free()
+            self._cut_off(member)
+            return
+        member.scope = trio.CancelScope()
+        try:
+            with member.scope:
+                async with self._dial(member.entry) as client:
+                    slot.free()
+                    member.pause = FIRST_PAUSE
+                    member.refused = ""
+                    if not self.revoked(client.greeted.node_membership):
+                        await self._converse(member, client)
+        except HivefsError as error:
+            if not error.transient and member.refused != str(error):
+                member.refused = str(error)
+                log.warning("%s", error)
+        finally:
+            slot.free()
+            member.scope = None
+            if member.client is not None:
+                member.client = None
+                log.info("node %s is offline", member.node_id.hex()[:12])
+                self._set(member, NodeState.OFFLINE)
+        if self.members.get(node_id) is member:
+            recent = member.pause < LONGEST_PAUSE and member.row.state != NodeState.GONE
+            member.turn = self._dialling.add(node_id, trio.current_time() + member.pause, recent)
+            member.pause = min(self._dialling.longest, member.pause * 2)
 
     async def _converse(self, member: Member, client: NodeClient) -> None:
-        first = True
+        first, again = True, False
         while True:
             stat = await client.stat()
             member.reserved = 0
@@ -373,8 +483,13 @@ class Pool:
             if stat.dropped > member.dropped:
                 self.on_dropped(member.node_id)
             member.dropped = stat.dropped
-            if first or news:
-                await self._on_connect(client)
+            if first or news or again:
+                try:
+                    await self._on_connect(client)
+                    again = False
+                except DiskFull as error:
+                    again = True  # what it told was not written: it is asked once more, and reads go on meanwhile
+                    log.debug("what node %s told waits: %s", member.node_id.hex()[:12], error)
                 first = False
             with trio.move_on_after(STAT_EVERY):
                 await client.wait_closed()

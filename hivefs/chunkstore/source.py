@@ -12,7 +12,6 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import trio
@@ -44,7 +43,7 @@ class Book(Protocol):
 class Shares(Protocol):
     """Cached data shares (chunkstore/cache.py)."""
 
-    def path(self, stripe_id: StripeId, index: int) -> Path: ...
+    def begin(self, stripe_id: StripeId, index: int) -> None: ...
 
     def read(
         self, stripe_id: StripeId, index: int, offset: int, length: int, wait: bool = True
@@ -138,10 +137,10 @@ class CachedChunks:
         skip = start - first * SEGMENT_BYTES
         return opened if not skip and len(opened) == end - start else opened[skip : skip + end - start]
 
-    def where(self, ref: ChunkRef) -> Path | None:
-        """The file that holds a chunk, if it is on this machine; None when that is not known."""
-        place = self._place(ref.chunk_id)
-        return None if place is None else self._shares.path(place.stripe_id, place.index)
+    def begin(self, ref: ChunkRef) -> None:
+        """It will be read soon: what is on this machine of it is brought into memory, without waiting for that."""
+        if ref.chunk_id not in self._plain and (place := self._place(ref.chunk_id)) is not None:
+            self._shares.begin(place.stripe_id, place.index)
 
     def _open(self, ref: ChunkRef, sealed: bytes | memoryview) -> bytes:
         return open_chunk(ref.key, self._vault_id, Purpose.DATA, ref.length, ref.codec, sealed)

@@ -16,6 +16,7 @@ import trio
 
 from hivefs.chunkstore.claims import Claims, Pair
 from hivefs.chunkstore.ports import Nodes, Random, Think, at_once
+from hivefs.chunkstore.steps import Moment
 from hivefs.content import coding
 from hivefs.content.merkle import merkle_root
 from hivefs.content.packing import Packed
@@ -150,12 +151,12 @@ class Writer:
             if not missing:
                 return holders
             try:
-                chosen = await self._choose(stripe, policy, holders, missing, failed, tried, discount)
+                chosen, looked = await self._choose(stripe, policy, holders, missing, failed, tried, discount)
             except (TooFewNodes, PolicyInfeasible) as error:
                 problem = error
                 break
             jobs = list(chosen.items())
-            pairs = self._claims.claim([(node, coded[index].share_id) for index, node in jobs])
+            pairs = self._claims.claim([(node, coded[index].share_id) for index, node in jobs], looked)
             claimed |= pairs
             problem = await self._put_all(coded, jobs, pairs, holders, failed) or problem
             # Who did not answer may have the share all the same.
@@ -164,12 +165,12 @@ class Writer:
             raise problem or NotEnoughShares(have=len(holders), needed=least, stripe="(new)", reason="nodes failed")
         return holders
 
-    async def put_at(self, coded: Coded, node_id: NodeId) -> bool:
-        """Put one share at this very node; False when it cannot be put there now because it is being deleted there. Raises
-        what the node says.
+    async def put_at(self, coded: Coded, node_id: NodeId, looked: Moment) -> bool:
+        """Put one share at this very node; False when it cannot be put there now because it is being deleted there.
+        ``looked`` is when it was seen that it may go there. Raises what the node says.
         """
         holders: dict[int, NodeId] = {}
-        pairs = self._claims.claim([(node_id, coded.share_id)])
+        pairs = self._claims.claim([(node_id, coded.share_id)], looked)
         try:
             problem = await self._put_all({0: coded}, [(0, node_id)], pairs, holders, set())
         finally:
@@ -204,7 +205,8 @@ class Writer:
         discount: Collection[NodeId] = (),
     ) -> dict[int, NodeId]:
         """Nodes for the missing shares; fewer when rules or hive do not allow all. Raises as look_for_place() does."""
-        return await self._choose(stripe, policy, dict(kept), sorted(missing), set(avoid), (), discount)
+        chosen, _ = await self._choose(stripe, policy, dict(kept), sorted(missing), set(avoid), (), discount)
+        return chosen
 
     def copies(
         self, stripe: Stripe, discount: Collection[NodeId] = (), more: Collection[tuple[int, NodeId]] = ()
@@ -221,8 +223,10 @@ class Writer:
         failed: set[NodeId],
         tried: Collection[tuple[int, NodeId]],
         discount: Collection[NodeId],
-    ) -> dict[int, NodeId]:
-        """Nodes for the missing shares; fewer when the rules or the hive do not allow all. Raises when it is none."""
+    ) -> tuple[dict[int, NodeId], Moment]:
+        """Nodes for the missing shares, fewer when the rules or the hive do not allow all, and when it was looked last
+        where copies are. Raises when it is none.
+        """
         size = stripe.share_bytes
         candidates = self._nodes.candidates(policy)
         pairs = sorted(self.copies(stripe, discount, tried) - set(holders.items()))
@@ -239,10 +243,11 @@ class Writer:
         question = Missing(tuple(missing), kept, copies, refused, away, size, seed, both)
         try:
             found = await self.think(pick, policy, candidates, question)
+            looked = Moment()
             if set(pairs) != self.copies(stripe, discount, tried) - set(holders.items()):
                 # While the answer was looked for an old copy came, or went: it is to count.
                 return await self._choose(stripe, policy, holders, missing, failed, tried, discount)
-            return found
+            return found, looked
         except (TooFewNodes, PolicyInfeasible):
             if any(c.usable for c in candidates) and not any(c.usable and c.free_bytes >= size for c in candidates):
                 raise HiveFull(reason=f"no node has {size} bytes free") from None

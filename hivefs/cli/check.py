@@ -32,16 +32,16 @@ def command(data: bool, placement: bool, password_file: str | None, key_file: Pa
     home = Home.load(default_home())
     need_engine(home, lambda: open_vault(home, password_file, key_file))
     findings = trio.run(_check, home, {"data": data, "placement": placement}, not as_json)
-    problems = [f for f in findings if f["problem"]]
+    problems = sum(f.get("count", 1) for f in findings if f["problem"])
     if as_json:
-        show_json({"problems": len(problems), "findings": findings})
+        show_json({"problems": problems, "findings": findings})
     else:
         for finding in findings:
             click.echo(f"{'problem' if finding['problem'] else 'notice'}: {finding['kind']}: {plain(finding['detail'])}")
         if not problems:
             click.echo("No problems found.")
     if problems:
-        raise CheckFailed(problems=len(problems))
+        raise CheckFailed(problems=problems)
 
 
 async def _check(home: Home, what: dict[str, bool], visible: bool) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ COMMANDS = {
     "trust": "Say who may vouch for nodes.",
     "attest": "Vouch for what a node is.",
     "dht": "Experimental: find nodes that changed their address.",
+    "relay": "Experimental: reach a node that nobody can dial.",
     "version": "Show the version.",
 }
 

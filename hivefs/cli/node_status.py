@@ -46,6 +46,8 @@ def _show(value: dict[str, Any]) -> None:
         now = ", now" if value.get("quiet") else ""
         given, taken = _rate(caps["quiet_upload"]), _rate(caps["quiet_download"])
         facts.add_row("quiet hours", f"{caps['quiet_hours']}{now}: gives {given}, takes {taken}")
+    for relay in value["relays"]:
+        facts.add_row("relay", relay)
     if value["leaving"] is not None:
         facts.add_row("leaving", progress(value["leaving"]))
     days = Table("day", "peers", "came", "went", "requests", "refused", box=None, padding=(0, 2, 0, 0))

@@ -11,6 +11,7 @@ from hivefs.daemon.home import Home, default_home
 
 STYLES = {"online": "green", "offline": "yellow", "gone": "red"}
 COLUMNS = ("country", "operator", "operator_country", "parent", "parent_country")
+MOST = 500
 LETTER = {"claimed": "c", "registry": "r", "measured": "m", "attested": "a"}
 
 
@@ -24,9 +25,7 @@ def command(as_json: bool) -> None:
     """
     import trio
 
-    from hivefs.cli.drive import ask
-
-    found: list[dict[str, Any]] = trio.run(ask, Home.load(default_home()), "engine", "nodes")
+    found: list[dict[str, Any]] = trio.run(all_nodes, Home.load(default_home()))
     rows = sorted(found, key=lambda n: (n["attributes"].get("country", ""), n["id"]))
     if as_json:
         show_json(rows)
@@ -37,7 +36,9 @@ def command(as_json: bool) -> None:
     titles = ("node", "state", *(name.replace("_", " ") for name in COLUMNS), "free", "problems")
     table = Table(*titles, box=None, padding=(0, 2, 0, 0))
     for node in rows:
-        state = node["state"] + (", leaves" if node.get("leaving_s") else "")
+        state = (
+            node["state"] + (", by relay" if node.get("relayed") else "") + (", leaves" if node.get("leaving_s") else "")
+        )
         problems = [*node.get("unsure", []), *([node["last_problem"]] if node.get("last_problem") else [])]
         table.add_row(
             node["id"][:12],
@@ -47,6 +48,19 @@ def command(as_json: bool) -> None:
             Text("; ".join(problems)),
         )
     console().print(table)
+
+
+async def all_nodes(home: Home) -> list[dict[str, Any]]:
+    """All of them, some hundreds with each answer."""
+    from hivefs.daemon import control
+
+    found: list[dict[str, Any]] = []
+    async with control.connect(home.run, "engine") as engine:
+        after: bytes | None = None
+        while more := await engine.call("nodes", {"after": after, "most": MOST}):
+            found += more
+            after = bytes.fromhex(more[-1]["id"])
+    return found
 
 
 def word(node: dict[str, Any], name: str) -> str:

@@ -23,11 +23,23 @@ def command(path: str, password_file: str | None, key_file: Path | None, as_json
     value = {"path": vault_path(home, path)}
     found = ask_engine(home, "policy_explain", value, password_file, key_file, visible=not as_json)
     if as_json:
-        keys = ("path", "policy", "files", "local", "stripes", "proved", "failing", "missing_shares", "codes", "holders")
+        keys = (
+            "path",
+            "policy",
+            "files",
+            "local",
+            "stripes",
+            "proved",
+            "failing",
+            "missing_shares",
+            "codes",
+            "holders",
+            "more_holders",
+        )
         show_json({key: found[key] for key in keys})
         return
     out = console()
-    out.print(holders_table(found["holders"]))
+    out.print(holders_table(found["holders"], found["more_holders"]))
     state = "all proved" if not found["failing"] else f"{found['failing']} not proved"
     out.print(f"{found['files']} files in {found['stripes']} stripes ({state}), policy {found['policy']}")
     if found["missing_shares"]:

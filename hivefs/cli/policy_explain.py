@@ -51,7 +51,7 @@ def _print(found: dict[str, Any]) -> None:
         if policy["infeasible"]:
             out.print(f"policy {name} waits: {policy['infeasible']}")
     out.print()
-    out.print(holders_table(found["holders"]))
+    out.print(holders_table(found["holders"], found["more_holders"]))
     out.print()
     for what, part in (("data", found), ("metadata", found["metadata"])):
         out.print(f"{what}: {part['proved']} stripes proved, {part['failing']} not")
@@ -88,8 +88,8 @@ def proof_lines(proof: dict[str, Any]) -> list[str]:
     return lines
 
 
-def holders_table(holders: list[dict[str, Any]]) -> RenderableType:
-    """Who holds how many shares, and under whose authority."""
+def holders_table(holders: list[dict[str, Any]], more: int) -> RenderableType:
+    """Who holds how many shares, and under whose authority; ``more`` nodes are left out."""
     from rich.table import Table
 
     columns = ("country", "operator", "operator_country", "parent", "parent_country")
@@ -102,4 +102,6 @@ def holders_table(holders: list[dict[str, Any]]) -> RenderableType:
     for holder in holders:
         values = [said(holder, name) for name in columns]
         table.add_row(holder["node"][:12], str(holder["shares"]), holder["state"], *values)
+    if more:
+        table.add_row(f"and {more} more")
     return table

@@ -156,7 +156,7 @@ def picture(value: dict[str, Any]) -> RenderableType:
     if engine.get("capacity"):
         facts.add_row("room", f"{size(engine['capacity']['free'])} of {size(engine['capacity']['total'])} free in the hive")
     facts.add_row("cache", size(engine["cache_bytes"]))
-    return Group(facts, _nodes(engine["nodes"]))
+    return Group(facts, _nodes(engine["nodes"], engine["nodes_in_state"]))
 
 
 def queue_words(queues: dict[str, int]) -> list[str]:
@@ -209,7 +209,7 @@ def _waits(moving: dict[str, Any]) -> str:
     return f", waits: {moving['waiting_for'].rstrip('.')}" if moving["waiting_for"] else ""
 
 
-def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
+def _nodes(nodes: list[dict[str, Any]], counts: dict[str, int]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
@@ -221,6 +221,7 @@ def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
             node["id"][:12],
             Text(
                 node["state"]
+                + (", by relay" if node.get("relayed") else "")
                 + (", leaves" if node.get("leaving_s") else "")
                 + (", out of trust" if node.get("suspended") else ""),
                 style=styles.get(node["state"], ""),
@@ -230,6 +231,9 @@ def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
             size(node["free"]),
             str(node.get("last_problem") or ""),
         )
+    if (more := sum(counts.values()) - len(nodes)) > 0:
+        words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        table.add_row(f"and {more} more", f"(all: {words}; see 'hivefs nodes')")
     return table
 
 

@@ -9,6 +9,7 @@ import click
 
 from hivefs import __version__
 from hivefs.cli.output import json_option, show_json
+from hivefs.content import product
 
 PARTS = ("pyfuse3", "trio", "lmdb", "cryptography", "zfec", "libp2p")
 
@@ -18,6 +19,7 @@ PARTS = ("pyfuse3", "trio", "lmdb", "cryptography", "zfec", "libp2p")
 def command(as_json: bool) -> None:
     """Show the version of HiveFS and of what it stands on."""
     parts = {"hivefs": __version__, "python": platform.python_version(), **{name: _version(name) for name in PARTS}}
+    parts["isa-l"] = product.LIBRARY if product.available() else "not installed"
     if as_json:
         show_json(parts)
     else:

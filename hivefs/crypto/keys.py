@@ -57,6 +57,18 @@ def vault_id_of(owner_key: bytes) -> VaultId:
 
 
 @dataclass(frozen=True, repr=False)
+class ReadingKeys:
+    """The keys with which both local stores are read (in which are the keys of chunks). Nothing can be signed with them."""
+
+    metadata_key: bytes
+    names_key: bytes
+    engine_key: bytes
+
+    def __repr__(self) -> str:
+        return "ReadingKeys(...)"
+
+
+@dataclass(frozen=True, repr=False)
 class VaultKeys:
     """Every key of an unlocked vault. ``repr`` shows none of them."""
 
@@ -82,6 +94,10 @@ class VaultKeys:
         put(self, "names_key", derive(self.master, "names"))
         put(self, "stage_key", derive(self.master, "stage"))
         put(self, "engine_key", derive(self.master, "engine"))
+
+    def reading(self) -> ReadingKeys:
+        """What who only looks needs."""
+        return ReadingKeys(self.metadata_key, self.names_key, self.engine_key)
 
     def __repr__(self) -> str:
         return f"VaultKeys(vault_id={self.vault_id.hex()})"

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon.home import Home
@@ -27,9 +26,8 @@ class NoChunks:
         """Nothing."""
         return None
 
-    def where(self, ref: ChunkRef) -> Path | None:
-        """Nowhere."""
-        return None
+    def begin(self, ref: ChunkRef) -> None:
+        """Nothing."""
 
     async def fetch(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes:
         """Nothing."""

@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ import trio
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, evidence_control, priority
+from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
+from hivefs.daemon.looker import Looker
 from hivefs.daemon.memory import keep_buffers, keep_maps_small, settled
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
+from hivefs.daemon.policy_nodes import Node
 from hivefs.daemon.vault_link import RemoteVault
 from hivefs.errors import HivefsError, StoreDamaged, VaultInUse
 from hivefs.filesystem import check as metadata_check
@@ -39,7 +42,6 @@ from hivefs.formats.vault import VaultFile
 from hivefs.maintenance.check import HiveCheck
 from hivefs.maintenance.check import Report as CheckReport
 from hivefs.maintenance.checkpoint import SnapshotSource
-from hivefs.maintenance.placement_check import PlacementCheck
 from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import RosterEntry
@@ -51,6 +53,8 @@ BOOTSTRAP_EVERY = 30.0
 REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
+MOST_NODES = 1000
+"""Nodes that one answer tells of: some 700 KB."""
 KEPT_BYTES = 64 << 20
 """Free memory that malloc keeps for the next shares: three stripes on their way are some 30 MiB."""
 
@@ -69,6 +73,7 @@ class Process:
         self._metadata: MetadataSnapshot | None = None
         self._heard: set[str] = set()
         self._news = trio.Event()
+        self._looker = Looker(home, engine.keys.reading())
         self.stop = trio.Event()
 
     # ---- control ----------------------------------------------------------------------------------------------------
@@ -78,10 +83,11 @@ class Process:
         engine = self._engine
         methods = control.Methods(
             {
-                "status": lambda _: engine.status(),
+                "status": lambda _: engine.told(),
                 "ledger": lambda _: engine.moving.accounts(),
-                "nodes": lambda _: engine.status()["nodes"],
+                "nodes": self._nodes,
                 "hurry": lambda _: engine.hurry(),
+                "relays": self._use_relays,
                 "learn": lambda value: engine.hear(map(entry_from_bytes, value)),
                 "fetch": self._fetch,
                 "ahead": self._ahead,
@@ -92,10 +98,7 @@ class Process:
         )
         methods.add_stream("check", self._check)
         evidence_control.add(methods, engine)
-        policies = PolicyControl(
-            EngineBook(engine), engine.keys.names_key, self._snapshot, engine.hydration.done.wait, self._asked
-        )
-        policies.add_to(methods)
+        PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked).add_to(methods)
         return methods
 
     @contextmanager
@@ -108,6 +111,11 @@ class Process:
             self._calls -= 1
             self._idle_since = trio.current_time()
 
+    async def _nodes(self, value: Any) -> list[dict[str, Any]]:
+        """{after, most}: the next nodes in the order of their ids. (null, of a command of an older release: the first.)"""
+        after = None if value is None or value["after"] is None else NodeId(value["after"])
+        return await self._engine.told_nodes(after, MOST_NODES if value is None else min(MOST_NODES, int(value["most"])))
+
     async def _fetch(self, value: Any) -> bytes | list[Any] | None:
         span = value.get("span")
         following = [ChunkId(c) for c in value["next"]]
@@ -115,6 +123,13 @@ class Process:
         if piece is None:
             return None
         return piece.data if span is None else [piece.offset, piece.data]
+
+    def _use_relays(self, value: Any) -> bool:
+        """Reach nodes through relays or not, from now on."""
+        self._conversations.relays = value is True
+        if value is not True:
+            self._engine.pool.leave_relays()
+        return self._conversations.relays
 
     def _ahead(self, value: Any) -> None:
         self._engine.ahead.want([ChunkId(c) for c in value])
@@ -129,27 +144,24 @@ class Process:
             self._drain.cancel()
             await self._released.wait()
 
-    async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]]:
+    async def _look(self, kind: str, given: dict[str, Any], nodes: Iterable[Node], report: control.Report) -> Encoded:
+        """A question for which files are looked through: all that was written up to now is committed first."""
+        (await self._snapshot()).close()
+        return await self._looker.ask(kind, given, nodes, report)
+
+    async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]] | Encoded:
         with self._asked():
             if value and value.get("placement"):
-                return await self._check_placement(report)
+                # No node is asked, and nothing is waited for: after a recovery what is here already is looked at.
+                whole = self._engine.hydration.done.is_set()
+                return await self._looker.ask("check_placement", {"whole": whole}, (), report)
             return await self._run_check(bool(value and value.get("data")), report)
-
-    async def _check_placement(self, report: control.Report) -> list[dict[str, Any]]:
-        """No node is asked, and nothing is waited for: after a recovery what is here already is looked at."""
-        check = PlacementCheck(self._engine.store, self._engine.old_copies.proofs)
-        if not self._engine.hydration.done.is_set():
-            check.found("hydrating", "a part of the certificates is still in the hive only", problem=False)
-        await check.run(report)
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(check.counts.items()))
-        check.found("certificates", f"{counts} (of stripes)", problem=False)
-        return [{"kind": f.kind, "detail": f.detail, "problem": f.problem} for f in check.findings]
 
     async def _run_check(self, data: bool, report: control.Report) -> list[dict[str, Any]]:
         engine = self._engine
         await engine.hydration.done.wait()
         steps: list[tuple[str, int, int]] = []
-        check = HiveCheck(engine.store, engine.reader, engine.online, engine.repair.bad_share)
+        check = HiveCheck(engine.store, engine.reader, engine.online, engine.bad_shares.take)
         finished = trio.Event()
 
         async def tell() -> None:
@@ -227,7 +239,7 @@ class Process:
                     await self._serve_remote(client)
             except* HivefsError as group:
                 log.debug("no mount: %s", group.exceptions[0])
-            if await self._drain_or_done():
+            if await self._engine.disk.keep("drain", self._drain_or_done):
                 return
             await trio.sleep(0.3)
 
@@ -235,7 +247,7 @@ class Process:
         snapshot = MetadataSnapshot(self._home.metadata, self._engine.keys)
         self._metadata = snapshot
         try:
-            await self._engine.serve_vault(RemoteVault(client), _fresh(snapshot), _looker(snapshot))
+            await self._engine.serve_vault(RemoteVault(client), _fresh(snapshot))
         finally:
             self._metadata = None
             snapshot.close()
@@ -254,7 +266,7 @@ class Process:
                     self._metadata = snapshot
                     try:
                         async with trio.open_nursery() as nursery:
-                            nursery.start_soon(self._engine.serve_vault, drive.service, _fresh(snapshot), _looker(snapshot))
+                            nursery.start_soon(self._engine.serve_vault, drive.service, _fresh(snapshot))
                             await self._engine.drained(drive.service)
                             await self._wait_idle()
                             nursery.cancel_scope.cancel()
@@ -370,22 +382,6 @@ def _fresh(snapshot: MetadataSnapshot) -> SnapshotSource:
     return begun
 
 
-def _looker(snapshot: MetadataSnapshot) -> Any:
-    """Reads records of the state committed when it is first asked. Not earlier: what the mount commits while we make it
-    commit (a swap whose answer a dead engine did not hear) must be seen, or a live chunk would be taken for unused.
-    """
-    begun = False
-
-    def look(key: bytes) -> bytes | None:
-        nonlocal begun
-        if not begun:
-            snapshot.begin()
-            begun = True
-        return snapshot.get(key)
-
-    return look
-
-
 async def serve(home: Home, secrets: Secrets, report: Report) -> None:
     """Run until there is nothing left to do, or asked to stop."""
     vault = home.vault
@@ -407,6 +403,7 @@ async def _serve(
         process = Process(engine, conversations, home)
         await nursery.start(control.serve, home.run, "engine", process.methods())
         conversations.revoked = engine.covers
+        conversations.relays = bool(vault.setting("relays"))
         nursery.start_soon(process.bootstrap)
         nursery.start_soon(process.watch_revoked)
         if vault.setting("lan"):

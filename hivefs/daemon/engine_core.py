@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import trio
@@ -27,6 +28,7 @@ from hivefs.chunkstore.source import Piece
 from hivefs.chunkstore.writer import Writer
 from hivefs.crypto.keys import VaultKeys, derive
 from hivefs.daemon import registry_file
+from hivefs.daemon.engine_capacity import HiveCapacity
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
@@ -34,15 +36,18 @@ from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.thinker import Thinker
-from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
+from hivefs.errors import Corrupt, DiskFull, HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats import records
 from hivefs.formats.policy import TEXT_KEY
 from hivefs.formats.revoked import newer, revocations_from_bytes, revocations_to_bytes, revocations_valid
 from hivefs.maintenance.audit import Audit
+from hivefs.maintenance.bad_shares import BadShares
 from hivefs.maintenance.checkpoint import EVERY, Checkpoint, Pages, SnapshotSource
 from hivefs.maintenance.definitions import Definitions
 from hivefs.maintenance.evidence import Evidence
+from hivefs.maintenance.forgetting import Forgetting
+from hivefs.maintenance.full_disk import FullDisk
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.hydration import EngineHydration
 from hivefs.maintenance.leases import Leases
@@ -53,21 +58,21 @@ from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.round_trips import RoundTrips
 from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
+from hivefs.maintenance.turns import Turns
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
-from hivefs.model.node import Candidate, Membership, RosterEntry
+from hivefs.model.node import Membership, RosterEntry
 from hivefs.model.stripe import ChunkPlace, Stripe
-from hivefs.placement.capacity import user_capacity
-from hivefs.placement.health import NodeView
+from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.policies import Policies
-from hivefs.placement.policy import DEFAULT
 from hivefs.stage.reader import StageReader
 
 log = logging.getLogger(__name__)
 
 CAPACITY_EVERY = 2.0
 EVICT_EVERY = 10.0
-KEPT_BYTES = 16 << 20
+MOST_TOLD = 256
+"""Nodes of which status tells one by one."""
 MOST_PART = 320 << 10
 """Sealed bytes that are brought before the rest of their share; more is brought as the share that it mostly is."""
 
@@ -81,6 +86,8 @@ class Engine:
         self.policy = home.policy()
         setting = home.vault.setting
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy)
+        self.disk = FullDisk(self.store.probe)
+        self.store.on_full = self.disk.note
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
@@ -103,11 +110,14 @@ class Engine:
         self.stage = StageReader(home.stage, self.keys.stage_key)
         self.repair = Repair(self.store, self.reader, self.writer, self.node_view, self.pool.change)
         self.repair.on_bad = self.trust.failed
+        self.repair.keep = self.disk.keep
+        self.bad_shares = BadShares(self.repair.bad_share)
         self.spares = Spares(
             self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
+        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
@@ -150,6 +160,7 @@ class Engine:
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
         self.moving = EngineMoving(self)
+        self.room = HiveCapacity(self)
 
     def close(self) -> None:
         """Close the stores."""
@@ -181,7 +192,7 @@ class Engine:
         return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
-        self.repair.bad_share(stripe, index, reason)
+        self.bad_shares.take(stripe, index, reason)
 
     def _intend(self, pairs: Collection[Pair]) -> None:
         with self.store.writing():
@@ -229,6 +240,10 @@ class Engine:
         self.pool.revocations_changed()
         return True
 
+    def _forgot(self, node_id: NodeId) -> None:
+        self.learning.forget(self.pool.members[node_id].entry)
+        self.pool.forget(node_id)
+
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few roster entries whose signatures hold; how many were new."""
         return self.learning.now(entries)
@@ -240,37 +255,49 @@ class Engine:
     # ---- running ----------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The duties that need no drive, until cancelled."""
-        self.checkpoint.sweep()
+        """The duties that need no drive, until cancelled. Each is kept (maintenance/full_disk.py), but for those that write
+        nothing or put off what a full disk does not take (pool, trust).
+        """
+        keep = self.disk.keep
+        with suppress(DiskFull):  # what is not forgotten now is forgotten before the next checkpoint
+            self.checkpoint.sweep()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.disk.run)
             await nursery.start(self.pool.run)
             nursery.start_soon(self.thinker.run)
             nursery.start_soon(self.rules.codes.run)
             nursery.start_soon(self._after_hydration)
             nursery.start_soon(self.ahead.run)
-            nursery.start_soon(self.evidence.run)
-            nursery.start_soon(self.round_trips.run)
-            nursery.start_soon(self.leases.run)
+            nursery.start_soon(keep, "bad shares", self.bad_shares.run)
+            nursery.start_soon(keep, "evidence", self.evidence.run)
+            nursery.start_soon(keep, "round trips", self.round_trips.run)
+            nursery.start_soon(keep, "leases", self.leases.run)
             nursery.start_soon(self.trust.run)
             nursery.start_soon(self._evict)
             nursery.start_soon(self.rules.measure)
+            nursery.start_soon(self.room.run)
             task_status.started()
             await trio.sleep_forever()
 
     async def _after_hydration(self) -> None:
         """Repair and deletion need the whole book: after a recovery it is loaded first."""
+        keep = self.disk.keep
+        await keep("book", self._load_book)
+        await self.rules.readable()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep, "policies", self.rules.run)
+            nursery.start_soon(keep, "repair", self.repair.run)
+            nursery.start_soon(keep, "audit", self.audit.run)
+            nursery.start_soon(keep, "spares", self.spares.run)
+            nursery.start_soon(keep, "garbage", self.garbage.empty_trash)
+            nursery.start_soon(keep, "definitions", self.definitions.run)
+            nursery.start_soon(keep, "forgetting", self.forgetting.run)
+            nursery.start_soon(self.moving.run)
+
+    async def _load_book(self) -> None:
         await self.hydration.run()
         self.evidence.reload()
         await self.evidence.weigh_all()
-        await self.rules.readable()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.rules.run)
-            nursery.start_soon(self.repair.run)
-            nursery.start_soon(self.audit.run)
-            nursery.start_soon(self.spares.run)
-            nursery.start_soon(self.garbage.empty_trash)
-            nursery.start_soon(self.definitions.run)
-            nursery.start_soon(self.moving.run)
 
     async def _evict(self) -> None:
         while True:
@@ -279,27 +306,37 @@ class Engine:
             if self.cache.usage > self.cache.budget:
                 await trio.to_thread.run_sync(self.cache.evict)
 
-    async def serve_vault(self, vault: Vault, snapshot: SnapshotSource, look: Callable[[bytes], bytes | None]) -> None:
-        """Work for one drive until it goes (HivefsError passes out, possibly in a group) or this is cancelled."""
-        await vault.attach()
-        await vault.flush()
-        self.placing.reconcile(look)
-        self.vault = vault
+    async def serve_vault(self, vault: Vault, snapshot: SnapshotSource) -> None:
+        """Work for one drive until it goes (HivefsError passes out, possibly in a group) or this is cancelled. A full disk
+        is no reason to end.
+        """
+        keep = self.disk.keep
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._place_for, vault)
+                attached = trio.Event()
+                nursery.start_soon(keep, "placing", self._place_for, vault, snapshot, attached)
+                await attached.wait()
+                self.vault = vault
                 nursery.start_soon(self._report_capacity, vault)
                 await self.hydration.books.wait()
                 await self.rules.readable()
-                nursery.start_soon(self.checkpoint.run, vault, snapshot)
+                nursery.start_soon(keep, "checkpoint", self.checkpoint.run, vault, snapshot)
                 await self.hydration.done.wait()
-                nursery.start_soon(self.garbage.take_released, vault)
-                nursery.start_soon(self.moving.reassign.run, vault)
+                nursery.start_soon(keep, "released", self.garbage.take_released, vault)
+                nursery.start_soon(keep, "reassign", self.moving.reassign.run, vault)
         finally:
             self.vault = None
 
-    async def _place_for(self, vault: Vault) -> None:
-        """After a recovery nothing is placed before the policies are here."""
+    async def _place_for(self, vault: Vault, snapshot: SnapshotSource, attached: trio.Event) -> None:
+        """What was offered before is looked up in what the drive has committed: an engine that died did not hear whether it
+        was taken, nor did a placing that ended because the disk was full. After a recovery nothing is placed before the
+        policies are here.
+        """
+        await vault.attach()  # the answers of those before are not taken any more
+        await vault.flush()
+        with snapshot() as committed:
+            self.placing.reconcile(committed.get)
+        attached.set()
         while True:
             try:
                 await self.hydration.ensure(records.policy_key(TEXT_KEY))
@@ -343,27 +380,8 @@ class Engine:
             await trio.sleep(CAPACITY_EVERY)
 
     def capacity(self) -> tuple[int, int] | None:
-        """(total, free) bytes of user data; None while too few nodes were ever seen to say.
-
-        Some room is kept for checkpoints and repair: in a hive full to the brim not even a deletion could be published.
-        """
-        if self.rules.problem():
-            return None
-        members = self.pool.members
-        known = [c for c in self.pool.candidates(self.policies.written(DEFAULT)) if members[c.node_id].row.capacity]
-        staying = [c for c in known if not members[c.node_id].leaving]
-        candidates = [c for c in staying if not self.covers(members[c.node_id].entry.membership)]
-        try:
-            policy = self.policies.named(DEFAULT)
-        except HivefsError:
-            return None
-        if len(candidates) < policy.total:
-            return None
-        free = user_capacity(policy, [_usable(c) for c in candidates])
-        whole = [_usable(c, self.pool.members[c.node_id].row.capacity) for c in candidates]
-        total = user_capacity(policy, whole)
-        kept = min(total // 8, max(total // 50, KEPT_BYTES))
-        return self.moving.limited(total - kept, max(0, free - kept))
+        """(total, free) bytes of user data as counted last; None while too few nodes were ever seen to say."""
+        return self.room.now()
 
     # ---- what the mount and the command line ask ----------------------------------------------------------------------
 
@@ -424,12 +442,32 @@ class Engine:
         leaf = await self.checkpoint.tree.load(self.checkpoint.root(), key)
         return leaf.low, leaf.high, list(leaf.records)
 
-    def status(self) -> dict[str, Any]:
-        """Counts for ``hivefs status``."""
+    async def told(self) -> dict[str, Any]:
+        """``status``, with turns for others between nodes."""
+        nodes, turns = [], Turns()
+        for node_id in list(islice(self.pool.members, MOST_TOLD)):
+            nodes.append(self.node_status(node_id))
+            await turns.item()
+        return self.status(nodes)
+
+    async def told_nodes(self, after: NodeId | None, most: int) -> list[dict[str, Any]]:
+        """The next nodes of the book in the order of their ids, with all that status says of each."""
+        found, turns = [], Turns()
+        for node_id in self.store.each_node(after):
+            if node_id in self.pool.members:
+                found.append(self.node_status(node_id))
+                if len(found) >= most:
+                    break
+            await turns.item()
+        return found
+
+    def status(self, nodes: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+        """Counts for ``hivefs status``; of very many nodes the first are told one by one, the others in numbers."""
         rate = self.placing.progress.rate()
         capacity = self.capacity()
         return {
-            "nodes": [self._node_status(m.node_id) for m in self.pool.members.values()],
+            "nodes": [self.node_status(n) for n in islice(self.pool.members, MOST_TOLD)] if nodes is None else nodes,
+            "nodes_in_state": {state.name.lower(): len(there) for state, there in self.pool.by_state.items()},
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
             "levels": self.levels,
@@ -442,6 +480,7 @@ class Engine:
                 "waiting_for_copies": self.repair.waiting_for_copies,
                 "risked": self.repair.risked,
             },
+            "disk": self.disk.status(),
             "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
@@ -468,7 +507,8 @@ class Engine:
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
         }
 
-    def _node_status(self, node_id: NodeId) -> dict[str, Any]:
+    def node_status(self, node_id: NodeId) -> dict[str, Any]:
+        """One node for people and programs."""
         member = self.pool.members[node_id]
         return {
             "id": node_id.hex(),
@@ -483,6 +523,8 @@ class Engine:
             "unsure": list(member.weighed.problems),
             "revoked": self.covers(member.entry.membership),
             "addresses": list(member.entry.address.reachable),
+            "relays": list(member.entry.address.relays),
+            "relayed": member.client is not None and member.client.relayed,
             "leaving_s": member.entry.address.leaving_s,
             **self.trust.status(node_id),
         }
@@ -491,10 +533,6 @@ class Engine:
 def _short(span: tuple[int, int], length: int) -> bool:
     """Whether a span lies inside of a sealed chunk of ``length`` bytes and is short enough to be brought by itself."""
     return 0 <= span[0] < span[0] + span[1] <= length and span[1] <= MOST_PART
-
-
-def _usable(candidate: Candidate, free: int | None = None) -> Candidate:
-    return replace(candidate, usable=True, free_bytes=candidate.free_bytes if free is None else free)
 
 
 @asynccontextmanager

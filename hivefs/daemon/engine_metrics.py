@@ -79,8 +79,10 @@ class _Engine:
         nodes = self._status["nodes"]
         states = GaugeMetricFamily("hivefs_engine_nodes", "Nodes by state", labels=["state"])
         for state in STATES:
-            states.add_metric([state], sum(1 for node in nodes if node["state"] == state))
+            states.add_metric([state], self._status["nodes_in_state"][state])
         yield states
+        relayed = sum(1 for node in nodes if node["relayed"])
+        yield GaugeMetricFamily("hivefs_engine_nodes_relayed", "Nodes that are online through a relay", relayed)
         score = GaugeMetricFamily("hivefs_engine_node_score", "1: never a wrong answer", labels=["node"])
         there = GaugeMetricFamily("hivefs_engine_node_availability", "Part of the time online", labels=["node"])
         suspended = GaugeMetricFamily("hivefs_engine_node_suspended", "1: out of trust", labels=["node"])

@@ -64,6 +64,7 @@ class EngineMoving:
         self.repack.held = self.held
         self.repack.on_recorded = engine.repair.add
         self.reassign = Reassign(engine.store, self.repack.wish, self.repack.poke)
+        self.repack.on_full = lambda: self.reassign.wanted.set()  # another event each time
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
             engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
@@ -84,7 +85,7 @@ class EngineMoving:
             engine.checkpoint.compare,
             time.time_ns,
             os.urandom,
-            engine.repair.bad_share,
+            engine.bad_shares.take,
             engine.pool.report,
         )
         engine.pool.on_dropped = self.ledger.hurry
@@ -95,12 +96,13 @@ class EngineMoving:
 
     async def run(self) -> None:
         """All of them until cancelled; the whole book must be here."""
+        keep = self._engine.disk.keep
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.repack.run)
+            nursery.start_soon(keep, "repack", self.repack.run)
             nursery.start_soon(self._follow_policies)
-            nursery.start_soon(self.evacuation.run)
-            nursery.start_soon(self.rebalance.run)
-            nursery.start_soon(self.ledger.run)
+            nursery.start_soon(keep, "evacuate", self.evacuation.run)
+            nursery.start_soon(keep, "rebalance", self.rebalance.run)
+            nursery.start_soon(keep, "ledger", self.ledger.run)
 
     async def _follow_policies(self) -> None:
         """The text may come otherwise than by ``policies_set``: from the hive, after a recovery."""

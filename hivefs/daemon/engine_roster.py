@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from hivefs.formats.member import entry_valid
+from hivefs.maintenance.forgetting import is_old_news
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
 from hivefs.placement.health import NodeRow, NodeState
@@ -43,7 +44,7 @@ class Learning:
     def now(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few entries at once; how many were new."""
         news = [entry for entry in entries if self._is_news(entry)]
-        return self._done(self._record(_valid(news, self._engine.home.vault.hive_key)))
+        return self._record(_valid(news, self._engine.home.vault.hive_key))
 
     async def hear(self, entries: Iterable[RosterEntry]) -> int:
         """The same for any number, while others have their turn."""
@@ -59,17 +60,21 @@ class Learning:
                 news = []
         if news:
             new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
-        return self._done(new)
-
-    def _done(self, new: int) -> int:
-        if new:
-            self._engine.pool.refresh()
         return new
 
     def _is_news(self, entry: RosterEntry) -> bool:
         """What is known already was checked."""
-        known = self._engine.store.roster_entry(NodeId(entry.membership.subject))
+        store, node_id = self._engine.store, NodeId(entry.membership.subject)
+        known = store.roster_entry(node_id)
+        if known is None and is_old_news(entry, store.was_forgotten(node_id), time.time_ns()):
+            return False
         return entry != known and not self._engine.covers(entry.membership) and (known is not None or self._may_join(entry))
+
+    def forget(self, entry: RosterEntry) -> None:
+        """That node is not in the book any more."""
+        invitation = entry.membership.invitation
+        if self._invited is not None and invitation is not None:
+            self._invited[invitation.key] -= 1
 
     def _may_join(self, entry: RosterEntry) -> bool:
         invitation = entry.membership.invitation
@@ -92,19 +97,26 @@ class Learning:
     def _record(self, entries: Sequence[RosterEntry]) -> int:
         """Those whose signatures hold; how many were new. It may have been revoked while they were checked."""
         engine, now, new = self._engine, time.time_ns(), list[NodeId]()
-        with engine.store.writing():
-            for entry in entries:
-                node_id = NodeId(entry.membership.subject)
-                row = engine.store.node_row(node_id)
-                if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
-                    continue
-                if engine.store.save_node(entry, now):
-                    new.append(node_id)
-                    if row is None:
-                        engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-                        if entry.membership.invitation is not None:
-                            self._counts()[entry.membership.invitation.key] += 1
-            engine.evidence.weigh(new)
+        joined: Counter[bytes] = Counter()
+        try:
+            with engine.store.writing():
+                for entry in entries:
+                    node_id = NodeId(entry.membership.subject)
+                    row = engine.store.node_row(node_id)
+                    if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
+                        continue
+                    if engine.store.save_node(entry, now):
+                        new.append(node_id)
+                        if row is None:
+                            engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+                            if (invitation := entry.membership.invitation) is not None:
+                                joined[invitation.key] += 1
+                                self._counts()[invitation.key] += 1
+                engine.evidence.weigh(new)
+        except BaseException:  # the disk is full, most often: they did not join; raised again
+            self._counts().subtract(joined)
+            raise
+        engine.pool.refresh(new)
         return len(new)
 
 

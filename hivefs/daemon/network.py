@@ -17,12 +17,14 @@ DIAL_SECONDS = 8.0
 
 class Conversations:
     """Opens conversations as the owner of one vault. ``hive_key`` and ``membership`` are None during a recovery.
-    ``revoked`` may be set: a node whose certificate it covers is not spoken to.
+    ``revoked`` may be set: a node whose certificate it covers is not spoken to. With ``relays`` a node that none of its
+    own addresses leads to is reached through the relays that it names.
     """
 
     def __init__(self, host: Host, keys: VaultKeys, hive_key: bytes | None, membership: Membership | None) -> None:
         self._host = host
         self.revoked: Callable[[Membership], bool] = lambda membership: False
+        self.relays = False
         self._credentials = credentials(
             keys.owner_seed, host.peer_key, hive_key, membership, lambda node: self.revoked(node)
         )
@@ -49,18 +51,25 @@ class Conversations:
 
     @asynccontextmanager
     async def with_node(self, entry: RosterEntry) -> AsyncIterator[NodeClient]:
-        """The same at the first address of the node that answers."""
+        """The same at the first address of the node that answers, else through the first relay that does."""
         problem: HivefsError = PeerUnreachable(address=entry.membership.subject.hex()[:12], reason="it has told no address")
-        for address in entry.address.reachable:
+        told = entry.address
+        ways = [(address, False) for address in told.reachable]
+        ways += [(relay, True) for relay in told.relays if self.relays]
+        for address, relayed in ways:
             try:
-                connection = await self._host.dial(address, timeout=DIAL_SECONDS)
+                if relayed:
+                    connection = await self._host.dial_through(address, told.node_id, timeout=DIAL_SECONDS)
+                else:
+                    connection = await self._host.dial(address, timeout=DIAL_SECONDS)
             except HivefsError as error:
                 problem = error
                 continue
             try:
                 stream = await connection.open_stream(PROTOCOL)
                 async with converse(stream, self._credentials, time.time_ns()) as client:
-                    _same_node(client, entry, address)
+                    _same_node(client, entry, connection.address)
+                    client.relayed = relayed
                     yield client
                     return
             finally:

@@ -1,7 +1,7 @@
 """Asking a node on this machine, running or not: its settings, its counts. Imports nothing of the transport.
 
 A running node answers on ``node.sock`` in its directory (control.py): ``status``, ``entry`` (its roster entry), and
-``reload``: read node.json again.
+``reload``: read node.json again; ``knows_node``: whether a key is that of a node of its hive.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ def methods(running: Running) -> control.Methods:
     async def reload(_: Any) -> None:
         await running.reload()
 
+    async def knows_node(key: Any) -> bool:
+        return isinstance(key, bytes) and await running.knows_node(key)
+
     return control.Methods(
         {
             "status": lambda _: running.status(),
             "reload": reload,
+            "knows_node": knows_node,
             "entry": lambda _: member.entry_to_bytes(running.entry),
         }
     )

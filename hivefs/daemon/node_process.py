@@ -16,8 +16,9 @@ from pathlib import Path
 
 from hivefs.daemon.home import write_file
 from hivefs.daemon.launch import start_time, stop_process
-from hivefs.errors import BadSetting
+from hivefs.errors import BadSetting, NodeProblem
 from hivefs.model.node import Attribute
+from hivefs.node.reserve import NO_ROOM, Reserve
 
 RUN_FILE = "run.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -81,10 +82,21 @@ def running_node(directory: Path) -> NodeProcess | None:
 
 @contextlib.contextmanager
 def recorded(directory: Path) -> Iterator[None]:
-    """While this process runs the node in ``directory``, say so there."""
+    """While this process runs the node in ``directory``, say so there. Raises NodeProblem when the disk is full and nothing
+    of it was reserved.
+    """
     value = {"pid": os.getpid(), "started": start_time(os.getpid()), "boot": _boot_id()}
     path = directory / RUN_FILE
-    write_file(path, json.dumps(value).encode())
+    data = json.dumps(value).encode()
+    try:
+        try:
+            write_file(path, data)
+        except OSError as error:
+            if error.errno not in NO_ROOM or not Reserve(directory).give():
+                raise
+            write_file(path, data)
+    except OSError as error:
+        raise NodeProblem(path=directory, reason=error.strerror or str(error)) from error
     try:
         yield
     finally:

@@ -1,23 +1,19 @@
-"""Walking over the committed metadata for questions about policies: paths, files, their chunks. Reading is done in a worker
-thread and in steps, so that the engine's loop stands still for no directory however large.
+"""Walking over the committed metadata for questions about policies: paths, files, their chunks. Memory does not grow with
+the number of files or of the names in a directory, but for a bit for each file (one with several names counts once).
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncGenerator, Iterator
-from itertools import islice
-from typing import Protocol, TypeVar
-
-import trio
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 from hivefs.errors import Corrupt, PathNotInDrive, UnknownVersion
 from hivefs.formats import records
 from hivefs.model.ids import ROOT_INO, ChunkId
 from hivefs.model.inode import SlotKind
 
-STEP = 512
-T = TypeVar("T")
+_PAGE_BITS: Final = 15
 
 
 class Snapshot(Protocol):
@@ -32,10 +28,26 @@ File = tuple[int, str]
 """An inode and the path that it was found at."""
 
 
-async def stepped(items: Iterator[T]) -> AsyncGenerator[list[T], None]:
-    """The items in lists of at most STEP, each made in a worker thread."""
-    while batch := await trio.to_thread.run_sync(lambda: list(islice(items, STEP))):
-        yield batch
+class Inodes:
+    """A set of inode numbers: a bit for each, in pages of 4 KiB. They are counted up (model/ids.py), so pages are full."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+
+    def add(self, ino: int) -> bool:
+        """Whether it was not there before."""
+        page = self._pages.get(ino >> _PAGE_BITS)
+        if page is None:
+            page = self._pages[ino >> _PAGE_BITS] = bytearray(1 << (_PAGE_BITS - 3))
+        at, bit = (ino & ((1 << _PAGE_BITS) - 1)) >> 3, 1 << (ino & 7)
+        if page[at] & bit:
+            return False
+        page[at] |= bit
+        return True
+
+    def __contains__(self, ino: int) -> bool:
+        page = self._pages.get(ino >> _PAGE_BITS)
+        return page is not None and bool(page[(ino & ((1 << _PAGE_BITS) - 1)) >> 3] & (1 << (ino & 7)))
 
 
 def inode_at(snapshot: Snapshot, names_key: bytes, path: str) -> int:
@@ -60,45 +72,51 @@ def files_below(snapshot: Snapshot, ino: int, path: str) -> Iterator[File]:
     mode = records.inode_from_bytes(value).mode
     if stat.S_ISREG(mode):
         yield ino, path
-    waiting = [(ino, path.rstrip("/"))] if stat.S_ISDIR(mode) else []
-    while waiting:
-        directory, at = waiting.pop()
-        for _, found in snapshot.scan(records.dirent_prefix(directory)):
-            try:
-                if found is None:
-                    continue
-                entry = records.dirent_from_bytes(found)
-            except (Corrupt, UnknownVersion):
-                continue  # 'hivefs check' names it
-            below = f"{at}/{entry.name.decode('utf-8', 'surrogateescape')}"
-            if stat.S_ISDIR(entry.kind << 12):
-                waiting.append((entry.ino, below))
-            elif stat.S_ISREG(entry.kind << 12):
-                yield entry.ino, below
+    open_ones = [_entries(snapshot, ino, path.rstrip("/"))] if stat.S_ISDIR(mode) else []
+    while open_ones:  # the way down to where we are, and nothing of what is still to come
+        for number, below, kind in open_ones[-1]:
+            if stat.S_ISDIR(kind):
+                open_ones.append(_entries(snapshot, number, below))
+                break
+            if stat.S_ISREG(kind):
+                yield number, below
+        else:
+            open_ones.pop()
 
 
-def chunks_of(snapshot: Snapshot, ino: int) -> tuple[list[ChunkId], bool]:
-    """The chunks of a file, and whether some of it was never placed."""
-    chunks: list[ChunkId] = []
-    local = False
+def _entries(snapshot: Snapshot, directory: int, at: str) -> Iterator[tuple[int, str, int]]:
+    for _, found in snapshot.scan(records.dirent_prefix(directory)):
+        try:
+            if found is not None:
+                name, ino, kind = records.dirent_fields(found)
+                yield ino, f"{at}/{name.decode('utf-8', 'surrogateescape')}", kind << 12
+        except (Corrupt, UnknownVersion):
+            continue  # 'hivefs check' names it
+
+
+def chunks_of(snapshot: Snapshot, ino: int) -> Iterator[ChunkId | None]:
+    """The chunks of a file; None for a part of it that was never placed."""
     for key, value in snapshot.scan(records.map_prefix(ino)):
         try:
             extent = None if value is None else records.extent_from_bytes(int.from_bytes(key[9:], "big"), value)
         except (Corrupt, UnknownVersion):
             extent = None
         if extent is None or extent.kind == SlotKind.PENDING:
-            local = True
+            yield None
         elif extent.chunk is not None:
-            chunks.append(extent.chunk.chunk_id)
-    return chunks, local
+            yield extent.chunk.chunk_id
 
 
-def files_with_chunks(snapshot: Snapshot, ino: int, path: str) -> Iterator[tuple[str, list[ChunkId], bool]]:
-    """Each file at and below a path once: its path, chunks, and whether some of it is only on this machine."""
-    staged = {number for number, _, _ in snapshot.staged()}
-    seen: set[int] = set()
+def files_with_chunks(snapshot: Snapshot, ino: int, path: str) -> Iterator[tuple[str, Iterator[ChunkId | None]]]:
+    """Each file at and below a path once: its path and its chunks, None among them when a part is on this machine only."""
+    staged, seen = Inodes(), Inodes()
+    for number, _, _ in snapshot.staged():
+        staged.add(number)
     for number, at in files_below(snapshot, ino, path):
-        if number not in seen:
-            seen.add(number)
-            chunks, local = chunks_of(snapshot, number)
-            yield at, chunks, local or number in staged
+        if seen.add(number):
+            yield at, _with_staged(snapshot, number) if number in staged else chunks_of(snapshot, number)
+
+
+def _with_staged(snapshot: Snapshot, ino: int) -> Iterator[ChunkId | None]:
+    yield None
+    yield from chunks_of(snapshot, ino)

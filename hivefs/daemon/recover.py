@@ -94,7 +94,7 @@ def freshness(over: Iterable[frozenset[str]]) -> str:
 def _countries(entry: RosterEntry | None) -> frozenset[str]:
     if entry is None:
         return frozenset()
-    return authorities(known(entry.membership, addresses=entry.address.reachable))["jurisdiction"]
+    return authorities(known(entry.membership, addresses=entry.address.telling))["jurisdiction"]
 
 
 async def _ask(client: NodeClient, keys: VaultKeys, found: _Found) -> None:

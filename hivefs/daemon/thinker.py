@@ -5,7 +5,8 @@ wants the lock back. Most questions are answered at once, within a bound that is
 broken off there is sent, candidates in slices, to a child that has nothing but the rooms of placement: no key, no file of
 the vault, no network. It is started when it is needed, and ends when its standard input does or it had nothing to do for
 REST_S. One question at a time. When there is no child, or it dies or hangs twice with a question, that is answered in a
-thread.
+thread. So is all when the child is of another release than this process, because HiveFS was upgraded under a running
+engine: that is said once, and no other child is started. The engine of the new release comes with the next mount.
 
 The child is thinking.py, which says what goes over its pipes.
 """
@@ -25,7 +26,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from hivefs.daemon.launch import environment
-from hivefs.daemon.thinking import LENGTH, Follows, packed
+from hivefs.daemon.thinking import GREETING, LENGTH, Follows, packed, release
 from hivefs.model.node import Candidate
 from hivefs.placement.effort import BRIEF, TakesLong, within
 from hivefs.placement.field import Field, Part
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 REST_S: Final = 60.0
 TRIES: Final = 2
+GREETING_S: Final = 60.0
+"""So long a child may take to say its release; one of before there was a greeting says nothing."""
+AGAIN_S: Final = 600.0
+"""After one that did not, the next is started so much later."""
 PATIENCE_S: Final = 120.0
 """A child that has no answer by then (no question takes seconds) hangs or was stopped: it counts as dead."""
 SLICE: Final = 32
@@ -50,6 +55,14 @@ class _Died(Exception):
     pass
 
 
+class _Another(_Died):
+    """It is of another release."""
+
+
+class _Mute(_Died):
+    """It did not say its release."""
+
+
 class Thinker:
     """A Think (chunkstore/ports.py). Its child lives as long as ``run``; without ``run`` there is none. ``sent`` counts
     what a child or a thread answered.
@@ -61,6 +74,9 @@ class Thinker:
         self._buffer = bytearray()
         self._open = False
         self._used = 0.0
+        self._not_before = float("-inf")
+        self._release = release()
+        """Of this process: read when it starts, before anybody may upgrade what it was started from."""
         self.sent = 0
 
     async def __call__(self, question: Callable[..., T], *given: Any, **more: Any) -> T:
@@ -73,19 +89,30 @@ class Thinker:
         given, more = _plain(given, more)
         async with self._lock:
             for _ in range(TRIES):
-                if not self._open:
+                if not self._open or trio.current_time() < self._not_before:
                     break
                 try:
                     with trio.fail_after(PATIENCE_S):
                         ok, answer = await self._ask((question, given, more))
+                except _Another:
+                    await self._end()
+                    self._not_before = float("inf")
+                    log.warning(
+                        "HiveFS was upgraded while this engine runs: it looks for places by itself, which takes longer; "
+                        "unmount and mount again to start the new one"
+                    )
+                except _Mute:
+                    await self._end()
+                    self._not_before = trio.current_time() + AGAIN_S
+                    log.warning("the process that looks for places does not say its release: the engine looks itself")
                 except (_Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                     log.warning("the process that looks for places ended: %s", str(error) or "it did not answer in time")
                     await self._end()
-                    continue
-                self._used = trio.current_time()
-                if ok:
-                    return answer  # type: ignore[no-any-return]
-                raise answer[0](**answer[1])
+                else:
+                    self._used = trio.current_time()
+                    if ok:
+                        return answer  # type: ignore[no-any-return]
+                    raise answer[0](**answer[1])
         return await trio.to_thread.run_sync(lambda: question(*given, **more))
 
     async def run(self) -> None:
@@ -124,6 +151,7 @@ class Thinker:
 
     async def _ask(self, asked: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> tuple[bool, Any]:
         self._used = trio.current_time()
+        fresh = False
         if self._child is None:
             self._child = await trio.lowlevel.open_process(
                 [sys.executable, "-P", "-m", "hivefs.daemon.thinking"],
@@ -132,11 +160,14 @@ class Thinker:
                 cwd="/",
                 env=environment(),
             )
+            fresh = True
         child = self._child
         if child.stdin is None or child.stdout is None:
             raise AssertionError("it was started with pipes")
         done = False
         try:
+            if fresh:
+                await self._greeted(child.stdout)
             async for frame in _frames(asked):
                 await child.stdin.send_all(frame)
             answer = await self._frame(child.stdout)
@@ -147,6 +178,14 @@ class Thinker:
                     await self._end()
         found: tuple[bool, Any] = pickle.loads(answer)  # noqa: S301
         return found
+
+    async def _greeted(self, stream: trio.abc.ReceiveStream) -> None:
+        """Hear which release the child is. Raises _Another, _Mute, _Died."""
+        with trio.move_on_after(GREETING_S):
+            if await self._frame(stream) != GREETING + self._release:
+                raise _Another
+            return
+        raise _Mute
 
     async def _frame(self, stream: trio.abc.ReceiveStream) -> bytes:
         buffer = self._buffer

@@ -3,19 +3,42 @@
 A frame is a length of 4 bytes and a pickle. A question is (function, arguments, arguments by name); a long list of
 candidates among them is a Follows, and comes in frames of its own. The answer is (True, it) or (False, (class of the
 error, its data)). Both ends are the same program, and nobody else has the pipes. Only the rooms of placement are loaded.
+
+Pickles name classes and functions, so both ends must be of the very same release: the engine may be an old one, and this be
+started from what an upgrade has put in its place. Its first frame is GREETING and ``release()``, which the engine compares
+with its own; before that it reads nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import hivefs
 from hivefs.errors import HivefsError
 from hivefs.model.node import Candidate
 from hivefs.placement.field import Part
 
 LENGTH: Final = 4
+GREETING: Final = b"hivefs thinking 1 "
+_SPOKEN_OF: Final = ("errors.py", "daemon/thinking.py", "model/*.py", "placement/*.py")
+"""Where classes and functions that go over the pipes are defined."""
+
+
+def release(more: tuple[str, ...] = ()) -> bytes:
+    """What both ends must have the same: the version of HiveFS and of Python, and SHA-256 over the text of all that goes
+    over the pipes (so that it also tells two states of a checkout apart). ``more`` are
+    other files that belong to that. Reads some 200 KiB.
+    """
+    root, digest = Path(hivefs.__file__).parent, hashlib.sha256()
+    for pattern in (*_SPOKEN_OF, *more):
+        for path in sorted(root.glob(pattern)):
+            text = path.read_bytes()
+            digest.update(f"{path.name} {len(text)} ".encode() + text)
+    return f"{hivefs.__version__} {sys.hexversion:x} {digest.hexdigest()}".encode()
 
 
 class Follows:
@@ -28,11 +51,15 @@ class Follows:
 
 def packed(value: Any) -> bytes:
     """A frame."""
-    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return framed(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+
+def framed(data: bytes) -> bytes:
+    """A frame of these bytes."""
     return len(data).to_bytes(LENGTH, "big") + data
 
 
-def _read(source: BinaryIO) -> Any:
+def read_frame(source: BinaryIO) -> Any:
     head = source.read(LENGTH)
     if len(head) < LENGTH:
         raise EOFError
@@ -42,15 +69,17 @@ def _read(source: BinaryIO) -> Any:
 def _whole(one: Any, source: BinaryIO) -> Any:
     if not isinstance(one, Follows):
         return one
-    found: list[Candidate] = [candidate for _ in range(one.frames) for candidate in _read(source)]
+    found: list[Candidate] = [candidate for _ in range(one.frames) for candidate in read_frame(source)]
     return Part(found) if one.part else found
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Answer questions until the source ends."""
+    """Say which release this is, and answer questions until the source ends."""
+    sink.write(framed(GREETING + release()))
+    sink.flush()
     while True:
         try:
-            question, given, more = _read(source)
+            question, given, more = read_frame(source)
             given = [_whole(one, source) for one in given]
             more = {name: _whole(one, source) for name, one in more.items()}
         except EOFError:

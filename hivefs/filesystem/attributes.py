@@ -76,10 +76,11 @@ class Attributes:
             if changes_hands or (caller.uid and (nothing or size is not None)):
                 left = self._without_privileges(live, caller)
                 if changes_hands and nothing and left != live.mode and caller.uid not in (0, live.uid):
+                    self._xattrs.give_back_capability(live, caller)
                     raise PosixError(errno.EPERM)  # the kernel thinks that nothing changes, and lets everybody pass
                 live.mode = left
         if chowned:
-            if not live.plain:
+            if not live.plain and not stat.S_ISDIR(live.mode):
                 self._xattrs.drop_capability(live)
             live.uid = live.uid if uid is None else uid
             live.gid = live.gid if gid is None else gid
@@ -91,8 +92,10 @@ class Attributes:
             live.atime_ns = _held(atime_ns)
         if mtime_ns is not None:
             live.mtime_ns = _held(mtime_ns)
-        live.ctime_ns = now if ctime_ns is None else _held(ctime_ns)
+        before, live.ctime_ns = live.ctime_ns, now if ctime_ns is None else _held(ctime_ns)
         self._inodes.touch(live)
+        if ctime_ns is not None and not chowned and size is mode is None:
+            self._xattrs.times_handed_in(live, before)
         return live
 
     @staticmethod

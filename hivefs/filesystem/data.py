@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from hivefs.chunkstore.disk import Windows, warm
+from hivefs.chunkstore.disk import LONG, Windows, warm
 from hivefs.errors import Corrupt, DiskFull, HivefsError, NotInMemory, NotLoaded, PosixError, StoreDamaged
 from hivefs.filesystem.filemap import FileMaps, slots_of
 from hivefs.filesystem.inodes import Inodes, Live
@@ -49,7 +49,15 @@ _WARM_TRIES = 3
 _THREADS = 12
 """Reads that wait for this disk at once."""
 
-FILES_AHEAD = 3
+LOCAL_AHEAD = 8
+"""Chunks whose cached shares are opened and brought into memory ahead of a reader who goes on from slot to slot."""
+
+AROUND = 16
+"""Chunks in a row of which all shares are begun when small reads there met AROUND_AFTER that were not in memory: whoever
+jumps about in a file meets the others soon, and each would be a wait.
+"""
+AROUND_AFTER = 3
+
 _STREAMS = 64
 """Files that are remembered as being read from nodes, one slot after the other."""
 
@@ -95,6 +103,10 @@ class Data:
         self._marks: OrderedDict[ChunkId, tuple[int, int]] = OrderedDict()
         self._streams: OrderedDict[int, int] = OrderedDict()
         """The last slot that had to be brought, of the files read last."""
+        self._local: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        """(last slot read, slot up to which shares were begun) of the files read last in long pieces."""
+        self._jumps: OrderedDict[tuple[int, int], int] = OrderedDict()
+        """How often small reads missed something in a row of AROUND slots, of the rows in which they did last."""
         self._threads = trio.CapacityLimiter(_THREADS)
         self.broken = False
         """The metadata cannot be committed any more: nothing new for good."""
@@ -104,10 +116,51 @@ class Data:
     def read_now(self, ino: int, offset: int, size: int) -> bytes | None:
         """See Filesystem.read_now."""
         live = self._inodes.file(ino)
+        if size >= LONG:
+            self._begin_ahead(live, offset + size - 1 >> _SHIFT)
         try:
             return self._read(live, offset, size, _Wanted())
         except NotInMemory:
             return None
+
+    def _begin_ahead(self, live: Live, slot: int) -> None:
+        """Somebody reads a long piece that ends in ``slot``: when he comes from the slot before, or began there, this
+        machine's shares of the next ones are brought into memory.
+        """
+        last, begun = self._local.get(live.ino, (-1, 0))
+        if slot == last:
+            return
+        if not 0 < slot - last <= 2:
+            begun = slot + 1  # at some place in the file: nothing is known of the next read
+        else:
+            stop = slot + 1 + LOCAL_AHEAD
+            self._begin(live, max(begun, slot + 1), stop)
+            begun = stop
+        self._local[live.ino] = slot, begun
+        self._local.move_to_end(live.ino)
+        if len(self._local) > _STREAMS:
+            self._local.popitem(last=False)
+
+    def _begin_around(self, live: Live, slot: int) -> None:
+        """A small read in ``slot`` met something that was not in memory."""
+        row = slot // AROUND
+        missed = self._jumps.pop((live.ino, row), 0) + 1
+        if missed >= AROUND_AFTER:
+            self._begin(live, row * AROUND, (row + 1) * AROUND)
+            return
+        self._jumps[live.ino, row] = missed
+        if len(self._jumps) > _STREAMS:
+            self._jumps.popitem(last=False)
+
+    def _begin(self, live: Live, start: int, stop: int) -> None:
+        """Have the shares of slots [start, stop) brought into memory that are on this machine."""
+        try:
+            for number in range(start, min(stop, slots_of(live.size))):
+                extent = self._maps.covering(live.ino, number)
+                if extent is not None and extent.chunk is not None:
+                    self._chunks.begin(extent.chunk)
+        except (HivefsError, PosixError, NotLoaded):
+            pass  # only a hint: the read itself says what is wrong
 
     def _read(self, live: Live, offset: int, size: int, wanted: _Wanted) -> bytes | None:
         end = min(offset + size, live.size)
@@ -186,8 +239,9 @@ class Data:
             except NotInMemory as cold:
                 times = brought[cold.path, cold.position] = brought.get((cold.path, cold.position), 0) + 1
                 wanted.wait = times >= _WARM_TRIES
-                window, ahead = self._windows.next(cold), self._files_ahead(ino, offset + size)
-                await trio.to_thread.run_sync(warm, cold, window, ahead, limiter=self._threads)
+                if size < LONG:
+                    self._begin_around(self._inodes.file(ino), offset >> _SHIFT)
+                await trio.to_thread.run_sync(warm, cold, self._windows.next(cold), limiter=self._threads)
                 continue
             if data is not None:
                 return data
@@ -236,11 +290,6 @@ class Data:
         following = self._ahead(ino, slot + 1 << _SHIFT)
         self._chunks.ahead(following)
         self._mark(ino, slot, following)
-
-    def _files_ahead(self, ino: int, offset: int) -> list[Path]:
-        """The files of this machine that hold what follows."""
-        found = (self._chunks.where(ref) for ref in self._ahead(ino, offset)[:FILES_AHEAD])
-        return [path for path in found if path is not None]
 
     def _ahead(self, ino: int, offset: int) -> list[ChunkRef]:
         refs: list[ChunkRef] = []

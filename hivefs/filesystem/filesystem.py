@@ -181,9 +181,9 @@ class Filesystem:
         """Names that were set (the virtual user.hivefs.* are not listed, so that copying tools leave them alone)."""
         return self._xattrs.names(ino)
 
-    def removexattr(self, ino: int, name: bytes) -> None:
-        """ENODATA when it is not set (and is no ACL)."""
-        self._xattrs.remove(ino, name)
+    def removexattr(self, ino: int, name: bytes, caller: Caller = ROOT) -> None:
+        """ENODATA when it is not set (and is no ACL). ``caller`` counts for a capability that the kernel takes."""
+        self._xattrs.remove(ino, name, caller)
 
     def statfs(self) -> Statfs:
         """Free space of the hive as last reported; of the local disk before any report."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from hivefs.model.ids import ChunkId, StripeId
@@ -148,8 +147,8 @@ class ChunkSource(Protocol):
     def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
         """Bytes [start, end) of the chunk if it is on this machine, at once. Raises NotInMemory without ``wait``."""
 
-    def where(self, ref: ChunkRef) -> Path | None:
-        """The file that holds the chunk on this machine, as far as that is known."""
+    def begin(self, ref: ChunkRef) -> None:
+        """It will be read soon: bring what is on this machine of it into memory. Returns at once."""
 
     async def fetch(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes:
         """The same from the nodes; ``next_refs`` are what will be read next. Raises HivefsError after its deadline."""

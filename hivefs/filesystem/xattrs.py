@@ -38,6 +38,8 @@ class Xattrs:
         self._clock = clock
         self._virtual = virtual
         self._listed: tuple[Live, int] | None = None
+        self._taken: tuple[int, int, bytes, int, int] | None = None
+        """The capability that the kernel took last: inode, who it was taken for, value, ctime before and after."""
 
     def get(self, ino: int, name: bytes) -> bytes:
         """See Filesystem.getxattr."""
@@ -151,16 +153,37 @@ class Xattrs:
         if stat.S_ISDIR(live.mode):
             self._put(live, acl.DEFAULT, default.to_bytes())
 
-    def remove(self, ino: int, name: bytes) -> None:
+    def remove(self, ino: int, name: bytes, caller: Caller) -> None:
         """See Filesystem.removexattr."""
         live = self._inodes.get(ino)
         self._check_change(live, name)
-        if self._value(live, name) is None:
+        before = self._value(live, name)
+        if before is None:
             if name in acl.NAMES:
                 return  # to have no ACL is not to lack an attribute: as ext4
             raise PosixError(errno.ENODATA)
+        ctime = live.ctime_ns
         self._delete(live, name)
         self._changed(live)
+        if name == _CAPABILITY:
+            self._taken = ino, caller.uid, before, ctime, live.ctime_ns
+
+    def give_back_capability(self, live: Live, caller: Caller) -> None:
+        """A chown of nothing is refused, and the kernel took the capability for it right before (fs/attr.c,
+        setattr_prepare): it asks us whether the owner is another only after that. Who is not root can have taken one
+        in no other way than by a write or a chown.
+        """
+        taken, self._taken = self._taken, None
+        if taken is not None and caller.uid and (taken[0], taken[1], taken[4]) == (live.ino, caller.uid, live.ctime_ns):
+            self._put(live, _CAPABILITY, taken[2])
+            live.ctime_ns = taken[3]
+            self._inodes.touch(live)
+
+    def times_handed_in(self, live: Live, ctime_before: int) -> None:
+        """The write-back cache has handed in its times, as it does between the two steps of such a chown."""
+        taken = self._taken
+        if taken is not None and (taken[0], taken[4]) == (live.ino, ctime_before):
+            self._taken = *taken[:4], live.ctime_ns
 
     def drop_capability(self, live: Live) -> None:
         """A written or chowned file loses its capabilities."""

@@ -47,6 +47,7 @@ SETTINGS: Mapping[str, Setting] = {
     "enforce_entitlement": Setting(0, 0, 1, "1 takes no more data than the vault's own contribution to the hive allows"),
     "maintenance_bytes_s": Setting(0, 0, 1 << 40, "most bytes a second of repair, moving and audits (0: no limit)"),
     "metrics_port": Setting(0, 0, 65_535, "port on 127.0.0.1 where the engine tells Prometheus its counts (0: nowhere)"),
+    "relays": Setting(0, 0, 1, "1 reaches nodes that nothing else leads to through relays that they name (experimental)"),
     "read_deadline_s": Setting(60, 1, 3600, "seconds after which a read that no node serves fails"),
 }
 

@@ -158,7 +158,7 @@ class Files:
         """Remove one."""
         if name.startswith(b"system.") and not self.enable_acl:
             raise PosixError(errno.EOPNOTSUPP)
-        self.fs.removexattr(ino, name)
+        self.fs.removexattr(ino, name, caller_of(context))
 
     @answering
     def statfs(self, context: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

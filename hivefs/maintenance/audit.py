@@ -166,11 +166,10 @@ class Audit:
 
     def status(self) -> dict[str, Any]:
         """For ``hivefs status``."""
-        rows = self._trust.rows.values()
         return {
             **{name: self.counts[name] for name in ("passed", "failed", "silent", "busy", "bytes")},
-            "owed": sum(len(row.owed) for row in rows),
-            "sweeps": sum(1 for row in rows if row.sweep),
+            "owed": self._trust.owed,
+            "sweeps": self._trust.sweeps,
             "suspended": self._trust.suspended_nodes,
             "cut_off": self._trust.cut_off,
         }

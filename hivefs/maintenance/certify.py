@@ -2,28 +2,24 @@
 
 After an update, and when a text changes what is asked, these may be all stripes, and each transaction waits for the disk.
 So BATCH of them are proved, with turns for others in between, and recorded in one transaction, each unless its stripe is
-another one by then. What waits is not stored: a scan finds it again.
+another one by then. What waits is not stored: a scan finds it again. It waits until it is recorded, so that ``run`` may end
+because the disk is full, and be started again.
 """
 
 from __future__ import annotations
 
-import logging
 from itertools import islice
 from typing import Final
 
 import trio
 
-from hivefs.errors import DiskFull
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import StripeId
 
-log = logging.getLogger(__name__)
-
 BATCH: Final = 64
 GATHER_S: Final = 0.05
 """A scan that goes on notes more meanwhile."""
-FULL_S: Final = 5.0
 MOST_WAITING: Final = 65_536
 """Of more the rest is left to a later scan's turn: whoever notes more of them waits (``room``)."""
 
@@ -66,11 +62,7 @@ class Certify:
                 await self._wake.wait()
             if len(self._waiting) < BATCH:
                 await trio.sleep(GATHER_S)
-            try:
-                await self._some(turns)
-            except DiskFull as error:
-                log.warning("certificates wait: %s", error)
-                await trio.sleep(FULL_S)
+            await self._some(turns)
             self._room.set()
             await turns.over()
 

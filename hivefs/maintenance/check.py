@@ -182,7 +182,7 @@ class HiveCheck:
 
     async def data(self, report: Report) -> None:
         """Read every share that a node holds and verify it; and that the shares of each stripe fit together."""
-        total = sum(1 for _ in self._state.stripes())
+        total = self._state.count("live")
         for number, stripe in enumerate(self._state.stripes()):
             report("data", number, total)
             await self._read_all(stripe)

@@ -30,16 +30,18 @@ from typing import Protocol, TypeAlias
 import trio
 import trio.lowlevel
 
+from hivefs.chunkstore import steps
 from hivefs.chunkstore.ports import Random
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
 from hivefs.content.packing import Packer
 from hivefs.crypto.keys import VaultKeys
 from hivefs.crypto.seal import RecordSealer, open_chunk, seal_chunk
-from hivefs.errors import HivefsError, NotEnoughShares, VaultForked
+from hivefs.errors import DiskFull, HivefsError, NotEnoughShares, VaultForked
 from hivefs.formats import head as head_format
 from hivefs.maintenance.checkpoint_tree import CheckpointTree
 from hivefs.maintenance.ports import State, Vault
+from hivefs.maintenance.turns import Turns
 from hivefs.model.head import DeviceCertificate, Head, Root
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import ChunkPlace, Level, PageRef, Purpose, Stripe
@@ -53,7 +55,6 @@ BUSY_PAUSE = 0.5
 MOST_LATE = 10.0
 """Seconds that a checkpoint waits for a pause in the use of the drive."""
 
-SLICE = 50
 BATCH = 8192
 """Changed records that one edit of the tree takes. (All at once, the engine stood at 474 MiB after a million new files; so,
 at 223: docs/performance.md.)
@@ -66,6 +67,7 @@ class Snapshot(Protocol):
     """A committed state of the mount's metadata (metadata/snapshot.py)."""
 
     def changes(self) -> Iterator[tuple[bytes, bytes | None, int]]: ...
+    def get(self, key: bytes) -> bytes | None: ...
 
 
 SnapshotSource: TypeAlias = Callable[[], AbstractContextManager[Snapshot]]
@@ -110,6 +112,7 @@ class Pages:
             self.made.append(filling.stripe_id)
             self._state.save_info("making", [bytes(s) for s in self.made])
         stripe = await self._writer.place(packed, Purpose.METADATA, filling.stripe_id, filling.policy)
+        steps.recording()
         with self._state.writing():
             self._state.save_stripe(stripe)
             self._state.add_live(stripe.stripe_id, len(filling.packer))
@@ -182,6 +185,7 @@ class Checkpoint:
         self.evacuate: frozenset[StripeId] = frozenset()
         """Metadata stripes whose pages the next checkpoint writes elsewhere, whether anything else changed or not."""
         self._refused: dict[NodeId, str] = {}
+        self._reap_upto: int | None = None
 
     # ---- the present state ------------------------------------------------------------------------------------------
 
@@ -234,6 +238,12 @@ class Checkpoint:
         head = self.head()
         if head is not None and self._state.info("head_out") is True:
             self.published_ns = head.time_ns
+        self._forget_made()
+
+    def _forget_made(self) -> None:
+        """Stripes that were placed for a tree that did not come to be: a crash left them, or a disk that was too full to
+        forget them at once.
+        """
         making = self._state.info("making") or []
         if making:
             with self._state.writing():
@@ -259,10 +269,13 @@ class Checkpoint:
                 await vault.flush()
             try:
                 await self.once(vault, snapshot)
+                self.waiting_for = ""
             except HivefsError as error:
                 if not error.transient:
                     log.warning("no checkpoint: %s", error)
                 self.waiting_for = str(error)
+                if isinstance(error, DiskFull):
+                    raise
             await self.spread_head()
             await self.measure()
             with trio.move_on_after(EVERY):
@@ -275,7 +288,17 @@ class Checkpoint:
         """
         if self.forked is not None and self.forked.data["own"]:
             raise self.forked
+        self._forget_made()
+        if self._reap_upto is not None:
+            self._reap(self._reap_upto)
         evacuate, self.evacuate = self.evacuate, frozenset()
+        try:
+            return await self._once(vault, snapshot, evacuate)
+        except DiskFull:
+            self.evacuate |= evacuate
+            raise
+
+    async def _once(self, vault: Vault, snapshot: SnapshotSource, evacuate: frozenset[StripeId]) -> bool:
         idle = not evacuate and not any(self._state.count(table) for table in ("changed", "moved"))
         if idle and self._state.info("head_out") is True:
             with snapshot() as theirs:
@@ -297,9 +320,16 @@ class Checkpoint:
         await self._publish(root, dropped, closed, replaced)
         if upto:
             await vault.published(upto)
-        self.on_reap(closed)
-        self.waiting_for = ""
+        self._reap(closed)
         return True
+
+    def _reap(self, closed: int) -> None:
+        """A head with everything up to that sequence is out. On a full disk this raises DiskFull, and is done again before
+        the next checkpoint.
+        """
+        self._reap_upto = closed
+        self.on_reap(closed)
+        self._reap_upto = None
 
     async def _edit(
         self,
@@ -407,10 +437,10 @@ class Checkpoint:
             level = Level.GUARANTEED
             if not self._enough(self._holders()):
                 level = Level.REMOTE
-            for number, stripe in enumerate(self._state.metadata_stripes()):
+            turns = Turns()
+            for stripe in self._state.metadata_stripes():
                 level = min(level, self._state.health(stripe).level)
-                if number % SLICE == SLICE - 1:
-                    await trio.lowlevel.checkpoint()
+                await turns.item()
         if self._state.info("metadata_level") != int(level):
             with self._state.writing():
                 self._state.save_info("metadata_level", int(level))

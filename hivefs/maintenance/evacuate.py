@@ -15,6 +15,7 @@ import trio.lowlevel
 
 from hivefs.errors import HivefsError
 from hivefs.maintenance.repack_plan import evacuate
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import StripeId
 from hivefs.model.stripe import PageRef, Stripe
 
@@ -24,7 +25,6 @@ FIRST: Final = 60.0
 EVERY: Final = 900.0
 MOST: Final = 32 << 20
 """Living bytes that one checkpoint is given to write again."""
-SLICE: Final = 512
 
 
 class Evacuation:
@@ -59,13 +59,11 @@ class Evacuation:
     async def once(self) -> frozenset[StripeId]:
         """Hand over what is worth it; returns it. Raises what reading the tree raises."""
         alive: dict[StripeId, tuple[Stripe, list[int], list[int]]] = {}
-        number = 0
+        turns = Turns()
         async for level, ref, stripe in self._pages():
             _, leaves, inner = alive.setdefault(stripe.stripe_id, (stripe, [], []))
             (inner if level else leaves).append(ref.place.length)
-            number += 1
-            if number % SLICE == 0:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
         chosen = evacuate(alive.values(), MOST)
         if chosen:
             log.info("the pages of %d metadata stripes are written again in fewer", len(chosen))

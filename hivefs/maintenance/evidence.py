@@ -10,16 +10,17 @@ Atomic between two checkpoints of trio: ``weigh`` and all that takes something i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import trio
 import trio.lowlevel
 
-from hivefs.errors import BadAttestation, BadSetting
+from hivefs.errors import BadAttestation, BadSetting, DiskFull
 from hivefs.formats import attestation
 from hivefs.formats.invite import SKEW_NS
+from hivefs.maintenance.turns import Turns
 from hivefs.model.attestation import Attestation, Said, Statement, TrustedKey
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
@@ -44,7 +45,8 @@ class Store(Protocol):
     """The engine's store, as evidence uses it."""
 
     def writing(self) -> AbstractContextManager[Any]: ...
-    def node_ids(self) -> list[NodeId]: ...
+    def afterwards(self, call: Callable[[], None]) -> None: ...
+    def each_node(self) -> Iterator[NodeId]: ...
     def roster_entry(self, node_id: NodeId) -> RosterEntry | None: ...
     def trusted_keys(self) -> list[TrustedKey]: ...
     def attestations_of(self, node_id: NodeId) -> list[Attestation]: ...
@@ -82,15 +84,21 @@ class Evidence:
     # ---- weighing -------------------------------------------------------------------------------------------------------
 
     def weigh(self, node_ids: Iterable[NodeId]) -> list[NodeId]:
-        """Weigh what is known of these nodes; those of which it is something else than before."""
+        """Weigh what is known of these nodes; those of which it is something else than before. Raises DiskFull: then all
+        are weighed when there is room.
+        """
         changed = []
-        with self._store.writing():
-            for node_id in node_ids:
-                entry = self._store.roster_entry(node_id)
-                if entry is not None and self._weigh_one(node_id, entry):
-                    changed.append(node_id)
-        if changed:
-            self._on_change(changed)
+        try:
+            with self._store.writing():
+                for node_id in node_ids:
+                    entry = self._store.roster_entry(node_id)
+                    if entry is not None and self._weigh_one(node_id, entry):
+                        changed.append(node_id)
+                if changed:
+                    self._store.afterwards(lambda: self._on_change(changed))
+        except DiskFull:
+            self._again.set()
+            raise
         return changed
 
     def _weigh_one(self, node_id: NodeId, entry: RosterEntry) -> bool:
@@ -127,7 +135,7 @@ class Evidence:
             self.trusted,
             refuted,
             self.registry,
-            addresses=entry.address.reachable,
+            addresses=entry.address.telling,
             claims=claims,
             now_ns=now,
         )
@@ -142,10 +150,14 @@ class Evidence:
     async def weigh_all(self) -> None:
         """All nodes of the book, some at a time."""
         self._next_ns = 0
-        node_ids = self._store.node_ids()
-        for at in range(0, len(node_ids), SLICE):
-            self.weigh(node_ids[at : at + SLICE])
-            await trio.lowlevel.checkpoint()
+        turns, batch = Turns(), list[NodeId]()
+        for node_id in self._store.each_node():
+            batch.append(node_id)
+            if len(batch) == SLICE:
+                self.weigh(batch)
+                batch = []
+                await turns.item()
+        self.weigh(batch)
 
     async def run(self) -> None:
         """Weigh all at the start, when the user changed something that all hangs on, and when the time changes something;
@@ -165,12 +177,11 @@ class Evidence:
     async def hear(self, statements: Iterable[Statement]) -> int:
         """``take_statements`` for many: checks them in slices, and takes them in batches."""
         good: list[Statement] = []
-        news = 0
-        for number, made in enumerate(statements):
+        news, turns = 0, Turns()
+        for made in statements:
             if self._is_news(made) and attestation.statement_valid(made):
                 good.append(made)
-            if number % SLICE == SLICE - 1:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
             if len(good) == BATCH:
                 news += self._save(good)
                 good = []

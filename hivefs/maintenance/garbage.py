@@ -15,7 +15,7 @@ from typing import Protocol
 import trio
 
 from hivefs.chunkstore.claims import Claims
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.ports import State, Vault
 from hivefs.model.ids import NodeId, ShareId
 
@@ -77,6 +77,8 @@ class Garbage:
                     await client.delete(share_ids)
                     with self._state.writing():
                         self._state.trash_done(node_id, share_ids)
+                except DiskFull:
+                    raise  # what is deleted is noted as such when there is room: to delete it again does no harm
                 except HivefsError as error:
                     log.info("deleting at node %s waits: %s", node_id.hex()[:12], error)
                     continue

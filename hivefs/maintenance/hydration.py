@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 import trio.lowlevel
 
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.checkpoint_tree import CheckpointTree
 from hivefs.model.head import Root
 from hivefs.model.ids import StripeId
@@ -58,10 +58,12 @@ class EngineHydration:
         self._book.load_page(leaf.low, leaf.high, leaf.records)
 
     async def run(self) -> None:
-        """Load everything; returns when it is here."""
+        """Load everything; returns when it is here. Raises DiskFull: run again, it goes on where it was."""
         while not self.done.is_set():
             try:
                 await self._all()
+            except DiskFull:
+                raise
             except HivefsError as error:
                 log.info("loading the checkpoint waits: %s", error)
                 await trio.sleep(RETRY)

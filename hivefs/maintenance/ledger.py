@@ -147,8 +147,13 @@ class Ledger:
 
         async def one(node_id: NodeId, client: Teller) -> None:
             async with slots:
+                hurried = node_id in self._hurried
                 self._hurried.discard(node_id)
-                await self.account(node_id, client)
+                try:
+                    await self.account(node_id, client)
+                except BaseException:  # a full disk, or another one's in this nursery: it is to be asked soon, as before
+                    self._hurried |= {node_id} if hurried else set()
+                    raise
 
         async with trio.open_nursery() as nursery:
             for node_id, client in list(self._online()):
@@ -248,12 +253,12 @@ class Ledger:
         return given
 
     async def _shares_at(self, node_id: NodeId) -> tuple[dict[ShareId, tuple[StripeId, int]], int]:
-        """What the book names at a node, and its bytes. The list of stripes is read at once, so what is recorded later is
-        not in it.
+        """What the book names at a node, and its bytes. What is recorded meanwhile may be in it: the node then lists it,
+        and says so in its next receipt.
         """
         found: dict[ShareId, tuple[StripeId, int]] = {}
         size, turns = 0, Turns()
-        for stripe_id in self._state.stripes_on(node_id):
+        for stripe_id in self._state.each_on(node_id):
             stripe = self._state.stripe(stripe_id)
             if stripe is not None:
                 here = {s.share_id: (stripe_id, i) for i, s in enumerate(stripe.shares) if s.node == node_id}

@@ -49,7 +49,13 @@ class OldCopies:
         while ago: what is recorded of it by now counts too.
         """
         now = self._state.stripe(stripe.stripe_id)
-        pairs = self._state.old_copies(stripe) | named(stripe) | (set() if now is None else named(now))
+        return self._kept(self._state.old_copies(stripe) | named(stripe) | (set() if now is None else named(now)))
+
+    def as_read(self, stripe: Stripe) -> frozenset[tuple[int, NodeId]]:
+        """The same of a stripe as it was read a moment ago."""
+        return frozenset(self._kept(self._state.old_copies(stripe) | named(stripe)))
+
+    def _kept(self, pairs: set[tuple[int, NodeId]]) -> set[tuple[int, NodeId]]:
         return {pair for pair in pairs if not self._forgotten(pair[1])}
 
     def _forgotten(self, node_id: NodeId) -> bool:
@@ -60,8 +66,12 @@ class OldCopies:
         """The verifier's word on no reassembly with all copies, and those in ``more``, counted. A node of which nothing is
         known counts against everybody.
         """
+        return self.together(stripe, {*self.of(stripe), *more})
+
+    def together(self, stripe: Stripe, pairs: Collection[tuple[int, NodeId]]) -> tuple[Proof, ...]:
+        """The same with these copies and no others counted: the same for stripes of one code and policy."""
         copies: list[list[tuple[Attribute, ...]]] = [[] for _ in stripe.shares]
-        for index, node_id in sorted({*self.of(stripe), *more}):
+        for index, node_id in sorted(pairs):
             view = self._state.node_view(node_id)
             copies[index].append(() if view is None else view.attributes)
         return reassembly(self._state.policies.of(stripe), stripe.needed, copies)

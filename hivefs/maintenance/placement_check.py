@@ -5,27 +5,37 @@ names on what the certificate says was known of the nodes then? And does it hold
 to obey hold on what is known of the nodes today? The first can fail only through a damaged or forged record; the second
 when policies or nodes changed and repair has not settled the stripe yet. And a third: could old copies, which are not
 deleted yet, bring too many shares together with those?
+
+It may be a million stripes, so it runs in a process of its own (daemon/looking.py), judges stripes with the same holders
+and certificate once, and keeps MOST findings of a kind; of the others it says how many they are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Final, Protocol
 
 from hivefs.errors import Corrupt, UnknownVersion
-from hivefs.maintenance.turns import Turns
+from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute
-from hivefs.model.stripe import Stripe
+from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import Health, proved
 from hivefs.placement.policy import Policy
 from hivefs.placement.verifier import Proof
 
-TELL = 500
-STANDINGS = 8192
+STANDINGS: Final = 8192
 """So many are remembered while the check runs."""
+
+MOST_SETS: Final = 8192
+"""Different sets of holders of which it is remembered what they come to; some two kilobytes each."""
+
+MOST: Final = 1000
+
+
+_Set = tuple[bytes, Purpose, int, tuple[tuple[NodeId | None, bytes], ...]]
 
 
 class Certificates(Protocol):
@@ -39,11 +49,14 @@ class Certificates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``kind`` is certificate-wrong (a problem), certificate-missing, out-of-policy (repair is on it) or old-copies."""
+    """``kind`` is certificate-wrong (a problem), certificate-missing, out-of-policy (repair is on it) or old-copies.
+    ``count``: it stands for so many.
+    """
 
     kind: str
     detail: str
     problem: bool
+    count: int = 1
 
 
 def proved_then(stripe: Stripe, store: Certificates, standing: Callable[[bytes], tuple[Attribute, ...] | None]) -> str:
@@ -61,43 +74,63 @@ def proved_then(stripe: Stripe, store: Certificates, standing: Callable[[bytes],
 
 
 class PlacementCheck:
-    """Goes through all stripes; ``counts`` and ``findings`` are the result. ``copies`` proves no reassembly of a stripe
-    with its old copies counted (old_copies.py).
+    """Goes through all stripes; ``counts`` and ``findings`` are the result. ``copies`` says where shares of a stripe
+    may lie and ``together`` proves no reassembly with all of them counted (old_copies.py).
     """
 
-    def __init__(self, store: Certificates, copies: Callable[[Stripe], tuple[Proof, ...]] = lambda stripe: ()) -> None:
+    def __init__(
+        self,
+        store: Certificates,
+        copies: Callable[[Stripe], frozenset[tuple[int, NodeId]]] = lambda stripe: frozenset(),
+        together: Callable[[Stripe, frozenset[tuple[int, NodeId]]], tuple[Proof, ...]] = lambda stripe, pairs: (),
+    ) -> None:
         self._store = store
         # Many stripes name the same few standings, which are named by what they say.
         self._standing = lru_cache(maxsize=STANDINGS)(store.standing)
-        self._copies = copies
+        self._copies, self._together = copies, together
+        self._judged: dict[_Set, tuple[str, Health]] = {}
+        self._proofs: dict[tuple[bytes, Purpose, int, frozenset[tuple[int, NodeId]]], tuple[Proof, ...]] = {}
+        self._listed: Counter[tuple[str, bool]] = Counter()
+        self._left: Counter[tuple[str, bool]] = Counter()
         self.findings: list[Finding] = []
         self.counts: Counter[str] = Counter(stripes=0, proved=0, holding=0)
 
-    async def run(self, report: Callable[[list[Any]], Awaitable[None]]) -> None:
-        """Others have their turn after every few stripes; ``report`` is told [what, done, total] now and then."""
-        turns = Turns()
+    def run(self, tell: Callable[[str, int, int], None] = lambda what, done, total: None, total: int = 0) -> None:
+        """Look at all. ``tell`` hears after each stripe what is looked at, how far, and of how many."""
         for number, stripe in enumerate(self._store.stripes(), 1):
             self._look(stripe)
-            await turns.item()
-            if number % TELL == 0:
-                await report(["certificates", number, 0])
-        await report(["certificates", self.counts["stripes"], self.counts["stripes"]])
+            tell("certificates", number, total if number <= total else 0)
+        tell("certificates", self.counts["stripes"], self.counts["stripes"])
+        for (kind, problem), count in self._left.items():
+            self.findings.append(Finding(kind, f"and {count} more like these", problem, count))
+        self._left.clear()
+
+    def _judge(self, stripe: Stripe) -> tuple[str, Health]:
+        """What is wrong with the certificate, if it has one; the health. Of each set of holders once."""
+        lies = tuple((share.node, share.standing) for share in stripe.shares)
+        key = stripe.policy_hash, stripe.purpose, stripe.needed, lies
+        if key not in self._judged:
+            wrong = ""
+            if any(share.standing for share in stripe.shares):
+                try:
+                    wrong = proved_then(stripe, self._store, self._standing)
+                except (Corrupt, UnknownVersion) as error:
+                    wrong = str(error)
+            if len(self._judged) >= MOST_SETS:
+                self._judged.clear()
+            self._judged[key] = wrong, self._store.health(stripe)
+        return self._judged[key]
 
     def _look(self, stripe: Stripe) -> None:
         name = stripe.stripe_id.hex()
         self.counts["stripes"] += 1
+        wrong, health = self._judge(stripe)
         if not any(share.standing for share in stripe.shares):
             self.found("certificate-missing", f"stripe {name} has no certificate", problem=False)
+        elif wrong:
+            self.found("certificate-wrong", f"stripe {name}: {wrong}", problem=True)
         else:
-            try:
-                wrong = proved_then(stripe, self._store, self._standing)
-            except (Corrupt, UnknownVersion) as error:
-                wrong = str(error)
-            if wrong:
-                self.found("certificate-wrong", f"stripe {name}: {wrong}", problem=True)
-            else:
-                self.counts["proved"] += 1
-        health = self._store.health(stripe)
+            self.counts["proved"] += 1
         if health.waits or (health.verdict.holds and not health.distrusted and health.counted == stripe.total):
             self.counts["holding"] += 1
         elif not health.verdict.holds or health.distrusted:
@@ -105,13 +138,27 @@ class PlacementCheck:
         else:
             missing = stripe.total - health.counted
             self.found("out-of-policy", f"stripe {name}: {missing} of {stripe.total} shares are missing", problem=False)
+        if all(proof.no_reassembly for proof in health.verdict.proofs):
+            for proof in self._with_copies(stripe):
+                if not proof.no_reassembly:
+                    words = f"stripe {name}: with copies not deleted yet, {proof.reason}"
+                    self.found("old-copies", words, problem=False)
 
-        secret = all(proof.no_reassembly for proof in health.verdict.proofs)
-        for proof in self._copies(stripe) if secret else ():
-            if not proof.no_reassembly:
-                self.found("old-copies", f"stripe {name}: with copies not deleted yet, {proof.reason}", problem=False)
+    def _with_copies(self, stripe: Stripe) -> tuple[Proof, ...]:
+        """No reassembly with old copies counted; of each set of places once."""
+        pairs = self._copies(stripe)
+        key = stripe.policy_hash, stripe.purpose, stripe.needed, pairs
+        if key not in self._proofs:
+            if len(self._proofs) >= MOST_SETS:
+                self._proofs.clear()
+            self._proofs[key] = self._together(stripe, pairs)
+        return self._proofs[key]
 
     def found(self, kind: str, detail: str, *, problem: bool) -> None:
         """Note something; ``problem``: it is wrong, and is not put right by itself."""
         self.counts[kind] += 1
-        self.findings.append(Finding(kind, detail, problem))
+        if self._listed[kind, problem] < MOST:
+            self._listed[kind, problem] += 1
+            self.findings.append(Finding(kind, detail, problem))
+        else:
+            self._left[kind, problem] += 1

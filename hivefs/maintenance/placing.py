@@ -9,7 +9,8 @@ node in a third country) keeps what it has and sets its other slots aside, so th
 
 Order matters for crashes: share acknowledged by nodes -> recorded and synced in the engine's store -> taken by the
 mount and committed there -> settled here. A chunk that was recorded but not settled when the engine died is looked up in
-the mount's metadata at the next start: named there, it lives; not named, it is doomed (``reconcile``).
+the mount's metadata at the next start: named there, it lives; not named, it is doomed (``reconcile``). A full disk ends
+``run`` with all that is on its way; whoever runs it again begins as after a crash, with ``reconcile``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from hivefs.chunkstore import steps
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.ports import Random
 from hivefs.chunkstore.reader import Reader
@@ -288,6 +290,7 @@ class Placing:
             stripe = await self._until_placed(packed, name, policy, lane)
             if stripe is None:
                 return
+            steps.recording()
             with self._state.writing():
                 self._state.save_stripe(stripe)
                 for sealed, (index, offset) in zip(held, packed.places, strict=True):

@@ -21,8 +21,9 @@ from typing import Final
 import trio
 
 from hivefs.chunkstore.reader import Reader
+from hivefs.chunkstore.steps import Moment, recording
 from hivefs.chunkstore.writer import Writer, name_share
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
@@ -126,6 +127,8 @@ class Rebalance:
             await turns.over()  # it looks at its stripe several times, and one that fails at once waits for nothing
             try:
                 went += await self.move(move)
+            except DiskFull:
+                raise  # each would read its share first
             except HivefsError as error:
                 if self.moving.waiting_for != str(error):
                     log.info("rebalancing waits: %s", error)
@@ -224,12 +227,11 @@ class Rebalance:
         coded = await trio.to_thread.run_sync(name_share, data)
         if coded.share_id != stripe.shares[held.index].share_id:
             return False  # its Merkle root holds and its name does not: the record is damaged, and a check will say so
-        # Repair may have put something of this stripe somewhere meanwhile. No checkpoint of trio from here to the claim.
+        looked = Moment()  # repair may have put something of this stripe somewhere meanwhile
         if not self._allowed(held, move.source, move.target):
             return False
-        if not await self._writer.put_at(coded, move.target):
+        if not await self._writer.put_at(coded, move.target, looked):
             return False
-        # No checkpoint of trio from here to the end of the transaction: see Writer.
         if not self._record(held, move, stripe):
             return False
         if self._counted is not None:
@@ -239,6 +241,7 @@ class Rebalance:
         return True
 
     def _record(self, held: Held, move: Move, before: Stripe) -> bool:
+        recording()
         with self._state.writing():
             now = self._state.stripe(held.stripe_id)
             if now is None or now.shares != before.shares or not self._keeps(now, at(now, held.index, move.target)):

@@ -26,16 +26,18 @@ from typing import Final, Protocol
 import trio
 import trio.lowlevel
 
+from hivefs.chunkstore import steps
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.ports import Random
 from hivefs.chunkstore.reader import Reader
 from hivefs.content import coding
 from hivefs.content.packing import Packed, Packer
-from hivefs.errors import Corrupt, HivefsError, NotEnoughShares
+from hivefs.errors import Corrupt, DiskFull, HivefsError, NotEnoughShares
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.repack_plan import FRESH, PRICE, PRICE_WHEN_FULL, Job, Load, Target, may_pay, plan
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import ChunkId, StripeId
 from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
 
@@ -45,7 +47,6 @@ FIRST_PASS: Final = 30.0
 PASS_EVERY: Final = 900.0
 YOUNG_NS: Final = 600 * 10**9
 """A stripe that was placed a moment ago may fall empty by itself: files that are written often are."""
-SLICE: Final = 16
 PLACES: Final = 64
 """Places that are read, or switched, without letting others go on."""
 
@@ -119,6 +120,8 @@ class Repack:
         self.full: Callable[[], bool] = lambda: False
         """Whether the hive is nearly full, so that room is worth more."""
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
+        self.on_full: Callable[[], None] = lambda: None
+        """The disk is full, and wishes that were taken may be forgotten: whoever wishes is to look again."""
         self.more_is_left = False
 
     def poke(self) -> None:
@@ -140,12 +143,18 @@ class Repack:
         with trio.move_on_after(FIRST_PASS):
             await self._poked.wait()
         while True:
-            asked, self._poked = self._poked.is_set(), trio.Event()
             while not self._contents.indexed:
                 self._contents.index()
                 await trio.sleep(0.01)
-            jobs = await self.look() if asked or self.more_is_left or self._may_differ() else []
-            went = await self.work(jobs)
+            asked, self._poked = self._poked.is_set(), trio.Event()
+            try:
+                jobs = await self.look() if asked or self.more_is_left or self._may_differ() else []
+                went = await self.work(jobs)
+            except DiskFull as error:
+                self.moving.waiting_for = str(error)
+                self._poked.set()  # what was not moved is looked for again
+                self.on_full()
+                raise
             if self.more_is_left and went:
                 continue
             with trio.move_on_after(PASS_EVERY if went == len(jobs) else RETRY):
@@ -169,6 +178,8 @@ class Repack:
             try:
                 if await self.move(job):
                     went += 1
+            except DiskFull:
+                raise
             except HivefsError as error:
                 self.moving.drop(job.reason, job.sent)
                 if self.moving.waiting_for != str(error):
@@ -187,7 +198,9 @@ class Repack:
         count = 0
         self.more_is_left = False
         wishes, self._wishes = self._wishes, {}
-        for number, stripe in enumerate(self._state.stripes()):
+        turns = Turns()
+        for stripe in self._state.stripes():
+            await turns.item()
             if stripe.purpose == Purpose.METADATA:
                 break  # data comes first, and pages are evacuate.py's
             if not self._state.live(stripe.stripe_id):
@@ -199,8 +212,6 @@ class Repack:
                 # The least is kept: what is far out of policy first, then what has the least data.
                 key = (load.out if load.reason else -1, -load.alive, -count)
                 (heapq.heappush if len(best) < MOST_LOADS else heapq.heappushpop)(best, (key, stripe.stripe_id, load))
-            if number % SLICE == SLICE - 1:
-                await trio.sleep(0.005)
         self.more_is_left = count > MOST_LOADS
         wished: dict[StripeId, set[ChunkId]] = {}
         loads: list[Load] = []
@@ -221,13 +232,12 @@ class Repack:
 
     async def _chunks(self, stripe_id: StripeId) -> list[tuple[ChunkId, ChunkPlace]]:
         """The chunks of a stripe with their places."""
-        found = []
-        for number, chunk_id in enumerate(self._contents.names(stripe_id), 1):
+        found, turns = [], Turns()
+        for chunk_id in self._contents.names(stripe_id):
             place = self._state.place(chunk_id)
             if place is not None and place.stripe_id == stripe_id:
                 found.append((chunk_id, place))
-            if number % PLACES == 0:
-                await trio.sleep(0.001)
+            await turns.item()
         return found
 
     async def _load(self, stripe: Stripe, price: float) -> Load | None:
@@ -266,7 +276,6 @@ class Repack:
         packed = await trio.to_thread.run_sync(packer.pack, self._random, False, FRESH)
         await self._budget.take(job.target.total * packed.share_bytes)
         stripe = await self._place(packed, self._new_id(), job.target)
-        # No checkpoint of trio from here until the stripe is recorded: see Writer.
         level = self._state.health(stripe).level
         if any(share.node is None for share in stripe.shares) or level < max(worth):
             # Its shares are in the trash and go from there.
@@ -305,6 +314,7 @@ class Repack:
         return count
 
     def _record(self, stripe: Stripe) -> None:
+        steps.recording()
         with self._state.writing():
             self._state.save_stripe(stripe)
         self.on_recorded(stripe.stripe_id)

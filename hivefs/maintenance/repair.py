@@ -20,18 +20,20 @@ from dataclasses import dataclass, replace
 import trio
 import trio.lowlevel
 
+from hivefs.chunkstore import steps
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer, name_share
 from hivefs.content import coding
-from hivefs.errors import HivefsError, PolicyInfeasible, TooFewNodes
+from hivefs.errors import DiskFull, HivefsError, PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.certify import Certify
+from hivefs.maintenance.full_disk import Keep, unkept
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import Attribute, Candidate
 from hivefs.model.stripe import Level, Stripe
 from hivefs.placement.beside import settle
-from hivefs.placement.health import NodeState, NodeView
+from hivefs.placement.health import Health, NodeState, NodeView
 from hivefs.placement.health import State as StripeState
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
@@ -40,6 +42,8 @@ log = logging.getLogger(__name__)
 
 WORKERS = 2
 RETRY = 5.0
+LONGEST_RETRY = 120.0
+"""What was read and no node took is read again after RETRY seconds, and each time twice as late, up to this."""
 LEAVING_AGAIN = 30.0
 HOPELESS_LOOKS = 3
 """After so many looks, or when a node comes or goes, what had no place is tried again: room may have come."""
@@ -90,6 +94,13 @@ def plan(stripe: Stripe, look: Callable[[NodeId], NodeView | None]) -> Plan:
     return Plan(missing, kept, len(kept) + len(moving) - stripe.needed, tuple(moving))
 
 
+def _to_do(decision: Plan, health: Health) -> bool:
+    """Whether a stripe is to be repaired, moved or mended now."""
+    if not health.verdict.holds and health.state != StripeState.LOST:
+        return True
+    return bool(decision.moving) or (bool(decision.missing) and not health.waits)
+
+
 async def _at_once(size: int, urgent: bool) -> None:
     await trio.lowlevel.checkpoint()
 
@@ -127,6 +138,8 @@ class Repair:
         """The shares of those, of some MANY at most."""
         self.unproved = Certify(state)
         self._urgency: dict[StripeId, int] = {}
+        self._vain: dict[StripeId, tuple[int, float]] = {}
+        """How often the shares of a stripe were read, and none was put, since one was; and when that was last."""
         self._hopeless: dict[tuple[Policy, frozenset[NodeId], int], HivefsError] = {}
         """What had no place, by the policy, the nodes that keep their shares, and how many shares have none."""
         self._wake = trio.Event()
@@ -138,6 +151,8 @@ class Repair:
         self.risked = 0
         """Stripes that were about to be lost and were repaired without regard to old copies at nodes given up."""
         self._beside: set[StripeId] = set()
+        self.keep: Keep = unkept
+        """Starts the workers, and starts them again when there is room (maintenance/full_disk.py)."""
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
         """Waits until so many bytes may be fetched or sent; urgent ones wait less (maintenance/budget.py)."""
         self.on_repaired: Callable[[Stripe], None] = lambda stripe: None
@@ -177,14 +192,12 @@ class Repair:
         decision = plan(stripe, self._look)
         health = self._state.health(stripe)
         urgency = decision.urgency
-        if not health.verdict.holds and health.state != StripeState.LOST:
-            urgency = min(urgency, OUT_OF_POLICY)
-        elif not decision.wanted:
-            if health.level == Level.GUARANTEED and not self._state.certified(stripe):
+        if not _to_do(decision, health):
+            if not decision.wanted and health.level == Level.GUARANTEED and not self._state.certified(stripe):
                 self.unproved.note(stripe_id)  # it is proved as it lies, by the policy that it has now
             return
-        elif health.waits and not decision.moving:
-            return
+        if not health.verdict.holds and health.state != StripeState.LOST:
+            urgency = min(urgency, OUT_OF_POLICY)
         if stripe_id in self._queued and urgency >= self._urgency.get(stripe_id, urgency):
             return
         self._queued.add(stripe_id)
@@ -216,9 +229,9 @@ class Repair:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._retry)
-            nursery.start_soon(self.unproved.run)
+            nursery.start_soon(self.keep, "certificates", self.unproved.run)
             for _ in range(WORKERS):
-                nursery.start_soon(self._work)
+                nursery.start_soon(self.keep, "repair", self._work)
 
     async def _watch(self) -> None:
         scanned: Policies | None = None
@@ -256,11 +269,11 @@ class Repair:
                 yield stripe
 
     async def _cancel(self) -> None:
-        """A node is back: what waits for nothing else leaves the queue."""
+        """A node is back: what waits for nothing else, or may wait longer now, leaves the queue."""
         turns = Turns()
         for stripe_id in list(self._queued):
             stripe = self._state.stripe(stripe_id)
-            if stripe is None or (not plan(stripe, self._look).wanted and self._state.health(stripe).verdict.holds):
+            if stripe is None or not _to_do(plan(stripe, self._look), self._state.health(stripe)):
                 self._queued.discard(stripe_id)
                 self.cancelled += 1
             await turns.item()
@@ -301,6 +314,10 @@ class Repair:
             try:
                 done = await self.repair(stripe_id)
                 self.waiting_for = "" if done else "nodes for the missing shares"
+            except DiskFull as error:
+                self.waiting_for = str(error)
+                self._parked[stripe_id] = None
+                raise
             except HivefsError as error:
                 if str(error) != self.waiting_for:
                     log.info("repair waits: %s", error)
@@ -311,6 +328,8 @@ class Repair:
             finally:
                 self._queued.discard(stripe_id)
                 self._working.discard(stripe_id)
+            if done:
+                self._vain.pop(stripe_id, None)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
                 (self._stuck if stuck else self._parked)[stripe_id] = None
@@ -342,8 +361,19 @@ class Repair:
                 self._stuck_shares.clear()
             turns = Turns()
             for stripe_id in parked:
-                self.add(stripe_id)
+                if self._later(stripe_id, changed.is_set()):
+                    self._parked[stripe_id] = None
+                else:
+                    self.add(stripe_id)
                 await turns.item()
+
+    def _later(self, stripe_id: StripeId, changed: bool) -> bool:
+        """Whether to read its shares once more is for later. Not while it may lose none and another node is there now."""
+        times, last = self._vain.get(stripe_id, (0, 0.0))
+        if not times or trio.current_time() - last >= min(LONGEST_RETRY, RETRY * 2.0 ** (times - 1)):
+            return False
+        stripe = self._state.stripe(stripe_id)
+        return stripe is not None and not (changed and plan(stripe, self._look).urgency <= 0)
 
     async def repair(self, stripe_id: StripeId) -> bool:
         """Make the missing shares of one stripe and move those on nodes that leave; True when nothing is left to do.
@@ -385,6 +415,7 @@ class Repair:
         now = self._state.stripe(stripe_id)
         if now != stripe or plan(now, self._look) != planned:  # a node came back while we waited
             return await self.repair(stripe_id)
+        self._vain[stripe_id] = self._vain.get(stripe_id, (0, 0.0))[0] + 1, trio.current_time()
         made = {} if decision.missing else await self._copies(stripe, decision.moving)
         if len(made) < len(wanted):
             made = await self._remade(stripe, decision, planned.missing)
@@ -396,6 +427,10 @@ class Repair:
             return await self.repair(stripe_id)
         holders = await self._writer.spread(stripe, coded, decision.kept, 0, policy=policy, discount=discount)
         self.risked += bool(discount)
+        if holders.keys() > decision.kept.keys():
+            self._vain.pop(stripe_id, None)
+        else:
+            self._vain[stripe_id] = self._vain.get(stripe_id, (1, 0.0))[0], trio.current_time()
         return self._record(stripe, holders)
 
     def _moved(self, stripe: Stripe) -> bool:
@@ -480,6 +515,7 @@ class Repair:
         return await trio.to_thread.run_sync(coding.remake, stripe.needed, stripe.total, shares, list(decision.wanted))
 
     def _record(self, before: Stripe, holders: dict[int, NodeId]) -> bool:
+        steps.recording()
         with self._state.writing():
             now = self._state.stripe(before.stripe_id)
             if now is None:

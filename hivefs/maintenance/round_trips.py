@@ -6,6 +6,10 @@ remembered of node and country (also over a restart) until a whole window of mea
 it, or this machine is somewhere else. At the addresses where it was refuted it stays so: a node can always be slower than
 it is, and sign its addresses anew as often as it likes.
 
+An answer through a relay took a way round, which only makes it longer: too fast for a country it refutes that as any other
+does (only the node can give it, and light goes no shorter way), but it is no measurement of a window. So a node that was
+refuted does not come out of that by hiding behind a relay.
+
 Atomic between two checkpoints of trio: everything but ``_measure``.
 """
 
@@ -37,7 +41,10 @@ _PLACE, _REFUTED = "place", "refuted"
 
 
 class Pinged(Protocol):
-    """A conversation with a node."""
+    """A conversation with a node, through a relay or not."""
+
+    @property
+    def relayed(self) -> bool: ...
 
     async def ping(self) -> None: ...
 
@@ -83,10 +90,10 @@ class RoundTrips:
     def move(self, text: str) -> None:
         """This machine is somewhere else, or (empty) it is not known where. Raises BadSetting."""
         place = place_of(text) if text else ()
-        self._now, self._before, self._refuted = {}, {}, {}
         with self._store.writing():
             self._store.save_info(_PLACE, text)
             self._store.save_info(_REFUTED, [])
+        self._now, self._before, self._refuted = {}, {}, {}
         self._place, self.place_text = place, text
         self._moved.set()
 
@@ -112,12 +119,13 @@ class RoundTrips:
         key = node_id, self._addresses(node_id)
         return min((times[key] for times in (self._now, self._before) if key in times), default=None)
 
-    def measured(self, node_id: NodeId, seconds: float) -> bool:
+    def measured(self, node_id: NodeId, seconds: float, relayed: bool = False) -> bool:
         """A node answered in so many seconds; whether that, or what was measured before, refutes its country."""
         addresses = self._addresses(node_id)
         key = node_id, addresses
-        self._now[key] = min(seconds, self._now.get(key, seconds))
-        seconds, country = self.least(node_id) or seconds, self._country(node_id).upper()
+        if not relayed:
+            self._now[key] = min(seconds, self._now.get(key, seconds))
+        seconds, country = min(seconds, self.least(node_id) or seconds), self._country(node_id).upper()
         self._again(node_id, addresses, seconds)
         if not country or not refutes(self._place, country, seconds) or self.refuted(node_id, country):
             return False
@@ -153,10 +161,11 @@ class RoundTrips:
         return [node_id for node_id, _ in over]
 
     def _save(self, refuted: dict[tuple[NodeId, str], list[Any]]) -> None:
-        self._refuted = refuted
+        """Written first: what a full disk did not take is refuted by the next measurement."""
         rows = [[bytes(node_id), country, *said] for (node_id, country), said in refuted.items()]
         with self._store.writing():
             self._store.save_info(_REFUTED, rows)
+        self._refuted = refuted
 
     # ---- measuring ---
 
@@ -188,5 +197,5 @@ class RoundTrips:
                 except HivefsError as error:
                     log.debug("no ping of node %s: %s", node_id.hex()[:12], error)
                     return
-                if self.measured(node_id, trio.current_time() - begun):
+                if self.measured(node_id, trio.current_time() - begun, client.relayed):
                     self._weigh([node_id])

@@ -24,7 +24,7 @@ import trio
 from hivefs.chunkstore.claims import Claims
 from hivefs.chunkstore.reader import Answer, Reader
 from hivefs.chunkstore.writer import LEASE_NS
-from hivefs.errors import DiskFull, HivefsError
+from hivefs.errors import HivefsError
 from hivefs.maintenance.audit import where
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.trust import Trust
@@ -100,10 +100,7 @@ class Spares:
     async def run(self) -> None:
         """Take back what is needed and give up what is not, until cancelled."""
         while True:
-            try:
-                await self._once()
-            except DiskFull as error:
-                log.warning("spare shares wait: %s", error)
+            await self._once()
             await trio.sleep(EVERY)
 
     async def _once(self) -> None:

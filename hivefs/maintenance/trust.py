@@ -1,6 +1,7 @@
 """Trust in nodes: what their answers and their absences say, kept in the engine's store, asked for by pool and audit.
 
-``tick`` is called by the pool some times a second. **Absence** is time that this machine saw a node away, not time of the
+``tick`` is called by the pool some times a second; it costs the same however many nodes there are, since the time of a node
+is added to its row when that is looked at. **Absence** is time that this machine saw a node away, not time of the
 clock (that counts for the decision to give a node up, see ``away``, but for no history): while this machine is the one that
 is cut off nothing should be counted. When
 no node answers at all no time counts; while fewer than half of those not given up answer, time counts an eighth, since that
@@ -8,19 +9,24 @@ many seldom fail by themselves at once, and if they did after all they are given
 not count whole is no part of anybody's history.
 
 Atomic between two checkpoints of trio: everything. Rows are written when something was decided, and else every SAVE_EVERY
-seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_SLICE at a time.
+seconds, so a SIGKILL loses a minute or two of counting and no decision. Rows are written SAVE_RATE a second, so of very
+many nodes more is lost: of 100 000 an hour of counting. What a full disk does not take is written with a later tick:
+whoever tells of a node hears nothing of that.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
+from hivefs.errors import DiskFull
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.placement import reputation
 from hivefs.placement.outages import History, domains
@@ -28,10 +34,15 @@ from hivefs.placement.reputation import Owed, Reputation
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SAVE_EVERY: Final = 60.0
 CUT_OFF_SPEED: Final = 0.125
 LEARN_EVERY: Final = 600.0
 SAVE_SLICE: Final = 64
+SAVE_RATE: Final = 32
+"""Rows that are written in a second, and at once, at most."""
+
 TICK: Final = 10.0
 GRACE_S: Final = 600.0
 LONGEST_TICK: Final = 30.0
@@ -42,6 +53,23 @@ READ_EVERY: Final = 600.0
 """A right answer to a read counts once in so long, as an audit would: a node chooses which shares it serves well."""
 MOST_SUSPENDED: Final = 3
 """At most one in so many nodes is suspended: when more seem bad, the book that says so may be the one that is wrong."""
+
+
+@dataclass(slots=True)
+class _Away:
+    """Up to where of a Trust's sums the row of a node that is away is counted; ``since_ms``: where its absence began."""
+
+    passed_ms: int
+    counted_ms: int
+    whole_ms: int
+    since_ms: int
+
+
+def _note(kept: dict[NodeId, T], node_id: NodeId, value: T, is_so: bool) -> None:
+    if is_so:
+        kept[node_id] = value
+    else:
+        kept.pop(node_id, None)
 
 
 def _history(row: Reputation, now_s: float) -> History:
@@ -72,17 +100,25 @@ class Trust:
             NodeId, None
         ] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
         self._since_save = 0.0
-        self._online: set[NodeId] = set()
+        self._round: list[NodeId] = []
+        """Rows that are written in turn, since the time of their nodes goes on."""
         self._folded: dict[NodeId, float] = {}
-        """Up to when the time of those online is counted in their rows."""
+        """Those online, and up to when their time is counted in their rows."""
+        self._away: dict[NodeId, _Away] = {}
+        self._passed_ms = self._counted_ms = self._whole_ms = 0
+        """Of all ticks: time, as much of it as counted for those away, and as was counted whole."""
         self._read_due: dict[NodeId, float] = {}
         self._time = 0.0
         self._waited = 0.0
-        self._seen_away: dict[NodeId, float] = {}
         self.longest_tick = LONGEST_TICK
         self._founded = min((row.first_seen_ns for row in self._rows.values()), default=0)
+        self._bad = {node_id: None for node_id, row in self._rows.items() if row.suspended}
+        self._owing = {node_id: len(row.owed) for node_id, row in self._rows.items() if row.owed}
+        self._swept = {node_id: None for node_id, row in self._rows.items() if row.sweep}
         self._suspended = self._worst()
-        book.save_distrusted(self._suspended)
+        self._said: frozenset[NodeId] | None = None
+        """Who is out of trust by what is written."""
+        self._save_distrusted()
         self.cut_off = False
         """Whether this machine seems to be the one that is away."""
         self.on_failed: Callable[[NodeId], None] = lambda node_id: None
@@ -101,11 +137,17 @@ class Trust:
             row = self._rows[node_id] = Reputation(max(0, now), max(0, now))
             self._founded = min(self._founded or row.first_seen_ns, row.first_seen_ns)
             self._unsaved[node_id] = None
+        away = self._away.get(node_id)
+        if away is not None and away.passed_ms != self._passed_ms:
+            self._fold_away(node_id, away)
+            return self._rows[node_id]
         return row
 
     @property
     def rows(self) -> Mapping[NodeId, Reputation]:
-        """All that are known."""
+        """All that are known, with all that passed counted."""
+        for node_id in self._away:
+            self.row(node_id)
         return self._rows
 
     def gone_after(self, node_id: NodeId) -> float:
@@ -120,7 +162,9 @@ class Trust:
         row = self.row(node_id)
         seen = row.away_ms / 1000
         grace = min(GRACE_S, self.gone_after(node_id) / 4)
-        trusted = not row.doubted and not self.cut_off and self._seen_away.get(node_id, 0.0) >= grace
+        away = self._away.get(node_id)
+        before_our_eyes = 0.0 if away is None else (self._counted_ms - away.since_ms) / 1000
+        trusted = not row.doubted and not self.cut_off and before_our_eyes >= grace
         return max(seen, since_s) if trusted else seen
 
     def weight(self, node_id: NodeId) -> float:
@@ -140,6 +184,16 @@ class Trust:
     def suspended_nodes(self) -> int:
         """How many are."""
         return len(self._suspended)
+
+    @property
+    def owed(self) -> int:
+        """Shares that nodes owe an answer for."""
+        return sum(self._owing.values())
+
+    @property
+    def sweeps(self) -> int:
+        """Nodes of which all shares are looked at."""
+        return len(self._swept)
 
     @property
     def unsaved(self) -> int:
@@ -207,12 +261,14 @@ class Trust:
     def _set(self, node_id: NodeId, row: Reputation) -> None:
         before = self._rows.get(node_id)
         self._rows[node_id] = row
+        _note(self._bad, node_id, None, row.suspended)
+        _note(self._owing, node_id, len(row.owed), bool(row.owed))
+        _note(self._swept, node_id, None, bool(row.sweep))
         self._unsaved[node_id] = None
         self.on_changed(node_id)
         if before is None or before.suspended != row.suspended or row.suspended:
             self._suspended, old = self._worst(), self._suspended
-            if self._suspended != old:
-                self._book.save_distrusted(self._suspended)
+            self._save_distrusted()
             for changed in sorted(self._suspended ^ old):
                 bad = changed in self._suspended
                 log.warning(
@@ -222,15 +278,19 @@ class Trust:
                 self.on_suspended(changed)
 
     def _worst(self) -> frozenset[NodeId]:
-        bad = [node_id for node_id, row in self._rows.items() if row.suspended]
-        bad.sort(key=lambda node_id: (reputation.score(self._rows[node_id]), node_id))
+        bad = sorted(self._bad, key=lambda node_id: (reputation.score(self._rows[node_id]), node_id))
         return frozenset(bad[: max(1, len(self._rows) // MOST_SUSPENDED)])
 
     async def run(self) -> None:
         """Learn which nodes fail together, again and again, until cancelled."""
         while True:
             now = self._clock() / 1e9
-            seen = {node_id: _history(row, now) for node_id, row in list(self._rows.items()) if row.outages}
+            seen, turns = dict[NodeId, History](), Turns()
+            for node_id in list(self._rows):
+                row = self._rows.get(node_id)
+                if row is not None and row.outages:
+                    seen[node_id] = _history(row, now)
+                await turns.item()
             found = await trio.to_thread.run_sync(domains, seen)
             for name in set(found.values()) - set(self.domains.values()):
                 log.info("%d nodes fail together: %s", sum(1 for other in found.values() if other == name), name)
@@ -242,57 +302,110 @@ class Trust:
 
     # ---- absence ----------------------------------------------------------------------------------------------------
 
-    def tick(self, seconds: float, online: Iterable[NodeId], away: Iterable[NodeId], gone: Iterable[NodeId]) -> None:
-        """So much time passed since the last tick; ``away`` are those not given up yet."""
+    def came(self, node_id: NodeId) -> None:
+        """It answers from now on. (What passed since the last tick counts with the next one.)"""
+        if node_id in self._folded:
+            return
+        row = self.row(node_id)
+        if self._away.pop(node_id, None) is not None:
+            if row.away_ms or row.doubted:
+                self._rows[node_id] = reputation.returned(row, self._clock(), self._setting)
+            self.on_changed(node_id)
+        elif row.away_ms or row.doubted:  # before the start of this process
+            self._rows[node_id] = reputation.returned(row, self._clock(), self._setting)
+            self.on_changed(node_id)
+        self._folded[node_id] = self._time
+
+    def went(self, node_id: NodeId) -> None:
+        """It does not answer from now on, or never did."""
+        if node_id in self._away:
+            return
+        if node_id in self._folded:
+            self._fold(node_id)
+            del self._folded[node_id]
+        self.row(node_id)
+        self._away[node_id] = _Away(self._passed_ms, self._counted_ms, self._whole_ms, self._counted_ms)
+
+    def forget(self, node_id: NodeId) -> None:
+        """It is not known any more."""
+        for kept in (self._rows, self._folded, self._away, self._unsaved, self._read_due):
+            kept.pop(node_id, None)
+        self._bad.pop(node_id, None)
+        self._owing.pop(node_id, None)
+        self._swept.pop(node_id, None)
+        self._suspended = self._worst()
+
+    def tick(self, seconds: float, online: int, away: int) -> None:
+        """So much time passed since the last tick; so many answer, and so many do not and are not given up yet. Costs the
+        same however many there are: what passes is counted once, and for a node when it is asked for.
+        """
+        self._write_down(seconds)
         self._waited += seconds if 0 < seconds <= self.longest_tick else 0.0
         if self._waited < min(TICK, self._setting / 16):
             return
         seconds, self._waited = self._waited, 0.0
         self._time += seconds
-        here, missing = set(online), list(away)
-        expected = len(here) + len(missing)
-        cut_off = bool(missing) and 2 * len(here) < expected
+        cut_off = bool(away) and 2 * online < online + away
         if cut_off != self.cut_off:
             log.log(
                 logging.WARNING if cut_off else logging.INFO,
                 "%d of %d nodes answer: %s",
-                len(here),
-                expected,
+                online,
+                online + away,
                 "it seems to be this machine that is away" if cut_off else "most are there",
             )
             self.cut_off = cut_off
-        counted = 1.0 if not cut_off else CUT_OFF_SPEED if here else 0.0
-        for node_id in here - self._online:
-            self._seen_away.pop(node_id, None)
-            row = self.row(node_id)
-            if row.away_ms or row.doubted:
-                self._rows[node_id] = reputation.returned(row, self._clock(), self._setting)
-                self.on_changed(node_id)
-            self._folded[node_id] = self._time - seconds
-        for node_id in self._online - here:
-            self._fold(node_id, self._time - seconds)
-            del self._folded[node_id]
-        for node_id in (*missing, *gone):
-            self._rows[node_id] = reputation.watched(self.row(node_id), seconds, False, counted)
-            self._seen_away[node_id] = self._seen_away.get(node_id, 0.0) + seconds * counted
-        self._online = here
+        counted = 1.0 if not cut_off else CUT_OFF_SPEED if online else 0.0
+        ms = round(seconds * 1000)
+        self._passed_ms += ms
+        self._counted_ms += round(ms * counted)
+        self._whole_ms += ms if counted == 1 else 0
         self._since_save += seconds
-        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)):
+        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and not self._round:
             self._since_save = 0.0
-            self._unsaved |= dict.fromkeys(self._rows)
-        if self._unsaved:
-            self._save(list(islice(self._unsaved, SAVE_SLICE)))
+            self._round = list(self._rows)
+            self._round.reverse()
+        self._save_distrusted()
 
-    def _fold(self, node_id: NodeId, upto: float) -> None:
+    def _write_down(self, seconds: float) -> None:
+        """Some of the rows that wait for it."""
+        most = max(1, min(SAVE_SLICE, int(SAVE_RATE * seconds)))
+        wanted = list(islice(self._unsaved, most))
+        while self._round and len(wanted) < most:
+            node_id = self._round.pop()
+            if node_id in self._rows and node_id not in self._unsaved:
+                wanted.append(node_id)
+        if wanted:
+            self._save(wanted)
+
+    def _fold(self, node_id: NodeId) -> None:
         """Count the time since when it is online. Not with each tick: most nodes are, and there may be many."""
-        self._rows[node_id] = reputation.watched(self.row(node_id), upto - self._folded[node_id], True, 1.0)
-        self._folded[node_id] = upto
-        self.on_changed(node_id)
+        upto, self._folded[node_id] = self._folded[node_id], self._time
+        if self._time > upto:
+            self._rows[node_id] = reputation.watched(self._rows[node_id], self._time - upto, True, 1.0)
+            self.on_changed(node_id)
+
+    def _fold_away(self, node_id: NodeId, away: _Away) -> None:
+        passed, counted = self._passed_ms - away.passed_ms, self._counted_ms - away.counted_ms
+        if passed:
+            whole = self._whole_ms - away.whole_ms
+            self._rows[node_id] = reputation.absent(self._rows[node_id], passed, counted, whole)
+            away.passed_ms, away.counted_ms, away.whole_ms = self._passed_ms, self._counted_ms, self._whole_ms
 
     def _save(self, nodes: list[NodeId]) -> None:
         for node_id in nodes:
             if node_id in self._folded:
-                self._fold(node_id, self._time)
-        self._book.save_reputations({node_id: self._rows[node_id] for node_id in nodes})
+                self._fold(node_id)
+        try:
+            self._book.save_reputations({node_id: self.row(node_id) for node_id in nodes})
+        except DiskFull:
+            self._unsaved |= dict.fromkeys(nodes)
+            return
         for node_id in nodes:
             self._unsaved.pop(node_id, None)
+
+    def _save_distrusted(self) -> None:
+        if self._said != self._suspended:
+            with suppress(DiskFull):  # with a later tick, then
+                self._book.save_distrusted(self._suspended)
+                self._said = self._suspended

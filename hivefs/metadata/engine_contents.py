@@ -10,8 +10,8 @@ import struct
 from collections.abc import Collection
 
 from hivefs.formats import records
+from hivefs.metadata.engine_copies import moved_share
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
 
 _U64 = struct.Struct(">Q")
@@ -43,8 +43,8 @@ class Contents:
                     self._store.put("within", place.stripe_id + key[1:])
             if len(keys) < SLICE:
                 self._store.save_info(_DONE, True)
-            else:
-                self._after = keys[-1]
+        if len(keys) == SLICE:
+            self._after = keys[-1]  # not before they are in the store
 
     def names(self, stripe_id: StripeId) -> list[ChunkId]:
         """The chunks of a data stripe that are not doomed."""

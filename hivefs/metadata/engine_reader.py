@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import cbor2
@@ -12,7 +12,8 @@ from hivefs.formats import policy as policy_format
 from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
 from hivefs.formats.member import entry_from_bytes
-from hivefs.metadata.engine_tables import DISTRUSTED, EngineTables
+from hivefs.metadata.engine_copies import CopyReader
+from hivefs.metadata.engine_tables import DISTRUSTED
 from hivefs.model.attestation import Attestation, Statement, TrustedKey
 from hivefs.model.ids import ChunkId, NodeId, StripeId
 from hivefs.model.node import Attribute, Evidence, RosterEntry
@@ -27,7 +28,11 @@ STEP = 128
 """Keys that are read at a time: a tenth of a millisecond."""
 
 
-class EngineReader(EngineTables):
+STRIPES = 64
+"""Decoded stripes that are kept, some kilobytes each."""
+
+
+class EngineReader(CopyReader):
     """Read access, from any process."""
 
     def place(self, chunk_id: ChunkId) -> ChunkPlace | None:
@@ -37,8 +42,23 @@ class EngineReader(EngineTables):
 
     def stripe(self, stripe_id: StripeId) -> Stripe | None:
         """A data or metadata stripe."""
-        value = self._load("tree", records.stripe_key(stripe_id)) or self._load("meta", stripe_id)
-        return None if value is None else stripe_format.from_bytes(value)
+        table, key = "tree", records.stripe_key(stripe_id)
+        sealed = self._get(table, key)
+        if sealed is None:
+            table, key = "meta", stripe_id
+            sealed = self._get(table, key)
+        if sealed is None:
+            return None
+        # The chunks of a stripe are mostly asked for one after the other. Nothing is ever sealed twice into the same bytes,
+        # so who has them has what they say, whoever wrote meanwhile.
+        known = self._stripes.get(stripe_id)
+        if known is not None and known[0] == sealed:
+            return known[1]
+        stripe = stripe_format.from_bytes(self._sealer.open(table.encode() + b"/" + key, sealed))
+        if len(self._stripes) >= STRIPES:
+            self._stripes.pop(next(iter(self._stripes)))
+        self._stripes[stripe_id] = sealed, stripe
+        return stripe
 
     def policy_text(self) -> str:
         """The text of the policies (policy.toml); empty when there is none. Raises Corrupt, UnknownVersion."""
@@ -79,7 +99,7 @@ class EngineReader(EngineTables):
             attributes, problems = cbor2.loads(value)
             return Weighed(tuple(Attribute(n, v, Evidence(e)) for n, v, e in attributes), tuple(problems))
         entry = self.roster_entry(node_id)
-        return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.reachable)
+        return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.telling)
 
     def is_weighed(self, node_id: NodeId) -> bool:
         """Whether the engine has weighed what is known of that node."""
@@ -104,9 +124,9 @@ class EngineReader(EngineTables):
         """All nodes of the book."""
         return list(self.each_node())
 
-    def each_node(self) -> Iterator[NodeId]:
-        """The same one by one, read in steps."""
-        after: bytes | None = None
+    def each_node(self, above: NodeId | None = None) -> Iterator[NodeId]:
+        """The same one by one in the order of their ids, those above one, read in steps."""
+        after: bytes | None = None if above is None else b"n" + above
         while batch := self.keys("tree", b"n", after, STEP):
             yield from (NodeId(key[1:]) for key in batch)
             after = batch[-1]
@@ -188,25 +208,20 @@ class EngineReader(EngineTables):
                     yield stripe_format.from_bytes(value)
             after = batch[-1]
 
-    def stripes_on(self, node_id: NodeId) -> list[StripeId]:
-        """Stripes with a share on that node; takes as long as there are (see ``each_on``)."""
-        return [StripeId(key[32:]) for key in self.keys("bynode", node_id)]
-
     def each_on(self, node_id: NodeId, after: StripeId | None = None) -> Iterator[StripeId]:
-        """The same one by one in the order of their ids, those above ``after``, read in steps (no long transaction)."""
+        """Stripes with a share on that node, one by one in the order of their ids, those above ``after``, read in steps (no
+        long transaction).
+        """
         while batch := self.keys("bynode", node_id, None if after is None else node_id + after, STEP):
             yield from (StripeId(key[32:]) for key in batch)
             after = StripeId(batch[-1][32:])
 
-    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
-        """All known nodes."""
-        found = []
-        for key in self.keys("tree", b"n"):
-            node_id = NodeId(key[1:])
+    def nodes(self, node_ids: Iterable[NodeId] | None = None) -> Iterator[tuple[NodeId, RosterEntry, NodeRow]]:
+        """All known nodes, or these, one by one."""
+        for node_id in self.each_node() if node_ids is None else node_ids:
             entry, row = self.roster_entry(node_id), self.node_row(node_id)
             if entry is not None and row is not None:
-                found.append((node_id, entry, row))
-        return found
+                yield node_id, entry, row
 
 
 def _known(attributes: tuple[Attribute, ...]) -> dict[str, str]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from hivefs.metadata.engine_checkpoints import CheckpointTables
 from hivefs.metadata.engine_evidence import EvidenceTables
+from hivefs.metadata.engine_forgotten import ForgottenTables
 from hivefs.metadata.engine_hydration import HydrationTables
 from hivefs.metadata.engine_reader import EngineReader
 from hivefs.metadata.engine_tables import OWN_PREFIXES, TABLES
 from hivefs.metadata.engine_trust import TrustTables
 
 
-class EngineStore(CheckpointTables, EvidenceTables, HydrationTables, TrustTables):
+class EngineStore(CheckpointTables, EvidenceTables, ForgottenTables, HydrationTables, TrustTables):
     """Write access for the engine process. Changes happen inside ``with store.writing():``, synced at its end."""
 
 

@@ -11,6 +11,7 @@ from hivefs.formats import policy as policy_format
 from hivefs.formats import records
 from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
+from hivefs.metadata.engine_copies import DOOMED, DOOMED_NAME, DOOMED_SHARE, moved_share
 from hivefs.metadata.engine_policies import PolicyTables
 from hivefs.metadata.engine_writer import U64
 from hivefs.model.ids import ChunkId, NodeId, ShareId, StripeId
@@ -19,17 +20,7 @@ from hivefs.model.stripe import ChunkPlace, Purpose, Stripe
 from hivefs.placement.health import proved
 from hivefs.placement.policy import Policy
 
-_DOOMED = struct.Struct(">QB")
 _OFFER = struct.Struct(">QQ")
-_DOOMED_NAME, _DOOMED_SHARE = 0, 1
-
-
-def moved_share(key: bytes) -> tuple[NodeId, ShareId] | None:
-    """The share that a key of ``doomed`` speaks of, when it is one that moved (``doom_share``)."""
-    if key[_DOOMED.size - 1] != _DOOMED_SHARE:
-        return None
-    name = key[_DOOMED.size + 16 :]
-    return NodeId(name[:32]), ShareId(name[32:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,37 +207,11 @@ class StripeTables(PolicyTables):
 
     def doom_share(self, stripe_id: StripeId, node_id: NodeId, share_id: ShareId) -> None:
         """A share was copied to another node: the one at this node is deleted once a head that names the other is out."""
-        self._doom(stripe_id, node_id + share_id, _DOOMED_SHARE)
+        self._doom(stripe_id, node_id + share_id, DOOMED_SHARE)
         self._copies().setdefault(stripe_id, set()).add((share_id, node_id))
 
-    def copies_left(self, stripe_id: StripeId) -> set[NodeId]:
-        """Nodes that still have a share of this stripe which another holds by now, until a head that says so is out."""
-        return {node_id for _, node_id in self._copies().get(stripe_id, ())}
-
-    def moved_copies(self) -> list[tuple[StripeId, ShareId, NodeId]]:
-        """All such shares; there are as many as moved since the last head."""
-        return sorted((stripe, *copy) for stripe, left in self._copies().items() for copy in left)
-
-    def old_copies(self, stripe: Stripe) -> set[tuple[int, NodeId]]:
-        """Where shares of this stripe may lie beside where it says, by number: what waits to be deleted, what may come back
-        with a node (spares), and what a move left. Costs as much as the stripe has shares, however many others have copies.
-        """
-        numbers = {share.share_id: index for index, share in enumerate(stripe.shares)}
-        found = {(i, NodeId(key[32:])) for share_id, i in numbers.items() for key in self.keys("copies", share_id)}
-        left = self._copies().get(stripe.stripe_id, ())
-        return found | {(numbers[share_id], node_id) for share_id, node_id in left if share_id in numbers}
-
-    def _copies(self) -> dict[StripeId, set[tuple[ShareId, NodeId]]]:
-        if self._moved_copies is None:
-            self._moved_copies = {}
-            for key in self.keys("doomed"):
-                if (share := moved_share(key)) is not None:
-                    stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
-                    self._moved_copies.setdefault(stripe_id, set()).add((share[1], share[0]))
-        return self._moved_copies
-
-    def _doom(self, stripe_id: StripeId, name: bytes, kind: int = _DOOMED_NAME) -> None:
-        self.put("doomed", _DOOMED.pack(self.sequence, kind) + stripe_id + name)
+    def _doom(self, stripe_id: StripeId, name: bytes, kind: int = DOOMED_NAME) -> None:
+        self.put("doomed", DOOMED.pack(self.sequence, kind) + stripe_id + name)
 
     def reap(self, published: int, limit: int) -> int:
         """Forget what was doomed at or before sequence ``published``: empty stripes go, with their shares to the trash.
@@ -255,11 +220,11 @@ class StripeTables(PolicyTables):
         """
         done = 0
         for key in self.keys("doomed", limit=limit):
-            if _DOOMED.unpack_from(key)[0] > published:
+            if DOOMED.unpack_from(key)[0] > published:
                 break
             done += 1
             self.delete("doomed", key)
-            stripe_id = StripeId(key[_DOOMED.size : _DOOMED.size + 16])
+            stripe_id = StripeId(key[DOOMED.size : DOOMED.size + 16])
             if (share := moved_share(key)) is not None:
                 self._reap_share(stripe_id, *share)
             elif self.live(stripe_id) and self.add_live(stripe_id, -1) == 0:

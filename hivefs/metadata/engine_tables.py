@@ -22,6 +22,7 @@ Tables and what they hold (values sealed with the vault's engine key unless said
     info      small values                                                                           (sealed)
     reputation node id -> what is known of its conduct (docs/formats/reputation.md)                  (sealed)
     spare     node id || share id -> stripe id, share number, since: old copies at nodes that were gone (plain)
+    forgotten node id -> sequence of its addresses and when it was forgotten, u64 each (maintenance/forgetting.py) (plain)
     copies    share id || node id -> (empty): each entry of trash and spare, to be found by its share  (plain)
 
 Every write transaction is synced at commit: what the engine says to the mount or to a node is on disk before.
@@ -41,6 +42,7 @@ import lmdb
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import StoreDamaged
 from hivefs.model.ids import NodeId, ShareId, StripeId
+from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
@@ -49,7 +51,7 @@ MAP_BYTES = 64 << 30
 TABLES = (
     *("tree", "meta", "changed", "bynode", "live", "offered", "doomed", "trash", "nodes", "loaded", "moved", "info"),
     *("reputation", "spare", "copies"),
-    *("known", "within", "unknown"),
+    *("known", "within", "unknown", "forgotten"),
 )
 """Add a line to the head of this file with each new one. A reader takes a table that is not there yet for an empty one."""
 
@@ -80,6 +82,7 @@ class EngineTables:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
         self._moved_copies: dict[StripeId, set[tuple[ShareId, NodeId]]] | None = None
+        self._stripes: dict[StripeId, tuple[bytes, Stripe]] = {}
         self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None, bytes | None]]] = {}
 
     _writes = False

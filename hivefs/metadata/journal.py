@@ -18,11 +18,12 @@ import errno
 import logging
 import mmap
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from hivefs.crypto.seal import RecordSealer
-from hivefs.errors import Corrupt, StoreDamaged
+from hivefs.errors import Corrupt, DiskFull, StoreDamaged
 from hivefs.formats.journal import BLOCK, HEADER_BYTES, Frame, FrameChain, body_from_bytes
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ STEP_BYTES = 256 << 10
 NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 """What file systems answer that do not know O_DIRECT (open(2)), or not with such blocks."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk answers: the store commits itself then, which says DiskFull when it cannot, and begins a new round."""
+
 FRAME_BYTES = 1 << 20
 """Rows and pieces worth a frame; more go to LMDB and to the segment files at once."""
 
@@ -48,6 +52,10 @@ class Journal:
         self._path = directory / NAME
         self._chain = FrameChain(sealer)
         self._usable = True
+        self._said = 0
+        """The error that was logged last (errno; -1 for one without), 0 when frames are written."""
+        self._short_of = 0
+        """Where the longest frame ended that could not be written since then."""
         self._out = mmap.mmap(-1, STEP_BYTES)
         """Where direct writes begin in memory: it must be aligned like the disk's blocks."""
         try:
@@ -98,17 +106,37 @@ class Journal:
         """Write and flush; whether it is durable. May run in a worker thread: nothing else is called meanwhile."""
         at = self._chain.position
         end = at + len(frame)
-        if end > self._end:
-            end += -end % STEP_BYTES
+        grown = end + -end % STEP_BYTES if end > self._end else end
         try:
-            self._write_through(self._filled(frame, end - at), at)
+            try:
+                self._write_through(self._filled(frame, grown - at), at)
+            except OSError as error:
+                if error.errno not in NO_ROOM or grown == end:
+                    raise
+                grown = end  # no room for the zeros: for the frame alone there may be
+                self._write_through(self._filled(frame, end - at), at)
         except OSError as error:
             # What is on the disk now is not known, and the same number must not be written there again with other rows.
             self._usable = False
-            log.error("the journal cannot be written (%s); commits are slower until it can", error.strerror)
+            self._short_of = max(self._short_of, end)
+            self._say(error)
             return False
-        self._end = max(self._end, end)
+        self._end = max(self._end, grown)
+        if self._said and end >= self._short_of:  # one that needs no more of the disk says nothing of it
+            self._said = self._short_of = 0
+            log.warning("the journal can be written again")
         return True
+
+    def _say(self, error: OSError) -> None:
+        """Once for each reason: with every round it is tried again."""
+        if self._said == (error.errno or -1):
+            return
+        self._said = error.errno or -1
+        if error.errno in NO_ROOM:
+            free = shutil.disk_usage(self._path.parent).free
+            log.warning("%s Until then commits are slower.", DiskFull(path=self._path.parent, free=free))
+        else:
+            log.error("the journal cannot be written (%s); commits are slower until it can", error.strerror)
 
     def _filled(self, frame: bytes, length: int) -> memoryview:
         """The frame and zeros behind it, ``length`` bytes, in aligned memory."""

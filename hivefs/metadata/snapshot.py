@@ -15,7 +15,7 @@ from typing import Any
 
 import lmdb
 
-from hivefs.crypto.keys import VaultKeys
+from hivefs.crypto.keys import ReadingKeys, VaultKeys
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import Corrupt, StoreDamaged
 from hivefs.formats.local import LOCAL_BYTES
@@ -35,7 +35,7 @@ def _no_random(count: int) -> bytes:
 class MetadataSnapshot:
     """A committed state of the store. One thread at a time. Raises StoreDamaged; Corrupt for wrong keys."""
 
-    def __init__(self, path: Path, keys: VaultKeys, *, store: MetadataStore | None = None) -> None:
+    def __init__(self, path: Path, keys: VaultKeys | ReadingKeys, *, store: MetadataStore | None = None) -> None:
         """Sees the newest commit from the start.
 
         ``store``: the open store of the same process, whose environment is used (LMDB wants one per process).

@@ -133,6 +133,13 @@ CREDITS_MARK = "/hivefs-credits/"
 """And the id of the vault (32 hex digits) to which the node's operator gives credit for what the node contributes."""
 
 
+RELAY_MARK = "/hivefs-relay"
+"""And the full address of a relay at which the node has a reservation, when others cannot dial it, or not all of them."""
+
+MOST_RELAYS = 4
+"""Of one node; further ones are passed over."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressRecord:
     """Where a node says it listens, signed by the node itself; the higher sequence wins. ``addresses`` are the items as
@@ -148,6 +155,13 @@ class AddressRecord:
     def reachable(self) -> tuple[str, ...]:
         """The addresses to dial: all that are no marks."""
         return tuple(address for address in self.addresses if not address.startswith(MARK))
+
+    @property
+    def telling(self) -> tuple[str, ...]:
+        """The addresses that say where the node is: those at which whoever uses it reaches it. None when it names a relay,
+        since then it may be used without being at any of its addresses.
+        """
+        return () if self.relays else self.reachable
 
     @property
     def leaving_s(self) -> int:
@@ -166,6 +180,13 @@ class AddressRecord:
             if said != address and len(said) == 2 * ID_BYTES and not set(said) - set("0123456789abcdef"):
                 return said
         return ""
+
+    @property
+    def relays(self) -> tuple[str, ...]:
+        """The addresses of relays through which the node is reached, as it says; each may be none that can be dialled."""
+        start = RELAY_MARK + "/"
+        found = [address.removeprefix(RELAY_MARK) for address in self.addresses if address.startswith(start)]
+        return tuple(found[:MOST_RELAYS])
 
 
 @dataclass(frozen=True, slots=True)

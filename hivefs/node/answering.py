@@ -29,6 +29,7 @@ from hivefs.node.roster import Roster
 from hivefs.node.space import Space
 from hivefs.node.statements import Statements
 from hivefs.node.store import PutJob, ReadJob, ShareStore
+from hivefs.node.threads import in_thread
 from hivefs.protocol import answers, requests
 from hivefs.protocol.answers import Answer, NodeStat
 from hivefs.protocol.failures import Code, Refusal
@@ -48,8 +49,6 @@ _BATCH_BYTES = 8 << 20
 as do not keep the first of them waiting."""
 
 _FEW = 64
-_SPARE_DISK = 16 << 20
-"""Bytes of the file system that are not reported as free: the index grows too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Answerer:
     ) -> None:
         self.store = store
         self.membership = membership
-        self.space = Space(store.index, capacity, vault_quota)
+        self.space = Space(store.index, capacity, vault_quota, store.free_on_disk)
         self.members = Members(store, membership.hive_key)
         self.roster = Roster(store, membership.hive_key, self.members)
         self.statements = Statements(store, self.roster)
@@ -131,7 +130,7 @@ class Answerer:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._threads)
+            return await in_thread(work, limiter=self._threads)
         except DiskFull:
             raise Refusal(Code.FULL, "the disk of this node is full") from None
 
@@ -350,6 +349,6 @@ class Answerer:
 
     def stat(self) -> NodeStat:
         """Room and state."""
-        free = 0 if self.leaving else min(self.space.free, max(0, self.store.free_on_disk() - _SPARE_DISK))
+        free = 0 if self.leaving else self.space.free
         index = self.store.index
         return NodeStat(self.space.capacity, index.used, free, index.count, self.store.dropped, self.clock(), __version__)

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import trio
 
+from hivefs.node.threads import in_thread
 from hivefs.protocol.failures import Refusal
 
 J = TypeVar("J")
@@ -87,7 +88,7 @@ class Batcher(Generic[J, R]):
                 await self._idle.park()
             batch = self._next()
             jobs = [item.job for item in batch]
-            results = await trio.to_thread.run_sync(self._work, jobs, limiter=self._threads)
+            results = await in_thread(self._work, jobs, limiter=self._threads)
             for item, result in zip(batch, results, strict=True):
                 item.result = result
                 item.done.set()

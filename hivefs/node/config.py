@@ -20,7 +20,7 @@ from hivefs.errors import BadSetting, HivefsError, NodeProblem
 from hivefs.formats import attestation, member, strict
 from hivefs.model.attestation import Said
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, NodeId
-from hivefs.model.node import Attribute, Membership, Role
+from hivefs.model.node import MOST_RELAYS, RELAY_MARK, Attribute, Membership, Role
 from hivefs.node.caps import NO_CAP, SAME, Caps, hours_from_text
 
 FORMAT = "hivefs-node"
@@ -28,6 +28,8 @@ VERSION = 1
 CONFIG, SEED = "node.json", "node.seed"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_BOOTSTRAP = 64
+MOST_RELAY_TEXT = 256 - len(RELAY_MARK)
+"""Characters of a relay's address: with its mark it is one of the items of an address record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class NodeConfig:
     is whether it tells and looks for nodes of its hive on the local network.
     ``leaving_ns`` is since when the node leaves (0: it stays). ``claims`` and ``attestations`` (bytes) are what it says of
     itself beside its membership (formats/attestation.py). ``credits`` is the id (hex) of the vault that is credited with
-    what this node contributes; empty for none.
+    what this node contributes; empty for none. ``relays`` are full addresses of relays through which it is reached, beside
+    its own addresses.
     """
 
     listen: tuple[str, ...]
@@ -52,6 +55,7 @@ class NodeConfig:
     claims: Said = ()
     attestations: tuple[bytes, ...] = ()
     credits: str = ""
+    relays: tuple[str, ...] = ()
 
 
 def _to_json(config: NodeConfig) -> bytes:
@@ -71,6 +75,7 @@ def _to_json(config: NodeConfig) -> bytes:
         "quiet_download": config.caps.quiet_download,
         "leaving_ns": config.leaving_ns,
         "credits": config.credits,
+        "relays": list(config.relays),
         "claims": dict(config.claims),
         "attestations": [blob.hex() for blob in config.attestations],
         "membership": None if config.membership is None else member.member_to_bytes(config.membership).hex(),
@@ -106,6 +111,7 @@ def _from_json(path: Path, data: bytes) -> NodeConfig:
             attestation.said_from_items([[k, v] for k, v in sorted(value.get("claims", {}).items())], empty=True),
             tuple(_attestation(text) for text in strict.items(value.get("attestations", []), attestation.MAX_ATTESTATIONS)),
             check_credits(strict.text(value.get("credits", ""))),
+            tuple(strict.text(item, MOST_RELAY_TEXT) for item in strict.items(value.get("relays", []), MOST_RELAYS)),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         raise NodeProblem(path=path, reason=f"{CONFIG} is damaged or was edited wrongly") from None

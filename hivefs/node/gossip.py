@@ -24,6 +24,7 @@ from hivefs.node.answering import Answerer
 from hivefs.node.events import Events
 from hivefs.node.ports import Host
 from hivefs.node.sums import digest_of
+from hivefs.node.threads import in_thread
 from hivefs.protocol.client_side import Credentials
 from hivefs.protocol.failures import Refusal
 
@@ -178,7 +179,7 @@ class Gossip:
         if fresh:
             await client.put_statements(fresh)
             theirs = await client.news()
-        own = (await trio.to_thread.run_sync(self._answerer.statements.sums)).whole
+        own = (await in_thread(self._answerer.statements.sums)).whole
         if whole and theirs.statements != own:
             known: set[int] = set()
 
@@ -188,7 +189,7 @@ class Gossip:
                 await self._answerer.take_statements(blobs)
 
             await client.get_statements(take)
-            rest = await trio.to_thread.run_sync(self._answerer.statements.others, known)
+            rest = await in_thread(self._answerer.statements.others, known)
             if rest:
                 await client.put_statements(rest)
 

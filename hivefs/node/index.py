@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -213,12 +213,13 @@ def _bytes(value: bytes | memoryview | None) -> bytes | None:
 
 
 class NodeIndex:
-    """See the head of the file. ``shares_read`` is how many rows opening had to read. Raises StoreDamaged, UnknownVersion
-    and DiskFull.
+    """See the head of the file. ``shares_read`` is how many rows opening had to read. ``on_full`` is called when a
+    transaction found no room on the disk, before DiskFull is raised. Raises StoreDamaged, UnknownVersion and DiskFull.
     """
 
-    def __init__(self, path: Path, readonly: bool = False) -> None:
+    def __init__(self, path: Path, on_full: Callable[[], object] = lambda: None, readonly: bool = False) -> None:
         self.path = path
+        self._on_full = on_full
         self.shares_read = 0
         try:
             if readonly:
@@ -288,6 +289,7 @@ class NodeIndex:
 
     def _translated(self, error: lmdb.Error) -> DiskFull | StoreDamaged:
         if isinstance(error, lmdb.MapFullError) or "No space left" in str(error) or "quota" in str(error):
+            self._on_full()
             return DiskFull(path=self.path, free=0)
         return StoreDamaged(path=self.path, reason=str(error))
 

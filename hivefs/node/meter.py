@@ -17,6 +17,7 @@ from hivefs.formats import meter as meter_format
 from hivefs.formats.meter import Day, Traffic
 from hivefs.node.events import Events
 from hivefs.node.store import ShareStore
+from hivefs.node.threads import in_thread
 
 SAVE_SECONDS = 60.0
 KEPT_DAYS = 400
@@ -65,7 +66,7 @@ class Meter:
         fresh, self._fresh = self._fresh, {}
         if fresh:
             try:
-                await trio.to_thread.run_sync(self._write, day_of(self._clock()), fresh)
+                await in_thread(self._write, day_of(self._clock()), fresh)
             except (DiskFull, StoreDamaged) as error:
                 meter_format.add(self._fresh, fresh)
                 self._events.say("meter", str(error), logging.ERROR)

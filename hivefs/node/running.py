@@ -14,8 +14,9 @@ from hivefs import __version__
 from hivefs.errors import NodeProblem
 from hivefs.formats import member
 from hivefs.formats.meter import PEERS, Day
-from hivefs.model.ids import NodeId
-from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RosterEntry
+from hivefs.model.ids import KEY_BYTES, NodeId
+from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RELAY_MARK, Role, RosterEntry
+from hivefs.node.addresses import beyond_this_machine
 from hivefs.node.answering import Answerer
 from hivefs.node.caps import NO_CAP, Caps
 from hivefs.node.config import NodeConfig, load_node, set_membership
@@ -25,6 +26,7 @@ from hivefs.node.gossip import Gossip
 from hivefs.node.index import NodeIndex
 from hivefs.node.meter import Meter, days
 from hivefs.node.session import Streams
+from hivefs.node.threads import in_thread
 from hivefs.node.upkeep import Upkeep
 from hivefs.protocol.failures import Code
 from hivefs.protocol.frames import Kind
@@ -35,9 +37,12 @@ MOST_COUNTED = 10_000
 
 STATUS_DAYS = 14
 MOST_ADDRESSES = 14
-"""In one record, beside two marks."""
+"""In one record, with the relays, beside two marks."""
 
 SAMPLE_SECONDS = 5.0
+RESIGN_S = 200 * 86_400
+"""Half of the time after which engines forget nodes (maintenance/forgetting.py)."""
+
 _STARTED_WITH = "leaving"
 """In the index: since when the node leaves (u64 ns) and how many leases there were then (u64)."""
 
@@ -45,12 +50,16 @@ _STARTED_WITH = "leaving"
 def own_entry(
     index: NodeIndex, config: NodeConfig, seed: bytes, node_id: NodeId, addresses: tuple[str, ...], now_ns: int
 ) -> RosterEntry:
-    """Our roster entry. It changes only with the addresses and the mark of a node that leaves; its sequence is the time in
-    seconds when that was, so that it grows also when the store was lost.
+    """Our roster entry. It changes only with the addresses and the mark of a node that leaves, and when it is RESIGN_S old:
+    who forgot a node that was away for long learns so that it is back. Its sequence is the time in seconds when that was,
+    so that it grows also when the store was lost.
     """
     if config.membership is None:
         raise AssertionError("checked by the caller")
-    addresses = addresses[:MOST_ADDRESSES]
+    if config.relays:
+        addresses = beyond_this_machine(addresses)
+    addresses = addresses[: MOST_ADDRESSES - len(config.relays)]
+    addresses += tuple(RELAY_MARK + relay for relay in config.relays)
     if config.leaving_ns:
         addresses = (*addresses, LEAVING_MARK + str(config.leaving_ns // 10**9))
     if config.credits:
@@ -60,7 +69,7 @@ def own_entry(
     if kept is not None:
         before = member.entry_from_bytes(kept).address
         if not member.ahead(before, now_ns):  # else somebody who stole the key signed it, or the clock was wrong then
-            if before.addresses == addresses:
+            if before.addresses == addresses and sequence - before.sequence < RESIGN_S:
                 return RosterEntry(config.membership, before)
             sequence = max(sequence, before.sequence + 1)
     return RosterEntry(config.membership, member.sign_address(seed, addresses, sequence))
@@ -126,7 +135,7 @@ class Running:
             own = self.config.membership
             if heard is not None and own is not None and member.age(heard) > member.age(own):
                 try:
-                    await trio.to_thread.run_sync(set_membership, self._directory, heard)
+                    await in_thread(set_membership, self._directory, heard)
                     await self.reload()
                     self._events.say("membership", "the hive's owner signed it anew; it was taken", logging.WARNING)
                 except NodeProblem as error:
@@ -138,7 +147,7 @@ class Running:
         leaving. Raises NodeProblem; then they stay as they were.
         """
         async with self._reloading:
-            config, _ = await trio.to_thread.run_sync(load_node, self._directory)
+            config, _ = await in_thread(load_node, self._directory)
             if config.membership is None:
                 raise NodeProblem(path=self._directory, reason="its settings have lost the membership certificate")
             changed = config != self.config
@@ -156,18 +165,18 @@ class Running:
         answerer.space.capacity, answerer.space.vault_quota = config.capacity, config.vault_quota
         self.streams.line.caps = config.caps
         answerer.leaving = self._upkeep.leaving = bool(config.leaving_ns)
-        await trio.to_thread.run_sync(self._note_leaving)
+        await in_thread(self._note_leaving)
         index = answerer.store.index
         entry = own_entry(index, config, self._seed, self.node_id, self.addresses, self._now_ns())
         left, self.entry = self.entry.address.leaving_s, entry
         if index.entry(self.node_id) != member.entry_to_bytes(entry):
-            await trio.to_thread.run_sync(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
+            await in_thread(answerer.roster.take, [member.entry_to_bytes(entry)], self._clock())
             if self.gossip is not None:
                 self.gossip.tell()
                 if left != entry.address.leaving_s:
                     words = "the node leaves" if config.leaving_ns else "the node stays"
                     self._events.say("roster", words, logging.WARNING)
-        said = await trio.to_thread.run_sync(
+        said = await in_thread(
             answerer.statements.say, self._seed, self.node_id, config.claims, config.attestations, self._clock()
         )
         if said:
@@ -185,6 +194,16 @@ class Running:
             with store.lock, store.index.writing() as change:
                 change.save_info(_STARTED_WITH, kept)
         self._began = int.from_bytes(kept[8:], "big")
+
+    async def knows_node(self, key: bytes) -> bool:
+        """Whether that is a node of this hive, as far as this node has heard: in its roster, valid and not revoked."""
+        roster, now = self.answerer.roster, self._clock()
+
+        def look() -> bool:
+            made = roster.certificate(NodeId(key)) if roster.holds(NodeId(key)) else None
+            return made is not None and bool(made.roles & Role.NODE) and member.member_valid(made, made.hive_key, now)
+
+        return len(key) == KEY_BYTES and await trio.to_thread.run_sync(look)
 
     async def run(self) -> None:
         """Watch how the node empties while it leaves, until cancelled."""
@@ -253,6 +272,7 @@ def facts(index: NodeIndex, config: NodeConfig, now_ns: int, measured: list[tupl
         },
         "caps": caps_value(config.caps),
         "leaving": leaving,
+        "relays": list(config.relays),
         "days": [{"day": day, **day_value(traffic)} for day, traffic in measured],
     }
 

@@ -28,13 +28,14 @@ from hivefs.content import merkle
 from hivefs.errors import DiskFull, NodeProblem
 from hivefs.model.ids import ShareId, VaultId
 from hivefs.node.index import NodeIndex
+from hivefs.node.reserve import NO_ROOM, Reserve
+from hivefs.node.threads import all_at_once
 from hivefs.protocol.failures import Code, Refusal
 
 T = TypeVar("T")
 
 FANOUT = 256
 SYNC_THREADS = 16
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_OF_THE_FILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM})
 """What says that we cannot look now, and nothing of the share: it is not dropped."""
 _SWEEP_PAGE = 4096
@@ -77,6 +78,7 @@ class ShareStore:
         self.lock = threading.Lock()
         self._syncers = ThreadPoolExecutor(SYNC_THREADS, "sync")
         self._names = itertools.count()
+        self.reserve = Reserve(directory)
         self.dropped = 0
         try:
             for path in (self._shares, self._tmp, directory / "index"):
@@ -93,7 +95,7 @@ class ShareStore:
             os.close(self._flock)
             raise NodeProblem(path=directory, reason="it is running already") from None
         try:
-            self.index = NodeIndex(directory / "index")
+            self.index = NodeIndex(directory / "index", self.reserve.give)
         except BaseException:  # whatever it is, the lock must be let go; raised again
             os.close(self._flock)
             raise
@@ -216,7 +218,7 @@ class ShareStore:
         """
         if len(items) < 2:
             return [sync(item) for item in items]
-        return list(self._syncers.map(sync, items))
+        return all_at_once(self._syncers, sync, items)
 
     def _write(self, data: bytes) -> tuple[Path, int]:
         path = self._tmp / str(next(self._names))
@@ -391,6 +393,6 @@ def _sync_directory(path: Path) -> OSError | None:
 
 
 def _refusal(error: OSError | DiskFull) -> Refusal:
-    if isinstance(error, DiskFull) or error.errno in _NO_ROOM:
+    if isinstance(error, DiskFull) or error.errno in NO_ROOM:
         return Refusal(Code.FULL, "the disk of this node is full")
     return Refusal(Code.BUSY, "the disk of this node does not take it")

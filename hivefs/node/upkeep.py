@@ -12,6 +12,7 @@ from hivefs.model.ids import ShareId
 from hivefs.node.events import Events
 from hivefs.node.leases import GRACE_NS, SKEW_NS, LeaseClock
 from hivefs.node.store import FANOUT, ShareStore
+from hivefs.node.threads import in_thread
 
 SCRUB_BYTES_PER_SECOND = 1 << 20
 """Slow enough to be unnoticed; a terabyte takes twelve days."""
@@ -69,7 +70,7 @@ class Upkeep:
         for number in range(FANOUT):
             began = trio.current_time()
             try:
-                swept = await trio.to_thread.run_sync(self._store.sweep_some, number)
+                swept = await in_thread(self._store.sweep_some, number)
             except (DiskFull, OSError) as error:
                 self._events.say("sweep", str(error), logging.ERROR)
                 continue
@@ -81,12 +82,12 @@ class Upkeep:
 
     async def _scrub(self) -> None:
         """Reread one share after the other; returns when the directories of shares are not there."""
-        after = (await trio.to_thread.run_sync(self._store.index.info, "scrubbed")) or b""
+        after = (await in_thread(self._store.index.info, "scrubbed")) or b""
         while True:
             page = self._store.index.shares(after, SCRUB_PAGE)
             for share_id, size in page:
                 try:
-                    intact = await trio.to_thread.run_sync(self._store.scrub, share_id, size)
+                    intact = await in_thread(self._store.scrub, share_id, size)
                 except DiskFull as error:
                     self._events.say("disk full", str(error), logging.ERROR)
                     intact = True
@@ -103,7 +104,7 @@ class Upkeep:
 
     async def _save(self, name: str, value: bytes) -> None:
         try:
-            await trio.to_thread.run_sync(self._write, name, value)
+            await in_thread(self._write, name, value)
         except DiskFull as error:
             self._events.say("disk full", str(error), logging.ERROR)
 
@@ -111,11 +112,14 @@ class Upkeep:
         with self._store.lock, self._store.index.writing() as change:
             change.save_info(name, value)
 
+    def _keep_reserve(self) -> None:
+        self._store.reserve.keep(self._store.free_on_disk())
+
     async def _collect(self) -> None:
         while True:
             before = self._lease_clock.now_ns - (SKEW_NS if self.leaving else GRACE_NS)
             try:
-                freed = await trio.to_thread.run_sync(self._store.collect, before, 1 << 60)
+                freed = await in_thread(self._store.collect, before, 1 << 60)
             except DiskFull as error:
                 self._events.say("disk full", str(error), logging.ERROR)
                 freed = 0
@@ -129,6 +133,7 @@ class Upkeep:
             if self._lease_clock.doubtful:
                 self._events.say("clock", "the clock has jumped ahead; leases do not follow it yet", logging.WARNING)
             await self._save("clock", now.to_bytes(8, "big"))
+            await trio.to_thread.run_sync(self._keep_reserve)
             await trio.sleep(CLOCK_SECONDS)
 
 

@@ -156,14 +156,19 @@ def weight(row: Reputation) -> float:
 def watched(row: Reputation, seconds: float, online: bool, counted: float) -> Reputation:
     """So much time passed, of which the part ``counted`` (0 to 1) counts; ``seconds`` are of a steady clock."""
     ms = round(max(0.0, seconds) * 1000)
-    if online:
-        row = replace(row, online_ms=row.online_ms + ms, known_ms=row.known_ms + ms)
-    else:
-        away = round(ms * counted)
-        known = away if counted == 1 else 0
-        doubted = row.doubted or counted < 1
-        row = replace(row, away_ms=row.away_ms + away, known_ms=row.known_ms + known, doubted=doubted)
-    if row.known_ms > _MOST_KNOWN_MS:  # what is older than three months is forgotten little by little
+    if not online:
+        return absent(row, ms, round(ms * counted), ms if counted == 1 else 0)
+    return _forgetting(replace(row, online_ms=row.online_ms + ms, known_ms=row.known_ms + ms))
+
+
+def absent(row: Reputation, passed_ms: int, counted_ms: int, whole_ms: int) -> Reputation:
+    """It was away for so long, of which so much counts, and so much was counted whole: nothing is learnt from the rest."""
+    doubted = row.doubted or whole_ms < passed_ms
+    return _forgetting(replace(row, away_ms=row.away_ms + counted_ms, known_ms=row.known_ms + whole_ms, doubted=doubted))
+
+
+def _forgetting(row: Reputation) -> Reputation:
+    while row.known_ms > _MOST_KNOWN_MS:  # what is older than three months is forgotten little by little
         row = replace(row, online_ms=row.online_ms * 2 // 3, known_ms=row.known_ms * 2 // 3)
     return row
 

@@ -119,6 +119,7 @@ class MemoryClient:
         self.peer = node.node_id.hex()[:12]
         self.patience = Patience()
         self.moved = 0.0
+        self.relayed = False
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
 

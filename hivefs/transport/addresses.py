@@ -41,6 +41,20 @@ def key_from_peer_id(peer_id: str) -> bytes:
     return bytes(raw[6:])
 
 
+def key_from_binary_peer_id(raw: bytes) -> bytes:
+    """The Ed25519 public key inside a peer id in its binary form; BadAddress for anything else."""
+    if len(raw) != 38 or not raw.startswith(_ED25519_ID_PREFIX):
+        raise BadAddress(address=raw.hex()[:80])
+    return raw[6:]
+
+
+def binary_peer_id(public_key: bytes) -> bytes:
+    """The peer id of a 32-byte Ed25519 public key in its binary form."""
+    if len(public_key) != 32:
+        raise ValueError("an Ed25519 public key has 32 bytes")
+    return _ED25519_ID_PREFIX + public_key
+
+
 def split_listen_address(address: str) -> tuple[str, str, int]:
     """Protocol (ip4, ip6, dns4), host and port of an address without a peer id."""
     parts = address.split("/")

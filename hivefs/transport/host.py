@@ -15,8 +15,9 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -31,6 +32,8 @@ from hivefs.errors import NodeProblem, PeerIdentityMismatch, PeerUnreachable
 from .addresses import join_address, peer_id_from_key, split_address, split_listen_address
 from .budget import Budget
 from .channel import Channel, HandshakeProblem, WrongPeer
+from .circuit import ask_for_circuit
+from .circuit_messages import HOP, circuit_address
 from .connection import Connection, Handler
 from .identify import IDENTIFY, PING, answer_pings, identify_message
 from .limits import Limits
@@ -39,6 +42,7 @@ from .noise import PROTOCOL_ID as NOISE
 from .noise import NoiseTransport
 from .raw import RawSocket
 from .sites import Site, crowd, site_of
+from .splice import splice
 from .stream import Stream
 from .tls import PROTOCOL_ID as TLS
 from .tls import TlsTransport
@@ -80,11 +84,48 @@ class Host:
     async def dial(self, address: str, *, timeout: float = 10.0) -> Connection:
         """A connection to the peer that ``address`` names, and to nobody else."""
         host, port, key = split_address(address)
+        return await self._proved(partial(self._reach, host, port), address, key, timeout)
+
+    async def dial_through(self, relay: str, key: bytes, *, timeout: float = 10.0) -> Connection:
+        """A connection to the peer with this key that has a reservation at a relay (a full address). The relay sees who
+        speaks with whom and how much; the peer proves itself inside, to us. Raises as `dial`.
+        """
+        address = circuit_address(relay, key)
+        carrier = await self.dial(relay, timeout=timeout)
+        try:
+            stream = await carrier.open_stream(HOP)
+            await ask_for_circuit(stream, key, address, timeout)
+            near, far = trio.socket.socketpair()
+        except OSError as error:
+            carrier.drop("it is not needed")
+            raise PeerUnreachable(address=address, reason=error.strerror or str(error)) from error
+        except BaseException:  # cancellation too: nobody else knows of the connection; raised again
+            carrier.drop("it is not needed")
+            raise
+        self._nursery.start_soon(self._carry, carrier, stream, trio.SocketStream(far))
+
+        try:
+            return await self._proved(partial(self._secure, trio.SocketStream(near)), address, key, timeout)
+        except BaseException:  # also when it was not used; raised again
+            near.close()
+            raise
+
+    async def _carry(self, carrier: Connection, stream: Stream, far: trio.SocketStream) -> None:
+        """Until the connection inside, the circuit or the connection to the relay ends; then the others end too."""
+        try:
+            await splice(stream, far)
+        finally:
+            far.socket.close()
+            carrier.drop("the circuit is over")
+
+    async def _proved(
+        self, reach: Callable[[ID], Awaitable[Channel]], address: str, key: bytes, timeout: float
+    ) -> Connection:
         if self._closing:
             raise PeerUnreachable(address=address, reason="this side is closing")
         try:
             with trio.fail_after(timeout):
-                channel = await self._reach(host, port, ID.from_base58(peer_id_from_key(key)))
+                channel = await reach(ID.from_base58(peer_id_from_key(key)))
         except trio.TooSlowError:
             raise PeerUnreachable(address=address, reason=f"no answer within {timeout:g} s") from None
         except WrongPeer as error:
@@ -103,7 +144,10 @@ class Host:
         return connection
 
     async def _reach(self, host: str, port: int, peer_id: ID) -> Channel:
-        raw = RawSocket(await _connect(host, port), is_initiator=True)
+        return await self._secure(await _connect(host, port), peer_id)
+
+    async def _secure(self, stream: trio.SocketStream, peer_id: ID) -> Channel:
+        raw = RawSocket(stream, is_initiator=True)
         try:
             channel: Channel = await self._security.secure_outbound(raw, peer_id)
             await self._muxers.select(channel, True)
@@ -111,6 +155,10 @@ class Host:
             raw.abort()
             raise
         return channel
+
+    def connection_of(self, stream: Stream) -> Connection | None:
+        """The connection on which a stream came, if it is open yet."""
+        return next((one for one in self._connections if stream.is_on(one)), None)
 
     # ---- listening ------------------------------------------------------------------------------------------
 

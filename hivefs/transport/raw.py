@@ -25,6 +25,9 @@ MAX_NEGOTIATION_READ = 64 * 1024
 UNSENT_LOW_WATER = 256 * 1024
 """Bytes that may wait unsent in the kernel: enough to keep the line busy, and a ping is not stuck behind megabytes."""
 
+RELAYED = "relayed"
+"""Stands for the IP address of a peer behind a relay, which we do not know."""
+
 _SIOCOUTQNSD = 0x894B
 _INT = struct.Struct("=i")
 _ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
@@ -64,6 +67,8 @@ class RawSocket(IRawConnection):  # type: ignore[misc]
         self.remote_host, self.remote_port = _remote(stream)
         self.socket = socket.socket(fileno=stream.socket.detach())
         self.socket.setblocking(False)
+        if self.socket.family == socket.AF_UNIX:
+            return  # one end of a pair: the other leads through a relay
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
@@ -147,6 +152,8 @@ class RawSocket(IRawConnection):  # type: ignore[misc]
 
 
 def _remote(stream: trio.SocketStream) -> tuple[str, int]:
+    if stream.socket.family == socket.AF_UNIX:
+        return RELAYED, 0
     name = stream.socket.getpeername()
     host = str(name[0]).partition("%")[0]
     return host.removeprefix("::ffff:") if "." in host else host, int(name[1])

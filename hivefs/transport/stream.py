@@ -8,7 +8,7 @@ import trio
 
 from .mux_stream import MuxStream, fresh
 from .raw import MAX_NEGOTIATION_READ, EndOfConnection
-from .sites import site_of
+from .sites import Site, site_of
 
 HIGH_WATER = 512 * 1024
 """Sealed bytes that may wait for the kernel before senders wait too."""
@@ -44,7 +44,7 @@ class Stream:
     def __init__(self, connection: Outlet, mux: MuxStream) -> None:
         self.peer_key = connection.peer_key
         self.remote = connection.remote
-        self.site: tuple[str, str] = site_of(connection.remote[0])
+        self.site: Site = site_of(connection.remote[0])
         self._connection = connection
         self._mux = mux
         self._readable = trio.lowlevel.ParkingLot()
@@ -53,6 +53,10 @@ class Stream:
         self._receiving = False
         mux.wake_reader = self._wake_reader
         mux.wake_writer = self._wake_writer
+
+    def is_on(self, connection: Outlet) -> bool:
+        """Whether it is a stream of that connection."""
+        return self._connection is connection
 
     def _wake_reader(self) -> None:
         if self._readable:

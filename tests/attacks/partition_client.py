@@ -41,7 +41,7 @@ class Book:
     def __init__(self, entries: list[RosterEntry]) -> None:
         self._rows = [(NodeId(e.membership.subject), e, NodeRow(NodeState.OFFLINE, time.time_ns())) for e in entries]
 
-    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
+    def nodes(self, node_ids: object = None) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
         return self._rows
 
     def reputations(self) -> dict[NodeId, Reputation]:
@@ -56,7 +56,7 @@ class Book:
     def weighed(self, node_id: NodeId) -> Weighed:
         return Weighed(())
 
-    def save_seen(self, node_id: NodeId, row: NodeRow) -> None:
+    def save_seen(self, rows: object) -> None:
         pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_what_is_not_is_said_and_brought(tmp_path: Path) -> None:
     with path.open("rb") as file:
         buffer = memoryview(bytearray(1 << 20))
         assert (cold.path, cold.position, cold.length) == (path, SIZE // 2, 4096)
-        disk.warm(cold, disk.Windows().next(cold), [path, tmp_path / "not there"])
+        disk.warm(cold, disk.Windows().next(cold))
         assert disk.read_now(file.fileno(), path, buffer[:4096], SIZE // 2) == 4096
         assert buffer[:4096] == data[SIZE // 2 : SIZE // 2 + 4096]
 
@@ -97,14 +98,112 @@ def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_more_is_read_around_the_more_often_something_is_missing() -> None:
-    windows, path = disk.Windows(), Path("file")
+class Later:
+    """A thread that runs when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Callable[[], None], Callable[[None], None]]] = []
+
+    def __call__(self, work: Callable[[], None], deliver: Callable[[None], None]) -> None:
+        self.waiting.append((work, deliver))
+
+    def run(self) -> None:
+        work, deliver = self.waiting.pop()
+        deliver(work())
+
+
+def test_more_is_read_around_the_more_often_something_is_missing_and_then_all(tmp_path: Path) -> None:
+    later, path = Later(), tmp_path / "file"
+    data = written(path)
+    windows = disk.Windows(later)
     position = 5 * disk.WINDOW + 7
-    sizes = [windows.next(NotInMemory(path, position, 4096))[1] for _ in range(1000)]
+    cold = NotInMemory(path, position, 4096)
+    sizes = [windows.next(cold)[1] for _ in range(disk.FILL_AFTER)]
     assert sizes[: disk.WIDER] == [disk.WINDOW] * disk.WIDER
     assert sizes[disk.WIDER] == 2 * disk.WINDOW
-    assert sizes[-1] == 4 << 20
-    start, size = windows.next(NotInMemory(path, position, 4096))
-    assert start <= position < start + size
+    assert later.waiting == []
+    for _ in range(2 * disk.FILL_AFTER + 1):
+        assert windows.next(cold) == (position, 4096), "all of it comes, so only the piece is waited for"
+    assert len(later.waiting) == 1
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    later.run()
+    buffer = memoryview(bytearray(SIZE))
+    assert disk.read_now(fd, path, buffer, 0) == SIZE
+    os.close(fd)
+    assert buffer == data
+    sizes = [windows.next(cold)[1] for _ in range(2)]
+    assert disk.WINDOW < sizes[0] <= disk.WINDOW << disk.DOUBLINGS
     assert windows.next(NotInMemory(Path("other"), position, 4096)) == (5 * disk.WINDOW, disk.WINDOW)
-    assert windows.next(NotInMemory(path, 7, disk.LONG)) == (7, disk.LONG + disk.AHEAD)
+
+
+def test_a_file_that_does_not_stay_in_memory_is_filled_less_and_less_often(tmp_path: Path) -> None:
+    missed = 0
+    fills = []
+
+    def start(work: Callable[[], None], deliver: Callable[[None], None]) -> None:
+        fills.append(missed)
+        deliver(None)
+
+    windows = disk.Windows(start)
+    while missed < disk.FILL_AFTER * 10:
+        windows.next(NotInMemory(tmp_path / "file", 0, 10))
+        missed += 1
+    assert fills == [disk.FILL_AFTER * times for times in (1, 2, 4, 8)]
+
+
+def test_without_threads_more_is_read_around_as_before(tmp_path: Path) -> None:
+    def start(work: Callable[[], None], deliver: Callable[[None], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    windows, sizes = disk.Windows(start), []
+    for _ in range(100):
+        sizes.append(windows.next(NotInMemory(tmp_path / "file", 0, 10))[1])
+    assert sizes[0] == disk.WINDOW
+    assert sizes[-1] == disk.WINDOW << disk.DOUBLINGS
+
+
+def test_filling_is_for_few_files_at_once_and_none_that_is_gone(tmp_path: Path) -> None:
+    later = Later()
+    windows = disk.Windows(later)
+    for number in range(10):
+        for _ in range(disk.FILL_AFTER + 1):
+            windows.next(NotInMemory(tmp_path / str(number), 0, 10))
+    assert len(later.waiting) == 2
+    later.run()
+    later.run()
+
+
+@pytest.mark.parametrize("setting", ["8192", "128", "nonsense", None])
+def test_a_long_piece_is_read_ahead_of_by_whoever_does_it_better(
+    setting: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, position, length, advice: asked.append((position, length)))
+    real = Path.read_text
+
+    def read_text(path: Path) -> str:
+        if path.name != "read_ahead_kb":
+            return real(path)
+        if setting is None:
+            raise FileNotFoundError
+        return setting + "\n"
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    disk.kernel_reads_ahead.cache_clear()
+    path = tmp_path / "file"
+    written(path)
+    try:
+        with path.open("rb") as file:
+            buffer = memoryview(bytearray(disk.LONG))
+            file.read(disk.LONG)
+            disk.read_now(file.fileno(), path, buffer, 0)
+            disk.read_now(file.fileno(), path, buffer, 0, whole=True)
+        window = disk.Windows().next(NotInMemory(path, 7, disk.LONG))
+    finally:
+        disk.kernel_reads_ahead.cache_clear()
+    if setting == "8192":
+        assert (asked, window) == ([], (7, disk.LONG))
+    else:
+        assert asked == [(disk.LONG + disk.AHEAD, disk.LONG)]
+        assert window == (7, disk.LONG + disk.AHEAD)

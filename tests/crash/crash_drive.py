@@ -91,8 +91,8 @@ class Chunks:
         self.plain: dict[bytes, bytes] = {}
         self.destroyed: set[bytes] = set()
 
-    def where(self, ref: ChunkRef) -> Path | None:
-        return None
+    def begin(self, ref: ChunkRef) -> None:
+        pass
 
     def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
         assert ref.chunk_id not in self.destroyed, "a chunk that was released is named again"

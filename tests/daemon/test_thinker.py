@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 from itertools import product
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+import hivefs
 from hivefs.daemon import thinker as thinker_module
 from hivefs.daemon.thinker import Thinker
 from hivefs.errors import HivefsError, PolicyInfeasible
@@ -219,3 +221,59 @@ def test_without_a_bound_nothing_is_counted_and_with_one_exactly() -> None:
         with pytest.raises(TakesLong):
             spend(1)
     spend(1 << 60)
+
+
+def upgraded(path: Path, edit: str) -> Path:
+    """The package as another release: ``edit`` is a file of it and text that is put in its place ("+": at its end)."""
+    shutil.copytree(Path(hivefs.__file__).parent, path / "hivefs", ignore=shutil.ignore_patterns("__pycache__"))
+    name, _, text = edit.partition(":")
+    file = path / "hivefs" / name
+    file.write_text(file.read_text() + text[1:] if text.startswith("+") else text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "edit",
+    ["placement/picking.py:+\nclass Other: pass\n", "__init__.py:__version__ = '9.9'\n", "model/node.py:+\n"],
+)
+def test_after_an_upgrade_in_place_the_old_engine_answers_itself_and_says_so_once(
+    edit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> list[int]:
+        async with Thinker().running() as thinker:
+            first = await thinker(slow, 0)
+            await thinker._end()  # it rested
+            monkeypatch.setattr(thinker_module, "environment", lambda: {**os.environ, "PYTHONPATH": str(new)})
+            started.clear()
+            return [first, *[await thinker(slow, 0) for _ in range(3)]]
+
+    new, started = upgraded(tmp_path, edit), []
+    start = trio.lowlevel.open_process
+
+    async def noted(*given: Any, **more: Any) -> Any:
+        started.append(given)
+        return await start(*given, **more)
+
+    monkeypatch.setattr(trio.lowlevel, "open_process", noted)
+    first, *then = trio.run(go)
+    assert first != os.getpid() and then == [os.getpid()] * 3
+    assert len(started) == 1
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1 and "was upgraded while this engine runs" in said[0]
+
+
+def test_a_child_of_before_there_was_a_greeting_is_not_waited_for_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> list[int]:
+        monkeypatch.setattr(thinker_module, "environment", lambda: {**os.environ, "PYTHONPATH": str(old)})
+        async with Thinker().running() as thinker:
+            pids = [await thinker(slow, 0) for _ in range(3)]
+            assert thinker._child is None
+        return pids
+
+    old = upgraded(tmp_path, "daemon/thinking.py:import sys\nsys.stdin.buffer.read(4)\n")
+    monkeypatch.setattr(thinker_module, "GREETING_S", 3.0)
+    assert trio.run(go) == [os.getpid()] * 3
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1 and "does not say its release" in said[0]

@@ -1,11 +1,14 @@
-"""A week in minutes, with real processes: a jurisdiction is killed and returns, a node's shares rot, a disk shrinks, an
-operator is sold. Every file is readable at every step, all is guaranteed again after each, and nobody does anything for it
-but what befalls (and 'hivefs up', which is how killed nodes come back).
+"""A week in minutes, with real processes: a jurisdiction is killed and returns, a node's shares rot, a disk shrinks, one
+is filled to its last byte by somebody else, an operator is sold. Every file is readable at every step, all is guaranteed
+again after each, and nobody does anything for it but what befalls (and 'hivefs up', which is how killed nodes come back).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -82,16 +85,52 @@ class Week:
 
             until(accounted, PATIENCE, "the engine accounting with a node whose disk lost shares")
 
-    def shrink_a_disk(self) -> None:
-        """A node gives as little as a node can from now on; what is written then goes mostly elsewhere. (A disk that takes
-        nothing more is in tests/sim: filling the least that a node gives, 64 MB, takes half a gigabyte of data.)
+    def fill_a_disk(self, room: Path) -> None:
+        """A node's directory is moved to a small disk of its own, which somebody else fills to the last byte: the node says
+        that it has no room, keeps what it has, is killed and starts again there. Then the disk is free again.
         """
+        number = max(range(NODES), key=lambda n: len(shares(self.hive, n)))
+        directory = self.hive.node_directories()[number]
+        with moved_to_small_disk(self.hive, number, room):
+            filler = directory / "somebody else's"
+            fill(filler)
+            try:
+                until(lambda: self._free(number) == 0, PATIENCE, "the engine hearing that a disk is full")
+                before = len(shares(self.hive, number))
+                self._late("full")
+                self.guaranteed()
+                self.readable("a disk is full")
+                self.hive.kill_node(number)
+                self.hive.run("up", timeout=200)
+                until(lambda: self.hive.online() == NODES, PATIENCE, "the node starting again on its full disk")
+                self.guaranteed()
+                self.readable("a node started on a full disk")
+                assert len(shares(self.hive, number)) <= before
+            finally:
+                filler.unlink()
+            until(lambda: self._free(number) > 0, PATIENCE, "the engine hearing that there is room again")
+            self._late("room again")
+            self.guaranteed()
+            self.readable("a disk has room again")
+        self.guaranteed()
+        self.readable("a node is where it was")
+
+    def _free(self, number: int) -> int:
+        name = public_key((self.hive.node_directories()[number] / "node.seed").read_bytes()).hex()
+        return next(int(node["free"]) for node in self.hive.status()["engine"]["nodes"] if node["id"] == name)
+
+    def _late(self, name: str) -> None:
+        """Six more files."""
+        for item in range(6):
+            data = random.Random(f"{name} {item}").randbytes(1_500_000)
+            (self.tree / f"{name} {item}").write_bytes(data)
+            (self.hive.drive / "photos" / f"{name} {item}").write_bytes(data)
+
+    def shrink_a_disk(self) -> None:
+        """A node gives as little as a node can from now on; what is written then goes mostly elsewhere."""
         number = min(range(NODES), key=lambda n: len(shares(self.hive, n)))
         self.hive.run("node", "set", str(self.hive.node_directories()[number]), "--capacity", "64M")
-        for item in range(6):
-            data = random.Random(item).randbytes(1_500_000)
-            (self.tree / f"late {item}").write_bytes(data)
-            (self.hive.drive / "photos" / f"late {item}").write_bytes(data)
+        self._late("late")
         self.guaranteed()
         self.readable("a disk shrank")
         assert self.hive.json("node", "status", str(self.hive.node_directories()[number]))["used"] <= 64_000_000
@@ -125,6 +164,41 @@ def flip(path: Path) -> bytes:
 
 
 @contextmanager
+def moved_to_small_disk(hive: Live, number: int, room: Path) -> Iterator[None]:
+    """A node's directory is on a file system in memory that has 64 MB of room beside what the node has."""
+    directory, away = hive.node_directories()[number], room / "moved"
+    hive.kill_node(number)
+    directory.rename(away)
+    directory.mkdir(mode=0o700)
+    size = 64_000_000 + sum(path.stat().st_blocks * 512 for path in away.rglob("*"))
+    mounted = [str(directory), str(away)]
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", mounted[0]], check=True, timeout=20)
+    try:
+        subprocess.run(["cp", "-a", "--sparse=always", f"{away}/.", mounted[0]], check=True, timeout=60)
+        hive.run("up", timeout=200)
+        until(lambda: hive.online() == NODES, PATIENCE, "the node starting on its new disk")
+        yield
+        hive.kill_node(number)
+        shutil.rmtree(away)
+        subprocess.run(["cp", "-a", "--sparse=always", *mounted], check=True, timeout=60)
+    finally:
+        subprocess.run(["umount", "-l", mounted[0]], check=True, timeout=20)
+        directory.rmdir()
+        away.rename(directory)
+        hive.run("up", timeout=200)
+        until(lambda: hive.online() == NODES, PATIENCE, "the node starting where it was")
+
+
+def fill(path: Path) -> None:
+    """Write until the disk takes not one byte more."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
+@contextmanager
 def week(root: Path, files: int) -> Iterator[Week]:
     tree = photos(root / "photos", files)
     with live(root, nodes=NODES, capacity="1G", settings={"node_gone_after_s": 3600}) as hive:
@@ -147,5 +221,7 @@ def test_the_whole_week(tmp_path: Path) -> None:
         days.return_it()
         days.sell_an_operator()
         days.shrink_a_disk()
+        if os.geteuid() == 0:  # others may not mount a small disk; a disk that is full is in tests/sim as well
+            days.fill_a_disk(tmp_path)
         days.corrupt_a_node()
         assert days.hive.json("check", "--data", timeout=300)["problems"] == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from hivefs.metadata.engine_copies import moved_share
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import ChunkId, StripeId
 from hivefs.model.stripe import Purpose
 

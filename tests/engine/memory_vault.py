@@ -140,21 +140,22 @@ class MemoryVault:
 
     @contextmanager
     def snapshot(self) -> Iterator[Frozen]:
-        yield Frozen(list(self.changes()))
+        yield Frozen(list(self.changes()), {map_key(*key): self.value(map_key(*key)) for key in self.map})
 
 
 class Frozen:
     """The changes as they were."""
 
-    def __init__(self, changes: list[tuple[bytes, bytes | None, int]]) -> None:
+    def __init__(self, changes: list[tuple[bytes, bytes | None, int]], maps: dict[bytes, bytes | None]) -> None:
         self._changes = changes
+        self._maps = maps
 
     def changes(self) -> Iterator[tuple[bytes, bytes | None, int]]:
         return iter(self._changes)
 
     def get(self, key: bytes) -> bytes | None:
-        """It has no names: what walks over them finds nothing."""
-        return None
+        """A record of the map. It has no names: what walks over them finds nothing."""
+        return self._maps.get(key)
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes | None]]:
         return iter(())

@@ -41,7 +41,7 @@ async def running(home: Home, hive: MemoryHive, vault: MemoryVault | None) -> As
         if vault is not None:
             engine.placing._stage = vault
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(engine.serve_vault, vault, vault.snapshot, vault.value)
+                nursery.start_soon(engine.serve_vault, vault, vault.snapshot)
                 await until(lambda: len(engine.pool.online()) == sum(n.up for n in hive.nodes))
                 yield engine
                 nursery.cancel_scope.cancel()

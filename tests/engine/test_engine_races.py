@@ -13,16 +13,13 @@ import pytest
 import trio
 
 from hivefs.chunkstore.cache import Cache, share_path
-from hivefs.crypto.keys import VaultKeys
-from hivefs.daemon.engine import _looker
 from hivefs.errors import DiskFull
-from hivefs.formats.records import chunk_key, map_key, place_to_bytes
+from hivefs.formats.records import chunk_key, place_to_bytes
 from hivefs.maintenance.leases import Leases
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.metadata.snapshot import MetadataSnapshot
-from hivefs.metadata.store import MetadataStore
-from hivefs.model.ids import CHUNK_BYTES, ChunkId, StripeId
-from hivefs.model.stripe import ChunkPlace
+from hivefs.model.ids import CHUNK_BYTES, ChunkId, ShareId, StripeId
+from hivefs.model.inode import ChunkRef
+from hivefs.model.stripe import ChunkPlace, Purpose, Share, Stripe
 from hivefs.placement.policy import Policy
 from hivefs.testing.memory_hive import MemoryHive
 
@@ -38,17 +35,28 @@ def store_in(path: Path) -> EngineStore:
 
 def test_a_swap_that_the_flush_commits_is_seen_by_reconcile(tmp_path: Path) -> None:
     """The engine dies while the mount takes a chunk: the next one makes the mount commit, and must look after that."""
-    keys = VaultKeys(bytes(range(32)))
-    store = MetadataStore(tmp_path / "metadata", keys, create=True)
-    snapshot = MetadataSnapshot(tmp_path / "metadata", keys, store=store)
-    try:
-        look = _looker(snapshot)
-        store.put(map_key(5, 0), b"the chunk that was taken")  # in the open transaction
-        store.commit()  # what flush() does
-        assert look(map_key(5, 0)) == b"the chunk that was taken"
-    finally:
-        snapshot.close()
-        store.close()
+
+    class Late(MemoryVault):
+        async def flush(self) -> None:
+            self.map[5, 0] = ChunkRef(taken, bytes(32), 100, 0)
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), Late()
+        async with running(make_home(tmp_path / "home"), hive, None) as engine:
+            engine.placing._stage = vault
+            stripe = Stripe(StripeId(bytes(16)), Purpose.DATA, 1, 4096, (Share(ShareId(bytes(32)), bytes(32), None),))
+            with engine.store.writing():
+                engine.store.save_stripe(stripe)
+                for slot, chunk_id in enumerate([taken, lost]):
+                    engine.store.save_place(chunk_id, ChunkPlace(stripe.stripe_id, 0, 0, 100), 5, slot)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.serve_vault, vault, vault.snapshot)
+                await until(lambda: not engine.store.count("offered"))
+                assert engine.store.place(taken) is not None and engine.store.place(lost) is None
+                nursery.cancel_scope.cancel()
+
+    taken, lost = ChunkId(bytes(15) + b"a"), ChunkId(bytes(15) + b"b")
+    run(test)
 
 
 def test_evicting_beside_puts_and_removals_harms_neither(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from hivefs.chunkstore import pool as pool_module
+from hivefs.chunkstore.steps import Moment
 from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.crypto import keys
 from hivefs.daemon.engine_core import Engine
@@ -211,7 +212,7 @@ def refusals() -> dict[str, Callable[[Engine, MemoryHive, MemoryNode, ShareId], 
         node.clock_ns = now
 
     def claimed(engine: Engine, hive: MemoryHive, node: MemoryNode, share_id: ShareId) -> None:
-        assert engine.claims.claim([(node.node_id, share_id)])
+        assert engine.claims.claim([(node.node_id, share_id)], Moment())
         with engine.store.writing():  # the claim is not recorded yet, and the crash that its trash is for has not been
             engine.store.trash_done(node.node_id, [share_id])
 
@@ -320,7 +321,7 @@ def test_a_share_on_its_way_to_be_deleted_can_be_put_again_and_then_stays(tmp_pa
             engine.garbage.held = lambda: True  # the trash is emptied later
             assert (await account(engine, node)).deleted == 1
             pair = (node.node_id, share_id)
-            assert engine.claims.claim([pair]) == {pair}
+            assert engine.claims.claim([pair], Moment()) == {pair}
             engine.garbage.held = lambda: False
             await trio.sleep(0.12)
             assert share_id in node.shares
@@ -506,6 +507,7 @@ def test_entitlement_counts_what_nodes_that_credit_the_vault_offer_and_only_a_se
         hive.nodes[2].credits = "0" * 32
         async with running(home, hive, vault) as engine:
             await placed(engine, vault, 1)
+            await until(lambda: engine.capacity() is not None)
             free = engine.capacity()
             assert free is not None
             long = 10**15

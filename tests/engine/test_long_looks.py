@@ -36,8 +36,12 @@ def _engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def looks(engine: Engine) -> Iterator[tuple[str, Any]]:
-    """All that look through stripes."""
-    return ((name, work) for name, work in duties(engine, FILES) if name != "infeasible")
+    """All that look through stripes in the engine's loop."""
+    return ((name, work) for name, work in duties(engine) if name not in ("infeasible", *ASKED))
+
+
+ASKED = ("check", "explain", "simulate")
+"""What a user asks: a process of its own looks (tests/engine/test_looker.py)."""
 
 
 class Passes(trio.abc.Instrument):
@@ -146,7 +150,7 @@ def test_certificates_are_recorded_many_at_a_time(engine: Engine) -> None:
 
 def test_a_scan_has_all_proved_once(engine: Engine) -> None:
     assert not any(engine.store.certified(stripe) for stripe in engine.store.stripes())
-    scan = dict(duties(engine, FILES))["certify"]
+    scan = dict(duties(engine))["certify"]
     trio.run(scan)
     made = {stripe.stripe_id: stripe for stripe in engine.store.stripes()}
     assert all(map(engine.store.certified, made.values()))
@@ -195,7 +199,7 @@ def test_who_notes_very_many_waits_for_room(engine: Engine, monkeypatch: pytest.
             seen.append(self.queue)
 
     engine.repair.unproved = Watched(engine.store)
-    trio.run(dict(duties(engine, FILES))["certify"])
+    trio.run(dict(duties(engine))["certify"])
     assert max(seen) <= 10 and all(engine.store.certified(stripe) for stripe in engine.store.stripes())
 
 
@@ -211,7 +215,7 @@ def test_what_is_seen_of_a_node_is_what_is_written(engine: Engine) -> None:
         assert now is not None and now.state == other.state
         raise ZeroDivisionError
     assert store.node_view(node_id) == before  # the transaction was undone
-    store.save_seen(node_id, other)
+    store.save_seen({node_id: other})
     after = store.node_view(node_id)
     assert after is not None and after.state == other.state and after.trusted
     store.save_distrusted([node_id])
@@ -228,6 +232,6 @@ def test_a_policy_that_no_nodes_can_keep_is_found_out_elsewhere(engine: Engine, 
         raise AssertionError("explained in the engine's loop")
 
     monkeypatch.setattr(selector, "explain", explain)  # of this process: the child has its own
-    trio.run(dict(duties(engine, FILES))["infeasible"])
+    trio.run(dict(duties(engine))["infeasible"])
     assert engine.thinker.sent == 3
     assert None not in explained

@@ -65,11 +65,9 @@ def hive_share(hive: MemoryHive, share_id: ShareId) -> dict[ShareId, Any]:
 
 
 async def found(engine: Engine) -> set[str]:
-    async def nobody(words: list[object]) -> None:
-        await trio.lowlevel.checkpoint()
-
-    check = PlacementCheck(engine.store, engine.old_copies.proofs)
-    await check.run(nobody)
+    await trio.lowlevel.checkpoint()
+    check = PlacementCheck(engine.store, engine.old_copies.as_read, engine.old_copies.together)
+    check.run()
     return {finding.kind for finding in check.findings}
 
 

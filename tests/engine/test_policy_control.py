@@ -30,7 +30,7 @@ def test_a_text_is_set_and_obeyed_and_one_that_cannot_be_is_refused(tmp_path: Pa
         hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "SE"), 2), MemoryVault()
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
             methods = Methods()
-            PolicyControl(EngineBook(engine), engine.keys.names_key, nothing, engine.hydration.done.wait).add_to(methods)
+            PolicyControl(EngineBook(engine), nothing, engine.hydration.done.wait).add_to(methods)
             for ino in range(4):
                 vault.write(ino, 0, os.urandom(200_000))
             await settle(engine, vault)

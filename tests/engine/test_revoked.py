@@ -35,12 +35,12 @@ def test_shares_of_a_revoked_node_are_made_again_elsewhere_and_its_conversation_
             for (ino, slot), plain in data.items():
                 vault.write(ino, slot, plain)
             await settle(engine, vault)
-            victim = next(n for n in hive.nodes if engine.store.stripes_on(n.node_id))
+            victim = next(n for n in hive.nodes if list(engine.store.each_on(n.node_id)))
             puts = victim.puts
             room = engine.capacity()
             assert engine.take_revoked(listed(3, victim.node_id))
             await until(lambda: engine.pool.client(victim.node_id) is None)
-            await until(lambda: not engine.store.stripes_on(victim.node_id) and not engine.repair.queue)
+            await until(lambda: not list(engine.store.each_on(victim.node_id)) and not engine.repair.queue)
             for stripe in engine.store.stripes():
                 assert engine.store.stripe_level(stripe.stripe_id) == Level.GUARANTEED
             assert victim.puts == puts and len(engine.pool.online()) == 7

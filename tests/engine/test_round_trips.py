@@ -118,6 +118,54 @@ def test_pings_refute_by_themselves_when_the_place_is_known(tmp_path: Path) -> N
     run(test)
 
 
+def test_a_relay_makes_no_node_seem_far_and_hides_no_answer_that_is_too_fast(tmp_path: Path) -> None:
+    relay = ("/hivefs-relay/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X",)
+
+    async def test() -> None:
+        hive = MemoryHive(("DE", "US", "IS", "CH"), 1)
+        other, liar, hidden, _ = hive.nodes
+        async with running(make_home(tmp_path / "home", needed=2, total=3), hive, None) as engine:
+            trips = engine.round_trips
+            await ask(engine, "evidence_place", PLACE)
+            assert not trips.measured(other.node_id, 0.0001, relayed=True) and trips.least(other.node_id) is None
+            assert trips.measured(hidden.node_id, 0.0001, relayed=True), "no way to Iceland is so short"
+            assert trips.measured(liar.node_id, 0.002)
+            engine.evidence.weigh([liar.node_id, hidden.node_id])
+            assert country(engine, liar) == country(engine, hidden) == ("", "measured")
+            tell(engine, liar, relay, 9)
+            tell(engine, hidden, relay, 9)
+            for _ in range(4):
+                for node in (liar, hidden):
+                    trips._now = {key: seconds for key, seconds in trips._now.items() if key[0] != node.node_id}
+                    trips.measured(node.node_id, 0.3, relayed=True)
+                engine.evidence.weigh(trips.turn())
+            assert country(engine, liar) == country(engine, hidden) == ("", "measured"), "a long way is no proof"
+
+    run(test)
+
+
+def test_addresses_beside_a_relay_do_not_say_where_a_node_is(tmp_path: Path) -> None:
+    """It is used through the relay: nobody needs to reach it at the address in the country that it says."""
+    relay = "/hivefs-relay/ip4/8.8.1.9/tcp/4001/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+
+    async def test() -> None:
+        hive = MemoryHive(("DE", "DE", "IS", "CH"), 1)
+        honest, liar, *_ = hive.nodes = [PublicNode(n.number, n.country, n.operator) for n in hive.nodes]
+        home = make_home(tmp_path / "home", needed=2, total=3)
+        (tmp_path / "table.csv").write_text("network,country\n8.8.1.0/24,DE,64500,R\n8.8.2.0/24,DE\n")
+        async with running(home, hive, None) as engine:
+            with registry_file.handed_over(home.engine, registry_file.read_csv(tmp_path / "table.csv")) as name:
+                await ask(engine, "evidence_registry", name)
+            await until(lambda: country(engine, honest) == country(engine, liar) == ("DE", "registry"))
+            tell(engine, liar, ("/ip4/8.8.2.8/tcp/4001", relay), 9)
+            await until(lambda: country(engine, liar) == ("DE", "claimed"))
+            (row,) = [n for n in engine.status()["nodes"] if n["id"] == liar.node_id.hex()]
+            assert "subnet" not in row["attributes"] and row["relays"] == [relay.removeprefix("/hivefs-relay")]
+            assert not row["relayed"]
+
+    run(test)
+
+
 class PublicNode(MemoryNode):
     """One that tells a public address."""
 

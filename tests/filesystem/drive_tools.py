@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from hivefs.crypto.keys import VaultKeys
-from hivefs.errors import HivefsError, PosixError
+from hivefs.errors import HivefsError, NotInMemory, PosixError
 from hivefs.filesystem.check import Finding, check
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.ports import Caller
@@ -59,6 +59,9 @@ class MemoryChunks:
         self.remote = False
         self.fetched: list[tuple[bytes, int, int]] = []
         self.hints: list[Sequence[ChunkRef]] = []
+        self.begun: list[ChunkRef] = []
+        self.cold: set[bytes] = set()
+        """Chunks that the kernel has not in memory when they are read the first time."""
         self.failing = False
 
     def put(self, plain: bytes) -> ChunkRef:
@@ -66,11 +69,14 @@ class MemoryChunks:
         self.plain[ref.chunk_id] = plain
         return ref
 
-    def where(self, ref: ChunkRef) -> Path | None:
-        return None
+    def begin(self, ref: ChunkRef) -> None:
+        self.begun.append(ref)
 
     def cached(self, ref: ChunkRef, start: int, end: int, wait: bool = True) -> bytes | None:
         assert 0 <= start < end <= ref.length
+        if not wait and ref.chunk_id in self.cold:
+            self.cold.discard(ref.chunk_id)
+            raise NotInMemory(Path("/nonexistent") / ref.chunk_id.hex(), start, end - start)
         return None if self.remote else self.plain[ref.chunk_id][start:end]
 
     async def fetch(self, ref: ChunkRef, start: int, end: int, next_refs: Sequence[ChunkRef]) -> bytes:

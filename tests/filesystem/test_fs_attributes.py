@@ -89,6 +89,48 @@ def test_chown_of_nothing_is_for_the_owner_when_it_would_take_a_bit(drive: Drive
     drive.fs.setattr(f, caller=Caller(5, 5), ctime_ns=1)
 
 
+def test_a_capability_goes_with_chown_but_not_of_a_directory(drive: Drive) -> None:
+    for ino, left in ((drive.file("f"), []), (drive.dir("d"), [b"security.capability"])):
+        drive.fs.setxattr(ino, b"security.capability", b"cap")
+        drive.fs.setattr(ino, mode=0o700, mtime_ns=1)
+        assert drive.fs.listxattr(ino) == [b"security.capability"]
+        drive.fs.setattr(ino, uid=5)
+        assert drive.fs.listxattr(ino) == left
+
+
+def test_a_capability_comes_back_when_the_chown_that_took_it_is_refused(tmp_path: Path) -> None:
+    now = [10]
+    drive = Drive(tmp_path / "drive", clock=lambda: now[0])
+    f, cap, stranger = drive.file("f"), b"security.capability", Caller(5, 5)
+
+    def prepare() -> None:
+        now[0] += 10
+        drive.fs.setattr(f, mode=0o4755)
+        drive.fs.setxattr(f, cap, b"cap")
+        now[0] += 10
+
+    prepare()
+    before = drive.fs.getattr(f)
+    drive.fs.removexattr(f, cap, stranger)
+    drive.fs.setattr(f, caller=stranger, mtime_ns=before.mtime_ns, ctime_ns=now[0] + 1)
+    refuses(errno.EPERM, drive.fs.setattr, f, caller=stranger, ctime_ns=1)
+    assert (drive.fs.getxattr(f, cap), drive.fs.getattr(f)) == (b"cap", before)
+    refuses(errno.EPERM, drive.fs.setattr, f, caller=stranger, ctime_ns=1)
+    assert drive.fs.getxattr(f, cap) == b"cap"
+
+    for who in (Caller(0, 0), Caller(6, 6)):
+        prepare()
+        drive.fs.removexattr(f, cap, who)
+        refuses(errno.EPERM, drive.fs.setattr, f, caller=stranger, ctime_ns=1)
+        assert drive.fs.listxattr(f) == [], "somebody else took it, and meant it"
+    prepare()
+    drive.fs.removexattr(f, cap, stranger)
+    now[0] += 1
+    drive.fs.write(f, 0, b"x")
+    refuses(errno.EPERM, drive.fs.setattr, f, caller=stranger, ctime_ns=1)
+    assert drive.fs.listxattr(f) == [], "it went with the write"
+
+
 def test_what_the_kernel_accepted_earlier_moves_no_times_and_takes_no_capability(tmp_path: Path) -> None:
     now = [1_000]
     drive = Drive(tmp_path / "drive", clock=lambda: now[0])

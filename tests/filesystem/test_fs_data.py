@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from drive_tools import MIB, Drive, pattern, refuses, run
 
+from hivefs.chunkstore.disk import LONG
 from hivefs.errors import NotInMemory
-from hivefs.filesystem.data import AHEAD, MAX_FILE_BYTES
+from hivefs.filesystem.data import AHEAD, AROUND, AROUND_AFTER, LOCAL_AHEAD, MAX_FILE_BYTES
 from hivefs.formats.records import extent_from_bytes, extent_to_bytes, map_key, map_prefix
-from hivefs.model.inode import MapExtent, SlotKind
+from hivefs.model.inode import ChunkRef, MapExtent, SlotKind
 from hivefs.stage import reader
 
 
@@ -95,6 +96,52 @@ def test_a_read_somewhere_brings_nothing_ahead_until_it_goes_on(drive: Drive) ->
     assert drive.chunks.hints == [[], [], []]
     run(drive.fs.read, f, 2 * MIB, 10)
     assert len(drive.chunks.hints[-1]) == AHEAD
+
+
+def chunks_of(drive: Drive, ino: int) -> list[ChunkRef | None]:
+    return [extent_from_bytes(0, value or b"").chunk for _, value in drive.store.scan(map_prefix(ino))]
+
+
+def test_shares_of_this_machine_are_begun_ahead_of_who_reads_on(drive: Drive) -> None:
+    f = drive.file("f", pattern(20 * MIB))
+    drive.place()
+    chunks = chunks_of(drive, f)
+    for offset in range(0, 20 * MIB, LONG):
+        drive.fs.read_now(f, offset, LONG)
+        slot = offset // MIB
+        assert drive.chunks.begun == chunks[1 : slot + 1 + LOCAL_AHEAD], "each once, so far ahead and not further"
+    drive.chunks.begun.clear()
+    for slot in (15, 3, 9):
+        drive.fs.read_now(f, slot * MIB, LONG)
+    assert drive.chunks.begun == [], "nothing is known of what is read after a jump"
+    drive.fs.read_now(f, 10 * MIB, MIB)
+    assert drive.chunks.begun == chunks[11 : 11 + LOCAL_AHEAD]
+    drive.chunks.begun.clear()
+    for offset in range(0, 4 * MIB, 4096):
+        drive.fs.read_now(f, offset, 4096)
+    assert drive.chunks.begun == [], "small reads begin nothing while all is in memory"
+
+
+def test_small_reads_that_miss_begin_what_lies_around(drive: Drive) -> None:
+    f = drive.file("f", pattern(2 * AROUND * MIB))
+    drive.place()
+    chunks = chunks_of(drive, f)
+    drive.chunks.cold = {chunk.chunk_id for chunk in chunks if chunk is not None}
+    for number, slot in enumerate((AROUND - 1, 2, AROUND, 5, AROUND + 1)):
+        assert drive.chunks.begun == (chunks[:AROUND] if number > AROUND_AFTER else [])
+        assert drive.fs.read_now(f, slot * MIB + 7, 100) is None
+        drive.chunks.cold.add(((chunk := chunks[slot]) and chunk.chunk_id) or b"")
+        assert len(run(drive.fs.read, f, slot * MIB + 7, 100)) == 100
+
+
+def test_a_hint_says_nothing_of_damage(drive: Drive) -> None:
+    data = pattern(4 * MIB)
+    f = drive.file("f", data)
+    drive.place()
+    drive.fs.commits.now()
+    drive.store.put(map_key(f, 2), b"nonsense")
+    assert drive.fs.read_now(f, 0, MIB) == data[:MIB]
+    refuses(errno.EIO, drive.fs.read_now, f, 2 * MIB, MIB)
 
 
 def test_bytes_behind_a_short_chunk_are_zeros(drive: Drive) -> None:

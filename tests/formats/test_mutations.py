@@ -215,7 +215,7 @@ CASES: dict[str, Case] = {
     "member.entry_from_bytes": Case(
         member.entry_from_bytes,
         member.entry_to_bytes,
-        seeds("member", "entry", "leaving", "credits") + seeds("invite", "entry by invitation"),
+        seeds("member", "entry", "leaving", "credits", "relay") + seeds("invite", "entry by invitation"),
     ),
     "invite.invitation_from_bytes": Case(
         invite.invitation_from_bytes, invite.invitation_to_bytes, seeds("invite", "invitation")

@@ -95,6 +95,8 @@ ENTRY = RosterEntry(MEMBER, member.sign_address(NODE, ("/ip4/127.0.0.1/tcp/4001"
 MARKED = ("/ip4/127.0.0.1/tcp/4001", "/hivefs-leaving/1700000000")
 LEAVING = RosterEntry(MEMBER, member.sign_address(NODE, MARKED, 9))
 CREDITING = RosterEntry(MEMBER, member.sign_address(NODE, (*MARKED, "/hivefs-credits/" + "0123456789abcdef" * 2), 10))
+RELAY = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+RELAYED = RosterEntry(MEMBER, member.sign_address(NODE, (*MARKED, "/hivefs-relay" + RELAY), 11))
 
 RECEIPT = receipt.sign_receipt(
     Receipt(NodeId(keys.public_key(NODE)), keys.public_key(OWNER), 7, 1_700_000_000_000_000_000, fill(3, 32), 12, 49_152),
@@ -149,6 +151,7 @@ def made() -> dict[str, dict[str, str]]:
             "entry": member.entry_to_bytes(ENTRY).hex(),
             "leaving": member.entry_to_bytes(LEAVING).hex(),
             "credits": member.entry_to_bytes(CREDITING).hex(),
+            "relay": member.entry_to_bytes(RELAYED).hex(),
         },
         "receipt": {
             "signed": receipt.receipt_to_bytes(RECEIPT).hex(),
@@ -209,6 +212,11 @@ def test_vectors_are_read() -> None:
     assert CREDITING.address.reachable == ENTRY.address.addresses and CREDITING.address.leaving_s
     for wrong in ("0123", "0123456789ABCDEF" * 2, "x" * 32, ""):
         assert replace(CREDITING.address, addresses=("/hivefs-credits/" + wrong,)).credits == ""
+    assert member.entry_from_bytes(kept("member", "relay")) == RELAYED
+    assert RELAYED.address.relays == (RELAY,) and RELAYED.address.reachable == ENTRY.address.addresses
+    assert ENTRY.address.relays == CREDITING.address.relays == ()
+    many = replace(RELAYED.address, addresses=("/hivefs-relayed/x", *("/hivefs-relay" + RELAY for _ in range(9))))
+    assert many.relays == (RELAY,) * 4 and many.reachable == ()
     opened = seal.open_chunk(fill(5, 32), fill(9, 16), Purpose.DATA, 100, 0, kept("chunk", "small"))
     assert opened == hashlib.shake_128(b"noise").digest(100)
 

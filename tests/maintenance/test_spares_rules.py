@@ -11,6 +11,7 @@ import trio
 
 from hivefs.chunkstore.claims import Claims
 from hivefs.chunkstore.reader import Answer
+from hivefs.chunkstore.steps import Moment
 from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.errors import ConnectionLost
 from hivefs.maintenance.spares import Spares
@@ -146,7 +147,7 @@ def test_what_waits_to_be_deleted_is_not_taken_back(world: World, moment: str) -
 @pytest.mark.parametrize("by", ["a put", "a deletion"])
 def test_what_is_being_put_or_deleted_is_not_taken_back(world: World, by: str) -> None:
     if by == "a put":
-        world.claims.claim([(OLD, SHARES[0])])
+        world.claims.claim([(OLD, SHARES[0])], Moment())
     else:
         world.claims.begin_delete(OLD, [SHARES[0]])
     assert not world.take_back() and world.holder == OTHER and not world.node.leases

@@ -41,6 +41,7 @@ def file_of(directory: Path) -> Path:
 def crashed(tmp_path: Path, name: str = "crashed") -> Path:
     """What is on the disk at this moment, as another home."""
     target = tmp_path / name
+    shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(tmp_path / "metadata", target / "metadata")
     return target
 
@@ -332,6 +333,65 @@ def test_a_frame_that_the_disk_takes_in_parts_is_whole(tmp_path: Path, monkeypat
     store.put(KEY, b"never whole")
     assert not store.journal([]), "less than a block at a time leads nowhere"
     store.commit()
+    store.close()
+
+
+class SmallDisk(Calls):
+    """A disk with room for so many bytes of the journal, and not for a byte more; it takes what fits (pwrite(2))."""
+
+    room = 1 << 30
+
+    def pwrite(self, fd: int, data: memoryview, at: int) -> int:
+        left = (self.room - at) // 512 * 512
+        if left <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwrite(fd, data[:left], at)
+
+
+def test_where_there_is_no_room_for_zeros_the_frame_alone_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SmallDisk()
+    monkeypatch.setattr(journal_module, "os", disk)
+    store = make(tmp_path)
+    disk.room = 3 * BLOCK
+    for number in range(3):
+        store.put(KEY, b"%d" % number)
+        assert store.journal([]), "there was room for the frame"
+        after = reopen(crashed(tmp_path))
+        assert values(after) == {KEY: b"%d" % number}
+        after.close()
+    assert not caplog.records
+    store.close()
+
+
+def test_a_full_disk_is_one_line_and_the_journal_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SmallDisk()
+    monkeypatch.setattr(journal_module, "os", disk)
+    store = make(tmp_path)
+    for room, lines in ((BLOCK, 1), (1 << 30, 2), (2 * BLOCK, 3), (1 << 30, 4)):
+        store._journal.clear()
+        disk.room = room
+        for number in range(4):  # rounds: the store commits by itself what the journal cannot take
+            store.put(KEY, b"small %d" % number)
+            assert store.journal([])
+            store.put(KEY, b"large %d" % number)
+            written = store.journal([SegmentPiece(7, 0, bytes(3 * BLOCK))])
+            assert written == (room > 3 * BLOCK)
+            if not written:
+                assert not store.journal([]), "the same number would be written twice"
+                after = reopen(crashed(tmp_path))
+                assert values(after) == {KEY: b"small %d" % number}, "half a frame was taken"
+                after.close()
+            store.commit()
+            after = reopen(crashed(tmp_path))
+            assert values(after) == {KEY: b"large %d" % number}
+            after.close()
+        assert len(caplog.records) == lines
+    full, again = caplog.records[:2]
+    assert "The disk under" in full.getMessage() and "is full" in full.getMessage() and "again" in again.getMessage()
     store.close()
 
 

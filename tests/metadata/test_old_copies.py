@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import lmdb
 import pytest
 
+from hivefs.metadata.engine_copies import moved_share
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.metadata.engine_stripes import moved_share
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement.policy import Policy
@@ -85,20 +86,81 @@ def test_a_transaction_that_is_undone_leaves_the_index_as_it_was(tmp_path: Path)
     store.close()
 
 
-def test_a_store_of_before_there_was_the_index_gets_it_when_it_is_opened(tmp_path: Path) -> None:
+def older(path: Path, put: list[tuple[str, bytes]], gone: list[tuple[str, bytes]], listed: bool = True) -> None:
+    """What a release that knows nothing of the index does to a store; with ``listed`` False it has none yet."""
+    with lmdb.open(str(path), max_dbs=64, map_size=1 << 30) as env, env.begin(write=True) as txn:
+        for table, key in put:
+            txn.put(key, b"", db=env.open_db(table.encode(), txn))
+        for table, key in gone:
+            assert txn.delete(key, db=env.open_db(table.encode(), txn))
+        if not listed:
+            txn.drop(env.open_db(b"copies", txn), delete=True)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_store_that_an_older_release_wrote_gets_the_index_when_it_is_opened(tmp_path: Path, listed: bool) -> None:
+    """Also when it had it: what was put and taken away meanwhile is as many."""
     store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
     one = STRIPES[1]
+    share = [s.share_id for s in one.shares]
     with store.writing():
-        store.trash_share(NODES[0], one.shares[0].share_id)
-        store.spare_share(NODES[3], one.shares[2].share_id, one.stripe_id, 2, 5)
-        for key in store.keys("copies"):
-            store.delete("copies", key)
-        store.delete("info", b"copies")
-    assert store.old_copies(one) == set()
+        store.trash_share(NODES[0], share[0])
+        store.trash_share(NODES[1], share[1])
+        store.spare_share(NODES[3], share[2], one.stripe_id, 2, 5)
     store.close()
+    older(tmp_path / "engine", [("trash", NODES[2] + share[3])], [("trash", NODES[1] + share[1])], listed)
     store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
-    assert store.old_copies(one) == {(0, NODES[0]), (2, NODES[3])}
+    assert store.old_copies(one) == naive(store, one) == {(0, NODES[0]), (2, NODES[3]), (3, NODES[2])}
+    assert store.count("copies") == 3
     store.close()
+
+
+def test_what_an_older_release_only_took_away_is_not_listed_any_more(tmp_path: Path) -> None:
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    one = STRIPES[1]
+    share = [s.share_id for s in one.shares]
+    with store.writing():
+        store.trash_share(NODES[0], share[0])
+        store.trash_share(NODES[1], share[1])
+        store.spare_share(NODES[1], share[1], one.stripe_id, 1, 5)
+    store.close()
+    older(tmp_path / "engine", [], [("trash", NODES[1] + share[1])])
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    assert store.old_copies(one) == {(0, NODES[0]), (1, NODES[1])}  # it is a spare all the same
+    store.close()
+    older(tmp_path / "engine", [], [("trash", NODES[0] + share[0])])
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    assert store.old_copies(one) == {(1, NODES[1])}
+    store.close()
+
+
+def test_after_a_clean_end_nothing_is_looked_through_and_after_a_crash_all_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    count = EngineStore._counted_copies
+    monkeypatch.setattr(EngineStore, "_counted_copies", lambda self: looks.append(1) or count(self))
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    with store.writing():
+        store.trash_share(NODES[0], STRIPES[1].shares[0].share_id)
+    looks.clear()
+    for _ in range(3):
+        store.close()
+        store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    assert not looks
+    with store.writing():
+        store.trash_share(NODES[1], STRIPES[1].shares[0].share_id)
+    monkeypatch.setattr(EngineStore, "_note_copies", lambda self: None)  # killed
+    store.close()
+    before = store_bytes(tmp_path / "engine")
+    store = EngineStore(tmp_path / "engine", bytes(32), Policy(2, 4))
+    assert looks == [1]
+    store.close()
+    assert store_bytes(tmp_path / "engine") == before  # it was whole: nothing is written
+
+
+def store_bytes(path: Path) -> bytes:
+    return (path / "data.mdb").read_bytes()
 
 
 def test_what_other_stripes_left_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

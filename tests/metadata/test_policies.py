@@ -78,6 +78,6 @@ def test_they_come_back_with_the_pages_of_a_recovery(tmp_path: Path) -> None:
     other.load_page(b"b", b"q", page)
     assert other.gap() == b"s" and other.policy_text() == "# newer than the checkpoint\n"
     other.load_page(b"q", None, [])
-    assert other.gap() is None and not other.nodes()
+    assert other.gap() is None and not list(other.nodes())
     store.close()
     other.close()

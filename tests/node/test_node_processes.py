@@ -26,15 +26,18 @@ from hivefs.node.service import run_node
 from hivefs.transport import open_host, peer_id_from_key
 
 RUN = """
-import sys, trio, functools
+import functools, signal, sys, trio
 from pathlib import Path
 from hivefs.node.service import run_node
 from hivefs.transport import open_host
 
 async def main():
-    async with trio.open_nursery() as nursery:
-        serving = await nursery.start(functools.partial(run_node, Path(sys.argv[1]), open_host))
-        print(serving.addresses[0], flush=True)
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            serving = await nursery.start(functools.partial(run_node, Path(sys.argv[1]), open_host))
+            print(serving.addresses[0], flush=True)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
 
 trio.run(main)
 """

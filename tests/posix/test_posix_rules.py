@@ -202,6 +202,47 @@ def test_set_id_bits_go_when_linux_takes_them(both: Both) -> None:
                 both(ROOT, "unlink", b"f")
 
 
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+
+
+def test_a_capability_goes_when_linux_takes_it(both: Both) -> None:
+    calls: dict[str, tuple[Any, ...]] = {
+        "chown": (b"f", 1000, 2000, False),
+        "chown same": (b"f", 0, 0, False),
+        "chown nothing": (b"f", -1, -1, False),
+        "chmod": (b"f", 0o750),
+        "truncate": (b"f", 3),
+        "utimens": (b"f", (1, 1), (1, 1), False),
+        "pwrite": (1, b"new", 0),
+        "store": (1, 0, b"new", True),
+    }
+    for kind, mode in (
+        ("file", 0o644),
+        ("file", 0o6777),
+        ("empty", 0o755),
+        ("empty", 0o6777),
+        ("symlink", 0),
+        ("fifo", 0o600),
+    ):
+        for (call, words), who in itertools.product(calls.items(), (ROOT, NOBODY, MEMBER)):
+            both.make(kind, b"f")
+            if kind == "file":
+                both(ROOT, "open", 0, b"f", os.O_RDWR, 0)
+                both(ROOT, "pwrite", 0, b"x" * 100, 0)
+            if mode:
+                both(ROOT, "chmod", b"f", mode)
+            both(ROOT, "setxattr", b"f", b"security.capability", CAPABILITY, 0, False)
+            if call in ("pwrite", "store"):
+                if kind == "file":
+                    both(who, "open", 1, b"f", os.O_RDWR, 0)
+                    both(who, call, *words)
+                    both(ROOT, "fsync", 0)
+            elif kind in ("file", "empty") or call.startswith("chown"):
+                both(who, call.split()[0], *words)
+            both(ROOT, "listxattr", b"f", False)
+            both(ROOT, "rmdir" if kind == "empty" else "unlink", b"f")
+
+
 def test_what_a_set_gid_directory_gives_on(both: Both) -> None:
     both(ROOT, "mkdir", b"d", 0o777)
     both(ROOT, "chown", b"d", 0, 2000, True)

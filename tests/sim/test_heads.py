@@ -59,6 +59,6 @@ def test_a_tree_that_names_where_its_pages_were_is_caught() -> None:
         def duties(self) -> list[Callable[[], Any]]:
             return [duty for duty in super().duties() if duty != self.wired.definitions.run]
 
-    few = replace(HEADS, stripes=1, lifetimes=Lifetimes(50), faults=())
+    few = replace(preset("heads", 2), stripes=1, lifetimes=Lifetimes(50), faults=())
     with patched([(CheckpointTables, "moved", lambda self: {})]):
         _caught("names nodes for stripe|cannot be read", few, Keeps)

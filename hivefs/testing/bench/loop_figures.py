@@ -1,8 +1,9 @@
 """How long the engine's duties hold its loop with a book of many stripes and files: ``python -m
 hivefs.testing.bench.loop_figures``, or ``scripts/bench --only loop``.
 
-The engine is the real one over a real store, which is filled directly; no node answers and no share exists. The metadata of
-the drive is made as it is read (one directory with all files, one chunk each), so its own cost is that of decoding.
+The engine is the real one over real stores, which are filled directly (one directory with all files, one chunk each); no
+node answers and no share exists. What looks at all of it for a user does so in a process of its own (daemon/looker.py): its
+memory is in a column beside the engine's.
 
 Beside each duty a probe takes a turn of the loop whenever it can. What passes between two of its turns is a gap: in time of
 the clock, and in processor time of the loop's thread, which other programs of the machine do not make longer. The probe
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -29,13 +30,15 @@ import trio
 from hivefs.daemon.control import Methods
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home, Lock, Secrets
+from hivefs.daemon.looker import Looker
 from hivefs.daemon.memory import settled
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
 from hivefs.errors import PolicyInfeasible, TooFewNodes
 from hivefs.formats import records
-from hivefs.maintenance.placement_check import PlacementCheck
+from hivefs.formats.local import local_inode_to_bytes
 from hivefs.maintenance.rebalance_plan import Fill
+from hivefs.metadata.store import MetadataStore
 from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
 from hivefs.model.stripe import ChunkPlace, Purpose, Share, Stripe
@@ -88,6 +91,7 @@ def filled(path: Path, nodes: int, stripes: int, files: int) -> Engine:
             for number in range(first, min(files, first + BATCH)):
                 place = ChunkPlace(_stripe_id(number * stripes // files), 0, number, 1)
                 store.save_place(_chunk_id(number), place, number + 2, 0)
+    drive(home, engine, files)
     return engine
 
 
@@ -104,59 +108,66 @@ def _stripe(number: int, holders: list[NodeId], dice: random.Random) -> Stripe:
     return Stripe(_stripe_id(number), Purpose.DATA, CODE[0], SHARE_BYTES, shares)
 
 
-class Files:
-    """The committed metadata of a drive with all its files in the root directory."""
+def drive(home: Home, engine: Engine, files: int) -> None:
+    """The committed metadata of a drive with all its files in the root directory, a chunk each, as the mount writes it."""
+    store = MetadataStore(home.metadata, engine.keys, create=True)
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def put(key: bytes, value: bytes) -> None:
+        store.put(key, value, quiet=True)
 
-    def begin(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        return
-
-    def get(self, key: bytes) -> bytes | None:
-        return records.inode_to_bytes(Inode(ROOT_INO, 0o40755)) if key == records.inode_key(ROOT_INO) else None
-
-    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes | None]]:
-        ino = int.from_bytes(prefix[1:9], "big")
-        if prefix == records.dirent_prefix(ROOT_INO):
-            for number in range(self._count):
-                entry = Dirent(b"file %d" % number, number + 2, 0o10)
-                yield prefix + number.to_bytes(16, "big"), records.dirent_to_bytes(entry)
-        elif prefix == records.map_prefix(ino):
-            chunk = ChunkRef(_chunk_id(ino - 2), bytes(32), 1, 0)
-            yield records.map_key(ino, 0), records.extent_to_bytes(MapExtent(0, 1, SlotKind.CHUNK, chunk))
-
-    def staged(self) -> Iterator[tuple[int, int, bytes | None]]:
-        return iter(())
+    try:
+        put(records.inode_key(ROOT_INO), local_inode_to_bytes(Inode(ROOT_INO, 0o40755), 1, 1))
+        for number in range(files):
+            name, ino = b"file %d" % number, number + 2
+            chunk = ChunkRef(_chunk_id(number), bytes(32), 1, 0)
+            put(records.inode_key(ino), local_inode_to_bytes(Inode(ino, 0o100644, size=1), 1, 1))
+            key = records.dirent_key(ROOT_INO, records.name_hash(engine.keys.names_key, ROOT_INO, name))
+            put(key, records.dirent_to_bytes(Dirent(name, ino, 0o10)))
+            put(records.map_key(ino, 0), records.extent_to_bytes(MapExtent(0, 1, SlotKind.CHUNK, chunk)))
+            if number % BATCH == 0:
+                store.commit()
+        store.commit()
+    finally:
+        store.close()
 
 
-def anonymous() -> int:
-    """Bytes of memory of this process that are not mapped from files."""
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+def anonymous(pid: int | None = None) -> int:
+    """Bytes of memory of a process (this one) that are not mapped from files; 0 when it has ended."""
+    try:
+        found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid or 'self'}/status").read_text())
+    except OSError:
+        return 0
     return int(found.group(1)) << 10 if found else 0
+
+
+def children() -> list[int]:
+    """Processes that this one has started."""
+    return [int(word) for path in Path("/proc/self/task").glob("*/children") for word in path.read_text().split()]
 
 
 async def watched(work: Callable[[], Awaitable[Any]]) -> dict[str, float]:
     """Do it with the probe beside it: seconds and processor seconds it took, gaps in milliseconds, memory in bytes."""
     walls, cpus = array("d"), array("d")
     memory = most = anonymous()
+    child = 0
     done = trio.Event()
 
     async def probe(*, task_status: trio.TaskStatus[None]) -> None:
-        nonlocal most
+        nonlocal most, child
+        turns = 0
         task_status.started()
         wall, cpu = time.perf_counter(), time.thread_time()
         while not done.is_set():
             await trio.lowlevel.checkpoint()
             now, used = time.perf_counter(), time.thread_time()
-            walls.append(1000 * (now - wall))
-            cpus.append(1000 * (used - cpu))
+            turns += 1
+            if now - wall >= SHORTEST / 1000:  # what is kept of each turn would in the end be a gap itself
+                walls.append(1000 * (now - wall))
+                cpus.append(1000 * (used - cpu))
             wall, cpu = now, used
-            if len(walls) % 4096 == 0:
+            if turns % 4096 == 0:
                 most = max(most, anonymous())
+                child = max(child, *(anonymous(pid) for pid in children()), 0)
                 wall, cpu = time.perf_counter(), time.thread_time()
 
     begun, used = time.perf_counter(), time.process_time()
@@ -175,6 +186,7 @@ async def watched(work: Callable[[], Awaitable[Any]]) -> dict[str, float]:
         "gap_cpu_median": cpu[len(cpu) // 2],
         "gap_cpu": cpu[-1],
         "memory": float(max(most, anonymous()) - memory),
+        "child": float(child),
     }
 
 
@@ -191,7 +203,7 @@ async def _nothing(_: Any) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def duties(engine: Engine, files: int) -> Iterator[tuple[str, Callable[[], Awaitable[Any]]]]:
+def duties(engine: Engine) -> Iterator[tuple[str, Callable[[], Awaitable[Any]]]]:
     """What is measured, in this order: the first scan of repair finds stripes without certificates, the second none."""
 
     async def scan() -> None:
@@ -212,12 +224,8 @@ def duties(engine: Engine, files: int) -> Iterator[tuple[str, Callable[[], Await
         before = engine.rules.levels
         await _first_round(engine.rules.measure, lambda: engine.rules.levels is not before)
 
-    async def snapshot() -> Files:
-        await trio.lowlevel.checkpoint()
-        return Files(files)
-
-    methods = Methods()
-    PolicyControl(EngineBook(engine), engine.keys.names_key, snapshot, trio.lowlevel.checkpoint).add_to(methods)
+    methods, looker = Methods(), Looker(engine.home, engine.keys.reading())
+    PolicyControl(EngineBook(engine), looker.ask, trio.lowlevel.checkpoint).add_to(methods)
 
     async def rebalance() -> None:
         rows = [(m.node_id, m.row.capacity) for m in engine.pool.members.values()]
@@ -225,6 +233,10 @@ def duties(engine: Engine, files: int) -> Iterator[tuple[str, Callable[[], Await
         engine.moving.rebalance._nodes = lambda: fills
         engine.moving.rebalance._takes = lambda node_id: True
         await engine.moving.rebalance.round()
+
+    async def repack() -> None:
+        engine.moving.repack.young_ns = 0
+        await engine.moving.repack.look()
 
     async def infeasible() -> None:
         for member in engine.pool.members.values():
@@ -241,8 +253,9 @@ def duties(engine: Engine, files: int) -> Iterator[tuple[str, Callable[[], Await
     yield "certify", scan
     yield "scan", scan
     yield "measure", measure
-    yield "check", lambda: PlacementCheck(engine.store).run(_nothing)
+    yield "check", lambda: looker.ask("check_placement", {"whole": True}, (), _nothing)
     yield "rebalance", rebalance
+    yield "repack", repack
     yield "explain", lambda: methods.answer("policy_explain", {"path": "/"}, _nothing)
     yield "simulate", lambda: methods.answer("policy_simulate", asked, _nothing)
     yield "infeasible", infeasible
@@ -254,6 +267,7 @@ TITLES: Final = {
     "measure": "counting levels for status",
     "check": "check --placement",
     "rebalance": "a plan of rebalancing",
+    "repack": "a look of repacking",
     "explain": "policy explain /",
     "simulate": "policy simulate",
     "infeasible": "a policy that no nodes can keep, three times",
@@ -269,6 +283,7 @@ def rows(nodes: int, stripes: int, files: int) -> dict[str, dict[str, Any]]:
             (": median gap of the loop", "ms", "gap_cpu_median", 1.0),
             (": longest gap of the loop", "ms", "gap_cpu", 1.0),
             (": memory", "MiB", "memory", 1 << 20),
+            (": memory of its process", "MiB", "child", 1 << 20),
         ):
             value = got[key] / by
             title = f"{TITLES[name]}, {stripes} stripes, {files} files{what}"
@@ -276,13 +291,15 @@ def rows(nodes: int, stripes: int, files: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def figures(nodes: int, stripes: int, files: int) -> Iterator[tuple[str, dict[str, float]]]:
+def figures(nodes: int, stripes: int, files: int, only: Collection[str] = ()) -> Iterator[tuple[str, dict[str, float]]]:
     """One after the other, each with what watched() says."""
     with tempfile.TemporaryDirectory(prefix="hivefs-loop-", dir="/var/tmp") as root:
         engine = filled(Path(root) / "home", nodes, stripes, files)
         settled()
         try:
-            for name, work in duties(engine, files):
+            for name, work in duties(engine):
+                if only and name not in only:
+                    continue
                 yield name, trio.run(watched, work)
         finally:
             engine.close()
@@ -294,15 +311,17 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--stripes", type=int, default=100_000)
     parser.add_argument("--files", type=int, default=1_000_000)
+    parser.add_argument("--duties", default="", help="only these, with commas: " + ", ".join(TITLES))
     chosen = parser.parse_args()
+    only = [word for word in chosen.duties.split(",") if word]
     say(f"{chosen.nodes} nodes, {chosen.stripes} stripes {CODE[0]}/{CODE[1]}, {chosen.files} files")
     write = sys.stdout.write
-    write(f"{'':42} {'s':>7} {'cpu s':>7} {'gaps':>8}   ms: median, worst  of cpu: median, worst      MiB\n")
-    for name, got in figures(chosen.nodes, chosen.stripes, chosen.files):
+    write(f"{'':42} {'s':>7} {'cpu s':>7} {'gaps':>8}   ms: median, worst  of cpu: median, worst      MiB  child MiB\n")
+    for name, got in figures(chosen.nodes, chosen.stripes, chosen.files, only):
         write(
             f"{TITLES[name]:42} {got['seconds']:7.1f} {got['processor']:7.1f} {got['gaps']:8.0f} "
             f"{got['gap_median']:13.2f} {got['gap']:8.2f} {got['gap_cpu_median']:14.2f} {got['gap_cpu']:8.2f} "
-            f"{got['memory'] / (1 << 20):8.1f}\n"
+            f"{got['memory'] / (1 << 20):8.1f} {got['child'] / (1 << 20):10.1f}\n"
         )
         sys.stdout.flush()
     return 0

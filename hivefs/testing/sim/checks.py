@@ -54,7 +54,7 @@ def gone_is_gone(world: World, gone: list[NodeId]) -> None:
     """The engine gave nodes up just now: nothing with a share there is guaranteed any more, if it may not wait."""
     store = world.life.store
     for node_id in gone:
-        for stripe_id in store.stripes_on(node_id):
+        for stripe_id in store.each_on(node_id):
             stripe = store.stripe(stripe_id)
             if stripe is not None and store.health(stripe).level == Level.GUARANTEED:
                 kept = world.truth.by_id.get(stripe_id)

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import trio
 from trio.testing import MockClock
 
+from hivefs.chunkstore.steps import Counting
+
 T = TypeVar("T")
 
 
@@ -47,4 +49,4 @@ def run(seed: int, program: Callable[[], Awaitable[T]]) -> T:
     with patched(
         [(core, "_ALLOW_DETERMINISTIC_SCHEDULING", True), (core, "_r", order), (trio.to_thread, "run_sync", _in_place)]
     ):
-        return trio.run(program, clock=MockClock(autojump_threshold=0))
+        return trio.run(program, clock=MockClock(autojump_threshold=0), instruments=[Counting()])

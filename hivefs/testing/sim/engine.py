@@ -29,6 +29,7 @@ from hivefs.maintenance import (
     audit,
     checkpoint,
     definitions,
+    forgetting,
     garbage,
     leases,
     ledger,
@@ -41,20 +42,20 @@ from hivefs.maintenance import (
     trust,
 )
 from hivefs.maintenance.audit import Audit
+from hivefs.maintenance.forgetting import Forgetting
 from hivefs.maintenance.garbage import Garbage
 from hivefs.maintenance.leases import Leases
 from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
-from hivefs.metadata.engine_store import EngineStore
+from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId, StripeId
-from hivefs.model.node import RosterEntry
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeRow, NodeState, NodeView
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim.files import SHARE, Files
 from hivefs.testing.sim.nodes import DAY, DAY_NS, SimClient, SimNode
-from hivefs.testing.sim.quick import SimPool, SimTrust
+from hivefs.testing.sim.quick import SimPool
 from hivefs.testing.sim.store import Killed, SimStore
 from hivefs.testing.sim.truth import PURPOSE
 from hivefs.testing.sim.wired import Wired
@@ -71,6 +72,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (garbage, "EVERY", LOOK),
     (leases, "EVERY", DAY),
     (spares, "EVERY", LOOK),
+    (forgetting, "EVERY", DAY),
     (audit, "LOOK_EVERY", LOOK),
     (trust, "LONGEST_TICK", DAY),
     (trust, "SAVE_EVERY", 6 * HOUR),
@@ -101,23 +103,6 @@ def only_killed(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(only_killed, error.exceptions))
     return isinstance(error, Killed)
-
-
-class Book:
-    """The pool's view of the store: when few nodes are news, only those are read again."""
-
-    def __init__(self, store: EngineStore) -> None:
-        self._store = store
-        self.news: list[NodeId] | None = None
-        self.weighed = store.weighed
-        self.save_seen = store.save_seen
-
-    def nodes(self) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
-        """All known nodes, or the news."""
-        if self.news is None:
-            return self._store.nodes()
-        found = [(n, self._store.roster_entry(n), self._store.node_row(n)) for n in self.news]
-        return [(n, entry, row) for n, entry, row in found if entry is not None and row is not None]
 
 
 class NoCache(Cache):
@@ -158,9 +143,8 @@ class Life:
         self._gone_after = gone_after
         self.store = SimStore(path, KEY, policy, chance.randbytes)
         self.store.clock = clock
-        self._book = Book(self.store)
-        self.trust = SimTrust(self.store, clock, gone_after)
-        self.pool = SimPool(self._book, cast("Any", None), clock, self.trust, cast("Any", None))
+        self.trust = Trust(self.store, clock, gone_after)
+        self.pool = SimPool(self.store, cast("Any", None), clock, self.trust, cast("Any", None))
         self.trust.on_changed = self.pool.conduct_changed
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
@@ -176,6 +160,7 @@ class Life:
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
         self.trust.on_suspended = lambda node_id: self._tell()
         self.garbage = Garbage(self.store, claims, cast("Any", self.online))
+        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self.pool.forget, clock)
         self.leases = Leases(self.store, cast("Any", self.online), clock, self._bad)
         self._news = trio.Event()
         self._scope = trio.CancelScope()
@@ -227,16 +212,17 @@ class Life:
     def learn(self, nodes: Iterable[SimNode]) -> None:
         """Nodes that are new to the book."""
         now, nodes = self.clock(), list(nodes)
-        self._book.news = [node.node_id for node in nodes] if self.pool.members else None
         with self.outside():
             with self.store.writing():
                 for node in nodes:
                     if self.store.save_node(node.entry(), now) and self.store.node_row(node.node_id) is None:
                         self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
-            self.pool.refresh()
+            self.pool.refresh([node.node_id for node in nodes])
 
     def look_at(self, node: SimNode) -> None:
         """A node came or went: what the pool's conversation with it would see."""
+        if node.reachable and not self.store.dead and self.store.was_forgotten(node.node_id) is not None:
+            self.learn([node])  # it says something newer of itself, see node/running.py
         member = self.pool.members.get(node.node_id)
         if member is None or self.store.dead:
             return
@@ -326,7 +312,14 @@ class Life:
 
     def duties(self) -> list[Callable[[], Any]]:
         """One loop for each."""
-        always = [self.repair.run, self.leases.run, self.garbage.empty_trash, self._audit, self.spares.run]
+        always = [
+            self.repair.run,
+            self.leases.run,
+            self.garbage.empty_trash,
+            self._audit,
+            self.spares.run,
+            self.forgetting.run,
+        ]
         if self.exact:
             always.append(self.trust.run)
         if not self.has_files:

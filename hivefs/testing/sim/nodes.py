@@ -119,6 +119,7 @@ class SimClient:
         self.peer = str(node.number)
         self.patience = Patience()
         self.moved = 0.0
+        self.relayed = False
         self._truth = truth
         self._clock = clock
 

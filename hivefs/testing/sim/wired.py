@@ -64,6 +64,7 @@ class Wired:
             old_copies=life.old_copies,
             thinker=at_once,
             repair=life.repair,
+            bad_shares=SimpleNamespace(take=life.repair.bad_share),
             pool=life.pool,
             claims=life.claims,
             trust=life.trust,

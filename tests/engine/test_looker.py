@@ -1,0 +1,189 @@
+"""What looks through the whole book for a user is a process of its own: with the real stores, and cancelled."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from hivefs.daemon import control
+from hivefs.daemon.control_frames import Encoded
+from hivefs.daemon.engine_core import Engine
+from hivefs.daemon.looker import Looker
+from hivefs.daemon.policy_book import EngineBook
+from hivefs.daemon.policy_control import PolicyControl
+from hivefs.errors import HivefsError, PathNotInDrive
+from hivefs.formats import stripe as stripe_format
+from hivefs.maintenance import placement_check
+from hivefs.model.ids import ChunkId
+from hivefs.testing.bench.loop_figures import CODE, filled
+
+FILES, STRIPES, NODES = 900, 300, 40
+
+
+@pytest.fixture(name="engine", scope="module")
+def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = filled(tmp_path_factory.mktemp("looker") / "home", NODES, STRIPES, FILES)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(name="looker")
+def _looker(engine: Engine) -> Looker:
+    return Looker(engine.home, engine.keys.reading())
+
+
+def asked(engine: Engine, looker: Looker, name: str, value: Any, steps: list[Any]) -> Any:
+    methods = control.Methods()
+    PolicyControl(EngineBook(engine), looker.ask, trio.lowlevel.checkpoint).add_to(methods)
+
+    async def report(step: Any) -> None:
+        steps.append(step)
+
+    async def go() -> Any:
+        with trio.fail_after(120):
+            return await methods.answer(name, value, report)
+
+    found = trio.run(go)
+    assert isinstance(found, Encoded) and not looker.children
+    return found.value
+
+
+def test_explain_counts_what_there_is(engine: Engine, looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(data: bytes) -> None:
+        raise AssertionError("a stripe was looked at in the engine's process")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stripe_format, "from_bytes", decoded)
+        steps: list[Any] = []
+        found = asked(engine, looker, "policy_explain", {"path": "/"}, steps)
+    assert (found["files"], found["local"], found["stripes"]) == (FILES, 0, STRIPES)
+    assert found["codes"] == {f"{CODE[0]}/{CODE[1]}": STRIPES} and found["missing_shares"] == 0
+    held: dict[str, int] = {}
+    for stripe in engine.store.stripes():
+        for share in stripe.shares:
+            assert share.node is not None
+            held[share.node.hex()] = held.get(share.node.hex(), 0) + 1
+    assert {h["node"]: h["shares"] for h in found["holders"]} == held and found["more_holders"] == 0
+    assert ["files", FILES, FILES] in steps and ["stripes", STRIPES, STRIPES] in steps
+
+
+def test_a_part_of_the_drive(engine: Engine, looker: Looker) -> None:
+    found = asked(engine, looker, "policy_explain", {"path": "/file 7"}, [])
+    assert (found["files"], found["stripes"]) == (1, 1)
+    with pytest.raises(PathNotInDrive):
+        asked(engine, looker, "policy_explain", {"path": "/not there"}, [])
+    assert not list(engine.home.run.glob("look-*"))
+
+
+def test_simulate_says_the_same_as_counting(engine: Engine, looker: Looker) -> None:
+    ask = {"path": "/", "lose": ["DE"], "seize": ["FR", "CH"], "nodes_gone": 0}
+    found = asked(engine, looker, "policy_simulate", ask, [])
+    there = {m.node_id: m.authorities["jurisdiction"] for m in engine.pool.members.values()}
+    lost = whole = 0
+    for number in range(FILES):
+        place = engine.store.place(ChunkId(number.to_bytes(16, "big")))
+        assert place is not None
+        stripe = engine.store.stripe(place.stripe_id)
+        assert stripe is not None
+        over = [there[share.node] for share in stripe.shares if share.node is not None]
+        lost += sum("DE" not in names for names in over) < stripe.needed
+        whole += sum(bool(names & {"FR", "CH"}) for names in over) >= stripe.needed
+    assert (found["files"]["lost"], found["files"]["whole"], found["files"]["files"]) == (lost, whole, FILES)
+    assert found["nodes_left"] == sum("DE" not in names for names in there.values())
+
+
+def test_check_placement_keeps_few_findings_of_many(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement_check, "MOST", 10)
+    check = placement_check.PlacementCheck(engine.store)
+    check.run()
+    missing = [f for f in check.findings if f.kind == "certificate-missing"]
+    assert len(missing) == 11 and sum(f.count for f in missing) == STRIPES == check.counts["certificate-missing"]
+    assert check.counts["holding"] == STRIPES
+
+
+def test_check_placement_in_a_child_is_the_check_here(engine: Engine, looker: Looker) -> None:
+    here = placement_check.PlacementCheck(engine.store, engine.old_copies.as_read, engine.old_copies.together)
+    here.run()
+
+    async def go() -> Encoded:
+        async def report(step: Any) -> None:
+            await trio.lowlevel.checkpoint()
+
+        with trio.fail_after(120):
+            return await looker.ask("check_placement", {"whole": True}, (), report)
+
+    found = trio.run(go).value
+    assert {(f["kind"], f["detail"]) for f in found if f["kind"] != "certificates"} == {
+        (f.kind, f.detail) for f in here.findings
+    }
+    assert any(f["kind"] == "certificates" and f"{STRIPES} stripes" in f["detail"] for f in found)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_who_goes_away_takes_the_child_along(engine: Engine, looker: Looker, tmp_path: Path) -> None:
+    """Over a real control socket, as Ctrl-C in the command does it."""
+    methods = control.Methods()
+    pids: list[int] = []
+
+    async def look(value: Any, report: control.Report) -> Encoded:
+        async def stopped(step: Any) -> None:
+            pids.extend(looker.children)
+            for pid in looker.children:
+                os.kill(pid, signal.SIGSTOP)  # so that it does not end by itself
+            await report(step)
+
+        return await looker.ask("explain", {"path": "/"}, EngineBook(engine).nodes(), stopped)
+
+    methods.add_stream("look", look)
+    told = trio.Event()
+
+    async def go() -> None:
+        with trio.fail_after(120):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(control.serve, tmp_path, "engine", methods)
+                async with control.connect(tmp_path, "engine") as client:
+                    async with trio.open_nursery() as calls:
+                        calls.start_soon(lambda: client.call("look", None, progress=lambda step: told.set()))
+                        await told.wait()
+                        assert pids and all(map(alive, pids))
+                        calls.cancel_scope.cancel()
+                    while any(map(alive, pids)):
+                        await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+    trio.run(go)
+    assert not looker.children
+
+
+def test_a_child_that_dies_is_an_error_and_no_hang(engine: Engine, looker: Looker) -> None:
+    async def report(step: Any) -> None:
+        for pid in looker.children:
+            os.kill(pid, signal.SIGKILL)
+        await trio.lowlevel.checkpoint()
+
+    async def go() -> None:
+        with trio.fail_after(120):
+            await looker.ask("explain", {"path": "/"}, EngineBook(engine).nodes(), report)
+
+    with pytest.raises(HivefsError, match="ended"):
+        trio.run(go)
+
+
+def test_a_child_of_another_release_is_not_told_anything(engine: Engine, looker: Looker) -> None:
+    looker._release += b" and a word"
+    with pytest.raises(HivefsError, match="upgraded"):
+        asked(engine, looker, "policy_explain", {"path": "/"}, [])
+    assert not looker.children

@@ -1,0 +1,126 @@
+"""A machine that gives a node no more threads: it is slower, and loses and refuses nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trio
+from trio._core import _thread_cache
+
+from hivefs.model.ids import ShareId, VaultId
+from hivefs.node import threads
+from hivefs.node.batching import Batcher
+from hivefs.node.store import PutJob, ShareStore
+from hivefs.node.threads import all_at_once, in_thread
+
+NOW = 10**18
+
+
+class Limit:
+    """So many threads may be started yet."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 1 << 30
+        start = threading.Thread.start
+
+        def limited(thread: threading.Thread) -> None:
+            if self.left <= 0:
+                raise RuntimeError("can't start new thread")
+            self.left -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+        # trio keeps threads that had nothing to do for ten seconds, of whatever ran before.
+        monkeypatch.setattr(_thread_cache, "THREAD_CACHE", _thread_cache.ThreadCache())
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
+    monkeypatch.setattr(threads._Said, "done", False)
+    return Limit(monkeypatch)
+
+
+def shares(count: int) -> list[PutJob]:
+    made = [os.urandom(5000) for _ in range(count)]
+    return [PutJob(VaultId(bytes(16)), ShareId(hashlib.sha256(data).digest()), NOW + 10**15, data) for data in made]
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_each_is_done_once_and_all_are(limit: Limit, left: int) -> None:
+    done: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def work(number: int) -> int:
+        time.sleep(0.002)
+        with lock:
+            done[number] += 1
+        return 2 * number
+
+    limit.left = left
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            done.clear()
+            assert all_at_once(pool, work, range(20)) == [2 * n for n in range(20)]
+            assert done == Counter(range(20))
+        limit.left = 1 << 30  # what is left in the queue is done by nobody again
+        assert all_at_once(pool, work, range(100, 120)) == [2 * n for n in range(100, 120)]
+    assert set(done.values()) == {1}
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_batch_is_kept_without_new_threads(
+    limit: Limit, left: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ShareStore(tmp_path)
+    limit.left = left
+    for _ in range(3):
+        jobs = shares(12)
+        results = store.put_many(jobs, NOW)
+        assert all(isinstance(result, int) for result in results)
+    assert sum("no more threads" in record.getMessage() for record in caplog.records) == 1
+    store.close()
+    limit.left = 1 << 30
+    store = ShareStore(tmp_path)
+    assert store.index.used >= 36 * 5000 and store.sweep().lost == 0
+    store.close()
+
+
+def test_a_lane_without_a_thread_does_its_work_itself(limit: Limit) -> None:
+    def work(jobs: list[int]) -> list[int]:
+        seen.add(threading.get_ident())
+        return [2 * job for job in jobs]
+
+    async def test() -> None:
+        batching = Batcher[int, int](work, lanes=2, most=4)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(batching.run)
+            for left in (0, 1):
+                limit.left = left
+                with trio.fail_after(30):
+                    assert [await batching.do(n) for n in range(5)] == [0, 2, 4, 6, 8]
+            nursery.cancel_scope.cancel()
+
+    seen: set[int] = set()
+    trio.run(test)
+    assert threading.get_ident() in seen and len(seen) == 2
+
+
+def test_an_error_of_the_work_itself_passes_out_and_is_not_tried_again(limit: Limit) -> None:
+    def work() -> None:
+        times.append(1)
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        with pytest.raises(RuntimeError):
+            await in_thread(work)
+
+    times: list[int] = []
+    trio.run(test)
+    assert times == [1]
