@@ -55,7 +55,7 @@ BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Member:
     """One node of the hive, as this process sees it. ``problems`` counts answers that were wrong (damaged shares),
     ``dropped`` is how many shares it said that its own disk had lost.
