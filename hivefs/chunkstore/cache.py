@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
-from hivefs.chunkstore.disk import read_now
+from hivefs.chunkstore.disk import WINDOW, read_now
 from hivefs.chunkstore.openings import Openings, open_to_read
 from hivefs.model.ids import CHUNK_BYTES, StripeId
 
@@ -19,18 +20,27 @@ _BUFFER_BYTES = CHUNK_BYTES + (64 << 10)
 """A whole sealed chunk."""
 
 
+@lru_cache(maxsize=1024)
 def share_path(root: Path, stripe_id: StripeId, index: int) -> Path:
     """The file of one data share. Directories are cut from the random end of the id, so that they fill evenly."""
+    return Path(_file(str(root), stripe_id, index))
+
+
+def _file(root: str, stripe_id: StripeId, index: int) -> str:
+    """The same as a string: the engine looks at several for each share, and a Path costs as much as a small file."""
     name = stripe_id.hex()
-    return root / name[-2:] / f"{name}-{index}"
+    return f"{root}/{name[-2:]}/{name}-{index}"
 
 
 def _in_memory(fd: int) -> bool:
-    """Whether the first byte can be read without the disk, as far as the file system says so."""
+    """Whether some bytes of the file can be read without the disk, one of each window that disk.py would have brought."""
+    one = bytearray(1)
     try:
-        return os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+        for position in range(0, CHUNK_BYTES, WINDOW):
+            os.preadv(fd, [one], position, os.RWF_NOWAIT)
     except OSError:
         return False
+    return True
 
 
 class CacheReader:
@@ -61,7 +71,10 @@ class CacheReader:
         fd = self._files.get(key)
         if fd is None:
             for opened, descriptor in self._openings.take():
-                self._keep(opened, descriptor)
+                if opened in self._files:  # opened here meanwhile, perhaps after the share was put anew
+                    os.close(descriptor)
+                else:
+                    self._keep(opened, descriptor)
             fd = self._files.get(key)
         if fd is None:
             fd = open_to_read(share_path(self.root, stripe_id, index))
@@ -84,9 +97,6 @@ class CacheReader:
         return None
 
     def _keep(self, key: tuple[StripeId, int], fd: int) -> None:
-        before = self._files.pop(key, None)
-        if before is not None:
-            os.close(before)
         self._files[key] = fd
         if len(self._files) > self._limit:
             os.close(self._files.popitem(last=False)[1])
@@ -109,6 +119,7 @@ class Cache:
 
     def __init__(self, root: Path, budget: int) -> None:
         self.root = root
+        self._at = str(root)
         self.budget = budget
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for i in range(256):
@@ -133,25 +144,40 @@ class Cache:
 
     def has(self, stripe_id: StripeId, index: int) -> bool:
         """Whether the file is there."""
-        return share_path(self.root, stripe_id, index).exists()
+        try:
+            os.stat(_file(self._at, stripe_id, index))
+        except OSError:
+            return False
+        return True
 
     def get(self, stripe_id: StripeId, index: int) -> bytes | None:
         """A whole share, unchecked, or None."""
         try:
-            return share_path(self.root, stripe_id, index).read_bytes()
+            fd = os.open(_file(self._at, stripe_id, index), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(fd).st_size
+                return os.pread(fd, size, 0)
+            finally:
+                os.close(fd)
         except OSError:  # not there, or this disk does not read it: the nodes still have it
             return None
 
     def put(self, stripe_id: StripeId, index: int, data: bytes) -> bool:
         """Keep a share; False when the disk is too full for a cache."""
-        path = share_path(self.root, stripe_id, index)
-        temporary = path.with_suffix(".tmp")
+        path = _file(self._at, stripe_id, index)
+        temporary = f"{path}.tmp"
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-            temporary.replace(path)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                os.unlink(temporary)
             return False
         self.usage += len(data)
         return True

@@ -35,8 +35,9 @@ DOUBLINGS: Final = 4
 """To 4 MiB."""
 
 FILL_AFTER: Final = 6
-"""After so many misses in one file, and again after so many more, a thread brings all of it: whoever jumps about in a
-segment of the stage, which has 64 MiB, soon has all of it in memory, and need not wait for the disk at each jump.
+"""After so many misses in one file, and again after twice as many, a thread brings all of it: whoever jumps about in a
+segment of the stage, which has 64 MiB, soon has all of it in memory, and need not wait for the disk at each jump. Where
+memory is so short that it does not stay, that is not done again and again.
 """
 FILL_BYTES: Final = 64 << 20
 _FILLS: Final = 2
@@ -106,16 +107,25 @@ class Windows:
             del self._misses[next(iter(self._misses))]
         if cold.length >= LONG:
             return cold.position, cold.length if kernel_reads_ahead(cold.path.parent) else cold.length + AHEAD
-        if misses and misses % FILL_AFTER == 0 and len(self._filling) < _FILLS and path not in self._filling:
-            self._filling.add(path)
-            self._start(lambda: _fill(path), lambda result: self._filling.discard(path))
+        times, more = divmod(misses, FILL_AFTER)
+        if times and not more and times & (times - 1) == 0:
+            self._fill(path)
         if path in self._filling:
             return cold.position, cold.length
         window = WINDOW << min(misses // WIDER, DOUBLINGS)
         return cold.position - cold.position % window, window
 
+    def _fill(self, path: Path) -> None:
+        if path in self._filling or len(self._filling) == _FILLS:
+            return
+        self._filling.add(path)
+        try:
+            self._start(lambda: _read_through(path), lambda result: self._filling.discard(path))
+        except RuntimeError:  # no thread can be started now: the reader waits for each piece, as before
+            self._filling.discard(path)
 
-def _fill(path: Path) -> None:
+
+def _read_through(path: Path) -> None:
     """Read a file through, at most FILL_BYTES of it. Errors are left to whoever needs the bytes."""
     buffers = [bytearray(_FILL)] * _AT_ONCE  # what is read is not looked at, so it may all go to one place
     with suppress(OSError):

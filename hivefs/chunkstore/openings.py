@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 
-MOST: Final = 16
+MOST: Final = 32
 """Files on their way at once; what is asked for beyond is left to whoever reads it."""
+THREADS: Final = 4
 _TOUCH_NS: Final = 600 * 10**9
 
 K = TypeVar("K", bound=Hashable)
@@ -49,13 +50,15 @@ def _open_and_bring(path: Path) -> int | None:
 
 
 class Openings(Generic[K]):
-    """``begin`` and ``take`` are for one thread; the others only open. Nobody waits for them."""
+    """``begin`` and ``take`` are for one thread; up to THREADS others only open. Nobody waits for them."""
 
     def __init__(self, start: Callable[..., None] = trio.lowlevel.start_thread_soon) -> None:
         """``start`` runs a function in a thread and tells another one, there, what came of it."""
         self._start = start
         self._begun: set[K] = set()
+        self._waiting: deque[tuple[K, Path]] = deque()
         self._opened: deque[tuple[K, int | None]] = deque()
+        self._working: set[object] = set()
         self._closed = False
 
     def begin(self, key: K, path: Path) -> None:
@@ -63,13 +66,30 @@ class Openings(Generic[K]):
         if key in self._begun or len(self._begun) >= MOST or self._closed:
             return
         self._begun.add(key)
+        self._waiting.append((key, path))
+        self._one_more()
 
-        def deliver(result: Any) -> None:
-            self._opened.append((key, result.unwrap()))
-            if self._closed:
-                self._close_opened()
+    def _one_more(self) -> None:
+        if len(self._working) >= THREADS:
+            return
+        worker = object()
+        self._working.add(worker)
+        try:
+            self._start(self._open_waiting, lambda result: self._working.discard(worker))
+        except RuntimeError:  # no thread can be started now: whoever reads the files opens them
+            self._working.discard(worker)
+            if not self._working:
+                while self._waiting:
+                    self._begun.discard(self._waiting.popleft()[0])
 
-        self._start(lambda: _open_and_bring(path), deliver)
+    def _open_waiting(self) -> None:
+        """In a thread. Nothing here is done under a lock: what two threads touch are single calls of deques."""
+        with suppress(IndexError):
+            while True:
+                key, path = self._waiting.popleft()
+                self._opened.append((key, _open_and_bring(path)))
+                if self._closed:
+                    self._close_opened()
 
     def take(self) -> list[tuple[K, int]]:
         """What was opened since the last time, with its descriptor, which is the caller's now."""
@@ -79,11 +99,14 @@ class Openings(Generic[K]):
             self._begun.discard(key)
             if fd is not None:
                 found.append((key, fd))
+        if self._waiting:  # the last thread may have ended right before they came
+            self._one_more()
         return found
 
     def close(self) -> None:
         """Close what was not taken, and what is still on its way when it comes."""
         self._closed = True
+        self._waiting.clear()
         self._close_opened()
 
     def _close_opened(self) -> None:

@@ -318,6 +318,12 @@ class Pool:
                 else:
                     self._cut_off(member)
 
+    def leave_relays(self) -> None:
+        """End the conversations that go through relays; nodes that have no other way are away then."""
+        for member in self.members.values():
+            if member.client is not None and member.client.relayed and member.scope is not None:
+                member.scope.cancel()
+
     def _cut_off(self, member: Member) -> None:
         if member.row.state != NodeState.GONE:
             log.warning("node %s was revoked by the hive's owner: its shares count as lost", member.node_id.hex()[:12])

@@ -9,6 +9,7 @@ from hivefs.cli.lazy import LazyGroup
 SUMMARIES = {
     "serve": "Be a relay for nodes of the hive that nobody can dial.",
     "accept": "Let a node of yours be reached through relays.",
+    "dial": "Let your vault reach nodes through relays.",
 }
 
 

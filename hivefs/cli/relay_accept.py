@@ -22,9 +22,8 @@ from hivefs.cli.output import json_option, show_json
 def command(node: Path, relay: tuple[str, ...], as_json: bool) -> None:
     """Reserve at relays for a node, and tell others of them, until it is interrupted. Experimental.
 
-    Each relay asks its own node whether yours belongs to the hive: that takes a minute after yours has started first. What
-    goes through is encrypted between your node and those who use it. They have to allow relays:
-    'hivefs init --set relays=1'.
+    Each relay asks its own node whether yours belongs to the hive, and that has to have heard of it: so start yours first.
+    What goes through is encrypted between your node and those who use it. They have to allow relays ('hivefs relay dial').
     """
     from hivefs.daemon.relay import accept  # loads libp2p: slow
 

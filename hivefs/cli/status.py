@@ -221,6 +221,7 @@ def _nodes(nodes: list[dict[str, Any]], counts: dict[str, int]) -> RenderableTyp
             node["id"][:12],
             Text(
                 node["state"]
+                + (", by relay" if node.get("relayed") else "")
                 + (", leaves" if node.get("leaving_s") else "")
                 + (", out of trust" if node.get("suspended") else ""),
                 style=styles.get(node["state"], ""),

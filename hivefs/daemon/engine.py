@@ -87,6 +87,7 @@ class Process:
                 "ledger": lambda _: engine.moving.accounts(),
                 "nodes": self._nodes,
                 "hurry": lambda _: engine.hurry(),
+                "relays": self._use_relays,
                 "learn": lambda value: engine.hear(map(entry_from_bytes, value)),
                 "fetch": self._fetch,
                 "ahead": self._ahead,
@@ -122,6 +123,13 @@ class Process:
         if piece is None:
             return None
         return piece.data if span is None else [piece.offset, piece.data]
+
+    def _use_relays(self, value: Any) -> bool:
+        """Reach nodes through relays or not, from now on."""
+        self._conversations.relays = value is True
+        if value is not True:
+            self._engine.pool.leave_relays()
+        return self._conversations.relays
 
     def _ahead(self, value: Any) -> None:
         self._engine.ahead.want([ChunkId(c) for c in value])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,8 +24,10 @@ from hivefs.maintenance.repack import Repack
 from hivefs.maintenance.repack_plan import Target
 from hivefs.metadata.engine_contents import Contents
 from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.node import Candidate
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import NodeState
+from hivefs.placement.limits import Load, wishes
 from hivefs.placement.policies import Policies
 from hivefs.placement.reputation import availability
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from hivefs.daemon.engine_core import Engine
 
 POLICIES_EVERY = 5.0
+TRIAL_BYTES = 64 << 20
+"""Most of this vault that rebalancing brings to a node which is not vetted: some 64 shares, for 100 audits in a week."""
 NEARLY_FULL = 0.1
 """Below this part of the hive's room free, moving data to free some is worth more traffic."""
 
@@ -62,7 +67,7 @@ class EngineMoving:
         self.repack.on_full = lambda: self.reassign.wanted.set()  # another event each time
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
-            engine.store, engine.reader, engine.writer, self._fills, engine.pool.takes, self._keeps, self.budget
+            engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
         )
         self.rebalance.held = self.held
         self.evacuation = Evacuation(
@@ -236,14 +241,35 @@ class EngineMoving:
             if m.row.capacity and not m.leaving
         ]
 
+    def _takes(self, node_id: NodeId) -> float:
+        """How much rebalancing may bring to a node. One that is not vetted gets enough to be looked at: where nobody writes
+        it would stay empty else, and never be vetted.
+        """
+        pool = self._engine.pool
+        if pool.takes(node_id):
+            return inf
+        known = node_id in pool.members and pool.candidate(node_id, self._engine.policy).usable
+        return TRIAL_BYTES if known else 0
+
     def _keeps(self, before: Stripe, after: Stripe) -> bool:
         """Whether the policy is proved of the stripe as it would be, and its level is what it was, and nobody could bring
-        too much together while the old copies are there.
+        too much together while the old copies are there. What placing wishes (nodes that fail together, nodes that are not
+        vetted) is heeded too: a move is never so needed that it is to give that up.
         """
         store = self._engine.store
         then = store.health(after)
         good = then.verdict.holds and then.level >= store.health(before).level
-        return good and self._engine.old_copies.apart(before, named(after))
+        return good and self._wished(before, after) and self._engine.old_copies.apart(before, named(after))
+
+    def _wished(self, before: Stripe, after: Stripe) -> bool:
+        pool, policy = self._engine.pool, self._engine.store.policies.of(after)
+        there = {share.node for share in before.shares}
+        load, new = Load(wishes(policy)), list[Candidate]()
+        for node_id in (share.node for share in after.shares):
+            if node_id is not None and node_id in pool.members:
+                found = pool.candidate(node_id, policy)
+                new.append(found) if node_id not in there else load.add(found)
+        return all(load.accepts(found) for found in new)
 
     def _give_to_checkpoint(self, stripe_ids: frozenset[StripeId]) -> None:
         self._engine.checkpoint.evacuate = stripe_ids

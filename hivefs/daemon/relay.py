@@ -24,9 +24,10 @@ import trio
 from hivefs.daemon import control, node_control
 from hivefs.daemon.dht import bound_memory
 from hivefs.daemon.home import read_private, write_file
-from hivefs.errors import BadSetting, HivefsError, KeyFileProblem, NodeProblem
+from hivefs.errors import BadSetting, HivefsError, KeyFileProblem, NodeProblem, Refused
 from hivefs.model.ids import KEY_BYTES
 from hivefs.model.node import MOST_RELAYS
+from hivefs.node.addresses import announced
 from hivefs.node.config import MOST_RELAY_TEXT, NodeConfig, load_node
 from hivefs.transport import Host, Limits, open_host, split_address
 from hivefs.transport.addresses import split_listen_address
@@ -46,6 +47,7 @@ DIAL_SECONDS: Final = 15.0
 NEAR_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
+STEADY_SECONDS: Final = 60.0
 CIRCUITS: Final = 32
 """At once, of all relays together; a node serves 64 connections from one address, and these come from its own machine."""
 
@@ -115,8 +117,9 @@ async def _serve(
     relay = Relay(partial(_is_node, directory, Lines(trio.current_time), trio.CapacityLimiter(ASKING)), bounds)
     async with open_host(seed, listen=listen, handlers={HOP: relay.serve}, limits=SERVE_LIMITS) as host:
         relay.host = host
-        host.announce(host.addresses)
-        told(host.addresses)
+        addresses = list(announced(host.addresses, ()))
+        host.announce(addresses)
+        told(addresses)
         await trio.sleep_forever()
 
 
@@ -146,9 +149,9 @@ def accept(directory: Path, relays: Sequence[str], told: Callable[[str], None]) 
     if not 0 < len(relays) <= MOST_RELAYS:
         raise BadSetting(name="--relay", reason=f"a node has at most {MOST_RELAYS}")
     near = own_place(config)
-    _log()
-    bound_memory()
     with _alone(directory):
+        _log()
+        bound_memory()
         trio.run(_until_told, partial(_accept, directory, seed, near, relays, told))
 
 
@@ -250,16 +253,16 @@ async def _accept(
 
 async def _keep(host: Host, relay: str, good: Callable[[], Awaitable[None]]) -> None:
     """Hold a reservation at a relay until cancelled; ``good`` is called when there is one again."""
-    pause, said = FIRST_PAUSE, ""
+    pause, since, said = FIRST_PAUSE, 0.0, set[bool]()
     while True:
         connection = None
-        reserved = False
+        reserved = refused = False
         try:
             connection = await host.dial(relay, timeout=DIAL_SECONDS)
             while True:
                 again = await reserve(connection)
                 if not reserved:
-                    reserved, pause, said = True, FIRST_PAUSE, ""
+                    reserved, said, since = True, set(), trio.current_time()
                     log.info("the node is reached through the relay at %s", relay)
                     await good()
                 with trio.move_on_after(again):
@@ -269,13 +272,17 @@ async def _keep(host: Host, relay: str, good: Callable[[], Awaitable[None]]) -> 
         except NodeProblem:
             raise
         except HivefsError as error:
-            reason = str(error)
+            reason, refused = str(error).removesuffix("."), isinstance(error, Refused)
         finally:
             if connection is not None:
                 with trio.CancelScope(shield=True):
                     await connection.aclose()
-        if reason != said:  # one line for an outage
-            said = reason
-            log.warning("no reservation at the relay at %s: %s It is tried again.", relay, reason)
+        if refused not in said:  # one line of an outage, and one when it is there and does not want us
+            said.add(refused)
+            log.warning("no reservation at the relay at %s (%s); it is tried again", relay, reason)
+        if (
+            reserved and trio.current_time() > since + STEADY_SECONDS
+        ):  # one that takes us and drops us is not asked without end
+            pause = FIRST_PAUSE
         await trio.sleep(pause)
         pause = min(LONGEST_PAUSE, 2 * pause)

@@ -40,6 +40,11 @@ _THREADS = 3
 WORTH_SHARING = 0.0005
 """Seconds. A disk that is quicker serves those who want a commit sooner one by one than together."""
 
+LONELY = 8
+"""After so many commits before which nobody else came, only every LONELY-th one gives others the time to come (or the one
+before that, in turn: so it is not always the last of several who come together that waits for the rest).
+"""
+
 INLINE_BYTES = 1 << 20
 """Syncing so much takes less than handing it to a thread is worth."""
 
@@ -74,6 +79,10 @@ class Commits:
         self._urgent = False
         self._took = 1.0
         """Seconds of the last commit."""
+        self._lonely = 0
+        """So many times in a row nobody else came."""
+        self._skipped = 0
+        """Commits since others were given time."""
         self._aside = False
         """A frame is being written in a worker thread: what it holds is not durable yet."""
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -183,8 +192,11 @@ class Commits:
         ticket = self._asked
         self._settle = self._settle or settle
         self._urgent = self._urgent or not patient
-        if self._took > WORTH_SHARING:
+        self._skipped += 1
+        if self._took > WORTH_SHARING and (self._lonely < LONELY or self._skipped >= LONELY - self._lonely % 2):
+            self._skipped = 0
             await trio.lowlevel.checkpoint()  # others that want the same may come before the work begins
+            self._lonely = 0 if self._asked > ticket else self._lonely + 1
         while self._done < ticket:
             if self._leading is not None:
                 await self._leading.wait()
@@ -224,14 +236,12 @@ class Commits:
         live = self._inodes.get(ino)
         saved = not live.dirty or live.quiet
         if saved and live.changed_seq <= self._store.durable and not self._overlay.changed(ino):
-            await trio.lowlevel.checkpoint()
-            return
+            return  # without a pass through the scheduler, which costs more than all of this
         await self.syncfs()
 
     async def syncfs(self) -> None:
         """See Filesystem.syncfs."""
         if not self.pending:
-            await trio.lowlevel.checkpoint()
             return
         try:
             await self.all()

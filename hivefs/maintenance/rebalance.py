@@ -29,7 +29,7 @@ from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.rebalance_plan import BEGIN, WIDTH, Fill, Held, Move, bound, farthest, sources, steps
 from hivefs.maintenance.turns import Turns
-from hivefs.model.ids import NodeId, StripeId
+from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import State as StripeState
 
@@ -50,8 +50,8 @@ REASON: Final = "filling nodes"
 
 class Rebalance:
     """``nodes`` gives capacity and use of all nodes that answer and stay, with the bytes that are this vault's left
-    0; ``takes`` says whether a node may be given shares now; ``keeps`` whether a stripe as it would be, compared with
-    how it is, keeps its policy.
+    0; ``takes`` says up to how many bytes of this vault a node may be given now (0: none); ``keeps`` whether a stripe as it
+    would be, compared with how it is, keeps its policy.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Rebalance:
         reader: Reader,
         writer: Writer,
         nodes: Callable[[], Sequence[Fill]],
-        takes: Callable[[NodeId], bool],
+        takes: Callable[[NodeId], float],
         keeps: Callable[[Stripe, Stripe], bool],
         budget: Budget,
     ) -> None:
@@ -74,6 +74,8 @@ class Rebalance:
         self._reached: dict[NodeId, StripeId] = {}
         self._empty: tuple[frozenset[NodeId], float, float] = (frozenset(), 0.0, 0.0)
         """The nodes of the last plan when it had no move, how long it is not made again for them, and since when."""
+        self._leaving: dict[tuple[StripeId, ShareId, NodeId], int] = {}
+        """Old copies of what moved, with their bytes, that are not deleted yet."""
         self._counted: Counter[NodeId] | None = None
         self._counted_at = 0.0
         self.active = False
@@ -89,7 +91,7 @@ class Rebalance:
 
     async def round(self) -> int:
         """One look, and what it calls for; how many shares moved."""
-        nodes = self._nodes()
+        nodes = await self._as_they_will_be()
         away = farthest(nodes)
         if self.active and away <= WIDTH:
             log.info("the nodes are about equally full now")
@@ -133,6 +135,24 @@ class Rebalance:
                 self.moving.waiting_for = str(error)
         return went
 
+    async def _as_they_will_be(self) -> list[Fill]:
+        """The nodes without the old copies of what moved. They are deleted when a head is out, which may take long: until
+        then a node that gave enough still looks full, and would give more, which it had to be given back.
+        """
+        turns = Turns()
+        for copy in self._state.moved_copies():
+            stripe = self._state.stripe(copy[0])
+            self._leaving[copy] = 0 if stripe is None else stripe.share_bytes
+            await turns.item()
+        waiting, sizes = set(self._state.moved_copies()), Counter[NodeId]()
+        for copy, size in list(self._leaving.items()):
+            if copy not in waiting and not self._state.has_trash(copy[2], copy[1]):
+                del self._leaving[copy]
+            else:
+                sizes[copy[2]] += size
+            await turns.item()
+        return [replace(node, used=max(0, node.used - sizes[node.node_id])) for node in self._nodes()]
+
     async def _shares(self, nodes: Sequence[Fill]) -> tuple[list[Fill], dict[NodeId, list[Held]]]:
         """The nodes with the bytes that are ours, and some shares of those that may have to give: each look goes on where
         the last one ended, so that what may not move is not looked at each time.
@@ -173,7 +193,8 @@ class Rebalance:
         return self._counted
 
     def _allowed(self, held: Held, source: NodeId, target: NodeId) -> bool:
-        if not self._takes(target):
+        own = 0 if self._counted is None else self._counted[target]
+        if own + held.size > self._takes(target):
             return False
         stripe = self._state.stripe(held.stripe_id)
         if stripe is None or stripe.shares[held.index].node != source:

@@ -146,12 +146,18 @@ class Repack:
         with trio.move_on_after(FIRST_PASS):
             await self._poked.wait()
         while True:
-            asked, self._poked = self._poked.is_set(), trio.Event()
             while not self._contents.indexed:
                 self._contents.index()
                 await trio.sleep(0.01)
-            jobs = await self.look() if asked or self.more_is_left or self._may_differ() else []
-            went = await self.work(jobs)
+            asked, self._poked = self._poked.is_set(), trio.Event()
+            try:
+                jobs = await self.look() if asked or self.more_is_left or self._may_differ() else []
+                went = await self.work(jobs)
+            except DiskFull as error:
+                self.moving.waiting_for = str(error)
+                self._poked.set()  # what was not moved is looked for again
+                self.on_full()
+                raise
             if self.more_is_left and went:
                 continue
             with trio.move_on_after(PASS_EVERY if went == len(jobs) else RETRY):
@@ -175,10 +181,7 @@ class Repack:
             try:
                 if await self.move(job):
                     went += 1
-            except DiskFull as error:
-                self.moving.waiting_for = str(error)
-                self._poked.set()  # what was not moved is looked for again
-                self.on_full()
+            except DiskFull:
                 raise
             except HivefsError as error:
                 self.moving.drop(job.reason, job.sent)

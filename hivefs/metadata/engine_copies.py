@@ -29,6 +29,10 @@ class CopyReader(EngineTables):
         """Nodes that still have a share of this stripe which another holds by now, until a head that says so is out."""
         return {node_id for _, node_id in self._copies().get(stripe_id, ())}
 
+    def moved_copies(self) -> list[tuple[StripeId, ShareId, NodeId]]:
+        """All such shares; there are as many as moved since the last head."""
+        return sorted((stripe, *copy) for stripe, left in self._copies().items() for copy in left)
+
     def old_copies(self, stripe: Stripe) -> set[tuple[int, NodeId]]:
         """Where shares of this stripe may lie beside where it says, by number: what waits to be deleted, what may come back
         with a node (spares), and what a move left. Costs as much as the stripe has shares, however many others have copies.

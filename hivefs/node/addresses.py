@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Sequence
 
@@ -15,6 +16,19 @@ def announced(listening: Sequence[str], announce: Sequence[str]) -> tuple[str, .
     if announce:
         return tuple(address if "/p2p/" in address else address + suffix for address in announce)
     return tuple(_reachable(address) for address in listening)
+
+
+def beyond_this_machine(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Those that are not loopback addresses: what others dial there is their own machine."""
+
+    def loopback(address: str) -> bool:
+        parts = address.split("/")
+        try:
+            return len(parts) > 2 and ipaddress.ip_address(parts[2]).is_loopback
+        except ValueError:
+            return False
+
+    return tuple(address for address in addresses if not loopback(address))
 
 
 def _reachable(address: str) -> str:

@@ -16,6 +16,7 @@ from hivefs.formats import member
 from hivefs.formats.meter import PEERS, Day
 from hivefs.model.ids import KEY_BYTES, NodeId
 from hivefs.model.node import CREDITS_MARK, LEAVING_MARK, RELAY_MARK, Role, RosterEntry
+from hivefs.node.addresses import beyond_this_machine
 from hivefs.node.answering import Answerer
 from hivefs.node.caps import NO_CAP, Caps
 from hivefs.node.config import NodeConfig, load_node, set_membership
@@ -55,6 +56,8 @@ def own_entry(
     """
     if config.membership is None:
         raise AssertionError("checked by the caller")
+    if config.relays:
+        addresses = beyond_this_machine(addresses)
     addresses = addresses[: MOST_ADDRESSES - len(config.relays)]
     addresses += tuple(RELAY_MARK + relay for relay in config.relays)
     if config.leaving_ns:

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from hivefs.crypto.seal import RecordSealer
@@ -18,6 +19,7 @@ SUFFIX = ".seg"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@lru_cache(maxsize=64)
 def segment_path(directory: Path, number: int) -> Path:
     """The number in 16 hexadecimal digits, so that the segments of one session sort as they were written."""
     return directory / f"{number:016x}{SUFFIX}"

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from hivefs.testing.bench import sources, workloads
+from hivefs.testing.bench.__main__ import parse
+from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.rounds import Record, Rounds
 from hivefs.testing.bench.targets import Disk, Target
 
@@ -130,3 +132,36 @@ def test_a_node_that_fills_is_measured_and_survives_its_kill(tmp_path: Path) -> 
     assert all(figure["value"] > 0 for figure in figures.values())
     assert figures["node_put_300"]["against"] == "1.00 of the first" and "600 shares" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"], "the benchmark left something behind"
+
+
+def test_every_step_is_measured_by_itself(tmp_path: Path) -> None:
+    from hivefs.testing.bench import stages
+
+    found = stages.measure(tmp_path / "stages", (2, 3), 1)
+    assert {key for key, *_ in stages.ROWS} == set(found)
+    assert all(found[key] > 0 for key in ("stage_read", "seal", "zfec", "sha_engine", "check", "read", "cache_read"))
+
+
+@pytest.mark.slow
+@pytest.mark.fuse
+def test_the_processor_time_of_a_hive_by_stages(tmp_path: Path) -> None:
+    _, result = bench(tmp_path, "--targets", "hivefs", "--only", "stages", "--rounds", "1")
+    figures = result["hive"]
+    assert result["errors"] == []
+    for kind in ("placing", "cold"):
+        parts = [figures[f"stages_{kind}_{part}"]["value"] for part in ("mount", "engine", "nodes")]
+        assert all(value > 0 for value in parts)
+        assert figures[f"stages_{kind}_all"]["value"] == pytest.approx(sum(parts))
+
+
+def test_another_checkout_runs_its_own_program(tmp_path: Path) -> None:
+    other = tmp_path / "checkout" / "hivefs"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    (other / "__main__.py").write_text("import sys; print('other', *sys.argv[1:])")
+    drive = Drive("before", tmp_path / "before", tmp_path / "checkout")
+    drive.root.mkdir()
+    assert drive.hivefs("status", "--json").strip() == "other status --json"
+    assert parse(["--against", str(tmp_path / "checkout")]).against == tmp_path / "checkout"
+    with pytest.raises(SystemExit):
+        parse(["--against", str(tmp_path)])

@@ -137,6 +137,32 @@ def test_more_is_read_around_the_more_often_something_is_missing_and_then_all(tm
     assert windows.next(NotInMemory(Path("other"), position, 4096)) == (5 * disk.WINDOW, disk.WINDOW)
 
 
+def test_a_file_that_does_not_stay_in_memory_is_filled_less_and_less_often(tmp_path: Path) -> None:
+    missed = 0
+    fills = []
+
+    def start(work: Callable[[], None], deliver: Callable[[None], None]) -> None:
+        fills.append(missed)
+        deliver(None)
+
+    windows = disk.Windows(start)
+    while missed < disk.FILL_AFTER * 10:
+        windows.next(NotInMemory(tmp_path / "file", 0, 10))
+        missed += 1
+    assert fills == [disk.FILL_AFTER * times for times in (1, 2, 4, 8)]
+
+
+def test_without_threads_more_is_read_around_as_before(tmp_path: Path) -> None:
+    def start(work: Callable[[], None], deliver: Callable[[None], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    windows, sizes = disk.Windows(start), []
+    for _ in range(100):
+        sizes.append(windows.next(NotInMemory(tmp_path / "file", 0, 10))[1])
+    assert sizes[0] == disk.WINDOW
+    assert sizes[-1] == disk.WINDOW << disk.DOUBLINGS
+
+
 def test_filling_is_for_few_files_at_once_and_none_that_is_gone(tmp_path: Path) -> None:
     later = Later()
     windows = disk.Windows(later)

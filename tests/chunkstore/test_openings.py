@@ -48,7 +48,6 @@ def test_what_was_begun_is_taken_once(tmp_path: Path) -> None:
     opened: Openings[str] = Openings(later)
     for name in ("there", "there", "gone"):
         opened.begin(name, tmp_path / name)
-    assert len(later.waiting) == 2
     assert opened.take() == []
     later.run()
     [(name, fd)] = opened.take()
@@ -59,16 +58,58 @@ def test_what_was_begun_is_taken_once(tmp_path: Path) -> None:
     assert len(later.waiting) == 1
 
 
-def test_not_more_than_some_are_on_their_way(tmp_path: Path) -> None:
+def test_not_more_than_some_are_on_their_way_in_few_threads(tmp_path: Path) -> None:
     later = Later()
     opened: Openings[int] = Openings(later)
     for number in range(3 * openings.MOST):
+        (tmp_path / str(number)).write_bytes(b"%d" % number)
         opened.begin(number, tmp_path / str(number))
-    assert len(later.waiting) == openings.MOST
+    assert len(later.waiting) == openings.THREADS
     later.run()
-    assert opened.take() == []
-    opened.begin(0, tmp_path / "0")
+    found = opened.take()
+    assert sorted(key for key, _ in found) == list(range(openings.MOST))
+    for key, fd in found:
+        assert os.read(fd, 10) == b"%d" % key
+        os.close(fd)
+    opened.begin(0, tmp_path / "gone")
     assert len(later.waiting) == 1
+
+
+def test_what_came_as_the_last_thread_ended_is_opened_after_all(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"bytes")
+    later = Later()
+    opened: Openings[int] = Openings(later)
+    for number in range(openings.THREADS):
+        opened.begin(number, tmp_path / "gone")
+    ended = []
+    while later.waiting:
+        work, deliver = later.waiting.pop(0)
+        work()
+        ended.append(deliver)
+    opened.begin(99, tmp_path / "file")
+    assert later.waiting == [], "all threads seem to be at work"
+    for deliver in ended:
+        deliver(None)
+    assert opened.take() == []
+    later.run()
+    [(key, fd)] = opened.take()
+    os.close(fd)
+    assert key == 99
+
+
+def test_without_threads_nothing_is_begun_and_nothing_breaks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"bytes")
+    refused = []
+
+    def start(work: Callable[[], Any], deliver: Callable[[Any], None]) -> None:
+        refused.append(work)
+        raise RuntimeError("can't start new thread")
+
+    opened: Openings[int] = Openings(start)
+    opened.begin(1, tmp_path / "file")
+    opened.begin(1, tmp_path / "file")
+    assert len(refused) == 2
+    assert opened.take() == []
 
 
 def test_closing_leaves_nothing_open(tmp_path: Path) -> None:
@@ -77,13 +118,16 @@ def test_closing_leaves_nothing_open(tmp_path: Path) -> None:
     opened: Openings[int] = Openings(later)
     opened.begin(1, tmp_path / "file")
     later.run()
+    before = len(os.listdir("/proc/self/fd"))
     opened.begin(2, tmp_path / "file")
-    before = set(os.listdir("/proc/self/fd"))
+    work = opened._open_waiting
     opened.close()
+    opened._waiting.append((3, tmp_path / "file"))  # a thread that had it in its hands already
+    work()
     later.run()
-    assert len(set(os.listdir("/proc/self/fd")) - before) == 0
+    assert len(os.listdir("/proc/self/fd")) == before - 1, "the first one is closed, the others were not left open"
     assert opened.take() == []
-    opened.begin(3, tmp_path / "file")
+    opened.begin(4, tmp_path / "file")
     assert later.waiting == []
 
 
@@ -101,7 +145,7 @@ def test_a_share_that_was_begun_is_read_through_the_descriptor_of_the_thread(tmp
     reader.close()
 
 
-def test_one_that_comes_late_takes_the_place_of_the_first(tmp_path: Path) -> None:
+def test_one_that_comes_late_is_closed(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1 << 30)
     assert cache.put(STRIPE, 1, b"a share")
     assert cache.put(STRIPE, 2, b"another")
@@ -111,9 +155,12 @@ def test_one_that_comes_late_takes_the_place_of_the_first(tmp_path: Path) -> Non
     reader.begin(STRIPE, 1)
     assert reader.read(STRIPE, 1, 0, 7) == b"a share"
     [first] = reader._files.values()
+    open_before = len(os.listdir("/proc/self/fd"))
     later.run()
     assert reader.read(STRIPE, 2, 0, 7) == b"another"
-    assert not is_open(first) or first in reader._files.values()
+    assert len(os.listdir("/proc/self/fd")) == open_before + 1
+    assert first in reader._files.values()
+    assert is_open(first)
     assert reader.read(STRIPE, 1, 0, 7) == b"a share"
     fds = list(reader._files.values())
     reader.close()

@@ -12,9 +12,15 @@ import trio.testing
 from hivefs.daemon.engine import LINGER_SECONDS, Process
 
 
+def an_engine() -> SimpleNamespace:
+    return SimpleNamespace(
+        repair=SimpleNamespace(busy=False), moving=SimpleNamespace(busy=False), keys=SimpleNamespace(reading=lambda: None)
+    )
+
+
 @pytest.mark.parametrize("duty", ["repair", "moving"])
 def test_the_engine_ends_only_when_nothing_is_repaired_or_moved(duty: str) -> None:
-    engine = SimpleNamespace(repair=SimpleNamespace(busy=False), moving=SimpleNamespace(busy=False))
+    engine = an_engine()
 
     async def test() -> float:
         process = Process(cast("Any", engine), cast("Any", None), cast("Any", None))
@@ -31,7 +37,7 @@ def test_the_engine_ends_only_when_nothing_is_repaired_or_moved(duty: str) -> No
 
 
 def test_the_engine_stays_a_while_for_who_asks_next() -> None:
-    engine = SimpleNamespace(repair=SimpleNamespace(busy=False), moving=SimpleNamespace(busy=False))
+    engine = an_engine()
 
     async def test() -> float:
         process = Process(cast("Any", engine), cast("Any", None), cast("Any", None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -19,17 +20,19 @@ import pytest
 import trio
 
 from hivefs.chunkstore.node_client import NodeClient
+from hivefs.cli import main as cli
 from hivefs.crypto import keys
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import node_control
 from hivefs.daemon.embedded import _free_ports
 from hivefs.daemon.network import Conversations
-from hivefs.errors import PeerUnreachable, Refused
+from hivefs.daemon.relay import own_place
+from hivefs.errors import BadSetting, PeerUnreachable, Refused
 from hivefs.formats.member import entry_from_bytes, sign_member
 from hivefs.model.ids import ShareId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
-from hivefs.node.config import create_node, load_node
-from hivefs.transport import open_host
+from hivefs.node.config import NodeConfig, create_node, load_node
+from hivefs.transport import open_host, peer_id_from_key
 from hivefs.transport.circuit import reserve
 
 HIVE, NEAR, HIDDEN, OWNER = (bytes([number]) * 32 for number in (1, 2, 3, 4))
@@ -115,7 +118,7 @@ class Hive:
         make(self.near, NEAR, self.ports[0])
         _, said = start("node", "run", self.near)
         nearby = said.removeprefix("Serving at ").split(" ")[0]
-        make(self.hidden, HIDDEN, self.ports[1], nearby, announce=local(self.ports[3]))
+        make(self.hidden, HIDDEN, self.ports[1], nearby, announce=f"/dns4/localhost/tcp/{self.ports[3]}")
         self.node, _ = start("node", "run", self.hidden)
         self.relay, self.address = self.serve()
 
@@ -135,14 +138,16 @@ class Hive:
         return "".join(text for path in sorted(self.root.glob("log-*")) if what in (text := path.read_text()))
 
 
-def test_a_node_that_nobody_dials_is_used_through_a_relay(tmp_path: Path, start: Start) -> None:
+def test_a_node_that_nobody_dials_is_used_through_a_relay(
+    tmp_path: Path, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
     hive = Hive(tmp_path, start)
     assert entry_of(hive.hidden).address.relays == ()
     accepting = hive.accept()
     until(lambda: entry_of(hive.hidden).address.relays)
     entry = entry_of(hive.hidden)
     assert entry.address.relays == (hive.address,) == tuple(node_control.status(hive.hidden)["relays"])
-    assert entry.address.reachable[0].startswith(local(hive.ports[3])), "where nobody listens"
+    assert entry.address.reachable[0].startswith(f"/dns4/localhost/tcp/{hive.ports[3]}/"), "where nobody listens"
 
     async def use() -> None:
         async with owner() as engine, engine.with_node(entry) as client:
@@ -164,11 +169,15 @@ def test_a_node_that_nobody_dials_is_used_through_a_relay(tmp_path: Path, start:
 
     with_deadline(use)
     assert node_control.status(hive.hidden)["shares"] == 8
-    done = subprocess.run(
-        [sys.executable, "-m", "hivefs", "relay", "accept", "--node", str(hive.hidden), "--relay", hive.address],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 39 and "another 'hivefs relay accept' runs" in done.stderr, done
+    assert cli.run(["relay", "accept", "--node", str(hive.hidden), "--relay", hive.address]) == 39
+    assert "another 'hivefs relay accept' runs" in capsys.readouterr().err
+    for process in (hive.relay, accepting):
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        assert f" {512 << 20} " in next(line for line in limits.splitlines() if line.startswith("Max data size"))
+    accepting.kill()
+    accepting.wait(30)
+    assert entry_of(hive.hidden).address.relays == (hive.address,), "it stays in the settings until it is taken back"
+    accepting = hive.accept()
     accepting.send_signal(signal.SIGTERM)
     assert accepting.wait(30) == 0
     assert entry_of(hive.hidden).address.relays == () == load_node(hive.hidden)[0].relays, "told no more"
@@ -180,3 +189,39 @@ def with_deadline(body: Callable[[], object], seconds: float = 100.0) -> None:
             await body()  # type: ignore[misc]
 
     trio.run(bounded)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["accept", "--relay", "/ip4/127.0.0.1/tcp/1"], 41, "/ip4/127.0.0.1/tcp/1"),
+        (["accept", *["--relay", "/ip4/127.0.0.1/tcp/{}/p2p/" + peer_id_from_key(HIVE)] * 5], 0, ""),
+        (["serve", "--listen", "/ip4/127.0.0.1/udp/1"], 41, "udp"),
+        (["serve", "--listen", "/ip4/127.0.0.1/tcp/0", "--circuit-bytes", "much"], 0, ""),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    words: list[str], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: none of it may get as far as binding its memory."""
+    words = [word.format(number) for number, word in enumerate(words)]
+    node = ["--node", str(tmp_path / "node")]
+    if code:
+        assert cli.run(["relay", *words, *node]) == 39, "there is no node"
+        capsys.readouterr()
+    make(tmp_path / "node", HIDDEN, 4001)
+    found = cli.run(["relay", *words, *node])
+    error = capsys.readouterr().err
+    assert found and found == (code or found) and said in error and "Traceback" not in error
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] != 512 << 20
+
+
+def test_where_a_node_is_on_its_own_machine() -> None:
+    def place(*listen: str) -> tuple[str, int]:
+        return own_place(NodeConfig(listen, 1, None))
+
+    assert place("/ip4/0.0.0.0/tcp/4001") == ("127.0.0.1", 4001)
+    assert place("/ip6/::/tcp/4001") == ("::1", 4001)
+    assert place("/ip4/127.0.0.1/tcp/0", "/ip4/10.0.0.7/tcp/4002") == ("10.0.0.7", 4002)
+    with pytest.raises(BadSetting):
+        place("/ip4/127.0.0.1/tcp/0")

@@ -108,15 +108,18 @@ def test_a_drive_over_a_relay(tmp_path: Path) -> None:
         start("accept", made.far, "relay", "accept", "--node", str(directories[-1]), "--relay", relay)
 
         client = hive.json("invite", "--hive", key, "--node", address)["invitation"]
-        words = ("--no-password", "--phrase-out", str(hive.phrase), "--code", "2/4", "--set", "relays=1")
+        words = ("--no-password", "--phrase-out", str(hive.phrase), "--code", "2/4")
         hive.run("join", "-", *words, stdin=client + "\n")
         stack.callback(hive.stop_engine)
         hive.run("mount", str(hive.drive))
-        until(lambda: hive.online() == 4, what="all nodes online")
+        until(lambda: hive.online() == 3, what="all nodes online but the one at home")
+        assert hive.json("relay", "dial") == {"relays": True, "running": True}
+        until(lambda: hive.online() == 4, what="the node at home online")
         assert {country: node["relayed"] for country, node in nodes_of(hive).items()} == {
             **dict.fromkeys(COUNTRIES[:-1], False), COUNTRIES[-1]: True,
         }  # fmt: skip
-        assert "online, by relay" in hive.run("nodes").stdout
+        assert not nodes_of(hive)[COUNTRIES[-1]]["addresses"], "others have nothing of an address on its own machine"
+        assert "online, by relay" in hive.run("nodes").stdout and "online, by relay" in hive.run("status").stdout
         data = os.urandom(16 << 20)
         (hive.drive / "file").write_bytes(data)
         hive.wait(hive.drive)
@@ -132,8 +135,16 @@ def test_a_drive_over_a_relay(tmp_path: Path) -> None:
         start("relay", made.near, *relaying)
         until(lambda: relayed(True), what="the node behind the relay back")
         log = running["accept"].log.read_text()
-        assert log.count("no reservation at the relay at") == 1 and "It is tried again." in log, log
+        assert log.count("no reservation at the relay at") == 1 and "; it is tried again" in log, log
         assert log.count("is reached through") == 2, log
+
+        assert "The running engine has taken it." in hive.run("relay", "dial", "--off").stdout
+        until(lambda: relayed(False), what="the node behind the relay away")
+        hive.run("umount", timeout=90)
+        hive.stop_engine()
+        assert "No engine runs" in hive.run("relay", "dial").stdout
+        hive.run("mount", str(hive.drive))
+        until(lambda: relayed(True), what="the node behind the relay back")
 
         for country in COUNTRIES[1:-1]:  # two shares of each stripe are needed, and two of four nodes are left
             running[country].end()

@@ -178,11 +178,11 @@ def moved_to_small_disk(hive: Live, number: int, room: Path) -> Iterator[None]:
         hive.run("up", timeout=200)
         until(lambda: hive.online() == NODES, PATIENCE, "the node starting on its new disk")
         yield
-    finally:
         hive.kill_node(number)
         shutil.rmtree(away)
         subprocess.run(["cp", "-a", "--sparse=always", *mounted], check=True, timeout=60)
-        subprocess.run(["umount", mounted[0]], check=True, timeout=20)
+    finally:
+        subprocess.run(["umount", "-l", mounted[0]], check=True, timeout=20)
         directory.rmdir()
         away.rename(directory)
         hive.run("up", timeout=200)

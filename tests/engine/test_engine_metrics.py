@@ -47,6 +47,10 @@ def test_every_queue_is_on_the_page_and_says_what_is_so(tmp_path: Path) -> None:
             assert found["hivefs_engine_nodes/online"] == 6 and found["hivefs_engine_queue/repair"] == 0
             assert found["hivefs_engine_placed_bytes_total"] == status["placing"]["bytes"] > 4 * CHUNK_BYTES // 2
             node = hive.nodes[0]
+            client = engine.pool.client(node.node_id)
+            assert client is not None and found["hivefs_engine_nodes_relayed"] == 0
+            client.relayed = True
+            assert samples(engine_metrics.page(engine.status()))["hivefs_engine_nodes_relayed"] == 1
             assert await engine.audit.audit(node.node_id) is not None
             engine.trust.failed(node.node_id)
             node.stop()

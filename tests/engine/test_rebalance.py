@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hivefs.daemon import engine_moving
 from hivefs.daemon.engine_core import Engine
 from hivefs.maintenance import garbage
 from hivefs.maintenance.rebalance import Rebalance
@@ -89,6 +90,47 @@ def test_shares_move_to_a_new_node_until_all_are_about_equally_full(tmp_path: Pa
             for ino, data in plain.items():
                 assert await content(engine, vault, ino, 0) == data
             assert await rebalance.round() == 0
+
+    run(test)
+
+
+def test_what_waits_to_be_deleted_is_as_good_as_gone(tmp_path: Path) -> None:
+    """No head comes out, so all old copies stay: who gave enough looks as full as before, and gives no more."""
+
+    async def test() -> None:
+        hive, vault = nodes_of(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await filled(engine, hive, vault)
+            rebalance, moved = engine.moving.rebalance, 0
+            while went := await rebalance.round():
+                moved += went
+                await known(engine, hive)
+            named = {
+                node.node_id: sum(s.share_bytes for s in engine.store.stripes() for x in s.shares if x.node == node.node_id)
+                for node in hive.nodes
+            }
+            mean = sum(named.values()) / len(named) / CAPACITY
+            assert moved >= 4 and engine.store.count("doomed") >= moved
+            assert all(abs(size / CAPACITY - mean) <= BEGIN for size in named.values())
+            assert named[hive.nodes[-1].node_id] / CAPACITY <= mean + WIDTH + 0.06
+
+    run(test)
+
+
+def test_a_node_that_nobody_knows_yet_gets_enough_to_be_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        hive, vault = nodes_of(), MemoryVault()
+        monkeypatch.setattr(engine_moving, "TRIAL_BYTES", 3 << 20)
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await filled(engine, hive, vault)
+            new, known_ones = hive.nodes[-1], engine.trust.vetted
+            engine.trust.vetted = lambda n: n != new.node_id and known_ones(n)  # type: ignore[method-assign]
+            engine.pool.conduct_changed(new.node_id)
+            while await engine.moving.rebalance.round():
+                await known(engine, hive)
+            assert 2 << 20 <= new.used <= 3 << 20
+            new_stripes = [s for s in engine.store.stripes() if new.node_id in [x.node for x in s.shares]]
+            assert new_stripes and all(engine.store.health(s).level == Level.GUARANTEED for s in new_stripes)
 
     run(test)
 

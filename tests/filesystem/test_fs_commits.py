@@ -16,6 +16,7 @@ from trio.testing import MockClock
 
 from hivefs.errors import PosixError, StoreDamaged
 from hivefs.filesystem.check import check
+from hivefs.filesystem.commits import LONELY
 from hivefs.model.staged import SegmentPiece
 
 
@@ -76,6 +77,42 @@ def test_many_who_wait_share_one_commit(drive: Drive, monkeypatch: pytest.Monkey
 
     run(all_at_once)
     assert log == ["journal"]
+
+
+@pytest.mark.parametrize("count", [2, 3, LONELY - 1, LONELY, 2 * LONELY - 1])
+def test_a_slow_disk_gives_others_time_to_come_while_some_do(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    passes = 0
+    log = count_calls(drive, monkeypatch)
+    checkpoint = trio.lowlevel.checkpoint
+
+    async def counted() -> None:
+        nonlocal passes
+        passes += 1
+        await checkpoint()
+
+    async def write_and_sync(f: int, times: int) -> None:
+        for _ in range(times):
+            drive.fs.write(f, 0, b"new")
+            drive.fs.commits._took = 1.0
+            await drive.fs.fsync(f)
+
+    async def together() -> None:
+        async with trio.open_nursery() as nursery:
+            for f in files:
+                nursery.start_soon(write_and_sync, f, 1)
+
+    files = [drive.file(f"f{n}", b"data") for n in range(count)]
+    with monkeypatch.context() as patched:
+        patched.setattr(trio.lowlevel, "checkpoint", counted)
+        run(write_and_sync, files[0], 10 * LONELY)
+    assert LONELY < passes < 3 * LONELY, "who is alone does not wait for others each time"
+    for _ in range(3 * LONELY):
+        run(together)
+    log.clear()
+    run(together)
+    assert log == ["journal"], "they share again"
 
 
 def test_who_comes_while_a_sync_runs_is_served_by_the_commit_after_it(

@@ -21,7 +21,9 @@ from libp2p.security.noise.messages import NoiseHandshakePayload, make_handshake
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
 from mutating import mutants
 
+from hivefs.transport.addresses import binary_peer_id
 from hivefs.transport.channel import HandshakeProblem
+from hivefs.transport.circuit_messages import BadMessage, Message, from_bytes, to_bytes
 from hivefs.transport.frames import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE, ProtocolViolation
 from hivefs.transport.limits import Limits
 from hivefs.transport.noise import Handshake
@@ -140,11 +142,25 @@ def multiplexer(count: int) -> None:
         assert len(b"".join(sent)) - opened <= 2 * len(data)
 
 
+def circuits(count: int) -> None:
+    """Messages between a relay and those who want something of it: a message with one form, or BadMessage."""
+    made = [Message(1, binary_peer_id(OWN), 0, 60, 1 << 20), Message(2, b"", 1 << 33, 60, 1 << 20, 100), Message(0)]
+    for hop in (True, False):
+        for data in mutants([to_bytes(message, hop)[1:] for message in made], count // 2, f"circuits {hop}"):
+            try:
+                found = from_bytes(data, hop)
+            except BadMessage:
+                continue
+            again = to_bytes(found, hop)
+            assert from_bytes(again[1:] if again[0] < 128 else again[2:], hop) == found
+
+
 ATTACKS: dict[str, Callable[[int], None]] = {
     "certificates": certificates,
     "payloads": payloads,
     "noise messages": noise_messages,
     "multiplexer": multiplexer,
+    "circuits": circuits,
 }
 
 

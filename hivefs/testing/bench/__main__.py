@@ -64,6 +64,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--peers", action="store_true", help=f"also those that are installed of {', '.join(all_peers.PEERS)}"
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="also, as 'before', the hivefs of that other checkout"
+    )
     parser.add_argument("--only", type=_words, default=[], help=f"of {', '.join(names)}")
     parser.add_argument("--skip", type=_words, default=[], help="the same names")
     parser.add_argument("--files", type=_numbers, default=[], help="numbers of files for the figure of memory (10000)")
@@ -86,6 +89,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"there is no target {wrong[0]}; there are {', '.join(OWN)}")
     if chosen.only and {*chosen.only} <= _ALONE:
         chosen.targets = []
+    if chosen.against is not None and not (chosen.against / "hivefs" / "__init__.py").is_file():
+        parser.error(f"{chosen.against} is no checkout of HiveFS")
     if chosen.rounds < 1:
         parser.error("at least one round")
     return chosen
@@ -121,6 +126,8 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
     say("making the inputs")
     inputs = sources.make(root / "inputs", sizes)
     targets = [OWN[name](root / name) for name in chosen.targets]
+    if chosen.against is not None:
+        targets.append(Drive("before", root / "before", chosen.against.resolve()))
     if chosen.peers:
         targets += all_peers.installed(root, say)
     hive: dict[str, Any] = {}
@@ -138,7 +145,7 @@ def measure(chosen: argparse.Namespace, root: Path, command: str) -> dict[str, A
         rounds = Rounds(running, inputs, sizes, record, settle=not chosen.no_settle, deadline=deadline)
         rounds.run(workload for workload in WORKLOADS if _chosen(chosen, workload.name))
         for target in rounds.targets:
-            if isinstance(target, Drive):
+            if isinstance(target, Drive) and target.name == table.DRIVE:
                 figures = [name for name in hive_figures.FIGURES if _chosen(chosen, name)]
                 files = chosen.files or [200 if chosen.quick else 10_000]
                 hive = hive_figures.measure(target, figures, root, sizes, files, record, deadline)
@@ -193,7 +200,7 @@ def _ours_failed(result: dict[str, Any]) -> bool:
 
 
 def _chosen(chosen: argparse.Namespace, name: str) -> bool:
-    return name not in chosen.skip and (not chosen.only or name in chosen.only)
+    return name not in chosen.skip and (name in chosen.only or not (chosen.only or name == hive_figures.STAGES))
 
 
 def _filesystem(directory: Path) -> str:

@@ -18,7 +18,7 @@ from hivefs.daemon.home import Home
 from hivefs.daemon.launch import start_time, stop_process
 from hivefs.errors import HivefsError
 from hivefs.testing.bench.processes import wait_idle
-from hivefs.testing.bench.targets import STOP_SECONDS, CannotStart, Target, unmount, with_package
+from hivefs.testing.bench.targets import PACKAGE_ROOT, STOP_SECONDS, CannotStart, Target, unmount, with_package
 from hivefs.testing.bench.tools import sync_filesystem
 
 NODES = 8
@@ -29,8 +29,10 @@ ASK_SECONDS = 10.0
 class Drive(Target):
     """Nodes, engine and mount below ``root``; HIVEFS_HOME and HIVEFS_HIVE point there and nowhere else."""
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, root: Path, checkout: Path = PACKAGE_ROOT) -> None:
+        """``checkout`` holds the hivefs that runs."""
         super().__init__(name, root)
+        self._checkout = checkout
         self.home = root / "home"
         self.code = (0, 0)
         self.before: tuple[str, ...] = ()
@@ -92,7 +94,7 @@ class Drive(Target):
         try:
             done = subprocess.run(
                 [*self.before, sys.executable, "-P", "-m", "hivefs", *words],
-                env=with_package(environment),
+                env=with_package(environment, self._checkout),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from hivefs.testing.bench import ssl_loopback
+from hivefs.testing.bench import ssl_loopback, stage_figures
 from hivefs.testing.bench.bounded import Failed, Overrun, run_bounded
 from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.processes import memory
@@ -34,6 +34,9 @@ LIMIT_S: Final = 300.0
 SLOWEST_FILES: Final = 100
 """Files a second; what is slower counts as hanging."""
 WALKS: Final = (("ls", "-R"), ("find",), ("du", "-s"))
+
+STAGES: Final = "stages"
+"""Only when it is asked for."""
 
 Figure = dict[str, Any]
 
@@ -105,7 +108,7 @@ def cold(measure: Measure) -> None:
         drive.drop_cache()
         measure.quiet()
         alone = ssl_loopback.seconds_for(size)
-        took = run_bounded(partial(_read, path, digest(data), size), measure.sizes.step_limit_s)
+        took = run_bounded(partial(read_cold, path, digest(data), size), measure.sizes.step_limit_s)
         rates.append(size / MB / took)
         ratios.append(alone / took)
         measure.remove(path)
@@ -204,6 +207,7 @@ FIGURES: Final[dict[str, Callable[[Measure], None]]] = {
     "cold": cold,
     "latency": latency,
     "memory": memory_figure,
+    STAGES: stage_figures.measure,
 }
 
 
@@ -239,7 +243,8 @@ def _write(path: Path, data: bytes) -> None:
     os.close(fd)
 
 
-def _read(path: Path, wanted: str, size: int) -> float:
+def read_cold(path: Path, wanted: str, size: int) -> float:
+    """Seconds of a sequential read with empty page caches. Raises Differs."""
     forget_pages(path)
     drop_caches()
     began = time.perf_counter()

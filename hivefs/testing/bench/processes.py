@@ -18,12 +18,18 @@ QUIET_SHARE = 0.06
 
 def cpu_seconds(pids: Sequence[int]) -> float:
     """Processor time that the processes have used so far; those that are gone count nothing."""
-    total = 0
+    return sum(cpu_times(pids))
+
+
+def cpu_times(pids: Sequence[int]) -> tuple[float, float]:
+    """The same, user and system."""
+    user = system = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
+            user += int(fields[11])
+            system += int(fields[12])
+    return user / _TICKS, system / _TICKS
 
 
 def memory(pid: int) -> dict[str, float]:

@@ -32,6 +32,7 @@ class Sizes:
     rsync_files: int = 300
     latency_files: int = 400
     busy_bytes: int = 512 * MIB
+    stripes: int = 12
     step_limit_s: float = 180.0
 
 
@@ -50,6 +51,7 @@ QUICK = Sizes(
     rsync_files=20,
     latency_files=40,
     busy_bytes=64 * MIB,
+    stripes=2,
     step_limit_s=60.0,
 )
 

@@ -1,7 +1,7 @@
 """How long trio.SSLStream takes for some bytes over loopback: what everything that goes to nodes is measured against.
 
 ``python -m hivefs.testing.bench.ssl_loopback BYTES`` starts a receiver in a process of its own, sends BYTES in pieces of
-1 MiB, waits for its answer that all arrived, and prints the seconds.
+1 MiB, waits for its answer that all arrived, and prints the seconds, by the clock and of the processors.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ _MODULE = "hivefs.testing.bench.ssl_loopback"
 
 def seconds_for(size: int) -> float:
     """Measure in processes of their own. Raises RuntimeError."""
+    return measured(size)["seconds"]
+
+
+def measured(size: int) -> dict[str, float]:
+    """The same, ``seconds`` by the clock and ``processor`` seconds of both ends together."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", _MODULE, str(size)],
         env=with_package(dict(os.environ)),
@@ -41,7 +46,8 @@ def seconds_for(size: int) -> float:
     )
     if done.returncode:
         raise RuntimeError(f"trio.SSLStream could not be measured: {done.stderr.strip()[-300:]}")
-    return float(json.loads(done.stdout)["seconds"])
+    found = json.loads(done.stdout)
+    return {name: float(found[name]) for name in ("seconds", "processor")}
 
 
 def certificate(path: Path) -> None:
@@ -67,13 +73,14 @@ async def _receive(pem: str) -> None:
     with trio.fail_after(LIMIT_SECONDS):
         stream = trio.SSLStream(await listener.accept(), context, server_side=True)
         left = int(await stream.receive_some(16))
+        began = time.process_time()
         while left:
             left -= len(await stream.receive_some(min(left, 4 * MIB))) or left
-        await stream.send_all(b".")
+        await stream.send_all(b"%16.6f" % (time.process_time() - began))
         await stream.receive_some(1)
 
 
-async def _send(port: int, size: int) -> float:
+async def _send(port: int, size: int) -> dict[str, float]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -81,15 +88,16 @@ async def _send(port: int, size: int) -> float:
     with trio.fail_after(LIMIT_SECONDS):
         stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", port, ssl_context=context)
         await stream.do_handshake()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         await stream.send_all(b"%016d" % size)
         for start in range(0, size, MIB):
             await stream.send_all(memoryview(piece)[: min(MIB, size - start)])
-        if await stream.receive_some(1) != b".":
+        answer = await stream.receive_some(16)
+        if len(answer) != 16:
             raise EOFError("the receiver ended")
-        took = time.perf_counter() - began
+        took, used = time.perf_counter() - began, time.process_time() - used
         await trio.aclose_forcefully(stream)
-        return took
+        return {"seconds": took, "processor": used + float(answer)}
 
 
 def main(arguments: list[str]) -> None:
@@ -103,11 +111,11 @@ def main(arguments: list[str]) -> None:
         receiver = subprocess.Popen([sys.executable, "-P", "-m", _MODULE, "--receive", str(pem)], stdout=subprocess.PIPE)
         try:
             assert receiver.stdout is not None  # noqa: S101 - a pipe was asked for
-            seconds = trio.run(_send, int(receiver.stdout.readline()), int(arguments[0]))
+            found = trio.run(_send, int(receiver.stdout.readline()), int(arguments[0]))
         finally:
             receiver.kill()
             receiver.wait()
-    sys.stdout.write(json.dumps({"seconds": seconds}) + "\n")
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

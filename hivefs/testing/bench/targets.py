@@ -145,9 +145,9 @@ class Disk(Target):
         sync_filesystem(self.directory)
 
 
-def with_package(environment: dict[str, str]) -> dict[str, str]:
-    """The environment in which ``python -P -m hivefs`` is this checkout's."""
-    paths = [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+def with_package(environment: dict[str, str], checkout: Path = PACKAGE_ROOT) -> dict[str, str]:
+    """The environment in which ``python -P -m hivefs`` is that checkout's (this one)."""
+    paths = [str(checkout), *filter(None, [environment.get("PYTHONPATH")])]
     return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -112,6 +112,33 @@ def _step(world: World, fault: Fault) -> None:
     world.truth.grant_time(trio.current_time() + world.truth.lag)
 
 
+def _grow(world: World, fault: Fault) -> None:
+    """New nodes of new operators, all at once."""
+    countries = world.scenario.countries
+    for number in range(max(1, round(fault.part * sum(not n.dead for n in world.nodes.values())))):
+        country = countries[number % len(countries)]
+        world.join(country, f"newcomer-{len(world.nodes)}", country)
+    world.balance.happened()
+
+
+def _resize(world: World, fault: Fault) -> None:
+    """Owners give more or less of their disks."""
+    for node in _some(world, fault.part):
+        node.capacity = round(node.capacity * fault.days)
+        world.say("resized", node.number, node.capacity)
+    world.balance.happened()
+
+
+def _write(world: World, fault: Fault) -> None:
+    async def more() -> None:
+        for _ in range(round(fault.part)):
+            await (world.files.write(fault.where) if world.scenario.paths else world.write())
+            if world.scenario.disk_bytes:
+                world.balance.happened()
+
+    world.soon(more)
+
+
 def _stray(world: World, fault: Fault) -> None:
     """Shares that nothing names lie at some nodes: a client was lost between two heads."""
     for node in _some(world, fault.part):
@@ -126,6 +153,8 @@ def _policy(world: World, fault: Fault) -> None:
 
 def _delete(world: World, fault: Fault) -> None:
     world.files.delete(fault.part)
+    if world.scenario.disk_bytes:
+        world.balance.happened(False)
 
 
 def _move(world: World, fault: Fault) -> None:
@@ -151,4 +180,7 @@ _KINDS = {
     "stray": _stray,
     "delete": _delete,
     "move": _move,
+    "grow": _grow,
+    "resize": _resize,
+    "write": _write,
 }

@@ -60,7 +60,8 @@ class Fault:
     ``full`` (a part of the disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the
     engine). Of a hive with files also what the user does: ``policy`` (the text ``where`` is put into force), ``delete`` (a
     ``part`` of the files), ``move`` (a part of them, to the folder ``where``), ``stray`` (a part of the nodes is left with
-    a share that nothing names).
+    a share that nothing names), ``write`` (``part`` stripes more). Of disks: ``grow`` (so many new nodes join as are a
+    ``part`` of all) and ``resize`` (a part of the disks offers ``days`` times what it did).
     """
 
     day: float
@@ -89,6 +90,8 @@ class Scenario:
     max_per_operator: int = 2
     nodes_per_operator: int = 2
     share_bytes: int = 24
+    disk_bytes: int = 0
+    """What a node offers; 0: without end. With an end rebalancing is looked at (balance.py); with paths only."""
     gone_after_days: float = 7.0
     detection_days: float = 35.0
     """Within so many days the engine must notice that a node that answers lost a share: leases are renewed after 30."""
@@ -107,6 +110,11 @@ class Scenario:
     join_after_days: float = 1.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     outages: Outages = field(default_factory=Outages)
+    groups: int = 0
+    """So many groups of nodes fail together; no attribute says who is in which (groups.py)."""
+    grouped: float = 0.5
+    """The part of the nodes that are in one."""
+    group_outages: Outages = field(default_factory=Outages)
     reads_per_day: float = 2.0
     check_hours: float = 24.0
     kills_per_year: float = 0.0

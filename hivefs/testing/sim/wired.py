@@ -111,4 +111,11 @@ class Wired:
             await self._life.garbage.take_released(self._vault)
 
         moving = self.moving
-        return [moving.repack.run, moving._follow_policies, reassign, take_released, moving.ledger.run]
+        return [
+            moving.repack.run,
+            moving._follow_policies,
+            reassign,
+            take_released,
+            moving.ledger.run,
+            moving.rebalance.run,
+        ]

@@ -24,10 +24,12 @@ from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.policy import Policy
 from hivefs.testing.sim import accounts, determinism, waiting
+from hivefs.testing.sim.balance import Balance
 from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
 from hivefs.testing.sim.files import Files
+from hivefs.testing.sim.groups import Groups
 from hivefs.testing.sim.heads import Heads
 from hivefs.testing.sim.nodes import BEGIN_NS, DAY, SimClient, SimNode
 from hivefs.testing.sim.scenario import Scenario
@@ -65,6 +67,9 @@ class Result:
     recoveries: int = 0
     waiting: int = 0
     next_losses: int = 0
+    balancing: int = 0
+    farthest: float = 0.0
+    blows: list[tuple[float, bool, int, int]] = field(default_factory=list)
 
 
 class World:
@@ -96,6 +101,8 @@ class World:
         self.truth.on_stored = self._stored
         self.files = Files(self)
         self.heads = Heads(self)
+        self.balance = Balance(self)
+        self.groups = Groups(self)
         self.truth.on_deleted = self.heads.deleted
         self.truth.given_up = self._given_up
         self._puts_to_live = 0
@@ -150,7 +157,7 @@ class World:
     def join(self, country: str, operator: str, operator_country: str) -> SimNode:
         """A new node."""
         chance, now = self.chance, trio.current_time()
-        node = SimNode(len(self.nodes) + 1, country, operator, operator_country, 1 << 40, now)
+        node = SimNode(len(self.nodes) + 1, country, operator, operator_country, self.scenario.disk_bytes or 1 << 40, now)
         node.slow = chance.uniform(0.02, 0.2)
         node.skew_ns = round(chance.gauss(0, 30) * 1e9)
         self.nodes[node.number] = node
@@ -161,6 +168,8 @@ class World:
         self.say("join", node.number, country, operator)
         self.at(now + self.scenario.lifetimes.draw(chance), lambda: self.destroy(node))
         self._plan_outage(node)
+        if self.scenario.disk_bytes and self.life is not None:
+            self.balance.happened(False)
         return node
 
     def _plan_outage(self, node: SimNode) -> None:
@@ -237,9 +246,12 @@ class World:
                 self._connect,
             )
             life.on_gone = lambda gone: gone_is_gone(self, gone)
+            life.exact = bool(self.scenario.groups)
             if self.scenario.paths:
                 life.wire(self.files, f"wired {self.scenario.seed} {self.result.lives}")
                 self.files.begin()
+                if self.scenario.disk_bytes:
+                    self.balance.wire(life)
                 if self.scenario.heads:
                     life.wired.heads = self.heads.wire(
                         life, random.Random(f"heads {self.scenario.seed} {self.result.lives}")
@@ -319,6 +331,7 @@ class World:
             ids = tuple(c.share_id for c in writing.code(needed, total, data))
             kept = Kept(len(self.truth.stripes) + 1, needed, ids, data)
             kept.repair_at = self.scenario.repaired_at(needed, total)
+            kept.spread = bool(self.scenario.groups) and self.groups.known
             self.truth.know(kept)
             life = self.life
             stripe_id: StripeId | None = None
@@ -417,6 +430,7 @@ class World:
             begun = trio.current_time()
             for fault in scenario.faults:
                 self.at(begun + fault.day * DAY, lambda fault=fault: befall(self, fault))  # type: ignore[misc]
+            self.groups.begin()
             nursery.start_soon(self._reading)
             nursery.start_soon(self._watching)
             await trio.sleep_until(begun + scenario.days * DAY)
@@ -429,6 +443,10 @@ class World:
             if scenario.paths:
                 self.files.check_settled()
                 accounts.check_balanced(self)
+            if scenario.disk_bytes:
+                self.balance.check_settled()
+                self.result.balancing = self.balance.moves
+                self.result.farthest = self.balance.farthest()
             nursery.cancel_scope.cancel()
         self.result.digest = self._hash.hexdigest()
         return self.result
@@ -446,6 +464,7 @@ class World:
         result.moved = self.files.moved
         result.heads = 0 if self.heads.out is None else self.heads.out.sequence
         result.recoveries = self.heads.recoveries
+        result.blows = self.groups.blows
 
     def soon(self, what: Callable[[], Awaitable[None]]) -> None:
         """Begin something that takes a while."""
