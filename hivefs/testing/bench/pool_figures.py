@@ -46,6 +46,7 @@ class _Client:
 
     def __init__(self, entry: RosterEntry) -> None:
         self.node_id = NodeId(entry.membership.subject)
+        self.relayed = False
         self.greeted = SimpleNamespace(node_membership=entry.membership)
 
     async def stat(self) -> Any:
