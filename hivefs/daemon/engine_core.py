@@ -243,6 +243,8 @@ class Engine:
     def _forgot(self, node_id: NodeId) -> None:
         self.learning.forget(self.pool.members[node_id].entry)
         self.pool.forget(node_id)
+        self.leases.forget(node_id)
+        self.round_trips.forget(node_id)
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few roster entries whose signatures hold; how many were new."""
