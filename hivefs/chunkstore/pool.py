@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -105,7 +106,7 @@ class Pool:
         self._clock = clock
         self._conduct = conduct
         self._wall = clock()
-        self._unsaved: list[Member] = []
+        self._unsaved: deque[Member] = deque()
         self._refused: dict[NodeId, None] = {}
         """Nodes of which the disk did not take what was seen last."""
         self._on_connect = on_connect
@@ -391,7 +392,7 @@ class Pool:
             if shifted is not None:
                 shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
                 self._unsaved.append(shifted)
-        late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
+        late = [self._unsaved.popleft() for _ in range(min(SAVED_AT_ONCE, len(self._unsaved)))]
         known = (member for member in late if self.members.get(member.node_id) is member)
         rows = {member.node_id: member.row for member in known if member.row.state != NodeState.ONLINE}
         refused = islice(self._refused, SAVED_AT_ONCE)
