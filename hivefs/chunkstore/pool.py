@@ -49,6 +49,8 @@ LOOK_EVERY = 0.25
 LOOK_LATE = 60.0
 """And how long after its time, at most."""
 SHIFTED = 256
+LISTED = 8
+"""Nodes that are listed at a time."""
 CLOCK_STEP_NS = 60 * 10**9
 SAVED_AT_ONCE = 16
 BUSY_SECONDS = 5.0
@@ -146,6 +148,13 @@ class Pool:
         """
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
         return self.listing.field(weakest, trio.current_time(), lambda: list(self.members))
+
+    async def warm(self, weakest: Evidence) -> None:
+        """List all nodes as ``candidates`` for such a policy wants them, with turns for others: later only changes are."""
+        self.listing.begin(weakest, list(self.members))
+        turns = Turns()
+        while self.listing.some(weakest, trio.current_time(), LISTED):
+            await turns.item()
 
     def candidate(self, node_id: NodeId, policy: Policy) -> Candidate:
         """One of them."""
