@@ -28,7 +28,7 @@ from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.looker import Looker
-from hivefs.daemon.memory import keep_buffers, keep_maps_small, settled
+from hivefs.daemon.memory import collect_often, keep_buffers, keep_maps_small, settled
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
@@ -415,6 +415,7 @@ async def _serve(
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
         settled()
+        collect_often()
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

@@ -187,3 +187,24 @@ def test_a_child_of_another_release_is_not_told_anything(engine: Engine, looker:
     with pytest.raises(HivefsError, match="upgraded"):
         asked(engine, looker, "policy_explain", {"path": "/"}, [])
     assert not looker.children
+
+
+def test_keys_are_in_no_argument_and_no_environment_of_the_child(engine: Engine, looker: Looker) -> None:
+    seen: list[bytes] = []
+
+    async def report(step: Any) -> None:
+        for pid in looker.children:
+            seen.extend(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ", "limits"))
+        await trio.lowlevel.checkpoint()
+
+    async def go() -> None:
+        with trio.fail_after(120):
+            await looker.ask("explain", {"path": "/"}, EngineBook(engine).nodes(), report)
+
+    trio.run(go)
+    keys = engine.keys.reading()
+    assert seen and any(b"hivefs.daemon.looking" in one for one in seen)
+    for key in (keys.metadata_key, keys.names_key, keys.engine_key, engine.keys.master):
+        assert not any(key in one or key.hex().encode() in one for one in seen)
+    assert any(line.split()[4:6] == [b"0", b"0"] for one in seen for line in one.splitlines() if b"core file" in line)
+    assert repr(keys) == "ReadingKeys(...)"
