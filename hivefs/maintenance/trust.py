@@ -295,7 +295,7 @@ class Trust:
             for name in set(found.values()) - set(self.domains.values()):
                 log.info("%d nodes fail together: %s", sum(1 for other in found.values() if other == name), name)
             before, self.domains = self.domains, found
-            for node_id in {*before, *found}:
+            for node_id in sorted({*before, *found}):
                 if before.get(node_id) != found.get(node_id):
                     self.on_changed(node_id)
             await trio.sleep(LEARN_EVERY)

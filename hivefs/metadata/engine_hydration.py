@@ -23,11 +23,22 @@ class HydrationTables(StripeTables, NodeTables):
     """Table loaded: ranges of the tree that are here."""
 
     def __init__(self, path: Path, key: bytes, default: Policy, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._ranges_read: Ranges | None = None
         super().__init__(path, key, default, random)
-        self._ranges = Ranges()
-        for low in self.keys("loaded"):
-            high = self._get("loaded", low)
-            self._ranges.add(low[1:], high or None)
+
+    @property
+    def _ranges(self) -> Ranges:
+        if self._ranges_read is None:
+            self._ranges_read = Ranges()
+            for low in self.keys("loaded"):
+                high = self._get("loaded", low)
+                self._ranges_read.add(low[1:], high or None)
+        return self._ranges_read
+
+    def _undone(self, sequence: int) -> None:
+        """A page that is not in the store is not loaded, or all that it names would be lost."""
+        super()._undone(sequence)
+        self._ranges_read = None
 
     @property
     def hydrating(self) -> bool:

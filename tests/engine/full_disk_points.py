@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,8 +19,8 @@ from hivefs.metadata.engine_writer import EngineWriter
 
 PACKAGE = Path(hivefs.__file__).parent
 ROOMS = ("maintenance", "metadata", "daemon")
-OWN = {"metadata/engine_writer.py", "daemon/recover.py"}
-"""The store's own file, and a command that makes a store and has no duties."""
+OWN = {"metadata/engine_writer.py", "daemon/recover.py", "maintenance/full_disk.py"}
+"""The store's own file, a command that makes a store and has no duties, and the look whether there is room."""
 
 
 def all_points() -> set[str]:
@@ -56,12 +56,13 @@ def point_of(frame: FrameType | None) -> str:
 
 
 class FullStore:
-    """Lets transactions fail as on a full disk, at their end, when all is done: ``is_full(point)`` says which. Those
-    of the test's own task do not. ``failed`` and ``written`` count by point.
+    """Lets transactions fail as on a full disk, at their end, when all is done: ``is_full(point)`` says which. With ``own``
+    also those of the test's own task (all, or at these points). ``failed`` and ``written`` count by point.
     """
 
-    def __init__(self, is_full: Callable[[str], bool]) -> None:
+    def __init__(self, is_full: Callable[[str], bool], own: bool | Collection[str] = False) -> None:
         self._is_full = is_full
+        self._own = own
         self.failed: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
 
@@ -76,6 +77,7 @@ class FullStore:
                 return
             point = point_of(sys._getframe(1))
             mine = not trio.lowlevel.in_trio_run() or trio.lowlevel.current_task().name.endswith("bounded")
+            mine = mine and not (store._own if isinstance(store._own, bool) else point in store._own)
             with original(writer):
                 yield writer
                 if not mine and store._is_full(point):

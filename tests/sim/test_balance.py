@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hivefs.chunkstore.steps import released
 from hivefs.chunkstore.writer import Writer
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.maintenance.rebalance import Rebalance
@@ -71,7 +72,7 @@ def test_moving_on_because_old_copies_are_still_there_is_caught() -> None:
         return self._nodes()
 
     with patched([*LATE, (Rebalance, "_as_they_will_be", as_they_are)]):
-        _caught("goes to and fro|bytes where", GROWING)
+        _caught("goes to and fro|bytes where", preset("growing", 2))
 
 
 def test_moving_without_regard_to_the_policy_is_caught() -> None:
@@ -80,7 +81,8 @@ def test_moving_without_regard_to_the_policy_is_caught() -> None:
 
 
 def test_a_move_that_was_none_is_caught() -> None:
-    async def hopeful(self: Writer, coded: Any, node_id: Any) -> bool:
+    async def hopeful(self: Writer, *move: Any) -> bool:
+        released()  # as after a real one
         return True
 
     with patched([(Writer, "put_at", hopeful)]):

@@ -28,6 +28,8 @@ def check(world: World) -> None:
     _leases_last(world)
     world.files.check()
     accounts.check(world)
+    if world.scenario.groups:
+        world.groups.check()
     for kept in world.truth.stripes.values():
         if kept.lost or kept.stripe_id is None:
             continue

@@ -63,6 +63,8 @@ HOUR = 3600.0
 HEAD = 300.0
 """Seconds from one head to the next; the engine takes 3 to 13, and a node is told nothing before."""
 LOOK = 3 * HOUR
+SOON = 15.0
+"""Seconds until a node that came back counts as back."""
 STRETCHED: list[tuple[Any, str, Any]] = [
     (repair, "RETRY", LOOK),
     (repair, "LEAVING_AGAIN", 6 * HOUR),
@@ -73,6 +75,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (audit, "LOOK_EVERY", LOOK),
     (trust, "LONGEST_TICK", DAY),
     (trust, "SAVE_EVERY", 6 * HOUR),
+    (trust, "LEARN_EVERY", 6 * HOUR),
     (repack, "PASS_EVERY", LOOK),
     (repack, "RETRY", LOOK),
     (reassign, "EVERY", LOOK),
@@ -162,6 +165,12 @@ class Life:
         self.ended = trio.Event()
         self.on_gone: Callable[[list[NodeId]], None] = lambda gone: None
         self.has_files = False
+        self.exact = False
+        """Whether it is counted to the second how long nodes are away, and learnt who fails together. Else that is looked
+        at every three hours, which would make outages of the same hours look like one.
+        """
+        self._looked = trio.current_time()
+        self._came_or_went = trio.Event()
         self.wired: Wired = None  # type: ignore[assignment]
 
     def wire(self, files: Files, seed: str) -> None:
@@ -215,6 +224,10 @@ class Life:
         member = self.pool.members.get(node.node_id)
         if member is None or self.store.dead:
             return
+        if self.exact and node.reachable != (member.client is not None):
+            with self.outside():
+                self._look_away()
+            self._came_or_went.set()
         if node.reachable and member.client is None:
             member.client = cast("Any", self._connect(node.node_id))
             member.problems = 0
@@ -245,17 +258,23 @@ class Life:
 
     async def _give_up(self) -> None:
         """The pool's look at who is away for too long: it looks some times a second, here every three hours."""
-        last = trio.current_time()
+        self._looked = trio.current_time()
         while True:
-            await trio.sleep(min(LOOK, self._gone_after / 4))
-            before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
-            self.pool._give_up(trio.current_time() - last)
-            last = trio.current_time()
-            members = self.pool.members.values()
-            gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]
-            if gone:
-                self.on_gone(gone)
-                self._tell()
+            self._came_or_went = trio.Event()
+            with trio.move_on_after(min(LOOK, self._gone_after / 4)):
+                await self._came_or_went.wait()
+                await trio.sleep(SOON)
+            self._look_away()
+
+    def _look_away(self) -> None:
+        before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
+        self.pool._give_up(trio.current_time() - self._looked)
+        self._looked = trio.current_time()
+        members = self.pool.members.values()
+        gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]
+        if gone:
+            self.on_gone(gone)
+            self._tell()
 
     async def run(self) -> None:
         """The duties, until killed."""
@@ -299,6 +318,8 @@ class Life:
             self.spares.run,
             self.forgetting.run,
         ]
+        if self.exact:
+            always.append(self.trust.run)
         if not self.has_files:
             return [*always, self._heads]
         return [*always, self.wired.heads or self._heads, *self.wired.duties()]

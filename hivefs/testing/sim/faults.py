@@ -132,7 +132,7 @@ def _resize(world: World, fault: Fault) -> None:
 def _write(world: World, fault: Fault) -> None:
     async def more() -> None:
         for _ in range(round(fault.part)):
-            await world.files.write(fault.where)
+            await (world.files.write(fault.where) if world.scenario.paths else world.write())
             if world.scenario.disk_bytes:
                 world.balance.happened()
 

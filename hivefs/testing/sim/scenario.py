@@ -110,6 +110,11 @@ class Scenario:
     join_after_days: float = 1.0
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     outages: Outages = field(default_factory=Outages)
+    groups: int = 0
+    """So many groups of nodes fail together; no attribute says who is in which (groups.py)."""
+    grouped: float = 0.5
+    """The part of the nodes that are in one."""
+    group_outages: Outages = field(default_factory=Outages)
     reads_per_day: float = 2.0
     check_hours: float = 24.0
     kills_per_year: float = 0.0

@@ -52,7 +52,8 @@ class Kept:
     have made them again; ``broken`` for (node, share number) until when it must not count on that node for it. ``rules``
     are (family, coalition) of the G1 that holds for it; not ``settled`` while a new policy may ask for more than it has.
     ``removed`` are share numbers whose last whole copy was deleted because the engine asked for that. Repair has to begin
-    when ``repair_at`` shares are left (waiting.py). ``lost`` is also what
+    when ``repair_at`` shares are left (waiting.py). ``spread``: which nodes fail together was to be known before it was
+    written (groups.py). ``lost`` is also what
     never came to be a file's; a ``stray`` one nobody's book ever named, a ``meta`` one
     holds pages of the metadata tree.
     """
@@ -77,6 +78,7 @@ class Kept:
     put_at: float = 0.0
     removed: set[int] = field(default_factory=set)
     repair_at: int = 0
+    spread: bool = False
 
     def __post_init__(self) -> None:
         self.repair_at = self.repair_at or len(self.share_ids) - 1

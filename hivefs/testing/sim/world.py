@@ -29,6 +29,7 @@ from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
 from hivefs.testing.sim.faults import befall
 from hivefs.testing.sim.files import Files
+from hivefs.testing.sim.groups import Groups
 from hivefs.testing.sim.heads import Heads
 from hivefs.testing.sim.nodes import BEGIN_NS, DAY, SimClient, SimNode
 from hivefs.testing.sim.scenario import Scenario
@@ -68,6 +69,7 @@ class Result:
     next_losses: int = 0
     balancing: int = 0
     farthest: float = 0.0
+    blows: list[tuple[float, bool, int, int]] = field(default_factory=list)
 
 
 class World:
@@ -100,6 +102,7 @@ class World:
         self.files = Files(self)
         self.heads = Heads(self)
         self.balance = Balance(self)
+        self.groups = Groups(self)
         self.truth.on_deleted = self.heads.deleted
         self.truth.given_up = self._given_up
         self._puts_to_live = 0
@@ -243,6 +246,7 @@ class World:
                 self._connect,
             )
             life.on_gone = lambda gone: gone_is_gone(self, gone)
+            life.exact = bool(self.scenario.groups)
             if self.scenario.paths:
                 life.wire(self.files, f"wired {self.scenario.seed} {self.result.lives}")
                 self.files.begin()
@@ -327,6 +331,7 @@ class World:
             ids = tuple(c.share_id for c in writing.code(needed, total, data))
             kept = Kept(len(self.truth.stripes) + 1, needed, ids, data)
             kept.repair_at = self.scenario.repaired_at(needed, total)
+            kept.spread = bool(self.scenario.groups) and self.groups.known
             self.truth.know(kept)
             life = self.life
             stripe_id: StripeId | None = None
@@ -425,6 +430,7 @@ class World:
             begun = trio.current_time()
             for fault in scenario.faults:
                 self.at(begun + fault.day * DAY, lambda fault=fault: befall(self, fault))  # type: ignore[misc]
+            self.groups.begin()
             nursery.start_soon(self._reading)
             nursery.start_soon(self._watching)
             await trio.sleep_until(begun + scenario.days * DAY)
@@ -458,6 +464,7 @@ class World:
         result.moved = self.files.moved
         result.heads = 0 if self.heads.out is None else self.heads.out.sequence
         result.recoveries = self.heads.recoveries
+        result.blows = self.groups.blows
 
     def soon(self, what: Callable[[], Awaitable[None]]) -> None:
         """Begin something that takes a while."""
