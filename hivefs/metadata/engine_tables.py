@@ -42,7 +42,6 @@ import lmdb
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import StoreDamaged
 from hivefs.model.ids import NodeId, ShareId, StripeId
-from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
@@ -82,7 +81,6 @@ class EngineTables:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
         self._moved_copies: dict[StripeId, set[tuple[ShareId, NodeId]]] | None = None
-        self._stripes: dict[StripeId, tuple[bytes, Stripe]] = {}
         self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None, bytes | None]]] = {}
 
     _writes = False
