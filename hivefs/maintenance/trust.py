@@ -365,7 +365,10 @@ class Trust:
             self._since_save = 0.0
             self._round = list(self._rows)
             self._round.reverse()
-        self._save_distrusted()
+        before = self._said or frozenset()
+        if self._save_distrusted():  # a full disk did not take it before: who heard of it looked into the book in vain
+            for node_id in sorted(before ^ self._suspended):
+                self.on_suspended(node_id)
 
     def _write_down(self, seconds: float) -> None:
         """Some of the rows that wait for it."""
@@ -404,8 +407,11 @@ class Trust:
         for node_id in nodes:
             self._unsaved.pop(node_id, None)
 
-    def _save_distrusted(self) -> None:
-        if self._said != self._suspended:
-            with suppress(DiskFull):  # with a later tick, then
-                self._book.save_distrusted(self._suspended)
-                self._said = self._suspended
+    def _save_distrusted(self) -> bool:
+        """Whether that was written now."""
+        if self._said == self._suspended:
+            return False
+        with suppress(DiskFull):  # with a later tick, then
+            self._book.save_distrusted(self._suspended)
+            self._said = self._suspended
+        return self._said == self._suspended
