@@ -100,8 +100,11 @@ class Trust:
             NodeId, None
         ] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
         self._since_save = 0.0
-        self._round: list[NodeId] = []
-        """Rows that are written in turn, since the time of their nodes goes on."""
+        self._round: tuple[NodeId, ...] = ()
+        self._written = 0
+        """Rows that are written in turn, since the time of their nodes goes on, and how many of them are. (A tuple, since
+        the collector of garbage would look through a list of so many again and again.)
+        """
         self._folded: dict[NodeId, float] = {}
         """Those online, and up to when their time is counted in their rows."""
         self._away: dict[NodeId, _Away] = {}
@@ -361,10 +364,9 @@ class Trust:
         self._counted_ms += round(ms * counted)
         self._whole_ms += ms if counted == 1 else 0
         self._since_save += seconds
-        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and not self._round:
+        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and self._written >= len(self._round):
             self._since_save = 0.0
-            self._round = list(self._rows)
-            self._round.reverse()
+            self._round, self._written = tuple(self._rows), 0
         before = self._said or frozenset()
         if self._save_distrusted():  # a full disk did not take it before: who heard of it looked into the book in vain
             for node_id in sorted(before ^ self._suspended):
@@ -374,8 +376,9 @@ class Trust:
         """Some of the rows that wait for it."""
         most = max(1, min(SAVE_SLICE, int(SAVE_RATE * seconds)))
         wanted = list(islice(self._unsaved, most))
-        while self._round and len(wanted) < most:
-            node_id = self._round.pop()
+        while self._written < len(self._round) and len(wanted) < most:
+            node_id = self._round[self._written]
+            self._written += 1
             if node_id in self._rows and node_id not in self._unsaved:
                 wanted.append(node_id)
         if wanted:
