@@ -47,7 +47,8 @@ SHORT = replace(BOOKS, days=7, settle_days=7, stripes=3, faults=BOOKS.faults[:1]
 def test_a_share_waits_for_old_copies_for_151_days(seed: int) -> None:
     """It may not wait longer: see patience_days. What was lost on day 25 was due on day 34, and waits for 129 days more."""
     result = simulate(preset("ghosts", seed))
-    assert result.beside >= 125 and result.beside % 129 == 0 and not result.risked
+    stripes = round(result.beside / 129)
+    assert stripes >= 1 and abs(result.beside / stripes - 129) <= 2 and not result.risked
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in range(2, 6))])
