@@ -416,8 +416,11 @@ class Pool:
         except DiskFull:
             self._refused |= dict.fromkeys(rows)
             return
-        for node_id in rows:
-            self._refused.pop(node_id, None)
+        late = [node_id for node_id in rows if node_id in self._refused]
+        for node_id in late:
+            del self._refused[node_id]
+        if late:
+            self._notify()  # who heard of it before looked into the book, and it was not there
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)

@@ -370,7 +370,10 @@ class Trust:
         if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and self._written >= len(self._round):
             self._since_save = 0.0
             self._round, self._written = tuple(self._rows), 0
-        self._save_distrusted()
+        before = self._said or frozenset()
+        if self._save_distrusted():  # a full disk did not take it before: who heard of it looked into the book in vain
+            for node_id in sorted(before ^ self._suspended):
+                self.on_suspended(node_id)
 
     def _write_down(self, seconds: float) -> None:
         """Some of the rows that wait for it."""
@@ -410,8 +413,11 @@ class Trust:
         for node_id in nodes:
             self._unsaved.pop(node_id, None)
 
-    def _save_distrusted(self) -> None:
-        if self._said != self._suspended:
-            with suppress(DiskFull):  # with a later tick, then
-                self._book.save_distrusted(self._suspended)
-                self._said = self._suspended
+    def _save_distrusted(self) -> bool:
+        """Whether that was written now."""
+        if self._said == self._suspended:
+            return False
+        with suppress(DiskFull):  # with a later tick, then
+            self._book.save_distrusted(self._suspended)
+            self._said = self._suspended
+        return self._said == self._suspended

@@ -2,7 +2,7 @@
 
 Who may reserve is asked of ``may_reserve``: the nodes of one hive. Who may be connected to one of them is not limited to
 members: the relay cannot know them all, and the node asks each for its membership inside. So a stranger can have circuits
-here, as many as one place on the net may have (sites.py), each until the node ends it, which it does within seconds.
+here, as many as one place on the net may have (sites.py), and hold them until others need the room.
 
 What is bounded: reservations, circuits in all, for one node and from one place, bytes and seconds of a circuit, and its
 silence. Where circuits are too many, one from the place that has most of them makes room for somebody from elsewhere.

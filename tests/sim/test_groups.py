@@ -59,6 +59,7 @@ def test_an_engine_that_takes_all_outages_for_one_is_caught() -> None:
         _caught("are taken for one")
 
 
+@pytest.mark.slow
 def test_placing_without_regard_to_what_was_learnt_is_caught() -> None:
     with patched([(Trust, "outage", lambda self, node_id: frozenset())]):
         _caught("which is known to fail together")
