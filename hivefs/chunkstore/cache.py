@@ -23,13 +23,8 @@ _BUFFER_BYTES = CHUNK_BYTES + (64 << 10)
 @lru_cache(maxsize=1024)
 def share_path(root: Path, stripe_id: StripeId, index: int) -> Path:
     """The file of one data share. Directories are cut from the random end of the id, so that they fill evenly."""
-    return Path(_file(str(root), stripe_id, index))
-
-
-def _file(root: str, stripe_id: StripeId, index: int) -> str:
-    """The same as a string: the engine looks at several for each share, and a Path costs as much as a small file."""
     name = stripe_id.hex()
-    return f"{root}/{name[-2:]}/{name}-{index}"
+    return root / name[-2:] / f"{name}-{index}"
 
 
 def _in_memory(fd: int) -> bool:
@@ -119,7 +114,6 @@ class Cache:
 
     def __init__(self, root: Path, budget: int) -> None:
         self.root = root
-        self._at = str(root)
         self.budget = budget
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for i in range(256):
@@ -144,40 +138,25 @@ class Cache:
 
     def has(self, stripe_id: StripeId, index: int) -> bool:
         """Whether the file is there."""
-        try:
-            os.stat(_file(self._at, stripe_id, index))
-        except OSError:
-            return False
-        return True
+        return share_path(self.root, stripe_id, index).exists()
 
     def get(self, stripe_id: StripeId, index: int) -> bytes | None:
         """A whole share, unchecked, or None."""
         try:
-            fd = os.open(_file(self._at, stripe_id, index), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                size = os.fstat(fd).st_size
-                return os.pread(fd, size, 0)
-            finally:
-                os.close(fd)
+            return share_path(self.root, stripe_id, index).read_bytes()
         except OSError:  # not there, or this disk does not read it: the nodes still have it
             return None
 
     def put(self, stripe_id: StripeId, index: int, data: bytes) -> bool:
         """Keep a share; False when the disk is too full for a cache."""
-        path = _file(self._at, stripe_id, index)
-        temporary = f"{path}.tmp"
+        path = share_path(self.root, stripe_id, index)
+        temporary = path.with_suffix(".tmp")
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
-            finally:
-                os.close(fd)
-            os.replace(temporary, path)
+            with temporary.open("wb") as file:
+                file.write(data)
+            temporary.replace(path)
         except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             return False
         self.usage += len(data)
         return True

@@ -29,10 +29,6 @@ STEP = 128
 """Keys that are read at a time: a tenth of a millisecond."""
 
 
-STRIPES = 64
-"""Decoded stripes that are kept, some kilobytes each."""
-
-
 class EngineReader(CopyReader):
     """Read access, from any process."""
 
@@ -43,23 +39,8 @@ class EngineReader(CopyReader):
 
     def stripe(self, stripe_id: StripeId) -> Stripe | None:
         """A data or metadata stripe."""
-        table, key = "tree", records.stripe_key(stripe_id)
-        sealed = self._get(table, key)
-        if sealed is None:
-            table, key = "meta", stripe_id
-            sealed = self._get(table, key)
-        if sealed is None:
-            return None
-        # The chunks of a stripe are mostly asked for one after the other. Nothing is ever sealed twice into the same bytes,
-        # so who has them has what they say, whoever wrote meanwhile.
-        known = self._stripes.get(stripe_id)
-        if known is not None and known[0] == sealed:
-            return known[1]
-        stripe = stripe_format.from_bytes(self._sealer.open(table.encode() + b"/" + key, sealed))
-        if len(self._stripes) >= STRIPES:
-            self._stripes.pop(next(iter(self._stripes)))
-        self._stripes[stripe_id] = sealed, stripe
-        return stripe
+        value = self._load("tree", records.stripe_key(stripe_id)) or self._load("meta", stripe_id)
+        return None if value is None else stripe_format.from_bytes(value)
 
     def policy_text(self) -> str:
         """The text of the policies (policy.toml); empty when there is none. Raises Corrupt, UnknownVersion."""

@@ -42,7 +42,6 @@ import lmdb
 from hivefs.crypto.seal import RecordSealer
 from hivefs.errors import StoreDamaged
 from hivefs.model.ids import NodeId, ShareId, StripeId
-from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
 from hivefs.placement.policy import Policy
@@ -82,7 +81,6 @@ class EngineTables:
             raise StoreDamaged(path=path, reason=str(error)) from None
         self._write: lmdb.Transaction | None = None
         self._moved_copies: dict[StripeId, set[tuple[ShareId, NodeId]]] | None = None
-        self._stripes: dict[StripeId, tuple[bytes, Stripe]] = {}
         self._views: dict[bytes, tuple[NodeView, tuple[bytes, bytes, bytes | None, bytes | None]]] = {}
 
     _writes = False
@@ -106,6 +104,12 @@ class EngineTables:
                 return None
             self._db[name] = made
         return self._db[name]
+
+    def drop_dead_readers(self) -> None:
+        """Free what processes that were killed while they read had hold of: no page newer than that is used again else, and
+        there are places for so many readers only.
+        """
+        self._env.reader_check()
 
     def close(self) -> None:
         """Close the environment; this object is dead afterwards."""

@@ -34,7 +34,7 @@ from hivefs.model.ids import ShareId
 from hivefs.model.node import Membership, Role
 from hivefs.node.store import PutJob, ShareStore
 from hivefs.testing.bench.bounded import Failed, Overrun, run_bounded
-from hivefs.testing.bench.processes import memory
+from hivefs.testing.bench.processes import memory, wait_idle
 from hivefs.testing.bench.rounds import Record, say
 from hivefs.testing.bench.tools import sync_filesystem
 
@@ -54,6 +54,7 @@ SLOWEST: Final = 50
 """Shares a second; what is slower counts as hanging."""
 
 READY_S: Final = 120.0
+QUIET_S: Final = 300.0
 Talking = Callable[[], AbstractAsyncContextManager[NodeClient]]
 LEASE_NS: Final = 100 * 86_400 * 10**9
 _SEED, _DEVICE = bytes([21]) * 32, bytes([22]) * 32
@@ -71,7 +72,9 @@ def measure(root: Path, counts: Sequence[int], record: Record) -> dict[str, dict
     """The figures; what does not work is recorded."""
     counts = sorted(counts)
     try:
-        found = run_bounded(partial(_run, root / "node", counts), 60 + READY_S * 2 + counts[-1] / SLOWEST)
+        found = run_bounded(
+            partial(_run, root / "node", counts), 60 + (READY_S + QUIET_S) * (1 + len(counts)) + counts[-1] / SLOWEST
+        )
     except (Overrun, Failed, OSError) as problem:
         record.problem("node", str(problem))
         return {}
@@ -111,6 +114,7 @@ def _run(directory: Path, counts: Sequence[int]) -> dict[str, Any]:
                 process.wait(60)
                 _fill(directory, done, timed)
                 process, _ = _start(directory)
+                wait_idle([process.pid], QUIET_S)  # it looks through files and index first
             steps.append(trio.run(_put_and_look, talking, process.pid, timed, count))
             done = count
         process.send_signal(signal.SIGKILL)

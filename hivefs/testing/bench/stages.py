@@ -233,13 +233,14 @@ async def _secured(share: bytes, count: int) -> tuple[float, float]:
 
 async def _channels(share: bytes, count: int) -> float:
     """Sealed, sent, received and opened, without Yamux and without tasks."""
-    from hivefs.transport import host as door
+    from hivefs.transport import host
+    from hivefs.transport.addresses import peer_id_from_key
     from hivefs.transport.raw import RawSocket
     from hivefs.transport.tls import TlsChannel, TlsTransport
 
-    host: Any = door  # that room is the only door to the library
-    keys = [host.create_new_key_pair(os.urandom(32)) for _ in range(2)]
-    peer_id = host.ID.from_base58(host.peer_id_from_key(bytes(keys[1].public_key.to_bytes())))
+    library: Any = host  # that room is the only door to py-libp2p
+    keys = [library.create_new_key_pair(os.urandom(32)) for _ in range(2)]
+    peer_id = library.ID.from_base58(peer_id_from_key(bytes(keys[1].public_key.to_bytes())))
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     ends: dict[str, TlsChannel] = {}
