@@ -155,19 +155,22 @@ class Trust:
 
     def gone_after(self, node_id: NodeId) -> float:
         """Seconds of absence after which this node is given up."""
-        return reputation.gone_after(self.row(node_id), self._setting)
+        return reputation.gone_after(self._rows.get(node_id) or self.row(node_id), self._setting)
 
     def away(self, node_id: NodeId, since_s: float) -> float:
         """Seconds that it is away now, as far as they count. ``since_s`` is how long ago it was last there by the clock:
         that includes times when no engine ran. It counts once the node was away for a while (GRACE_S) before our own eyes,
-        unless we were cut off.
+        unless we were cut off. (What passed is not written into the row for this: it is asked for very many, often.)
         """
-        row = self.row(node_id)
-        seen = row.away_ms / 1000
-        grace = min(GRACE_S, self.gone_after(node_id) / 4)
+        row = self._rows.get(node_id) or self.row(node_id)
         away = self._away.get(node_id)
-        before_our_eyes = 0.0 if away is None else (self._counted_ms - away.since_ms) / 1000
-        trusted = not row.doubted and not self.cut_off and before_our_eyes >= grace
+        seen, doubted, before_our_eyes = row.away_ms / 1000, row.doubted, 0.0
+        if away is not None:
+            seen += (self._counted_ms - away.counted_ms) / 1000
+            doubted = doubted or self._whole_ms - away.whole_ms < self._passed_ms - away.passed_ms
+            before_our_eyes = (self._counted_ms - away.since_ms) / 1000
+        grace = min(GRACE_S, self.gone_after(node_id) / 4)
+        trusted = not doubted and not self.cut_off and before_our_eyes >= grace
         return max(seen, since_s) if trusted else seen
 
     def weight(self, node_id: NodeId) -> float:
