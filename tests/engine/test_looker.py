@@ -228,7 +228,7 @@ def test_a_store_lets_go_of_readers_that_were_killed_before_it_was_opened(tmp_pa
     path, key = first.home.engine, first.keys.engine_key
     # One has it open all the time, as the mount does; else the places would be made anew.
     stays, ends = (
-        subprocess.Popen([sys.executable, "-c", READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+        subprocess.Popen([sys.executable, "-c", READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(2)
     )
     with stays, ends:
