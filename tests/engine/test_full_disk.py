@@ -68,6 +68,7 @@ LIVING: Final = {
     "maintenance/repair.py:Repair.bad_share",
     "maintenance/spares.py:Spares._give_up",
     "metadata/engine_contents.py:Contents.forget_empty",
+    "metadata/engine_stripes.py:StripeTables.keep_standings",
     "metadata/engine_trust.py:TrustTables.save_distrusted",
     "metadata/engine_trust.py:TrustTables.save_reputations",
 }
@@ -265,6 +266,8 @@ async def without_certificates(engine: Engine) -> None:
         for stripe in found:
             bare = replace(stripe, policy_hash=bytes(32), shares=tuple(replace(s, standing=b"") for s in stripe.shares))
             engine.store._save_tree(records.stripe_key(stripe.stripe_id), stripe_format.to_bytes(bare))
+        for key in engine.store.keys("tree", records.standing_key(b"")):
+            engine.store._save_tree(key, None)
     for stripe in found:
         engine.repair.add(stripe.stripe_id)
     certified = engine.store.certified
