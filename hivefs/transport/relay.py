@@ -173,17 +173,17 @@ class Relay:
 
     async def _circuit(self, stream: Stream, key: bytes, connection: Connection) -> None:
         far: Stream | None = None
-        try:
-            with trio.fail_after(ASK_SECONDS):
-                far = await connection.open_stream(STOP)
-                wanted = Message(Stop.CONNECT, binary_peer_id(stream.peer_key), 0, *self._limits())
-                await circuit_messages.send(far, wanted, hop=False)
-                answer = await circuit_messages.receive(far, hop=False)
-        except (HivefsError, BadMessage, trio.TooSlowError) as error:
-            log.debug("relay: no circuit to %s: %s", peer_id_from_key(key), error)
-            answer = None
+        answer: Message | None = None
         clean = False
         try:
+            try:
+                with trio.fail_after(ASK_SECONDS):
+                    far = await connection.open_stream(STOP)
+                    wanted = Message(Stop.CONNECT, binary_peer_id(stream.peer_key), 0, *self._limits())
+                    await circuit_messages.send(far, wanted, hop=False)
+                    answer = await circuit_messages.receive(far, hop=False)
+            except (HivefsError, BadMessage, trio.TooSlowError) as error:
+                log.debug("relay: no circuit to %s: %s", peer_id_from_key(key), error)
             if far is None or answer is None or answer.kind != Stop.STATUS or answer.status != Status.OK:
                 await _say(stream, Status.CONNECTION_FAILED)
                 return
