@@ -73,7 +73,7 @@ class Rebalance:
         self._budget = budget
         self._reached: dict[NodeId, StripeId] = {}
         self._empty: tuple[frozenset[NodeId], float, float] = (frozenset(), 0.0, 0.0)
-        """The nodes of the last plan when it had no move, how long it is not made again for them, and since when."""
+        """The nodes of the last plan when nothing moved by it, how long it is not made again for them, and since when."""
         self._leaving: dict[tuple[StripeId, ShareId, NodeId], int] = {}
         """Old copies of what moved, with their bytes, that are not deleted yet."""
         self._stuck: set[NodeId] = set()
@@ -123,9 +123,6 @@ class Rebalance:
             self._stuck |= shares.keys() - {move.source for move in moves}
         if not moves:
             self.active = False  # nothing that may move helps: that is as near as it gets
-            self._empty = there, min(LONGEST, max(EVERY, 2 * pause) if same else EVERY), trio.current_time()
-        else:
-            self._empty = frozenset(), 0.0, 0.0
         went = 0
         for move in moves:
             await turns.over()  # it looks at its stripe several times, and one that fails at once waits for nothing
@@ -137,6 +134,8 @@ class Rebalance:
                 if self.moving.waiting_for != str(error):
                     log.info("rebalancing waits: %s", error)
                 self.moving.waiting_for = str(error)
+        in_vain = there, min(LONGEST, max(EVERY, 2 * pause) if same else EVERY), trio.current_time()
+        self._empty = (frozenset(), 0.0, 0.0) if went else in_vain
         return went
 
     async def _as_they_will_be(self) -> list[Fill]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -83,5 +84,39 @@ def test_a_node_that_can_give_has_its_turn_though_fuller_ones_cannot() -> None:
             await trio.sleep(EVERY)
         assert moved and {one.source for one in moved} == {FREE}
         assert trio.current_time() < 3 * LONGEST
+
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_plan_of_which_nothing_moves_is_made_again_later_and_later() -> None:
+    async def test() -> None:
+        book, tried = Book(), list[float]()
+
+        async def move(one: Move) -> bool:
+            tried.append(trio.current_time())
+            return went
+
+        def fills() -> list[Fill]:
+            held = {node: len(list(book.each_on(node))) * SIZE for node in NODES}
+            return [Fill(node, 10 * SIZE, held[node], 0) for node in NODES]
+
+        budget, went = cast("Budget", None), False
+        rebalance = Rebalance(
+            cast("Any", book), cast("Any", None), cast("Any", None), fills, lambda node: 1e9, lambda *_: True, budget
+        )
+        rebalance.move = move  # type: ignore[method-assign]
+        for _ in range(100):
+            await rebalance.round()
+            await trio.sleep(EVERY)
+        rounds = sorted(set(tried))
+        assert 3 <= len(rounds) < 50
+        pauses = [after - before for before, after in itertools.pairwise(rounds)]
+        assert pauses == sorted(pauses) and pauses[-1] > 3 * EVERY
+        went = True
+        for _ in range(100):
+            await rebalance.round()
+            await trio.sleep(EVERY)
+        rounds = sorted(set(tried))
+        assert rounds[-1] - rounds[-2] == EVERY  # what goes on is not held up
 
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
