@@ -23,12 +23,10 @@ SKIPPED_DIRECTORIES = {"metadata", "stage", "engine", "cache", "shares", "index"
 DEEPEST = 8
 
 
-_run = trio.run
-
-
+@functools.wraps(trio.run)
 def _counted(*given: Any, instruments: Sequence[trio.abc.Instrument] = (), **more: Any) -> Any:
     """trio.run with steps counted: what must happen in one step of a task is held to it (chunkstore/steps.py)."""
-    return _run(*given, instruments=[*instruments, Counting()], **more)
+    return _counted.__wrapped__(*given, instruments=[*instruments, Counting()], **more)
 
 
 trio.run = _counted

@@ -98,6 +98,7 @@ class CacheReader:
 
     def forget(self, stripe_id: StripeId, index: int) -> None:
         """Close the file of a share, because it was damaged or replaced."""
+        self._openings.forget((stripe_id, index))
         fd = self._files.pop((stripe_id, index), None)
         if fd is not None:
             os.close(fd)

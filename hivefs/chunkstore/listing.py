@@ -53,8 +53,7 @@ class Listing:
     def field(self, weakest: Evidence, now: float, everybody: Callable[[], list[NodeId]]) -> Field:
         """The nodes as they are now. ``everybody`` are all, for the first time."""
         if weakest not in self._fields:
-            self._fields[weakest] = Field()
-            self._stale[weakest] = dict.fromkeys(everybody())
+            self.begin(weakest, everybody())
         for _ in range(MOST_AGAIN):
             if not self._again or self._again[0][0] > now:
                 break
@@ -63,13 +62,25 @@ class Listing:
                 self._waiting.discard(node_id)
             if self._fields[weakest].get(node_id) is not None:  # else it is not known any more
                 self.changed(node_id)
+        self.some(weakest, now, len(self._stale[weakest]))
+        return self._fields[weakest]
+
+    def begin(self, weakest: Evidence, everybody: list[NodeId]) -> None:
+        """A field for this class of evidence is going to be asked for: ``some`` makes it little by little."""
+        if weakest not in self._fields:
+            self._fields[weakest] = Field()
+            self._stale[weakest] = dict.fromkeys(everybody)
+
+    def some(self, weakest: Evidence, now: float, most: int) -> int:
+        """Make up to so many of the nodes that are not listed as they are; how many that were."""
         field, stale = self._fields[weakest], self._stale[weakest]
-        for node_id in stale:
+        taken = min(most, len(stale))
+        for _ in range(taken):
+            node_id, _ = stale.popitem()
             candidate = self._make(node_id, weakest)
             field.put(candidate)
             if not candidate.vetted and node_id not in self._waiting:
                 self._waiting.add(node_id)
                 heapq.heappush(self._again, (now + AGAIN_S, node_id, True))
-        self.made += len(stale)
-        stale.clear()
-        return field
+        self.made += taken
+        return taken

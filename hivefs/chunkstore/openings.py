@@ -56,6 +56,8 @@ class Openings(Generic[K]):
         """``start`` runs a function in a thread and tells another one, there, what came of it."""
         self._start = start
         self._begun: set[K] = set()
+        self._unwanted: set[K] = set()
+        """Of those: what is opened is not the file that is there now."""
         self._waiting: deque[tuple[K, Path]] = deque()
         self._opened: deque[tuple[K, int | None]] = deque()
         self._working: set[object] = set()
@@ -80,7 +82,9 @@ class Openings(Generic[K]):
             self._working.discard(worker)
             if not self._working:
                 while self._waiting:
-                    self._begun.discard(self._waiting.popleft()[0])
+                    key = self._waiting.popleft()[0]
+                    self._begun.discard(key)
+                    self._unwanted.discard(key)
 
     def _open_waiting(self) -> None:
         """In a thread. Nothing here is done under a lock: what two threads touch are single calls of deques."""
@@ -97,11 +101,19 @@ class Openings(Generic[K]):
         while self._opened:
             key, fd = self._opened.popleft()
             self._begun.discard(key)
-            if fd is not None:
+            if fd is not None and key not in self._unwanted:
                 found.append((key, fd))
+            elif fd is not None:
+                os.close(fd)
+            self._unwanted.discard(key)
         if self._waiting:  # the last thread may have ended right before they came
             self._one_more()
         return found
+
+    def forget(self, key: K) -> None:
+        """The file was damaged, or is another one now: what is on its way is closed when it comes."""
+        if key in self._begun:
+            self._unwanted.add(key)
 
     def close(self) -> None:
         """Close what was not taken, and what is still on its way when it comes."""

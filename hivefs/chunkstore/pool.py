@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,8 @@ LOOK_EVERY = 0.25
 LOOK_LATE = 60.0
 """And how long after its time, at most."""
 SHIFTED = 256
+LISTED = 8
+"""Nodes that are listed at a time."""
 CLOCK_STEP_NS = 60 * 10**9
 SAVED_AT_ONCE = 16
 BUSY_SECONDS = 5.0
@@ -55,7 +58,7 @@ BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Member:
     """One node of the hive, as this process sees it. ``problems`` counts answers that were wrong (damaged shares),
     ``dropped`` is how many shares it said that its own disk had lost.
@@ -105,7 +108,7 @@ class Pool:
         self._clock = clock
         self._conduct = conduct
         self._wall = clock()
-        self._unsaved: list[Member] = []
+        self._unsaved: deque[Member] = deque()
         self._refused: dict[NodeId, None] = {}
         """Nodes of which the disk did not take what was seen last."""
         self._on_connect = on_connect
@@ -145,6 +148,13 @@ class Pool:
         """
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
         return self.listing.field(weakest, trio.current_time(), lambda: list(self.members))
+
+    async def warm(self, weakest: Evidence) -> None:
+        """List all nodes as ``candidates`` for such a policy wants them, with turns for others: later only changes are."""
+        self.listing.begin(weakest, list(self.members))
+        turns = Turns()
+        while self.listing.some(weakest, trio.current_time(), LISTED):
+            await turns.item()
 
     def candidate(self, node_id: NodeId, policy: Policy) -> Candidate:
         """One of them."""
@@ -391,7 +401,7 @@ class Pool:
             if shifted is not None:
                 shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
                 self._unsaved.append(shifted)
-        late, self._unsaved = self._unsaved[:SAVED_AT_ONCE], self._unsaved[SAVED_AT_ONCE:]
+        late = [self._unsaved.popleft() for _ in range(min(SAVED_AT_ONCE, len(self._unsaved)))]
         known = (member for member in late if self.members.get(member.node_id) is member)
         rows = {member.node_id: member.row for member in known if member.row.state != NodeState.ONLINE}
         refused = islice(self._refused, SAVED_AT_ONCE)
@@ -406,8 +416,11 @@ class Pool:
         except DiskFull:
             self._refused |= dict.fromkeys(rows)
             return
-        for node_id in rows:
-            self._refused.pop(node_id, None)
+        late = [node_id for node_id in rows if node_id in self._refused]
+        for node_id in late:
+            del self._refused[node_id]
+        if late:
+            self._notify()  # who heard of it before looked into the book, and it was not there
 
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)

@@ -89,6 +89,7 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
     waiting = placing.get("waiting_for") or checkpoint.get("waiting_for")
     if repair.get("queue"):
         waiting = waiting or repair.get("waiting_for")
+    waiting = (engine.get("disk") or {}).get("waiting_for") or waiting
     if waiting:
         return {"seconds": None, "reason": str(waiting).rstrip(".")}
     rate = placing.get("rate", 0)
@@ -136,6 +137,8 @@ def picture(value: dict[str, Any]) -> RenderableType:
         facts.add_row("engine", Text("not running", style="yellow"))
         return facts
     facts.add_row("engine", f"running (pid {engine.get('pid', '?')})" + (", finishing" if engine.get("draining") else ""))
+    if (disk := engine.get("disk") or {}) and disk["waiting_for"]:
+        facts.add_row("disk", Text(disk["waiting_for"], style="red"))
     wait = value["eta"]
     time_left = "" if wait["seconds"] is None else f"{duration(wait['seconds'])}, " if wait["seconds"] else ""
     facts.add_row("until safe", f"{time_left}{wait['reason']}")

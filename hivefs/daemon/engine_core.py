@@ -243,6 +243,8 @@ class Engine:
     def _forgot(self, node_id: NodeId) -> None:
         self.learning.forget(self.pool.members[node_id].entry)
         self.pool.forget(node_id)
+        self.leases.forget(node_id)
+        self.round_trips.forget(node_id)
 
     def learn(self, entries: Iterable[RosterEntry]) -> int:
         """Take in a few roster entries whose signatures hold; how many were new."""
@@ -264,6 +266,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.disk.run)
             await nursery.start(self.pool.run)
+            await self._warm()
             nursery.start_soon(self.thinker.run)
             nursery.start_soon(self.rules.codes.run)
             nursery.start_soon(self._after_hydration)
@@ -278,6 +281,13 @@ class Engine:
             nursery.start_soon(self.room.run)
             task_status.started()
             await trio.sleep_forever()
+
+    async def _warm(self) -> None:
+        """List the nodes for the policies in force, which with very many is long for the first stripe to wait."""
+        if not self.rules.problem():
+            written = self.policies.set
+            for weakest in {policy.evidence for policy in (*written.policies.values(), written.metadata())}:
+                await self.pool.warm(weakest)
 
     async def _after_hydration(self) -> None:
         """Repair and deletion need the whole book: after a recovery it is loaded first."""

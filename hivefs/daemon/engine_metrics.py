@@ -41,6 +41,9 @@ class _Engine:
         for duty in ("placing", "repair", "moving", "checkpoint"):
             waits.add_metric([duty], int(bool(s[duty]["waiting_for"])))
         yield waits
+        yield GaugeMetricFamily(
+            "hivefs_engine_disk_full", "1 while the engine cannot write to its disk", int(bool(s["disk"]["waiting_for"]))
+        )
         levels = GaugeMetricFamily("hivefs_engine_data_bytes", "Bytes of data with padding, by level", labels=["level"])
         for level, count in s["levels"].items():
             levels.add_metric([level], count)

@@ -148,8 +148,8 @@ class EngineMoving:
             return "the book is not here yet"
         if engine.store.info("head_out") is not True:
             return "the newest head is not out yet"
-        members = [m for m in engine.pool.members.values() if m.row.state != NodeState.GONE]
-        if 2 * len(engine.pool.online()) < len(members):
+        there = engine.pool.by_state
+        if 2 * len(engine.pool.online()) < len(there[NodeState.ONLINE]) + len(there[NodeState.OFFLINE]):
             return "fewer than half of the nodes answer, and another may have a newer head"
         return ""
 

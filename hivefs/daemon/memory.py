@@ -35,6 +35,13 @@ def settled() -> None:
     gc.freeze()
 
 
+def collect_often() -> None:
+    """Let the collector look at what is new when it is little: some 0.3 ms in which nothing else happens each time, where
+    700 new objects of conversations that failed (frames, tracebacks) took 5 ms. What is old is looked at as seldom.
+    """
+    gc.set_threshold(150, 40, 50)
+
+
 def keep_buffers(most: int, arenas: int = 0) -> None:
     """Let malloc keep up to ``most`` bytes of free memory for buffers of 1 MiB, instead of giving it back to the kernel
     after each of them; glibc only, elsewhere nothing is changed. To be called before there are threads.

@@ -48,8 +48,10 @@ NEAR_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 STEADY_SECONDS: Final = 60.0
-CIRCUITS: Final = 32
-"""At once, of all relays together; a node serves 64 connections from one address, and these come from its own machine."""
+CIRCUITS: Final = 48
+"""At once, of all relays together: the 32 of one relay, and such as are about to end. A node serves 64 connections from one
+address, and these come from its own machine.
+"""
 
 SERVE_LIMITS: Final = Limits(max_streams=8, max_streams_in_total=1024)
 ACCEPT_LIMITS: Final = Limits(max_streams=CIRCUITS, max_streams_in_total=CIRCUITS)
@@ -280,9 +282,7 @@ async def _keep(host: Host, relay: str, good: Callable[[], Awaitable[None]]) -> 
         if refused not in said:  # one line of an outage, and one when it is there and does not want us
             said.add(refused)
             log.warning("no reservation at the relay at %s (%s); it is tried again", relay, reason)
-        if (
-            reserved and trio.current_time() > since + STEADY_SECONDS
-        ):  # one that takes us and drops us is not asked without end
+        if reserved and trio.current_time() > since + STEADY_SECONDS:  # else it may take us and drop us without end
             pause = FIRST_PAUSE
         await trio.sleep(pause)
         pause = min(LONGEST_PAUSE, 2 * pause)

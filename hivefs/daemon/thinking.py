@@ -12,6 +12,7 @@ with its own; before that it reads nothing.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -95,4 +96,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 if __name__ == "__main__":
     from hivefs.daemon import thinking  # pickles name its classes so, not as __main__'s
 
-    thinking.serve(sys.stdin.buffer, sys.stdout.buffer)
+    try:
+        thinking.serve(sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:  # the engine was killed; nobody reads, and nothing is to be flushed to it at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -124,18 +124,18 @@ class Data:
             return None
 
     def _begin_ahead(self, live: Live, slot: int) -> None:
-        """Somebody reads a long piece that ends in ``slot``: when he comes from the slot before, or began there, this
-        machine's shares of the next ones are brought into memory.
+        """Somebody reads a long piece that ends in ``slot``: when he comes from the slot before, or begins with the file,
+        this machine's shares of the next ones are brought into memory.
         """
         last, begun = self._local.get(live.ino, (-1, 0))
         if slot == last:
             return
-        if not 0 < slot - last <= 2:
-            begun = slot + 1  # at some place in the file: nothing is known of the next read
+        goes_on, following = 0 < slot - last <= 2, slot + 1
+        if goes_on or not slot:
+            self._begin(live, max(begun, following) if goes_on else following, following + LOCAL_AHEAD)
+            begun = following + LOCAL_AHEAD
         else:
-            stop = slot + 1 + LOCAL_AHEAD
-            self._begin(live, max(begun, slot + 1), stop)
-            begun = stop
+            begun = following  # at some place in the file: nothing is known of the next read
         self._local[live.ino] = slot, begun
         self._local.move_to_end(live.ino)
         if len(self._local) > _STREAMS:

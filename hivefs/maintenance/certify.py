@@ -17,7 +17,7 @@ from hivefs.maintenance.ports import State
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import StripeId
 
-BATCH: Final = 64
+BATCH: Final = 32
 GATHER_S: Final = 0.05
 """A scan that goes on notes more meanwhile."""
 MOST_WAITING: Final = 65_536
@@ -73,6 +73,8 @@ class Certify:
             certificate = self._state.certificate(stripe_id)
             if certificate is not None:
                 made.append(certificate)
+                if self._state.keep_standings(certificate):
+                    await turns.over()
             await turns.item()
         again: list[StripeId] = []
         if made:

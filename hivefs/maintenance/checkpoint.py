@@ -60,6 +60,9 @@ BATCH = 8192
 at 223: docs/performance.md.)
 """
 
+SETTLED = 128
+"""Changes that are taken off the list in one transaction when a tree has them."""
+
 EMPTY_ROOT = Root(None, 0, 0)
 
 
@@ -370,8 +373,12 @@ class Checkpoint:
             self._state.save_info("making", [])
             for ref in dropped:
                 self._state.doom_page(ref.place.stripe_id, ref.key[:8])
-            self._state.published(closed)
             self._state.moved_done(described)
+            last = self._state.published(closed, None, SETTLED)
+        while last is not None:
+            await trio.lowlevel.checkpoint()
+            with self._state.writing():
+                last = self._state.published(closed, last, SETTLED)
         await self.send_head()
 
     async def send_head(self) -> None:

@@ -19,7 +19,6 @@ from typing import Final, Protocol
 
 import trio
 
-from hivefs.errors import DiskFull
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
@@ -64,10 +63,7 @@ class Forgetting:
         """Look every hour until cancelled; the whole book must be here."""
         await trio.sleep(FIRST)
         while True:
-            try:
-                await self.once()
-            except DiskFull as error:
-                log.warning("forgetting nodes waits: %s", error)
+            await self.once()
             await trio.sleep(EVERY)
 
     async def once(self) -> None:

@@ -47,10 +47,13 @@ class Leases:
         self.waiting: set[NodeId] = set()
         """Nodes whose renewal is due and did not succeed yet."""
 
+    def forget(self, node_id: NodeId) -> None:
+        """It is not known any more."""
+        self.waiting.discard(node_id)
+
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
-            self.waiting &= set(self._state.node_ids())
             for node_id, client in list(self._online()):
                 name = "renewed-" + node_id.hex()
                 last = self._state.info(name)

@@ -27,7 +27,7 @@ from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.budget import Budget
 from hivefs.maintenance.moving import Moving
 from hivefs.maintenance.ports import State
-from hivefs.maintenance.rebalance_plan import BEGIN, WIDTH, Fill, Held, Move, bound, farthest, sources, steps
+from hivefs.maintenance.rebalance_plan import BEGIN, MOST_MOVES, WIDTH, Fill, Held, Move, bound, farthest, sources, steps
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Stripe
@@ -73,9 +73,11 @@ class Rebalance:
         self._budget = budget
         self._reached: dict[NodeId, StripeId] = {}
         self._empty: tuple[frozenset[NodeId], float, float] = (frozenset(), 0.0, 0.0)
-        """The nodes of the last plan when it had no move, how long it is not made again for them, and since when."""
+        """The nodes of the last plan when nothing moved by it, how long it is not made again for them, and since when."""
         self._leaving: dict[tuple[StripeId, ShareId, NodeId], int] = {}
         """Old copies of what moved, with their bytes, that are not deleted yet."""
+        self._stuck: set[NodeId] = set()
+        """Nodes that a plan had looked at and that gave nothing."""
         self._counted: Counter[NodeId] | None = None
         self._counted_at = 0.0
         self.active = False
@@ -117,11 +119,10 @@ class Rebalance:
             await turns.item()
         size = await trio.to_thread.run_sync(bound, nodes)
         self.moving.plan([(REASON, round(size))] if moves else [])
+        if len(moves) < MOST_MOVES:
+            self._stuck |= shares.keys() - {move.source for move in moves}
         if not moves:
             self.active = False  # nothing that may move helps: that is as near as it gets
-            self._empty = there, min(LONGEST, max(EVERY, 2 * pause) if same else EVERY), trio.current_time()
-        else:
-            self._empty = frozenset(), 0.0, 0.0
         went = 0
         for move in moves:
             await turns.over()  # it looks at its stripe several times, and one that fails at once waits for nothing
@@ -133,6 +134,8 @@ class Rebalance:
                 if self.moving.waiting_for != str(error):
                     log.info("rebalancing waits: %s", error)
                 self.moving.waiting_for = str(error)
+        in_vain = there, min(LONGEST, max(EVERY, 2 * pause) if same else EVERY), trio.current_time()
+        self._empty = (frozenset(), 0.0, 0.0) if went else in_vain
         return went
 
     async def _as_they_will_be(self) -> list[Fill]:
@@ -163,7 +166,7 @@ class Rebalance:
             counted.append(replace(node, own=min(own.get(node.node_id, 0), node.used)))
             await turns.item()
         shares: dict[NodeId, list[Held]] = {}
-        for node_id in (await trio.to_thread.run_sync(sources, counted))[:MOST_SOURCES]:
+        for node_id in self._turn_of(await trio.to_thread.run_sync(sources, counted)):
             held: list[Held] = []
             after = self._reached.get(node_id)
             around = chain(self._state.each_on(node_id, after), () if after is None else self._state.each_on(node_id))
@@ -177,6 +180,16 @@ class Rebalance:
                 await turns.item()
             shares[node_id] = held
         return counted, shares
+
+    def _turn_of(self, givers: Sequence[NodeId]) -> list[NodeId]:
+        """Those that the next plan looks at: the fullest, but for such as had nothing to give to anybody, until all had
+        their turn. The fullest may be full just because nothing of theirs may go anywhere.
+        """
+        fresh = [node_id for node_id in givers if node_id not in self._stuck]
+        if not fresh:
+            self._stuck.clear()
+            fresh = list(givers)
+        return fresh[:MOST_SOURCES]
 
     async def _own_bytes(self) -> Counter[NodeId]:
         """This vault's bytes at each node: counted now and then, kept right by what moves in between."""

@@ -50,6 +50,9 @@ YOUNG_NS: Final = 600 * 10**9
 PLACES: Final = 64
 """Places that are read, or switched, without letting others go on."""
 
+GIVEN_UP: Final = 4
+"""Stripes whose shares are put into the trash in one transaction."""
+
 MOST_LOADS: Final = 2048
 """Loads that one pass keeps in memory; the rest is found by the next."""
 RETRY: Final = 30.0
@@ -226,8 +229,10 @@ class Repack:
                 loads.append(load)
             elif load.reason:
                 loads.append(replace(load, chunks=tuple((c, p) for c, p in load.chunks if c not in gone)))
-        if empty and self._contents.forget_empty(empty):
-            log.info("stripes with nothing alive in them are given up: at most %d", len(empty))
+        for start in range(0, len(empty), GIVEN_UP):
+            if self._contents.forget_empty(empty[start : start + GIVEN_UP]) and not start:
+                log.info("stripes with nothing alive in them are given up: at most %d", len(empty))
+            await turns.over()
         return plan(loads, price)
 
     async def _chunks(self, stripe_id: StripeId) -> list[tuple[ChunkId, ChunkPlace]]:

@@ -343,7 +343,10 @@ class Repair:
         for stripe_id in sorted(freed)[:AT_ONCE]:  # more than that at once is left to the next look at all
             self._hopeless.clear()
             self._stuck.pop(stripe_id)
-            self.add(stripe_id)
+            if self._later(stripe_id, True):
+                self._parked[stripe_id] = None
+            else:
+                self.add(stripe_id)
 
     async def _retry(self) -> None:
         """Look again at what was put aside, when a node comes or goes and every RETRY seconds."""

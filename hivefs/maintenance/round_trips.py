@@ -160,6 +160,12 @@ class RoundTrips:
         self._before, self._now = self._now, {}
         return [node_id for node_id, _ in over]
 
+    def forget(self, node_id: NodeId) -> None:
+        """It is not known any more."""
+        kept = {pair: said for pair, said in self._refuted.items() if pair[0] != node_id}
+        if len(kept) != len(self._refuted):
+            self._save(kept)
+
     def _save(self, refuted: dict[tuple[NodeId, str], list[Any]]) -> None:
         """Written first: what a full disk did not take is refuted by the next measurement."""
         rows = [[bytes(node_id), country, *said] for (node_id, country), said in refuted.items()]

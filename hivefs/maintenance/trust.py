@@ -100,8 +100,11 @@ class Trust:
             NodeId, None
         ] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
         self._since_save = 0.0
-        self._round: list[NodeId] = []
-        """Rows that are written in turn, since the time of their nodes goes on."""
+        self._round: tuple[NodeId, ...] = ()
+        self._written = 0
+        """Rows that are written in turn, since the time of their nodes goes on, and how many of them are. (A tuple, since
+        the collector of garbage would look through a list of so many again and again.)
+        """
         self._folded: dict[NodeId, float] = {}
         """Those online, and up to when their time is counted in their rows."""
         self._away: dict[NodeId, _Away] = {}
@@ -152,19 +155,22 @@ class Trust:
 
     def gone_after(self, node_id: NodeId) -> float:
         """Seconds of absence after which this node is given up."""
-        return reputation.gone_after(self.row(node_id), self._setting)
+        return reputation.gone_after(self._rows.get(node_id) or self.row(node_id), self._setting)
 
     def away(self, node_id: NodeId, since_s: float) -> float:
         """Seconds that it is away now, as far as they count. ``since_s`` is how long ago it was last there by the clock:
         that includes times when no engine ran. It counts once the node was away for a while (GRACE_S) before our own eyes,
-        unless we were cut off.
+        unless we were cut off. (What passed is not written into the row for this: it is asked for very many, often.)
         """
-        row = self.row(node_id)
-        seen = row.away_ms / 1000
-        grace = min(GRACE_S, self.gone_after(node_id) / 4)
+        row = self._rows.get(node_id) or self.row(node_id)
         away = self._away.get(node_id)
-        before_our_eyes = 0.0 if away is None else (self._counted_ms - away.since_ms) / 1000
-        trusted = not row.doubted and not self.cut_off and before_our_eyes >= grace
+        seen, doubted, before_our_eyes = row.away_ms / 1000, row.doubted, 0.0
+        if away is not None:
+            seen += (self._counted_ms - away.counted_ms) / 1000
+            doubted = doubted or self._whole_ms - away.whole_ms < self._passed_ms - away.passed_ms
+            before_our_eyes = (self._counted_ms - away.since_ms) / 1000
+        grace = min(GRACE_S, self.gone_after(node_id) / 4)
+        trusted = not doubted and not self.cut_off and before_our_eyes >= grace
         return max(seen, since_s) if trusted else seen
 
     def weight(self, node_id: NodeId) -> float:
@@ -361,18 +367,21 @@ class Trust:
         self._counted_ms += round(ms * counted)
         self._whole_ms += ms if counted == 1 else 0
         self._since_save += seconds
-        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and not self._round:
+        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and self._written >= len(self._round):
             self._since_save = 0.0
-            self._round = list(self._rows)
-            self._round.reverse()
-        self._save_distrusted()
+            self._round, self._written = tuple(self._rows), 0
+        before = self._said or frozenset()
+        if self._save_distrusted():  # a full disk did not take it before: who heard of it looked into the book in vain
+            for node_id in sorted(before ^ self._suspended):
+                self.on_suspended(node_id)
 
     def _write_down(self, seconds: float) -> None:
         """Some of the rows that wait for it."""
         most = max(1, min(SAVE_SLICE, int(SAVE_RATE * seconds)))
         wanted = list(islice(self._unsaved, most))
-        while self._round and len(wanted) < most:
-            node_id = self._round.pop()
+        while self._written < len(self._round) and len(wanted) < most:
+            node_id = self._round[self._written]
+            self._written += 1
             if node_id in self._rows and node_id not in self._unsaved:
                 wanted.append(node_id)
         if wanted:
@@ -404,8 +413,11 @@ class Trust:
         for node_id in nodes:
             self._unsaved.pop(node_id, None)
 
-    def _save_distrusted(self) -> None:
-        if self._said != self._suspended:
-            with suppress(DiskFull):  # with a later tick, then
-                self._book.save_distrusted(self._suspended)
-                self._said = self._suspended
+    def _save_distrusted(self) -> bool:
+        """Whether that was written now."""
+        if self._said == self._suspended:
+            return False
+        with suppress(DiskFull):  # with a later tick, then
+            self._book.save_distrusted(self._suspended)
+            self._said = self._suspended
+        return self._said == self._suspended

@@ -30,12 +30,17 @@ class CheckpointTables(EngineWriter):
         self.save_info("sequence", self.sequence)
         return closed
 
-    def published(self, closed: int) -> None:
-        """A head with everything up to sequence ``closed`` is out."""
-        for key in self.keys("changed"):
+    def published(self, closed: int, after: bytes | None = None, most: int = 1 << 62) -> bytes | None:
+        """A tree with everything up to sequence ``closed`` is recorded: what was changed until then is no change any more.
+        Looks at ``most`` changes behind the key ``after``; the last of them, None when there are no more. While some are
+        left the next checkpoint writes them once more.
+        """
+        keys = self.keys("changed", after=after, limit=most)
+        for key in keys:
             value = self._get("changed", key)
             if value is not None and U64.unpack(value)[0] <= closed:
                 self.delete("changed", key)
+        return keys[-1] if len(keys) == most else None
 
     def moved(self) -> dict[StripeId, Stripe]:
         """Metadata stripes whose nodes changed since the last checkpoint, as they are now."""

@@ -14,6 +14,8 @@ from hivefs.metadata.engine_writer import EngineWriter
 from hivefs.model.node import Attribute
 from hivefs.placement.policy import Policy
 
+MOST_STANDINGS = 65_536
+
 
 class PolicyTables(EngineWriter):
     """Table tree (p, a)."""
@@ -21,6 +23,8 @@ class PolicyTables(EngineWriter):
     def __init__(self, path: Path, key: bytes, default: Policy, random: Callable[[int], bytes] = os.urandom) -> None:
         super().__init__(path, key, default, random)
         self._named: set[bytes] = set()
+        self._standings: set[bytes] = set()
+        """Of these the records are there."""
 
     def named_again(self) -> set[bytes]:
         """Digests of definitions and standings that were kept, or named by a stripe, since this was asked last. (Of an
@@ -31,6 +35,7 @@ class PolicyTables(EngineWriter):
 
     def forget_definitions(self, keys: Iterable[bytes]) -> None:
         """Nothing names these records (p, a) any more; nor does it the code that was chosen for a policy."""
+        self._standings.clear()
         kept: dict[str, Any] = self.info("codes") or {}
         codes = dict(kept)
         for key in keys:
@@ -53,6 +58,19 @@ class PolicyTables(EngineWriter):
         if not self.has_entry("tree", records.policy_key(digest)):
             self._save_tree(records.policy_key(digest), policy_format.to_bytes(policy))
         return digest
+
+    def has_standing(self, digest: bytes) -> bool:
+        """Whether what that digest names is kept; it counts as named from now on."""
+        self._named.add(digest)
+        if digest not in self._standings and self.has_entry("tree", records.standing_key(digest)):
+            if len(self._standings) >= MOST_STANDINGS:
+                self._standings.clear()
+            self._standings.add(digest)
+        return digest in self._standings
+
+    def _undone(self, sequence: int) -> None:
+        super()._undone(sequence)
+        self._standings.clear()
 
     def save_standing(self, attributes: Iterable[Attribute]) -> bytes:
         """Keep what is known of a node; returns its digest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import cbor2
@@ -78,7 +79,7 @@ class EngineReader(CopyReader):
         value = self._load("known", node_id)
         if value is not None:
             attributes, problems = cbor2.loads(value)
-            return Weighed(tuple(Attribute(n, v, Evidence(e)) for n, v, e in attributes), tuple(problems))
+            return Weighed(tuple(_attribute(*said) for said in attributes), tuple(problems))
         entry = self.roster_entry(node_id)
         return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.telling)
 
@@ -203,6 +204,12 @@ class EngineReader(CopyReader):
             entry, row = self.roster_entry(node_id), self.node_row(node_id)
             if entry is not None and row is not None:
                 yield node_id, entry, row
+
+
+@lru_cache(maxsize=65_536)
+def _attribute(name: str, value: str, evidence: int) -> Attribute:
+    """One object for equal attributes: many nodes say the same."""
+    return Attribute(name, value, Evidence(evidence))
 
 
 def _known(attributes: tuple[Attribute, ...]) -> dict[str, str]:

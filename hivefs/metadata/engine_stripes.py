@@ -32,7 +32,9 @@ class Certificate:
     key: bytes
     stored: bytes
     sealed: bytes
+    digest: bytes
     policy: Policy
+    standings: tuple[bytes, ...]
     known: tuple[tuple[Attribute, ...], ...]
 
 
@@ -60,22 +62,35 @@ class StripeTables(PolicyTables):
         if stripe is None or found is None:
             return None
         written, known = found
-        made = _with(stripe, policy_format.digest(written), tuple(map(standing_format.digest, known)), self.clock)
+        digest, standings = policy_format.digest(written), tuple(map(standing_format.digest, known))
+        made = _with(stripe, digest, standings, self.clock)
         data = stripe.purpose == Purpose.DATA
         table, key = ("tree", records.stripe_key(stripe_id)) if data else ("meta", bytes(stripe_id))
         stored = self._get(table, key)
         if made == stripe or stored is None:
             return None
         sealed = self._sealer.seal(table.encode() + b"/" + key, stripe_format.to_bytes(made))
-        return Certificate(stripe_id, table, key, stored, sealed, written, known)
+        return Certificate(stripe_id, table, key, stored, sealed, digest, written, standings, known)
+
+    def keep_standings(self, certificate: Certificate) -> bool:
+        """Keep what a certificate names, in a transaction of its own; False when it is kept already, as mostly."""
+        named = zip(certificate.standings, certificate.known, strict=True)
+        missing = [known for digest, known in named if not self.has_standing(digest)]
+        if missing:
+            with self.writing():
+                for known in missing:
+                    self.save_standing(known)
+        return bool(missing)
 
     def certify(self, certificates: Sequence[Certificate]) -> list[StripeId]:
         """Record certificates, each unless its stripe is another one than was proved: those are returned."""
         changed = []
-        for policy in {c.policy: None for c in certificates}:
+        for policy in {c.digest: c.policy for c in certificates}.values():
             self.save_policy(policy)
-        for attributes in {known: None for c in certificates for known in c.known}:
-            self.save_standing(attributes)
+        for c in certificates:
+            for digest, attributes in zip(c.standings, c.known, strict=True):
+                if not self.has_standing(digest):
+                    self.save_standing(attributes)
         for c in certificates:
             if self._get(c.table, c.key) != c.stored:
                 changed.append(c.stripe_id)

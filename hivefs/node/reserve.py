@@ -30,9 +30,10 @@ class Reserve:
         self._path = directory / RESERVE
 
     def keep(self, free: int) -> bool:
-        """Make it when it is not there and twice as much is ``free``; whether it is there now. Blocks."""
-        if self._path.exists():
-            return True
+        """Make it when it is not whole and twice as much is ``free``; whether it is there now. Blocks."""
+        with contextlib.suppress(OSError):  # it is not there
+            if self._path.stat().st_size >= RESERVE_BYTES:  # else we were killed while it was made
+                return True
         if free < 2 * RESERVE_BYTES:
             return False
         try:

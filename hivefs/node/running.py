@@ -203,7 +203,7 @@ class Running:
             made = roster.certificate(NodeId(key)) if roster.holds(NodeId(key)) else None
             return made is not None and bool(made.roles & Role.NODE) and member.member_valid(made, made.hive_key, now)
 
-        return len(key) == KEY_BYTES and await trio.to_thread.run_sync(look)
+        return len(key) == KEY_BYTES and await in_thread(look)
 
     async def run(self) -> None:
         """Watch how the node empties while it leaves, until cancelled."""

@@ -28,6 +28,7 @@ from hivefs.node.receipts import Receipts
 from hivefs.node.running import Running
 from hivefs.node.session import Bounds, Streams
 from hivefs.node.store import ShareStore
+from hivefs.node.threads import in_thread
 from hivefs.node.upkeep import Upkeep, open_lease_clock
 from hivefs.protocol.client_side import credentials
 from hivefs.protocol.failures import Refusal
@@ -59,11 +60,11 @@ async def run_node(
     if not member.member_valid(membership, membership.hive_key, clock()):
         raise NodeProblem(path=directory, reason="its membership certificate has expired")
     events = Events(trio.current_time)
-    store = await trio.to_thread.run_sync(ShareStore, directory)
+    store = await in_thread(ShareStore, directory)
     problems: list[Exception] = []
     meter = Meter(store, clock, events)
     try:
-        await trio.to_thread.run_sync(store.clear_tmp)
+        await in_thread(store.clear_tmp)
         lease_clock = open_lease_clock(store, clock())
         answerer = Answerer(store, membership, config.capacity, config.vault_quota, lease_clock, clock)
         own_id = NodeId(keys.public_key(seed))

@@ -133,7 +133,7 @@ class Upkeep:
             if self._lease_clock.doubtful:
                 self._events.say("clock", "the clock has jumped ahead; leases do not follow it yet", logging.WARNING)
             await self._save("clock", now.to_bytes(8, "big"))
-            await trio.to_thread.run_sync(self._keep_reserve)
+            await in_thread(self._keep_reserve)
             await trio.sleep(CLOCK_SECONDS)
 
 

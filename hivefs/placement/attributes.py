@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hivefs.model.node import JURISDICTION_NAMES, UNKNOWN, Attribute, Evidence
@@ -37,13 +38,19 @@ def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CL
     subnets = frozenset(a.value for a in stated if a.name == "subnet" and a.value and a.evidence >= weakest)
     blocs = blocs_of(frozenset(countries - {UNKNOWN}))
     return {
-        "jurisdiction": frozenset(countries),
-        "operator": frozenset(operators),
-        "hoster": frozenset({known.get("hoster", UNKNOWN)}),
-        "asn": frozenset({known.get("asn", UNKNOWN)}),
-        "subnet": subnets or frozenset({UNKNOWN}),
-        "bloc": blocs | {UNKNOWN} if UNKNOWN in countries else blocs,
+        "jurisdiction": _shared(frozenset(countries)),
+        "operator": _shared(frozenset(operators)),
+        "hoster": _shared(frozenset({known.get("hoster", UNKNOWN)})),
+        "asn": _shared(frozenset({known.get("asn", UNKNOWN)})),
+        "subnet": _shared(subnets or frozenset({UNKNOWN})),
+        "bloc": _shared(blocs | {UNKNOWN} if UNKNOWN in countries else blocs),
     }
+
+
+@lru_cache(maxsize=65_536)
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """One object for equal sets: of hundreds of thousands of nodes most are under the same few authorities."""
+    return names
 
 
 def eligible(policy: Policy, over: Mapping[str, frozenset[str]]) -> str:

@@ -2,7 +2,7 @@
 
 Who may reserve is asked of ``may_reserve``: the nodes of one hive. Who may be connected to one of them is not limited to
 members: the relay cannot know them all, and the node asks each for its membership inside. So a stranger can have circuits
-here, as many as one place on the net may have (sites.py), each until the node ends it, which it does within seconds.
+here, as many as one place on the net may have (sites.py), and hold them until others need the room.
 
 What is bounded: reservations, circuits in all, for one node and from one place, bytes and seconds of a circuit, and its
 silence. Where circuits are too many, one from the place that has most of them makes room for somebody from elsewhere.
@@ -173,17 +173,17 @@ class Relay:
 
     async def _circuit(self, stream: Stream, key: bytes, connection: Connection) -> None:
         far: Stream | None = None
-        try:
-            with trio.fail_after(ASK_SECONDS):
-                far = await connection.open_stream(STOP)
-                wanted = Message(Stop.CONNECT, binary_peer_id(stream.peer_key), 0, *self._limits())
-                await circuit_messages.send(far, wanted, hop=False)
-                answer = await circuit_messages.receive(far, hop=False)
-        except (HivefsError, BadMessage, trio.TooSlowError) as error:
-            log.debug("relay: no circuit to %s: %s", peer_id_from_key(key), error)
-            answer = None
+        answer: Message | None = None
         clean = False
         try:
+            try:
+                with trio.fail_after(ASK_SECONDS):
+                    far = await connection.open_stream(STOP)
+                    wanted = Message(Stop.CONNECT, binary_peer_id(stream.peer_key), 0, *self._limits())
+                    await circuit_messages.send(far, wanted, hop=False)
+                    answer = await circuit_messages.receive(far, hop=False)
+            except (HivefsError, BadMessage, trio.TooSlowError) as error:
+                log.debug("relay: no circuit to %s: %s", peer_id_from_key(key), error)
             if far is None or answer is None or answer.kind != Stop.STATUS or answer.status != Status.OK:
                 await _say(stream, Status.CONNECTION_FAILED)
                 return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import outcome
+import pytest
 
 from hivefs.chunkstore import openings
 from hivefs.chunkstore.cache import Cache, CacheReader
@@ -166,3 +167,25 @@ def test_one_that_comes_late_is_closed(tmp_path: Path) -> None:
     reader.close()
     assert len(fds) == 2
     assert not any(is_open(fd) for fd in fds)
+
+
+@pytest.mark.parametrize("opened_before", [True, False])
+def test_a_damaged_share_does_not_come_back_by_one_that_was_opened_late(tmp_path: Path, opened_before: bool) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    assert cache.put(STRIPE, 1, b"a sh")  # torn
+    reader = CacheReader(tmp_path)
+    later = Later()
+    reader._openings = Openings(later)
+    reader.begin(STRIPE, 1)
+    if opened_before:
+        assert cache.put(STRIPE, 2, b"another")
+        assert reader.read(STRIPE, 1, 0, 4) == b"a sh"
+        later.run()
+    assert reader.read(STRIPE, 1, 0, 7) is None
+    later.run()
+    before = len(os.listdir("/proc/self/fd"))
+    assert cache.put(STRIPE, 1, b"a share")
+    assert reader.read(STRIPE, 1, 0, 7) == b"a share"
+    assert len(os.listdir("/proc/self/fd")) == before, "the late one was closed"
+    reader.begin(STRIPE, 1)
+    reader.close()

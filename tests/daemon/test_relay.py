@@ -27,13 +27,14 @@ from hivefs.daemon import node_control
 from hivefs.daemon.embedded import _free_ports
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.relay import own_place
-from hivefs.errors import BadSetting, PeerUnreachable, Refused
+from hivefs.errors import BadSetting, HivefsError, PeerUnreachable, Refused
 from hivefs.formats.member import entry_from_bytes, sign_member
 from hivefs.model.ids import ShareId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
 from hivefs.node.config import NodeConfig, create_node, load_node
 from hivefs.transport import open_host, peer_id_from_key
 from hivefs.transport.circuit import reserve
+from hivefs.transport.circuit_messages import HOP
 
 HIVE, NEAR, HIDDEN, OWNER = (bytes([number]) * 32 for number in (1, 2, 3, 4))
 Start = Callable[..., tuple["subprocess.Popen[str]", str]]
@@ -181,6 +182,61 @@ def test_a_node_that_nobody_dials_is_used_through_a_relay(
     accepting.send_signal(signal.SIGTERM)
     assert accepting.wait(30) == 0
     assert entry_of(hive.hidden).address.relays == () == load_node(hive.hidden)[0].relays, "told no more"
+
+
+@pytest.mark.slow
+def test_strangers_at_a_relay_keep_nobody_out(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold all circuits that they can have, from two places, ask for reservations with many keys and send garbage."""
+    hive = Hive(tmp_path, start)
+    hive.accept()
+    until(lambda: entry_of(hive.hidden).address.relays)
+    entry, place = entry_of(hive.hidden), "127.0.0.1"
+
+    async def connect(host: str, port: int) -> trio.SocketStream:
+        made = trio.socket.socket()
+        await made.bind((place, 0))
+        await made.connect((host, port))
+        return trio.SocketStream(made)
+
+    monkeypatch.setattr("hivefs.transport.host._connect", connect)
+
+    async def use() -> None:
+        nonlocal place
+        async with open_host(os.urandom(32)) as stranger, trio.open_nursery() as nursery:
+            refused = held = 0
+            for elsewhere in ("127.0.1.1", "127.9.1.1"):
+                place = elsewhere
+                for _ in range(40):
+                    try:
+                        await stranger.dial_through(hive.address, entry.address.node_id)
+                        held += 1
+                    except HivefsError:
+                        refused += 1
+            assert refused and held
+
+            async def storm() -> None:
+                async with open_host(os.urandom(32)) as other:
+                    connection = await other.dial(hive.address)
+                    for sent in (b"\x7f" + os.urandom(127), b"\xff" * 20, b""):
+                        stream = await connection.open_stream(HOP)
+                        if sent:
+                            await stream.send_all(sent)
+                    with pytest.raises(Refused):
+                        await reserve(connection)
+
+            for _ in range(30):
+                nursery.start_soon(storm)
+            place = "127.77.0.1"
+            async with owner() as engine, engine.with_node(entry) as client:
+                assert client.relayed
+                await put_and_get(client, 16)
+
+    with_deadline(use, 400.0)
+    status = Path(f"/proc/{hive.relay.pid}/status").read_text()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    assert peak < 200_000, "kB"
+    log = hive.log("reached through this relay")
+    assert "Traceback" not in log and log.count("\n") < 30, log
 
 
 def with_deadline(body: Callable[[], object], seconds: float = 100.0) -> None:

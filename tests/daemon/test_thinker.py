@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -277,3 +279,20 @@ def test_a_child_of_before_there_was_a_greeting_is_not_waited_for_again_and_agai
     assert trio.run(go) == [os.getpid()] * 3
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == 1 and "does not say its release" in said[0]
+
+
+def test_a_child_whose_engine_was_killed_ends_without_a_word() -> None:
+    """It says its release first, to a pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", "hivefs.daemon.thinking"],
+        stdin=subprocess.DEVNULL,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=thinker_module.environment(),
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert (child.returncode, child.stderr) == (0, b"")

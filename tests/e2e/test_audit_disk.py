@@ -49,7 +49,7 @@ async def audited(hive: Live) -> None:
         engine.placing._stage = vault
         async with conversations.with_address(home.vault.nodes[0]) as client:
             engine.learn(await client.get_roster())
-        nursery.start_soon(engine.serve_vault, vault, vault.snapshot, vault.value)
+        nursery.start_soon(engine.serve_vault, vault, vault.snapshot)
         await until(lambda: len(engine.pool.online()) == 8)
         plain = {slot: os.urandom(150_000) for slot in range(120)}
         for slot, data in plain.items():

@@ -13,6 +13,8 @@ import pytest
 import trio
 
 from hivefs.chunkstore.cache import Cache, share_path
+from hivefs.chunkstore.steps import Interrupted
+from hivefs.chunkstore.writer import Writer
 from hivefs.errors import DiskFull
 from hivefs.formats.records import chunk_key, place_to_bytes
 from hivefs.maintenance.leases import Leases
@@ -231,3 +233,34 @@ def test_a_share_torn_in_the_cache_is_brought_again(tmp_path: Path) -> None:
                 assert path.read_bytes() == whole
 
     run(test)
+
+
+@pytest.mark.parametrize("where", ["choosing and claiming", "letting go and recording"])
+def test_an_engine_with_a_checkpoint_where_none_may_be_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    choose, place = Writer._choose, Writer.place
+
+    async def late_choice(self: Writer, *given: Any) -> Any:
+        chosen = await choose(self, *given)
+        await trio.lowlevel.checkpoint()
+        return chosen
+
+    async def late_return(self: Writer, *given: Any) -> Any:
+        placed = await place(self, *given)
+        await trio.lowlevel.checkpoint()
+        return placed
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, b"a file")
+            await settle(engine, vault)
+
+    if where == "choosing and claiming":
+        monkeypatch.setattr(Writer, "_choose", late_choice)
+    else:
+        monkeypatch.setattr(Writer, "place", late_return)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run(test)
+    assert caught.group_contains(Interrupted)

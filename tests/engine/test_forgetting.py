@@ -18,6 +18,7 @@ from hivefs.metadata import engine_forgotten
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.attestation import TrustedKey
 from hivefs.model.ids import NodeId, ShareId, StripeId
+from hivefs.model.node import Revocations
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.reputation import Reputation
 from hivefs.testing.bench.loop_figures import filled
@@ -174,6 +175,15 @@ def test_learning_does_not_take_it_from_a_roster_again(engine: Engine, monkeypat
     monkeypatch.setattr(engine_roster.time, "time_ns", lambda: NOW)
     assert not engine.learning._is_news(old.node.entry())
     assert engine.learn([old.node.entry()]) == 0 and old.node_id not in engine.pool.members
+
+
+def test_a_revoked_node_is_refused_after_it_was_forgotten(engine: Engine) -> None:
+    old = Old(engine)
+    trio.run(old.forgetting().once)
+    newer = replace(old.node.entry(), address=replace(old.node.entry().address, sequence=NOW // 10**9))
+    assert not engine.covers(newer.membership) and engine.learning._is_news(newer)
+    engine.revoked = Revocations(bytes(32), 1, NOW, (bytes(old.node_id),))
+    assert not engine.learning._is_news(newer) and engine.learn([newer]) == 0
 
 
 def test_what_the_user_trusts_stays(engine: Engine) -> None:

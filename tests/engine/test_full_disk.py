@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 import trio
 
+from hivefs.chunkstore import pool
 from hivefs.crypto import keys
 from hivefs.daemon import registry_file
 from hivefs.daemon.engine_core import Engine
@@ -25,6 +26,7 @@ from hivefs.model.attestation import Attestation
 from hivefs.model.ids import ShareId, StripeId
 from hivefs.model.stripe import Level, Purpose, Share, Stripe
 from hivefs.placement.health import NodeState
+from hivefs.testing.bench.loop_figures import filled as bench_filled
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryHive, MemoryNode
 
 from . import test_engine, test_moving, test_spares
@@ -32,6 +34,7 @@ from .book import check_book
 from .full_disk_points import FullStore, all_points
 from .memory_vault import MemoryVault
 from .test_engine import content, drop_cache, make_home, run, running, settle, until
+from .test_forgetting import Old
 from .test_ledger import account, later, orphan, placed
 from .test_rebalance import exactly_what_is_named, filled, nodes_of
 
@@ -65,6 +68,7 @@ LIVING: Final = {
     "maintenance/repair.py:Repair.bad_share",
     "maintenance/spares.py:Spares._give_up",
     "metadata/engine_contents.py:Contents.forget_empty",
+    "metadata/engine_stripes.py:StripeTables.keep_standings",
     "metadata/engine_trust.py:TrustTables.save_distrusted",
     "metadata/engine_trust.py:TrustTables.save_reputations",
 }
@@ -95,12 +99,16 @@ ASKED: Final = {
     "maintenance/round_trips.py:RoundTrips.move",
 }
 REBALANCING: Final = {"maintenance/rebalance.py:Rebalance._record"}
+FORGETTING: Final = {
+    "metadata/engine_forgotten.py:ForgottenTables.forget_node",
+    "metadata/engine_forgotten.py:ForgottenTables.forget_notes",
+}
 
 TWICE: Final = 2
 
 
 def test_every_point_where_the_engine_writes_is_found_full_by_a_test_here() -> None:
-    groups = (MOVING, LIVING, RECOVERING, COMING_BACK, ACCOUNTS, ASKED, REBALANCING)
+    groups = (MOVING, LIVING, RECOVERING, COMING_BACK, ACCOUNTS, ASKED, REBALANCING, FORGETTING)
     assert set.union(*groups) == all_points()
     assert sum(map(len, groups)) == len(all_points())
 
@@ -258,6 +266,8 @@ async def without_certificates(engine: Engine) -> None:
         for stripe in found:
             bare = replace(stripe, policy_hash=bytes(32), shares=tuple(replace(s, standing=b"") for s in stripe.shares))
             engine.store._save_tree(records.stripe_key(stripe.stripe_id), stripe_format.to_bytes(bare))
+        for key in engine.store.keys("tree", records.standing_key(b"")):
+            engine.store._save_tree(key, None)
     for stripe in found:
         engine.repair.add(stripe.stripe_id)
     certified = engine.store.certified
@@ -345,6 +355,24 @@ def test_rebalancing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
+def test_forgetting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = bench_filled(tmp_path / "home", 40, 20, 0)
+
+    async def bounded() -> None:
+        store = full_twice(monkeypatch, own=True)
+        await insist(store, old.forgetting().once)
+        assert not missed(store, FORGETTING)
+
+    try:
+        old = Old(engine)
+        trio.run(bounded)
+        assert not old.named() and old.told == [old.node_id]
+        assert engine.store.was_forgotten(old.node_id) is not None
+    finally:
+        monkeypatch.undo()
+        engine.close()
+
+
 NOTARY: Final = bytes([77]) * 32
 
 
@@ -415,6 +443,8 @@ def _resolved(engine: Engine) -> Any:
 
 
 def test_reads_go_on_and_conversations_last_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "STAT_EVERY", 0.5)  # who could not be heard is asked again then
+
     async def test() -> None:
         hive, vault = MemoryHive(), MemoryVault()
         async with running(make_home(tmp_path / "home", gone_after=1), hive, vault) as engine:

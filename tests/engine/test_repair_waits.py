@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
-from hivefs.maintenance import repair
+from hivefs.maintenance import garbage, repair
 from hivefs.model.stripe import Level, Purpose
 from hivefs.testing.memory_hive import MemoryHive
 
@@ -41,5 +44,45 @@ def test_a_share_whose_only_place_is_where_a_bad_one_waits_to_be_deleted(
             await until(again)
             now = engine.store.stripe(stripe.stripe_id)
             assert now is not None and now.shares[2].node == node and not engine.repair._stuck
+
+    run(test)
+
+
+def test_what_no_node_takes_is_read_again_later_and_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try reads k shares. The nodes say that they are full only when they are asked to take one."""
+    monkeypatch.setattr(repair, "RETRY", 0.1)
+    monkeypatch.setattr(repair, "LONGEST_RETRY", 0.8)
+    monkeypatch.setattr(garbage, "EVERY", 0.05)  # what was tried in vain may be tried again at once
+    tries: list[float] = []
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(200_000))
+            await settle(engine, vault)
+            await until(lambda: engine.store.count("trash") == 0)
+            stripe = next(s for s in engine.store.stripes() if s.purpose == Purpose.DATA)
+            remade = engine.repair._remade
+
+            async def noted(*given: Any) -> dict[int, bytes]:
+                tries.append(trio.current_time())
+                return await remade(*given)
+
+            monkeypatch.setattr(engine.repair, "_remade", noted)
+            for node in hive.nodes:
+                node.capacity = 0
+            engine.repair.bad_share(stripe, 2, "a test says so")
+            await trio.sleep(4)
+            assert 3 <= len(tries) <= 2 + 3 + 4 / 0.8, "0.1, 0.2, 0.4 and then 0.8 s apart at least"
+            assert all(after - before >= 0.7 for before, after in pairwise(tries[4:]))
+            for node in hive.nodes:
+                node.capacity = 1 << 30
+
+            def again() -> bool:
+                now = engine.store.stripe(stripe.stripe_id)
+                return now is not None and engine.store.health(now).level == Level.GUARANTEED
+
+            await until(again)
+            assert stripe.stripe_id not in engine.repair._vain
 
     run(test)

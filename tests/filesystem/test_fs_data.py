@@ -117,6 +117,9 @@ def test_shares_of_this_machine_are_begun_ahead_of_who_reads_on(drive: Drive) ->
     drive.fs.read_now(f, 10 * MIB, MIB)
     assert drive.chunks.begun == chunks[11 : 11 + LOCAL_AHEAD]
     drive.chunks.begun.clear()
+    drive.fs.read_now(f, 0, LONG)
+    assert drive.chunks.begun == chunks[1 : 1 + LOCAL_AHEAD], "from the start again"
+    drive.chunks.begun.clear()
     for offset in range(0, 4 * MIB, 4096):
         drive.fs.read_now(f, offset, 4096)
     assert drive.chunks.begun == [], "small reads begin nothing while all is in memory"

@@ -196,6 +196,7 @@ CASES: dict[str, Case] = {
     "records.place_from_bytes": Case(records.place_from_bytes, records.place_to_bytes, seeds("records", "place")),
     "local.local_inode_fields": Case(local.local_inode_fields, None, [bytes.fromhex(METADATA["local_inode"]["bytes"])]),
     "stripe.from_bytes": Case(stripe.from_bytes, stripe.to_bytes, seeds("stripe", "stripe", "certified")),
+    "stripe.holders_from_bytes": Case(stripe.holders_from_bytes, None, seeds("stripe", "stripe", "certified")),
     "page.from_bytes": Case(page.from_bytes, page.to_bytes, PAGES + seeds("page_certified", "inner")),
     "policy.from_bytes": Case(policy.from_bytes, policy.to_bytes, seeds("policy", "plain", "auto", "all")),
     "policy.text_from_bytes": Case(policy.text_from_bytes, policy.text_to_bytes, seeds("policy", "text")),

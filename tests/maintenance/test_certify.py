@@ -32,7 +32,9 @@ def test_what_is_noted_again_while_it_is_proved_is_proved_again() -> None:
         proved.update(made)
         return []
 
-    state = SimpleNamespace(certificate=certificate, certify=record, writing=contextlib.nullcontext)
+    state = SimpleNamespace(
+        certificate=certificate, certify=record, writing=contextlib.nullcontext, keep_standings=lambda made: False
+    )
     certify = Certify(cast(Any, state))
 
     async def test() -> None:

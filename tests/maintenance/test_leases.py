@@ -93,7 +93,7 @@ def test_what_waits_is_forgotten_with_its_node() -> None:
             online.clear()
             await trio.sleep(EVERY)
             assert duty.waiting == {NODE}, "it may come back"
-            book.known = []
+            duty.forget(NODE)
             await trio.sleep(EVERY)
             assert not duty.waiting
             nursery.cancel_scope.cancel()

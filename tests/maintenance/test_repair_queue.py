@@ -51,3 +51,40 @@ def test_a_stripe_that_became_more_urgent_is_not_repaired_twice_at_once() -> Non
             nursery.cancel_scope.cancel()
 
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_may_wait_longer_leaves_the_queue_when_a_node_is_back() -> None:
+    """A large code misses few of many shares now: as ``add`` would not have queued it, so it does not stay."""
+    nodes = [NodeId(bytes([n]) * 32) for n in range(5)]
+    shares = tuple(Share(ShareId(n), bytes(32), n) for n in nodes)
+    stripes = {
+        StripeId(bytes([n]) * 16): Stripe(StripeId(bytes([n]) * 16), Purpose.DATA, 1, 4096, shares) for n in range(4)
+    }
+    there = dict.fromkeys(nodes, NodeView(NodeState.ONLINE, ()))
+    del there[nodes[0]], there[nodes[1]]
+    healths = {
+        stripe_id: SimpleNamespace(
+            verdict=SimpleNamespace(holds=True), state=StripeState.DEGRADED, level=Level.GUARANTEED, waits=False
+        )
+        for stripe_id in stripes
+    }
+    state = SimpleNamespace(stripe=stripes.get, health=lambda stripe: healths[stripe.stripe_id])
+
+    async def test() -> None:
+        nothing = cast(Any, None)
+        repair = Repair(cast(Any, state), nothing, nothing, there.get, nothing)
+        for stripe_id in stripes:
+            repair.add(stripe_id)
+        assert repair.queue == 4
+        there[nodes[0]] = NodeView(NodeState.ONLINE, ())
+        first, second, third, fourth = stripes
+        healths[first].waits = True  # one share is missing still
+        healths[second].waits, healths[second].verdict.holds = True, False  # and it is out of policy
+        del stripes[third]
+        await repair._cancel()
+        assert repair._queued == {second, fourth} and repair.cancelled == 2
+        there[nodes[1]] = NodeView(NodeState.ONLINE, ())
+        await repair._cancel()
+        assert repair._queued == {second}
+
+    trio.run(test)

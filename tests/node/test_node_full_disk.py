@@ -110,6 +110,15 @@ def test_the_reserve_takes_real_blocks_and_only_when_there_is_room(tmp_path: Pat
     assert not (tmp_path / RESERVE).exists()
 
 
+@pytest.mark.parametrize("made", [0, RESERVE_BYTES // 2])
+def test_a_reserve_that_a_kill_left_in_the_making_is_made_whole(tmp_path: Path, made: int) -> None:
+    (tmp_path / RESERVE).write_bytes(bytes(made))
+    reserve = Reserve(tmp_path)
+    assert not reserve.keep(2 * RESERVE_BYTES - 1)
+    assert reserve.keep(2 * RESERVE_BYTES)
+    assert (tmp_path / RESERVE).stat().st_blocks * 512 >= RESERVE_BYTES
+
+
 def test_shares_leave_the_index_some_of_the_disk(tmp_path: Path) -> None:
     store = ShareStore(tmp_path)
     left = SPARE_DISK + 1000

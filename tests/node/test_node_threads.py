@@ -17,8 +17,11 @@ from trio._core import _thread_cache
 from hivefs.model.ids import ShareId, VaultId
 from hivefs.node import threads
 from hivefs.node.batching import Batcher
+from hivefs.node.events import Events
+from hivefs.node.reserve import RESERVE
 from hivefs.node.store import PutJob, ShareStore
 from hivefs.node.threads import all_at_once, in_thread
+from hivefs.node.upkeep import Upkeep, open_lease_clock
 
 NOW = 10**18
 
@@ -110,6 +113,24 @@ def test_a_lane_without_a_thread_does_its_work_itself(limit: Limit) -> None:
     seen: set[int] = set()
     trio.run(test)
     assert threading.get_ident() in seen and len(seen) == 2
+
+
+def test_upkeep_goes_on_without_a_thread(limit: Limit, tmp_path: Path) -> None:
+    async def test() -> None:
+        now = time.time_ns()
+        upkeep = Upkeep(store, open_lease_clock(store, now), lambda: now, Events(trio.current_time))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upkeep.run)
+            with trio.fail_after(30):
+                while not (tmp_path / RESERVE).exists():
+                    await trio.sleep(0.01)
+            await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+
+    store = ShareStore(tmp_path)
+    limit.left = 0
+    trio.run(test)
+    store.close()
 
 
 def test_an_error_of_the_work_itself_passes_out_and_is_not_tried_again(limit: Limit) -> None:

@@ -9,25 +9,19 @@ import pytest
 
 from hivefs.maintenance.trust import Trust
 from hivefs.placement import outages
+from hivefs.testing.sim import report
 from hivefs.testing.sim.determinism import patched
 from hivefs.testing.sim.engine import Life
 from hivefs.testing.sim.presets import preset
 from hivefs.testing.sim.truth import Violation
-from hivefs.testing.sim.world import Result, simulate
+from hivefs.testing.sim.world import simulate
 
 SEED = 10
 
 
-def _endangered(result: Result, since: bool) -> tuple[int, int]:
-    """(stripes, those with k shares at most in reach), whenever a group was away; written ``since`` it was to be known."""
-    first = min((day for day, known, stripes, _ in result.blows if known and stripes), default=1e9)
-    rows = [(stripes, struck) for day, known, stripes, struck in result.blows if day >= first and known == since]
-    return sum(stripes for stripes, _ in rows), sum(struck for _, struck in rows)
-
-
 def test_what_fails_together_is_learnt_and_new_stripes_are_spread() -> None:
     result = simulate(preset("groups", SEED))
-    (before, struck), (since, fewer) = _endangered(result, False), _endangered(result, True)
+    (before, struck), (since, fewer) = report.struck(result, False), report.struck(result, True)
     assert before > 200 and since > 200 and result.lives > 2
     assert struck > 0.1 * before and fewer < 0.02 * since
 
@@ -35,7 +29,7 @@ def test_what_fails_together_is_learnt_and_new_stripes_are_spread() -> None:
 @pytest.mark.slow
 def test_fewer_stripes_are_endangered_than_without_knowing() -> None:
     """Of both kinds on the same days. What is left is two groups, or a group and others, that are away at once."""
-    found = [[_endangered(simulate(preset("groups", seed)), since) for since in (False, True)] for seed in range(4, 15)]
+    found = [[report.struck(simulate(preset("groups", seed)), since) for since in (False, True)] for seed in range(4, 15)]
     before, since = ([sum(numbers) for numbers in zip(*rows, strict=True)] for rows in zip(*found, strict=True))
     assert before[0] > 2000 and since[0] > 2000
     assert since[1] / since[0] < 0.4 * before[1] / before[0]
@@ -59,6 +53,7 @@ def test_an_engine_that_takes_all_outages_for_one_is_caught() -> None:
         _caught("are taken for one")
 
 
+@pytest.mark.slow
 def test_placing_without_regard_to_what_was_learnt_is_caught() -> None:
     with patched([(Trust, "outage", lambda self, node_id: frozenset())]):
         _caught("which is known to fail together")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -269,38 +269,86 @@ async def used(engine: Host, relay: str, key: bytes, kit: Any) -> Connection:
         return connection
 
 
-def test_one_place_does_not_keep_others_out(run: Callable[..., None], kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = "127.0.0.1"
+class Places:
+    """Who dials from now on comes from the address ``now``."""
 
-    async def connect(host: str, port: int) -> trio.SocketStream:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = "127.0.0.1"
+        monkeypatch.setattr("hivefs.transport.host._connect", self._connect)
+
+    async def _connect(self, host: str, port: int) -> trio.SocketStream:
         made = trio.socket.socket()
-        await made.bind((place, 0))
+        await made.bind((self.now, 0))
         await made.connect((host, port))
         return trio.SocketStream(made)
 
+
+def test_one_place_does_not_keep_others_out(run: Callable[..., None], kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(monkeypatch)
+
     async def test() -> None:
-        nonlocal place
         async with net(kit, Bounds(circuits_of_node=4, circuits_of_place=3)) as all_:
             node, stranger, engine = await all_.node(), await all_.engine(), await all_.engine()
-            monkeypatch.setattr("hivefs.transport.host._connect", connect)
-            place = "127.0.1.1"
+            places.now = "127.0.1.1"
             held = [await stranger.dial_through(all_.address, node.key) for _ in range(3)]
             with pytest.raises(PeerUnreachable, match="the relay is full"):
                 await stranger.dial_through(all_.address, node.key)
             made = []
             for elsewhere in ("127.0.2.1", "127.0.3.1"):
-                place = elsewhere
+                places.now = elsewhere
                 made.append(await engine.dial_through(all_.address, node.key))
             with trio.fail_after(30):
                 await held[0].wait_closed()
-            place = "127.0.4.1"
+            places.now = "127.0.4.1"
             made.append(await engine.dial_through(all_.address, node.key))
             for connection in made:
                 assert await kit.ask(connection, b"here") == b"here"
-            place = "127.0.5.1"
+            places.now = "127.0.5.1"
             with pytest.raises(PeerUnreachable, match="the relay is full"):
                 await engine.dial_through(all_.address, node.key)
             assert all_.relay.circuits == 4
+
+    run(test)
+
+
+def test_who_is_pushed_out_while_a_circuit_is_opened_leaves_no_stream_to_the_node(
+    run: Callable[..., None], kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would be one of the few streams that the waiting end may have, for as long as its reservation lasts."""
+    monkeypatch.setattr("hivefs.transport.relay.ASK_SECONDS", 1000.0)
+    places = Places(monkeypatch)
+
+    async def test() -> None:
+        asked, lost = [], trio.Event()
+
+        async def silent(stream: Stream) -> None:
+            asked.append(await circuit_messages.receive(stream, hop=False))
+            try:
+                await stream.receive_some()
+            except ConnectionLost:
+                lost.set()
+                raise
+
+        async with (
+            net(kit, Bounds(circuits_of_node=2)) as all_,
+            open_host(os.urandom(32), handlers={STOP: silent}) as waits,
+            open_host(os.urandom(32)) as stranger,
+        ):
+            await reserve(await waits.dial(all_.address))
+
+            async def through(place: str) -> None:
+                places.now = place
+                with suppress(HivefsError):
+                    await stranger.dial_through(all_.address, waits.peer_key, timeout=1000.0)
+
+            async with trio.open_nursery() as nursery:
+                for place in ("127.0.1.1", "127.0.1.1", "127.0.2.1"):
+                    seen = len(asked)
+                    nursery.start_soon(through, place)
+                    while len(asked) == seen:
+                        await trio.sleep(0.01)
+                await lost.wait()
+                nursery.cancel_scope.cancel()
 
     run(test)
 

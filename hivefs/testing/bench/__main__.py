@@ -13,7 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hivefs.testing.bench import all_peers, hive_figures, loop_figures, node_figures, placement_figures, sources, table
+from hivefs.testing.bench import (
+    all_peers,
+    hive_figures,
+    loop_figures,
+    node_figures,
+    placement_figures,
+    pool_figures,
+    sources,
+    table,
+)
 from hivefs.testing.bench.drive import Drive
 from hivefs.testing.bench.guard import guarded
 from hivefs.testing.bench.rounds import Record, Rounds, say
@@ -31,7 +40,8 @@ OWN: dict[str, Callable[[Path], Target]] = {
 NODE = "node"
 PLACEMENT = "placement"
 LOOP = "loop"
-_ALONE = {NODE, PLACEMENT, LOOP}
+POOL = "pool"
+_ALONE = {NODE, PLACEMENT, LOOP, POOL}
 """What needs no drive."""
 _MEMORY_BACKED = {"tmpfs", "ramfs"}
 
@@ -46,7 +56,7 @@ def _numbers(text: str) -> list[int]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    names = [*(workload.name for workload in WORKLOADS), *hive_figures.FIGURES, NODE, PLACEMENT, LOOP]
+    names = [*(workload.name for workload in WORKLOADS), *hive_figures.FIGURES, NODE, PLACEMENT, LOOP, POOL]
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the drive. See docs/performance.md.")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of everything; medians are printed (3)")
     parser.add_argument("--quick", action="store_true", help="tiny amounts: shows that it works, measures nothing")
@@ -178,6 +188,9 @@ def _alone(chosen: argparse.Namespace, root: Path, record: Record) -> dict[str, 
         say("filling an engine's book")
         sizes = (50, 500, 5000) if chosen.quick else (1000, 100_000, 1_000_000)
         found |= loop_figures.rows(*sizes)
+    if POOL in chosen.only:
+        say("knowing many nodes")
+        found |= pool_figures.rows((100, 1000) if chosen.quick else pool_figures.COUNTS)
     return found
 
 

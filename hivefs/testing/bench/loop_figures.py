@@ -31,7 +31,7 @@ from hivefs.daemon.control import Methods
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.daemon.looker import Looker
-from hivefs.daemon.memory import settled
+from hivefs.daemon.memory import collect_often, settled
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
 from hivefs.errors import PolicyInfeasible, TooFewNodes
@@ -296,6 +296,7 @@ def figures(nodes: int, stripes: int, files: int, only: Collection[str] = ()) ->
     with tempfile.TemporaryDirectory(prefix="hivefs-loop-", dir="/var/tmp") as root:
         engine = filled(Path(root) / "home", nodes, stripes, files)
         settled()
+        collect_often()
         try:
             for name, work in duties(engine):
                 if only and name not in only:

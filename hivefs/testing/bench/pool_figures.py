@@ -25,7 +25,7 @@ import trio
 
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home, Lock
-from hivefs.daemon.memory import settled
+from hivefs.daemon.memory import collect_often, settled
 from hivefs.errors import PeerUnreachable
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
@@ -46,6 +46,7 @@ class _Client:
 
     def __init__(self, entry: RosterEntry) -> None:
         self.node_id = NodeId(entry.membership.subject)
+        self.relayed = False
         self.greeted = SimpleNamespace(node_membership=entry.membership)
 
     async def stat(self) -> Any:
@@ -101,8 +102,9 @@ async def _figures(engine: Engine, nodes: int) -> dict[str, float]:
         found["load_s"] = time.process_time() - begun
         while len(pool.online()) < min(LIVE, nodes):  # noqa: ASYNC110
             await trio.sleep(0.1)
-        pool.candidates()
+        await engine._warm()
         settled()
+        collect_often()
         found["memory"] = anonymous() - before
         found["tasks"] = trio.lowlevel.current_statistics().tasks_living
         async with engine.thinker.running():

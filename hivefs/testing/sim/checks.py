@@ -11,7 +11,7 @@ from hivefs.metadata.engine_reader import EngineReader
 from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Level, Stripe
 from hivefs.placement.field import Field
-from hivefs.testing.sim import accounts, waiting
+from hivefs.testing.sim import accounts, definitions, waiting
 from hivefs.testing.sim.files import breach
 from hivefs.testing.sim.truth import Kept, Violation
 
@@ -30,6 +30,8 @@ def check(world: World) -> None:
     accounts.check(world)
     if world.scenario.groups:
         world.groups.check()
+    if world.scenario.paths:
+        definitions.check(world)
     for kept in world.truth.stripes.values():
         if kept.lost or kept.stripe_id is None:
             continue
@@ -67,7 +69,9 @@ def _damage_is_repaired(world: World) -> None:
     if world.impaired_until > trio.current_time():
         return
     for kept, late in world.truth.overdue():
-        if words := waiting.forbidden(world, kept, late):
+        if waiting.for_copies(world, kept, late):
+            world.result.beside += 1
+        elif words := waiting.forbidden(world, kept, late):
             raise Violation(
                 f"share {late[0]} of stripe {kept.name} was not made again in time: {words}"
                 f" ({world.life.repair.waiting_for})"
@@ -127,7 +131,7 @@ def _is_guaranteed(world: World, kept: Kept, stripe: Stripe) -> None:
             raise Violation(f"share {index} of stripe {kept.name} is at node {node.number} no more, and is still counted")
     nodes = [world.by_id[h] for h in holders.values()]
     policy = replace(world.files.rules_for(kept), needed=stripe.needed, total=stripe.total)
-    if words := breach(policy, nodes):
+    if words := definitions.metadata_breach(world, stripe) if kept.meta else breach(policy, nodes):
         raise Violation(f"stripe {kept.name} is called guaranteed, and {words}")
 
 

@@ -28,6 +28,7 @@ from hivefs.daemon import engine_moving
 from hivefs.maintenance import (
     audit,
     checkpoint,
+    definitions,
     forgetting,
     garbage,
     leases,
@@ -84,6 +85,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (reassign, "ASK", HOUR),
     (engine_moving, "POLICIES_EVERY", HOUR),
     (ledger, "LOOK", LOOK),
+    (definitions, "EVERY", LOOK),
     (rebalance, "EVERY", LOOK),
     (rebalance, "LONGEST", DAY),
     (checkpoint, "EVERY", DAY),

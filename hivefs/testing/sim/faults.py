@@ -60,6 +60,13 @@ def _destroy(world: World, fault: Fault) -> None:
         world.destroy(node)
 
 
+def _raze(world: World, fault: Fault) -> None:
+    if fault.days > world.scenario.gone_after_days:  # there may be no place until others are there
+        world.impaired(trio.current_time() + fault.days * DAY)
+    for node in [n for n in world.nodes.values() if n.country == fault.where]:
+        world.destroy(node, fault.days)
+
+
 def _rot(world: World, fault: Fault) -> None:
     """Bits flip on disks: a part of all shares."""
     due = trio.current_time() + world.truth.blind
@@ -169,6 +176,7 @@ _KINDS = {
     "cut": _cut,
     "wipe": _wipe,
     "destroy": _destroy,
+    "raze": _raze,
     "rot": _rot,
     "drop": _drop,
     "flip": _flip,

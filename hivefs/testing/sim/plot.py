@@ -23,23 +23,31 @@ LEFTMOST, WIDE = -1.0, 2.8
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What runs of one code at one churn (percent in 30 days) showed together."""
+    """What runs of one code at one churn (percent in 30 days) showed together. ``repair_at`` is the number of shares left
+    at which repair began.
+    """
 
     code: tuple[int, int]
     churn: float
     rate: Rate
+    repair_at: int
 
 
 def measured(lines: Iterable[str]) -> list[Point]:
-    """From lines as ``--json`` prints them; runs of the same code and churn count together. Raises ValueError, KeyError."""
-    runs: dict[tuple[int, int, float], list[Run]] = {}
+    """From lines as ``--json`` prints them; runs of the same code, threshold and churn count together. Lines without a
+    threshold are of repair at once. Raises ValueError, KeyError.
+    """
+    runs: dict[tuple[int, int, float, int], list[Run]] = {}
     for line in lines:
         found = json.loads(line)
         needed, total = found["code"]
         churn = 100 * (1 - exp(-30 / found["lifetime_days"]))
         run = Run(found["stripes"], found["days"], LAG, tuple(d for d in found["lost_on_day"] if d <= found["days"]))
-        runs.setdefault((needed, total, round(churn, 3)), []).append(run)
-    return [Point((needed, total), churn, margins.rate(made)) for (needed, total, churn), made in sorted(runs.items())]
+        at = found.get("repair_at", total - 1)
+        runs.setdefault((needed, total, round(churn, 3), at), []).append(run)
+    return [
+        Point((needed, total), churn, margins.rate(made), at) for (needed, total, churn, at), made in sorted(runs.items())
+    ]
 
 
 def table(points: Iterable[Point]) -> str:
@@ -51,10 +59,11 @@ def table(points: Iterable[Point]) -> str:
     for point in points:
         (needed, total), found = point.code, point.rate
         daily = durability.daily_rate(point.churn / 100)
-        exact, short = durability.losses(needed, total, total, LAG, daily), durability.windows(needed, total, LAG, daily)
+        at = point.repair_at + 1  # the formulas say "fewer than"
+        exact, short = durability.losses(needed, total, at, LAG, daily), durability.windows(needed, at, LAG, daily)
         like = f" (like {found.like:.0f})" if found.lost else ""
         seen = f"{found.rate:.3g} ({found.low:.2g} to {found.high:.2g})" if found.lost else f"below {found.high:.2g}"
-        name = f"{needed}/{total}, {point.churn:.3g} %"
+        name = f"{needed}/{total}, {point.churn:.3g} %" + (f", repair at {at - 1}" if at < total else "")
         rows.append(f"| {name} | {found.stripe_years:.0f} | {found.lost}{like} | {seen} | {exact:.2g} | {short:.2g} |")
     return "\n".join(rows) + "\n"
 
@@ -98,7 +107,8 @@ def plot(points: Iterable[Point] = ()) -> str:
         parts.append(f'<text x="{width - 140}" y="{40 + 18 * number}" fill="{colour}">{name}</text>')
     known = {code[:2]: COLOURS[number] for number, code in enumerate(PLOTTED) if code[1] == code[2]}
     for point in points:
-        colour, at, found = known.get(point.code, "#000000"), x(point.churn), point.rate
+        whole = point.repair_at == point.code[1] - 1
+        colour, at, found = known.get(point.code, "#000000") if whole else "#000000", x(point.churn), point.rate
         top = y(found.high)
         if found.lost:
             bottom = y(found.low)

@@ -56,7 +56,42 @@ max_per = { operator = 2 }
 deny = ["NO"]
 """
 
+BOOK_TEXT = """
+[policy.default]
+code = "4/8"
+max_per = { operator = 2 }
+[policy.papers]
+inherits = "default"
+code = "2/5"
+deny = ["FR"]
+[policy.photos]
+inherits = "default"
+deny = ["NO"]
+no_hostage = { family = "jurisdiction", lose = 1, slack = 1 }
+[paths]
+"/Papers" = "papers"
+"/Photos" = "photos"
+"""
+"""Metadata must keep three policies at once."""
+NAMED_TEXT = 'metadata = "papers"\n' + BOOK_TEXT
+
 PRESETS = {
+    "books": Scenario(
+        days=24,
+        nodes=32,
+        stripes=6,
+        paths=("/Papers", "/Photos", "/Rest"),
+        heads=True,
+        lifetimes=Lifetimes(200),
+        kills_per_year=120,
+        settle_days=12,
+        faults=(
+            Fault(2, "policy", where=BOOK_TEXT),
+            Fault(10, "policy", where=NAMED_TEXT),
+            Fault(13, "delete", 0.3),
+            Fault(17, "policy", where=BOOK_TEXT),
+        ),
+    ),
     "heads": Scenario(
         days=30,
         nodes=26,
@@ -177,6 +212,22 @@ PRESETS = {
         reads_per_day=0.2,
         settle_days=12,
         faults=(Fault(50, "write", 24),),
+    ),
+    "ghosts": Scenario(
+        days=185,
+        nodes=20,
+        stripes=8,
+        needed=2,
+        total=4,
+        countries=("CH", "DE", "FI", "FR", "NO"),
+        foreign=0.0,
+        max_per_operator=1,
+        patience_days=131,
+        kills_per_year=20,
+        audit_part=0.01,
+        reads_per_day=0.1,
+        settle_days=6,
+        faults=(Fault(5, "raze", days=15, where="DE"), Fault(25, "raze", where="CH")),
     ),
     "small": Scenario(days=25, nodes=24, stripes=6, lifetimes=Lifetimes(80), settle_days=12),
     "returns": Scenario(

@@ -20,6 +20,15 @@ def run_of(scenario: Scenario, result: Result) -> margins.Run:
     return margins.Run(scenario.stripes, scenario.days, scenario.gone_after_days, lost)
 
 
+def struck(result: Result, since: bool) -> tuple[int, int]:
+    """(stripes, those with k shares at most in reach) whenever a group was away, of stripes written ``since`` the groups
+    were to be known or before; from the first such stripe on.
+    """
+    first = min((day for day, known, stripes, _ in result.blows if known and stripes), default=float("inf"))
+    rows = [(stripes, few) for day, known, stripes, few in result.blows if day >= first and known == since]
+    return sum(stripes for stripes, _ in rows), sum(few for _, few in rows)
+
+
 def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
     """Measured and expected, per stripe and year."""
     years = result.stripe_days / 365
@@ -64,6 +73,8 @@ def figures(scenario: Scenario, result: Result) -> dict[str, Any]:
         "repair_read_expected": read,
         "repair_written": result.repair_written / scenario.share_bytes / years,
         "repair_written_expected": written,
+        "struck_unspread": struck(result, False),
+        "struck_spread": struck(result, True),
         "most_exposed": result.most_exposed,
         "reads": result.reads,
         "reads_failed": result.late_reads,
@@ -91,6 +102,10 @@ def text(scenario: Scenario, result: Result, seconds: float) -> str:
         ),
         ("shares written for it", f"{found['repair_written']:.4g}", f"{found['repair_written_expected']:.4g}"),
     ]
+    if result.blows:
+        for kind, words in (("struck_unspread", "before a group was known"), ("struck_spread", "since then")):
+            stripes, few = found[kind]
+            rows.append((f"at most k in reach, written {words}", f"{few} of {stripes}", ""))
     head = (
         f"{scenario.command}\n  {scenario.needed}/{scenario.total}, repaired at {found['repair_at']},"
         f" {scenario.nodes} nodes,"

@@ -55,7 +55,8 @@ class Outages:
 @dataclass(frozen=True, slots=True)
 class Fault:
     """On day ``day``, of ``kind``: ``cut`` (a jurisdiction cannot be reached for ``days``), ``wipe`` (a bad release: a
-    ``part`` of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``rot`` (a part of all shares
+    ``part`` of all nodes comes back empty), ``destroy`` (a part of all nodes dies at once), ``raze``
+    (all nodes of a jurisdiction die, and others join after ``days``; 0: none), ``rot`` (a part of all shares
     is altered on disk), ``drop`` and ``flip`` (a part of the nodes lies from now on), ``slow`` (a part answers late),
     ``full`` (a part of the disks takes nothing more), ``step`` (the engine's clock is off by ``days``), ``kill`` (the
     engine). Of a hive with files also what the user does: ``policy`` (the text ``where`` is put into force), ``delete`` (a
@@ -90,6 +91,8 @@ class Scenario:
     max_per_operator: int = 2
     nodes_per_operator: int = 2
     share_bytes: int = 24
+    patience_days: float = 0.0
+    """So long a share may wait because old copies at nodes that were given up forbid all other places (decisions/0022)."""
     disk_bytes: int = 0
     """What a node offers; 0: without end. With an end rebalancing is looked at (balance.py); with paths only."""
     gone_after_days: float = 7.0

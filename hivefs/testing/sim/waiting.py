@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import trio
+
 from hivefs.model.ids import NodeId
 from hivefs.model.stripe import Stripe
 from hivefs.placement.health import NodeState
 from hivefs.testing.sim.files import breach, over
+from hivefs.testing.sim.nodes import DAY
 from hivefs.testing.sim.truth import Kept, Violation
 
 if TYPE_CHECKING:
@@ -69,6 +72,13 @@ def forbidden(world: World, kept: Kept, late: Sequence[int]) -> str:
         if number in holders or holders:
             nodes.append(world.nodes[number if number in holders else min(holders)])
     return _why_not(world, kept, nodes)
+
+
+def for_copies(world: World, kept: Kept, late: Sequence[int]) -> bool:
+    """Whether the engine says that a stripe waits for nothing but the end of old copies, and they may still be there."""
+    since = min(kept.due[index] for index in late)
+    patient = trio.current_time() - since < world.scenario.patience_days * DAY
+    return patient and kept.stripe_id in world.life.repair._beside and kept.left > kept.needed
 
 
 def of_what_is_left(world: World, kept: Kept, stripe: Stripe) -> str:

@@ -17,6 +17,7 @@ from hivefs.chunkstore.ports import at_once
 from hivefs.daemon import engine_moving
 from hivefs.daemon.engine_moving import EngineMoving
 from hivefs.daemon.engine_policies import EnginePolicies
+from hivefs.maintenance.definitions import Definitions
 from hivefs.model.stripe import Stripe
 from hivefs.testing.sim.determinism import patched
 
@@ -82,6 +83,7 @@ class Wired:
         )
         with life.store.writing():
             life.store.save_info("head_out", True)
+        self.definitions = Definitions(life.store)
         self.policies = EnginePolicies(cast("Any", self.engine))
         # The engine's own clock and dice: the module takes them from the machine.
         times, dice = SimpleNamespace(time_ns=life.clock), SimpleNamespace(urandom=chance.randbytes)
@@ -118,4 +120,5 @@ class Wired:
             take_released,
             moving.ledger.run,
             moving.rebalance.run,
+            self.definitions.run,
         ]

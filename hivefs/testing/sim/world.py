@@ -23,7 +23,7 @@ from hivefs.maintenance import audit
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.policy import Policy
-from hivefs.testing.sim import accounts, determinism, waiting
+from hivefs.testing.sim import accounts, definitions, determinism, waiting
 from hivefs.testing.sim.balance import Balance
 from hivefs.testing.sim.checks import check, gone_is_gone
 from hivefs.testing.sim.engine import STRETCHED, Life
@@ -69,6 +69,9 @@ class Result:
     next_losses: int = 0
     balancing: int = 0
     farthest: float = 0.0
+    definitions: int = 0
+    beside: int = 0
+    risked: int = 0
     blows: list[tuple[float, bool, int, int]] = field(default_factory=list)
 
 
@@ -205,8 +208,8 @@ class World:
         for share_id in shares:
             self.truth.damaged(node, share_id, due, exposed=False)
 
-    def destroy(self, node: SimNode) -> None:
-        """The node is gone for ever, with its disk; another one joins in its place some time later."""
+    def destroy(self, node: SimNode, join_after_days: float | None = None) -> None:
+        """The node is gone for ever, with its disk; another one joins in its place some time later (0: none does)."""
         if self.quiet or node.dead:
             return
         node.dead = True
@@ -216,8 +219,9 @@ class World:
         # The engine's own time-out for this node, which its history may have prolonged or shortened.
         lag = self.life.trust.gone_after(node.node_id) + SLACK
         self.wipe(node, max(trio.current_time(), self.impaired_until) + lag)
-        when = trio.current_time() + self.scenario.join_after_days * DAY
-        self.at(when, lambda: self._replace(node))
+        after = self.scenario.join_after_days if join_after_days is None else join_after_days
+        if after:
+            self.at(trio.current_time() + after * DAY, lambda: self._replace(node))
 
     def _replace(self, node: SimNode) -> None:
         self.join(node.country, node.operator, node.operator_country)
@@ -268,6 +272,7 @@ class World:
                 await life.run()
             finally:
                 self.result.repaired += life.repair.repaired
+                self.result.risked += life.repair.risked
                 life.store.close()
             self._begun = trio.Event()
             self.say("engine killed", life.store.commits)
@@ -443,6 +448,7 @@ class World:
             if scenario.paths:
                 self.files.check_settled()
                 accounts.check_balanced(self)
+                definitions.check_settled(self)
             if scenario.disk_bytes:
                 self.balance.check_settled()
                 self.result.balancing = self.balance.moves
