@@ -63,6 +63,8 @@ class NodeClient:
         self.peer = greeted.node_key.hex()[:12]
         self.relayed = False
         """It goes through a relay: how long an answer takes says nothing of how far the node is."""
+        self.way = ""
+        """The address that was dialled, of the relay when it goes through one; empty when who dialled did not say."""
         self.vault_id = vault_id_of(credentials.subject) if greeted.membership.roles & Role.CLIENT else None
         self._conversation = Conversation(stream, self.peer)
         self._ask = self._conversation.ask

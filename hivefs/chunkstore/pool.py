@@ -92,6 +92,14 @@ class Member:
         return bool(self.entry.address.leaving_s)
 
 
+def _named(entry: RosterEntry, client: NodeClient) -> bool:
+    """Whether the node's record names the way by which we speak with it. What is concluded from addresses rests on that
+    (placement/evidence.py): a node that tells others is used again when it answers there.
+    """
+    told = entry.address
+    return not client.way or client.way in (told.relays if client.relayed else told.reachable)
+
+
 class Pool:
     """See the head of the file. ``clock`` gives nanoseconds since 1970."""
 
@@ -284,6 +292,8 @@ class Pool:
         elif member.entry != entry:
             before, moved = member.leaving, member.entry.address != entry.address
             member.entry = entry
+            if member.client is not None and member.scope is not None and not _named(entry, member.client):
+                member.scope.cancel()
             self.weighed_anew([node_id])
             if node_id in self._cut or (moved and member.scope is None):  # it may have a new certificate, or be elsewhere
                 self._cut.pop(node_id, None)
@@ -488,6 +498,8 @@ class Pool:
             member.reserved = 0
             # Room that goes or comes back all at once may be a node that leaves or stays after all: its own entry says so.
             news = not first and (stat.free_bytes == 0) != (member.row.free_bytes == 0)
+            if not _named(member.entry, client):
+                return  # it told other addresses while we dialled
             if first:
                 member.client = client
                 member.problems = 0  # a new conversation, perhaps a mended node: it may prove itself

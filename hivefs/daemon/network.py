@@ -69,7 +69,7 @@ class Conversations:
                 stream = await connection.open_stream(PROTOCOL)
                 async with converse(stream, self._credentials, time.time_ns()) as client:
                     _same_node(client, entry, connection.address)
-                    client.relayed = relayed
+                    client.relayed, client.way = relayed, address
                     yield client
                     return
             finally:

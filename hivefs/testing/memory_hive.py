@@ -120,6 +120,7 @@ class MemoryClient:
         self.patience = Patience()
         self.moved = 0.0
         self.relayed = False
+        self.way = ""
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
 

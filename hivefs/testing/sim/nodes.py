@@ -120,6 +120,7 @@ class SimClient:
         self.patience = Patience()
         self.moved = 0.0
         self.relayed = False
+        self.way = ""
         self._truth = truth
         self._clock = clock
 
