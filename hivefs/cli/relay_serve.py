@@ -9,6 +9,11 @@ import click
 from hivefs.cli.output import json_option, show_json, size
 from hivefs.cli.sizes import byte_count
 
+MOST_NODES, MOST_CIRCUITS = 128, 256
+"""Each is a connection of the relay, which has 512 (transport/limits.py), others that come and go among them. With more it
+would end those that wait for circuits to make room.
+"""
+
 
 @click.command("serve")
 @click.option("--listen", multiple=True, required=True, metavar="ADDRESS", help="Where to listen: /ip4/0.0.0.0/tcp/4102.")
@@ -19,8 +24,12 @@ from hivefs.cli.sizes import byte_count
     metavar="DIRECTORY",
     help="A node of the hive that runs on this machine; it says who may reserve.",
 )
-@click.option("--nodes", default=32, type=click.IntRange(1, 1000), show_default=True, help="Most nodes that are relayed.")
-@click.option("--circuits", default=128, type=click.IntRange(1, 4000), show_default=True, help="Most connections at once.")
+@click.option(
+    "--nodes", default=32, type=click.IntRange(1, MOST_NODES), show_default=True, help="Most nodes that are relayed."
+)
+@click.option(
+    "--circuits", default=128, type=click.IntRange(1, MOST_CIRCUITS), show_default=True, help="Most connections at once."
+)
 @click.option("--circuit-bytes", default="64G", show_default=True, help="After so many bytes a connection ends.")
 @click.option(
     "--circuit-seconds",

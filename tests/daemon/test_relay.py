@@ -21,12 +21,13 @@ import trio
 
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.cli import main as cli
+from hivefs.cli.relay_serve import MOST_CIRCUITS, MOST_NODES
 from hivefs.crypto import keys
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import node_control
 from hivefs.daemon.embedded import _free_ports
 from hivefs.daemon.network import Conversations
-from hivefs.daemon.relay import own_place
+from hivefs.daemon.relay import SERVE_LIMITS, own_place
 from hivefs.errors import BadSetting, HivefsError, PeerUnreachable, Refused
 from hivefs.formats.member import entry_from_bytes, sign_member
 from hivefs.model.ids import ShareId
@@ -254,6 +255,7 @@ def with_deadline(body: Callable[[], object], seconds: float = 100.0) -> None:
         (["accept", *["--relay", "/ip4/127.0.0.1/tcp/{}/p2p/" + peer_id_from_key(HIVE)] * 5], 0, ""),
         (["serve", "--listen", "/ip4/127.0.0.1/udp/1"], 41, "udp"),
         (["serve", "--listen", "/ip4/127.0.0.1/tcp/0", "--circuit-bytes", "much"], 0, ""),
+        (["serve", "--listen", "/ip4/127.0.0.1/tcp/0", "--circuits", str(MOST_CIRCUITS + 1)], 0, ""),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
@@ -270,6 +272,11 @@ def test_what_cannot_be_is_said_in_one_line(
     error = capsys.readouterr().err
     assert found and found == (code or found) and said in error and "Traceback" not in error
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] != 512 << 20
+
+
+def test_a_relay_has_connections_for_all_that_it_may_be_asked_to_hold() -> None:
+    assert SERVE_LIMITS.max_connections * 3 // 4 >= MOST_NODES + MOST_CIRCUITS
+    assert SERVE_LIMITS.max_streams_in_total >= MOST_CIRCUITS + MOST_NODES
 
 
 def test_where_a_node_is_on_its_own_machine() -> None:
