@@ -157,7 +157,8 @@ class Cache:
                 file.write(data)
             temporary.replace(path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that takes nothing (read-only now, or broken) does not let it be removed either
+                temporary.unlink(missing_ok=True)
             return False
         self.usage += len(data)
         return True

@@ -12,7 +12,7 @@ import outcome
 import pytest
 
 from hivefs.chunkstore import openings
-from hivefs.chunkstore.cache import Cache, CacheReader
+from hivefs.chunkstore.cache import Cache, CacheReader, share_path
 from hivefs.chunkstore.openings import Openings
 from hivefs.model.ids import StripeId
 
@@ -189,3 +189,10 @@ def test_a_damaged_share_does_not_come_back_by_one_that_was_opened_late(tmp_path
     assert len(os.listdir("/proc/self/fd")) == before, "the late one was closed"
     reader.begin(STRIPE, 1)
     reader.close()
+
+
+def test_a_disk_that_takes_no_share_and_lets_nothing_be_removed_is_a_full_one(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    share_path(tmp_path, STRIPE, 1).with_suffix(".tmp").mkdir()  # to open it and to unlink it are errors
+    assert not cache.put(STRIPE, 1, b"a share")
+    assert cache.usage == 0 and cache.get(STRIPE, 1) is None
