@@ -157,7 +157,7 @@ class Cache:
                 file.write(data)
             temporary.replace(path)
         except OSError:
-            with suppress(OSError):  # a disk that takes nothing (read-only now, or broken) does not let it be removed either
+            with suppress(OSError):  # a disk that takes nothing (read-only, broken) may not let it be removed either
                 temporary.unlink(missing_ok=True)
             return False
         self.usage += len(data)

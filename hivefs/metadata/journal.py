@@ -14,6 +14,7 @@ written whole ends them: nobody was told that it is durable. The technique is a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import mmap
@@ -133,7 +134,9 @@ class Journal:
             return
         self._said = error.errno or -1
         if error.errno in NO_ROOM:
-            free = shutil.disk_usage(self._path.parent).free
+            free = 0
+            with contextlib.suppress(OSError):  # whatever is said of it, that the frame was not written has to be known
+                free = shutil.disk_usage(self._path.parent).free
             log.warning("%s Until then commits are slower.", DiskFull(path=self._path.parent, free=free))
         else:
             log.error("the journal cannot be written (%s); commits are slower until it can", error.strerror)

@@ -395,6 +395,28 @@ def test_a_full_disk_is_one_line_and_the_journal_goes_on_when_there_is_room(
     store.close()
 
 
+def test_a_full_disk_that_does_not_tell_its_size_holds_up_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SmallDisk()
+    monkeypatch.setattr(journal_module, "os", disk)
+    store = make(tmp_path)
+
+    def silent(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(journal_module.shutil, "disk_usage", silent)
+    disk.room = 0
+    store.put(KEY, b"value")
+    assert not store.journal([])
+    monkeypatch.undo()
+    store.commit()  # and not: a frame is being written, for ever
+    after = reopen(crashed(tmp_path))
+    assert values(after) == {KEY: b"value"}
+    after.close()
+    store.close()
+
+
 def test_a_frame_of_other_keys_or_another_store_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = make(tmp_path / "other")
