@@ -339,9 +339,11 @@ class Pool:
                     self._cut_off(member)
 
     def leave_relays(self) -> None:
-        """End the conversations that go through relays; nodes that have no other way are away then."""
+        """End the conversations that go through relays, and those that are just begun, which may; nodes that have no other
+        way are away then.
+        """
         for member in self.members.values():
-            if member.client is not None and member.client.relayed and member.scope is not None:
+            if member.scope is not None and (member.client is None or member.client.relayed):
                 member.scope.cancel()
 
     def _cut_off(self, member: Member) -> None:

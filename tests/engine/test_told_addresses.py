@@ -81,3 +81,32 @@ def test_one_that_told_others_while_it_was_dialled_is_dialled_again(
             assert ways == [direct, false]
 
     run(test)
+
+
+def test_who_uses_no_relays_any_more_has_no_conversation_that_was_just_begun_through_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        hive = MemoryHive(per_country=1)
+        node, dial = hive.nodes[0], hive.dial
+        relays, begun, go_on = True, trio.Event(), trio.Event()
+
+        @asynccontextmanager
+        async def through(entry: RosterEntry) -> AsyncIterator[MemoryClient]:
+            async with dial(entry) as client:
+                if client.node_id == node.node_id:
+                    client.relayed = relays
+                    begun.set()
+                    await go_on.wait()
+                yield client
+
+        monkeypatch.setattr(hive, "dial", through)
+        async with running(make_home(tmp_path / "home"), hive, None) as engine:
+            with trio.fail_after(90):
+                await begun.wait()
+            relays = False
+            engine.pool.leave_relays()
+            go_on.set()
+            await until(lambda: (client := engine.pool.client(node.node_id)) is not None and not client.relayed, 30)
+
+    run(test)
