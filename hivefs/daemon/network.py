@@ -68,7 +68,7 @@ class Conversations:
             try:
                 stream = await connection.open_stream(PROTOCOL)
                 async with converse(stream, self._credentials, time.time_ns()) as client:
-                    _same_node(client, entry, connection.address)
+                    _same_node(client, entry, address)
                     client.relayed, client.way = relayed, address
                     yield client
                     return
