@@ -19,7 +19,6 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +28,7 @@ from hivefs.errors import DiskFull, NodeProblem
 from hivefs.model.ids import ShareId, VaultId
 from hivefs.node.index import NodeIndex
 from hivefs.node.reserve import NO_ROOM, Reserve
-from hivefs.node.threads import all_at_once
+from hivefs.node.threads import Together
 from hivefs.protocol.failures import Code, Refusal
 
 T = TypeVar("T")
@@ -76,7 +75,7 @@ class ShareStore:
         self._shares = directory / "shares"
         self._tmp = directory / "tmp"
         self.lock = threading.Lock()
-        self._syncers = ThreadPoolExecutor(SYNC_THREADS, "sync")
+        self._syncers = Together(SYNC_THREADS, "sync")
         self._names = itertools.count()
         self.reserve = Reserve(directory)
         self.dropped = 0
@@ -102,7 +101,7 @@ class ShareStore:
 
     def close(self) -> None:
         """Close everything; this object is dead afterwards."""
-        self._syncers.shutdown()
+        self._syncers.close()
         self.index.close()
         os.close(self._flock)
 
@@ -218,7 +217,7 @@ class ShareStore:
         """
         if len(items) < 2:
             return [sync(item) for item in items]
-        return all_at_once(self._syncers, sync, items)
+        return self._syncers.all_at_once(sync, items)
 
     def _write(self, data: bytes) -> tuple[Path, int]:
         path = self._tmp / str(next(self._names))

@@ -64,18 +64,34 @@ class _Job(Generic[T, R]):
         return self._result[0]
 
 
-def all_at_once(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """``work`` for each, once, in the threads of the pool, and here as far as there are none. What one raises is raised."""
-    jobs = [_Job(work, item) for item in items]
-    try:
-        for job in jobs:
-            pool.submit(job.run)
-    except RuntimeError:  # the pool has queued this one all the same, perhaps for nobody
-        say()
-        for job in jobs:
-            with contextlib.suppress(BaseException):  # ``result`` raises it
-                job.run()
-    return [job.result() for job in jobs]
+class Together:
+    """Up to ``most`` threads, which are kept, and do several things at once. Any thread may call."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._pool: ThreadPoolExecutor | None = None
+        """One that has a thread: what it could not begin waits in it, and in one without would do so for ever."""
+
+    def all_at_once(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """``work`` for each, once, in the threads, and here as far as there are none. What one raises is raised."""
+        jobs = [_Job(work, item) for item in items]
+        pool = self._pool or ThreadPoolExecutor(self._most, self._name)
+        try:
+            for job in jobs:
+                pool.submit(job.run)
+                self._pool = pool
+        except RuntimeError:  # the pool has queued this one all the same, perhaps for nobody
+            say()
+            for job in jobs:
+                with contextlib.suppress(BaseException):  # ``result`` raises it
+                    job.run()
+        return [job.result() for job in jobs]
+
+    def close(self) -> None:
+        """Let the threads go, when they have done what they are at."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 async def in_thread(work: Callable[..., R], *given: Any, limiter: trio.CapacityLimiter | None = None) -> R:

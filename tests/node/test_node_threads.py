@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import threading
 import time
+import weakref
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from hivefs.node.batching import Batcher
 from hivefs.node.events import Events
 from hivefs.node.reserve import RESERVE
 from hivefs.node.store import PutJob, ShareStore
-from hivefs.node.threads import all_at_once, in_thread
+from hivefs.node.threads import Together, in_thread
 from hivefs.node.upkeep import Upkeep, open_lease_clock
 
 NOW = 10**18
@@ -67,14 +68,37 @@ def test_each_is_done_once_and_all_are(limit: Limit, left: int) -> None:
         return 2 * number
 
     limit.left = left
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(5):
-            done.clear()
-            assert all_at_once(pool, work, range(20)) == [2 * n for n in range(20)]
-            assert done == Counter(range(20))
-        limit.left = 1 << 30  # what is left in the queue is done by nobody again
-        assert all_at_once(pool, work, range(100, 120)) == [2 * n for n in range(100, 120)]
+    pool = Together(8, "test")
+    for _ in range(5):
+        done.clear()
+        assert pool.all_at_once(work, range(20)) == [2 * n for n in range(20)]
+        assert done == Counter(range(20))
+    limit.left = 1 << 30  # what is left in the queue is done by nobody again
+    assert pool.all_at_once(work, range(100, 120)) == [2 * n for n in range(100, 120)]
+    pool.close()
     assert set(done.values()) == {1}
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_what_was_done_is_not_kept_for_threads_that_never_come(limit: Limit, left: int) -> None:
+    class Thing:
+        pass
+
+    limit.left = left
+    pool = Together(8, "test")
+    seen = []
+    for _ in range(20):
+        things = [Thing() for _ in range(3)]
+        seen += [weakref.ref(thing) for thing in things]
+        pool.all_at_once(lambda thing: None, things)
+    del things
+    end = time.monotonic() + 30
+    while any(ref() is not None for ref in seen) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.01)
+    assert not [ref for ref in seen if ref() is not None]
+    limit.left = 1 << 30
+    pool.close()
 
 
 @pytest.mark.parametrize("left", [0, 2])
