@@ -47,6 +47,7 @@ class _Client:
     def __init__(self, entry: RosterEntry) -> None:
         self.node_id = NodeId(entry.membership.subject)
         self.relayed = False
+        self.way = ""
         self.greeted = SimpleNamespace(node_membership=entry.membership)
 
     async def stat(self) -> Any:
