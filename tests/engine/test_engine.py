@@ -176,8 +176,8 @@ def test_a_damaged_share_is_noticed_read_elsewhere_and_made_again(tmp_path: Path
             elif damage == "missing":
                 del node.shares[share.share_id]
             else:
-                other = next(s for s in node.shares if s != share.share_id)
-                node.shares[share.share_id] = node.shares[other]
+                others = (data for n in hive.nodes for s, data in n.shares.items() if s != share.share_id)
+                node.shares[share.share_id] = next(others)
             drop_cache(engine)
             assert await content(engine, vault, 3, 0) == plain[3]
             assert engine.pool.members[node.node_id].problems == 1

@@ -441,8 +441,12 @@ def test_all_chunks_are_looked_at_again_only_after_something_changed(tmp_path: P
             vault.write(1, 0, b"something new")
             await settle(engine, vault)
             assert repack_._may_differ()
-            now += repack_.young_ns + 1
-            await repack_.look()
+            for _ in range(20):  # the last head may still be on its way, and is a change as well
+                now += repack_.young_ns + 1
+                await repack_.look()
+                if not repack_._may_differ():
+                    break
+                await trio.sleep(0.5)
             assert not repack_._may_differ()
             now -= 10**15  # the clock goes back
             assert repack_._may_differ()
