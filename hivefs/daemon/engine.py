@@ -74,6 +74,7 @@ class Process:
         self._heard: set[str] = set()
         self._news = trio.Event()
         self._looker = Looker(home, engine.keys.reading())
+        self._looker.on_end = self._looked
         self.stop = trio.Event()
 
     # ---- control ----------------------------------------------------------------------------------------------------
@@ -148,6 +149,11 @@ class Process:
         """A question for which files are looked through: all that was written up to now is committed first."""
         (await self._snapshot()).close()
         return await self._looker.ask(kind, given, nodes, report)
+
+    def _looked(self) -> None:
+        self._engine.store.drop_dead_readers()
+        if self._metadata is not None:  # else the next to open it does that
+            self._metadata.drop_dead_readers()
 
     async def _check(self, value: Any, report: control.Report) -> list[dict[str, Any]] | Encoded:
         with self._asked():

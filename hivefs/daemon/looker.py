@@ -58,6 +58,8 @@ class Looker:
         self._release = release(SPOKEN_OF)
         self.children: set[int] = set()
         """Processes that look now."""
+        self.on_end: Callable[[], None] = lambda: None
+        """Called after each of them: one that was killed has left its places as a reader of the stores taken."""
 
     async def ask(self, kind: str, given: dict[str, Any], nodes: Iterable[Node], report: Report) -> Encoded:
         """The answer. Raises what the question does, HivefsError when the child ends without one."""
@@ -101,6 +103,7 @@ class Looker:
                     child.kill()
                 await child.wait()
                 self.children.discard(child.pid)
+                self.on_end()
                 for pipe in (child.stdin, child.stdout):
                     if pipe is not None:
                         await pipe.aclose()

@@ -107,6 +107,12 @@ class EngineTables:
             self._db[name] = made
         return self._db[name]
 
+    def drop_dead_readers(self) -> None:
+        """Free what processes that were killed while they read had hold of: no page newer than that is used again else, and
+        there are places for so many readers only.
+        """
+        self._env.reader_check()
+
     def close(self) -> None:
         """Close the environment; this object is dead afterwards."""
         self._env.close()

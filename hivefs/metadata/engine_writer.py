@@ -73,6 +73,7 @@ class EngineWriter(EngineReader):
 
     def _open(self, path: Path) -> lmdb.Environment:
         environment = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), max_readers=64, mode=0o600)
+        environment.reader_check()
         environment.sync(True)  # what a killed process had written may be in the page cache only: see environment.py
         return environment
 

@@ -102,8 +102,8 @@ def open_environment(path: Path, *, readonly: bool) -> lmdb.Environment:
     except lmdb.Error as error:
         raise StoreDamaged(path=path, reason=f"LMDB cannot open it ({_words(error)})") from None
     _check_length(path, environment)
+    environment.reader_check()
     if not readonly:
-        environment.reader_check()
         _make_last(path, environment)
     return environment
 

@@ -68,6 +68,10 @@ class MetadataSnapshot:
         self.seq = self._number(b"seq")
         return self.seq
 
+    def drop_dead_readers(self) -> None:
+        """See EngineTables.drop_dead_readers."""
+        self._environment.reader_check()
+
     def close(self) -> None:
         """Let go of the snapshot and, if it is its own, of the environment."""
         if self._txn is not None:

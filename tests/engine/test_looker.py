@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
 from hivefs.daemon import control
 from hivefs.daemon.control_frames import Encoded
+from hivefs.daemon.engine import Process
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.looker import Looker
 from hivefs.daemon.policy_book import EngineBook
@@ -20,6 +23,8 @@ from hivefs.daemon.policy_control import PolicyControl
 from hivefs.errors import HivefsError, PathNotInDrive
 from hivefs.formats import stripe as stripe_format
 from hivefs.maintenance import placement_check
+from hivefs.metadata.engine_store import EngineStore
+from hivefs.metadata.snapshot import MetadataSnapshot
 from hivefs.model.ids import ChunkId
 from hivefs.testing.bench.loop_figures import CODE, filled
 
@@ -180,6 +185,62 @@ def test_a_child_that_dies_is_an_error_and_no_hang(engine: Engine, looker: Looke
 
     with pytest.raises(HivefsError, match="ended"):
         trio.run(go)
+
+
+def test_a_child_that_was_killed_holds_no_page_of_the_stores(engine: Engine) -> None:
+    """Else both would grow with every commit until all who have them open end, and no reader be let in after some such."""
+    pids: list[int] = []
+
+    async def go() -> str:
+        process = Process(engine, cast("Any", None), engine.home)
+        process._metadata = snapshot = MetadataSnapshot(engine.home.metadata, engine.keys)
+        environments = (engine.store._env, snapshot._environment)
+
+        async def killed(step: Any) -> None:
+            for pid in process._looker.children:
+                os.kill(pid, signal.SIGSTOP)  # so that it does not end by itself
+                pids.append(pid)
+                assert all(str(pid) in environment.readers() for environment in environments)
+            raise KeyError  # as when who asked goes away: the child is killed
+
+        try:
+            with trio.fail_after(120), pytest.raises(KeyError):
+                await process._look("explain", {"path": "/"}, EngineBook(engine).nodes(), killed)
+            return "".join(environment.readers() for environment in environments)
+        finally:
+            snapshot.close()
+
+    readers = trio.run(go)
+    assert pids and not any(str(pid) in readers for pid in pids)
+
+
+READER = """
+import lmdb, os, sys
+reading = lmdb.open(sys.argv[1], readonly=True, create=False).begin()
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_store_lets_go_of_readers_that_were_killed_before_it_was_opened(tmp_path: Path) -> None:
+    first = filled(tmp_path / "home", 40, 1, 1)
+    first.close()
+    path, key = first.home.engine, first.keys.engine_key
+    # One has it open all the time, as the mount does; else the places would be made anew.
+    stays, ends = (
+        subprocess.Popen([sys.executable, "-c", READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    )
+    with stays, ends:
+        assert all(child.stdout is not None and child.stdout.readline() for child in (stays, ends))
+        ends.kill()
+        ends.wait()
+        store = EngineStore(path, key, first.home.policy())
+        try:
+            assert str(stays.pid) in store._env.readers() and str(ends.pid) not in store._env.readers()
+        finally:
+            store.close()
+            stays.kill()
 
 
 def test_a_child_of_another_release_is_not_told_anything(engine: Engine, looker: Looker) -> None:
