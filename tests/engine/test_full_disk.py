@@ -18,13 +18,14 @@ from hivefs.daemon.engine_core import Engine
 from hivefs.errors import DiskFull
 from hivefs.formats import attestation, records, revoked
 from hivefs.formats import stripe as stripe_format
-from hivefs.maintenance import checkpoint, codes, definitions, full_disk, garbage, leases, spares
+from hivefs.maintenance import checkpoint, codes, definitions, forgetting, full_disk, garbage, leases, spares
 from hivefs.maintenance.accounts import DAY_NS, SEEN_NS
 from hivefs.metadata.engine_tables import DISTRUSTED
 from hivefs.model.attestation import Attestation
 from hivefs.model.ids import ShareId, StripeId
 from hivefs.model.stripe import Level, Purpose, Share, Stripe
 from hivefs.placement.health import NodeState
+from hivefs.testing.bench import loop_figures
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryHive, MemoryNode
 
 from . import test_engine, test_moving, test_spares
@@ -32,6 +33,7 @@ from .book import check_book
 from .full_disk_points import FullStore, all_points
 from .memory_vault import MemoryVault
 from .test_engine import content, drop_cache, make_home, run, running, settle, until
+from .test_forgetting import Old
 from .test_ledger import account, later, orphan, placed
 from .test_rebalance import exactly_what_is_named, filled, nodes_of
 
@@ -60,7 +62,7 @@ LIVING: Final = {
     "maintenance/garbage.py:Garbage.empty_trash",
     "maintenance/garbage.py:Garbage.reap",
     "maintenance/garbage.py:Garbage.take_released",
-    "maintenance/leases.py:Leases.run",
+    "maintenance/leases.py:Leases._note",
     "maintenance/repair.py:Repair._record",
     "maintenance/repair.py:Repair.bad_share",
     "maintenance/spares.py:Spares._give_up",
@@ -94,13 +96,17 @@ ASKED: Final = {
     "maintenance/round_trips.py:RoundTrips._save",
     "maintenance/round_trips.py:RoundTrips.move",
 }
+FORGETTING: Final = {
+    "metadata/engine_forgotten.py:ForgottenTables.forget_node",
+    "metadata/engine_forgotten.py:ForgottenTables.forget_notes",
+}
 REBALANCING: Final = {"maintenance/rebalance.py:Rebalance._record"}
 
 TWICE: Final = 2
 
 
 def test_every_point_where_the_engine_writes_is_found_full_by_a_test_here() -> None:
-    groups = (MOVING, LIVING, RECOVERING, COMING_BACK, ACCOUNTS, ASKED, REBALANCING)
+    groups = (MOVING, LIVING, RECOVERING, COMING_BACK, ACCOUNTS, ASKED, FORGETTING, REBALANCING)
     assert set.union(*groups) == all_points()
     assert sum(map(len, groups)) == len(all_points())
 
@@ -110,6 +116,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_disk, "FIRST", 0.05)
     monkeypatch.setattr(full_disk, "LONGEST", 0.1)
     monkeypatch.setattr(garbage, "EVERY", 0.05)
+    monkeypatch.setattr(leases, "EVERY", 0.05)
 
 
 def full_twice(monkeypatch: pytest.MonkeyPatch, own: bool | Collection[str] = False) -> FullStore:
@@ -343,6 +350,23 @@ def test_rebalancing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert await content(engine, vault, ino, 0) == plain[ino]
 
     run(test)
+
+
+def test_forgetting_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "FIRST", 0.0)
+    engine = loop_figures.filled(tmp_path / "home", 40, 20, 0)
+    old, store = Old(engine), full_twice(monkeypatch)
+
+    async def test() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.disk.run)
+            nursery.start_soon(engine.disk.keep, "forgetting", old.forgetting().run)
+            await until(lambda: bool(old.told))
+            nursery.cancel_scope.cancel()
+
+    run(test)
+    assert old.named() == [] and not missed(store, FORGETTING)
+    engine.close()
 
 
 NOTARY: Final = bytes([77]) * 32
