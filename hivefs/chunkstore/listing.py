@@ -60,7 +60,7 @@ class Listing:
             _, node_id, vetting = heapq.heappop(self._again)
             if vetting:
                 self._waiting.discard(node_id)
-            if self._fields[weakest].get(node_id) is not None:  # else it is not known any more
+            if any(field.get(node_id) is not None for field in self._fields.values()):  # else it is not known any more
                 self.changed(node_id)
         self.some(weakest, now, len(self._stale[weakest]))
         return self._fields[weakest]

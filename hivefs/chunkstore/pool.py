@@ -497,6 +497,8 @@ class Pool:
         first, again = True, False
         while True:
             stat = await client.stat()
+            if self.members.get(member.node_id) is not member:
+                return  # it was forgotten while that answer was on its way
             member.reserved = 0
             # Room that goes or comes back all at once may be a node that leaves or stays after all: its own entry says so.
             news = not first and (stat.free_bytes == 0) != (member.row.free_bytes == 0)

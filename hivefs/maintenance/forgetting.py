@@ -14,7 +14,7 @@ revoked, the list of revocations refuses, however long ago that was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 import trio
@@ -49,7 +49,7 @@ class Forgetting:
     def __init__(
         self,
         state: NodeNotes,
-        gone: Callable[[], Iterable[NodeId]],
+        gone: Callable[[], Collection[NodeId]],
         forget: Callable[[NodeId], None],
         clock: Callable[[], int],
     ) -> None:
@@ -71,19 +71,18 @@ class Forgetting:
         turns = Turns()
         for node_id in list(self._gone()):
             await turns.item()
-            if not self._is_due(node_id):
-                continue
-            while self._state.forget_notes(node_id):
-                await turns.over()
-            # No checkpoint of trio from here on: it may have come back meanwhile, or a stripe may name it.
-            if self._is_due(node_id):
-                self._state.forget_node(node_id, self._clock())
-                self._forget(node_id)
-                self.forgotten += 1
-                log.info("node %s is forgotten: it was given up long ago and holds nothing", node_id.hex()[:12])
+            # Between two steps it may come back, and get shares, which are noted as others are; or a stripe may name it.
+            while self._is_due(node_id):
+                if not self._state.forget_notes(node_id):
+                    self._state.forget_node(node_id, self._clock())
+                    self._forget(node_id)
+                    self.forgotten += 1
+                    log.info("node %s is forgotten: it was given up long ago and holds nothing", node_id.hex()[:12])
                 await turns.over()
 
     def _is_due(self, node_id: NodeId) -> bool:
+        if node_id not in self._gone():
+            return False  # it is back; what is written of it may be of before, while the disk is full
         row = self._state.node_row(node_id)
         if row is None or row.state != NodeState.GONE or self._clock() - row.since_ns <= FORGET_S * 10**9:
             return False

@@ -1,4 +1,8 @@
-"""Leases: nodes promised to keep shares until a time; they are renewed when a quarter of it has passed."""
+"""Leases: nodes promised to keep shares until a time; they are renewed when a quarter of it has passed.
+
+That goes on while this machine's disk is full, however long: when it was done is remembered then, and written once there is
+room. A crash before that has the leases renewed once more.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Protocol
 import trio
 
 from hivefs.chunkstore.writer import LEASE_NS
-from hivefs.errors import HivefsError
+from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.ports import State
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId
@@ -46,25 +50,29 @@ class Leases:
         self._clock = clock
         self.waiting: set[NodeId] = set()
         """Nodes whose renewal is due and did not succeed yet."""
+        self._unwritten: dict[NodeId, int] = {}
+        """When nodes were done, where the disk did not take that yet."""
 
     def forget(self, node_id: NodeId) -> None:
         """It is not known any more."""
         self.waiting.discard(node_id)
+        self._unwritten.pop(node_id, None)
 
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
+            for node_id, when in list(self._unwritten.items()):
+                if not self._note(node_id, when):
+                    break
             for node_id, client in list(self._online()):
-                name = "renewed-" + node_id.hex()
-                last = self._state.info(name)
+                last = self._unwritten.get(node_id, self._state.info(_name(node_id)))
                 now = self._clock()
                 came_back = self._state.info("hydrating")
                 if came_back is True:
                     continue  # the book is not here yet
                 if last is None and came_back is None:
                     # All that is there was placed under a full lease after this first look, or just before it.
-                    with self._state.writing():
-                        self._state.save_info(name, now)
+                    self._note(node_id, now)
                 elif last is None or not 0 <= now - int(last) <= LEASE_NS // 4:  # also when the clock was ahead then
                     self.waiting.add(node_id)
                     try:
@@ -72,10 +80,21 @@ class Leases:
                     except HivefsError as error:
                         log.info("renewing leases at node %s waits: %s", node_id.hex()[:12], error)
                         continue
-                    with self._state.writing():
-                        self._state.save_info(name, now)
+                    self._note(node_id, now)
                     self.waiting.discard(node_id)
             await trio.sleep(EVERY)
+
+    def _note(self, node_id: NodeId, when: int) -> bool:
+        """A node was done at that time; whether that is written."""
+        self._unwritten[node_id] = when
+        try:
+            with self._state.writing():
+                self._state.save_info(_name(node_id), when)
+        except DiskFull as error:
+            log.debug("when leases at node %s were renewed is written later: %s", node_id.hex()[:12], error)
+            return False
+        del self._unwritten[node_id]
+        return True
 
     async def _renew(self, node_id: NodeId, client: Renewer, until: int) -> None:
         """Renew all at one node. What it says it does not hold is missing: repair hears of it."""
@@ -98,3 +117,7 @@ class Leases:
             if not good:
                 self._on_bad(stripe, index, "the node does not hold it")
                 await trio.lowlevel.checkpoint()  # each is a transaction
+
+
+def _name(node_id: NodeId) -> str:
+    return "renewed-" + node_id.hex()

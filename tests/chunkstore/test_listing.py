@@ -225,3 +225,20 @@ def test_a_clock_that_is_set_makes_nobody_longer_given_up() -> None:
                 assert saved[node_id] == member.row
 
     trio.run(test)
+
+
+def test_who_asks_first_by_another_class_of_evidence_hides_no_change_from_others() -> None:
+    async def go() -> None:
+        world = World(4, 1)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        node_id = next(iter(world.pool.members))
+        world.pool.members[node_id].client = cast("Any", world.pool)
+        world.pool.candidates()
+        world.pool.answered_put(node_id, busy=True)
+        assert not {c.node_id: c for c in world.pool.candidates()}[node_id].usable
+        clock.jump(600.0)
+        world.pool.candidates(ATTESTED)
+        assert {c.node_id: c for c in world.pool.candidates()}[node_id].usable and not world.differs()
+
+    trio.run(go, clock=trio.testing.MockClock())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import trio
 
+from hivefs.chunkstore.dialling import Slot
 from hivefs.daemon.engine_core import Engine
+from hivefs.errors import DiskFull
 from hivefs.formats import records
 from hivefs.maintenance.forgetting import FORGET_S, Forgetting, is_old_news
 from hivefs.metadata import engine_forgotten
@@ -107,6 +110,78 @@ def test_what_is_needed_or_may_come_back_stays(engine: Engine, why: str) -> None
                 engine.store.doom_share(stripe.stripe_id, old.node_id, stripe.shares[0].share_id)
     trio.run(old.forgetting().once)
     assert not old.told and set(before) <= set(old.named())
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_one_that_comes_back_meanwhile_keeps_what_is_noted_then(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """It gets a share, and should we die now, only the note of that would have it deleted. Whether the disk takes what was
+    seen of the node, or is full.
+    """
+    monkeypatch.setattr(engine_forgotten, "STEP", 2)
+    old, share_id = Old(engine), ShareId(bytes([7]) * 32)
+    forget_notes = engine.store.forget_notes
+
+    def comes_back(node_id: NodeId) -> bool:
+        more = forget_notes(node_id)
+        if engine.pool.members[node_id].row.state == NodeState.GONE:
+            with monkeypatch.context() as full:
+                if not written:
+                    full.setattr(engine.store, "save_seen", refused)
+                engine.pool._set(engine.pool.members[node_id], NodeState.ONLINE)
+            engine._intend([(node_id, share_id)])
+        return more
+
+    def refused(rows: Any) -> None:
+        raise DiskFull(path=engine.store.path, free=0)
+
+    monkeypatch.setattr(engine.store, "forget_notes", comes_back)
+    trio.run(old.forgetting().once)
+    assert not old.told and engine.store.has_trash(old.node_id, share_id) and old.node_id in engine.pool.members
+
+
+class Talks:
+    """A conversation whose first answer comes in the very step in which the node is forgotten."""
+
+    relayed = False
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        pass
+
+    async def stat(self) -> Any:
+        self._then()
+        return SimpleNamespace(free_bytes=1, capacity=2, dropped=0)
+
+    async def wait_closed(self) -> None:
+        await trio.sleep(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(node_membership=None)
+
+
+def test_an_answer_of_one_that_is_forgotten_is_not_heard(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Old(engine)
+
+    async def go() -> None:
+        def forgotten() -> None:
+            engine.store.forget_node(old.node_id, NOW)
+            engine._forgot(old.node_id)
+
+        monkeypatch.setattr(engine.pool, "_dial", lambda entry: Talks(forgotten))
+        monkeypatch.setattr(engine.pool, "revoked", lambda membership: False)
+        member = engine.pool.members[old.node_id]
+        await engine.pool._talk(old.node_id, member.turn, Slot(trio.Semaphore(1)))
+
+    trio.run(go)
+    assert engine.store.node_row(old.node_id) is None and old.node_id not in engine.trust.rows
+    assert not any(old.node_id in there for there in engine.pool.by_state.values())
 
 
 class Killed(BaseException):

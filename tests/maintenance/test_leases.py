@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import trio
 import trio.testing
 
-from hivefs.errors import ConnectionLost
+from hivefs.chunkstore.writer import LEASE_NS
+from hivefs.errors import ConnectionLost, DiskFull
 from hivefs.maintenance.leases import BATCH, EVERY, Leases
 from hivefs.maintenance.turns import MOST
 from hivefs.model.ids import NodeId, ShareId, StripeId
@@ -25,6 +28,7 @@ class Book:
         self.known = [NODE]
         self.kept: dict[str, Any] = {"hydrating": False}
         self.opened = 0
+        self.full = False
 
     def node_ids(self) -> list[NodeId]:
         return self.known
@@ -35,8 +39,11 @@ class Book:
     def save_info(self, name: str, value: Any) -> None:
         self.kept[name] = value
 
-    def writing(self) -> Any:
-        return nullcontext()
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        if self.full:
+            raise DiskFull(path=Path("book"), free=0)
+        yield
 
     def each_on(self, node_id: NodeId) -> list[StripeId]:
         return [StripeId(number.to_bytes(16, "big")) for number in range(self.count)]
@@ -96,6 +103,38 @@ def test_what_waits_is_forgotten_with_its_node() -> None:
             duty.forget(NODE)
             await trio.sleep(EVERY)
             assert not duty.waiting
+            nursery.cancel_scope.cancel()
+
+    trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_full_disk_is_no_reason_to_let_leases_run_out() -> None:
+    """For as long as it lasts all are renewed when it is time, not those of the first node only, nor again and again."""
+    book, others = Book(3), {NodeId(bytes([number]) * 32): Node() for number in range(3)}
+    book.known = list(others)
+    book.full, book.kept["hydrating"] = True, None
+    now = 1
+
+    async def body() -> None:
+        nonlocal now
+        duty = Leases(cast("Any", book), others.items, lambda: now, lambda *_: None)
+        book.each_on = lambda node_id: [] if node_id not in others else [StripeId(bytes(16))]  # type: ignore[method-assign]
+        book.stripe = lambda stripe_id: Stripe(  # type: ignore[method-assign]
+            stripe_id, Purpose.DATA, 1, 10, tuple(Share(ShareId(node_id), bytes(32), node_id) for node_id in others)
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(duty.run)
+            await trio.sleep(1)
+            for done in range(4):
+                assert [len(node.renewed) for node in others.values()] == [done] * 3
+                await trio.sleep(3 * EVERY)
+                now += LEASE_NS // 4 + 1
+                await trio.sleep(EVERY)
+            assert set(book.kept) == {"hydrating"}
+            book.full = False
+            await trio.sleep(EVERY)
+            assert {name for name in book.kept if name != "hydrating"} == {"renewed-" + n.hex() for n in others}
+            assert set(book.kept.values()) == {None, now}
             nursery.cancel_scope.cancel()
 
     trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
