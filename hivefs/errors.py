@@ -9,8 +9,18 @@ Style after borg's error catalogue: our errors and other people's are different 
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the operating system answers when a disk, a quota or a file is full."""
+
+
+def says_no_room(error: Exception) -> bool:
+    """Whether an error of a library repeats one of those answers in words, as LMDB's do."""
+    return any(os.strerror(number) in str(error) for number in NO_ROOM)
 
 
 class HivefsError(Exception):

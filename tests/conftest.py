@@ -51,7 +51,8 @@ def no_netns() -> str:
     if shutil.which("unshare") is None:
         return "the program unshare is missing (package util-linux)"
     tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=20, check=False)
-    return "" if tried.returncode == 0 else tried.stderr.strip() or "unshare --net failed"
+    said = tried.stderr.strip()
+    return "" if tried.returncode == 0 else f"the right to make network namespaces (CAP_SYS_ADMIN) is missing: {said}"
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -354,13 +354,8 @@ class Pool:
         member.turn = 0
         self._cut[member.node_id] = None
 
-    def _give_up(self, seconds: float) -> None:
-        """So much time passed since the last look, by a steady clock."""
-        self._follow(seconds)
-        for node_id in list(self._due(trio.current_time())):
-            self._look(node_id)
-
     def _follow(self, seconds: float) -> None:
+        """So much time passed since the last look, by a steady clock."""
         self._follow_clock(seconds)
         self._conduct.tick(seconds, len(self.by_state[NodeState.ONLINE]), len(self.by_state[NodeState.OFFLINE]))
 

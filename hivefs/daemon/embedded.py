@@ -27,7 +27,7 @@ from typing import Any
 from hivefs.daemon import hive, launch
 from hivefs.daemon.home import data_home, write_file
 from hivefs.daemon.node_process import Labels, running_node
-from hivefs.errors import BadSetting, Corrupt, DiskFull, HivefsError, HiveMissing, HiveProblem, NodeProblem
+from hivefs.errors import NO_ROOM, BadSetting, Corrupt, DiskFull, HivefsError, HiveMissing, HiveProblem, NodeProblem
 from hivefs.placement.code import for_counts, spare_nodes
 
 FORMAT, VERSION = "hivefs-embedded-hive", 1
@@ -117,7 +117,7 @@ class EmbeddedHive:
             with _locked(path):
                 return EmbeddedHive._create(path, count, capacity, needed, total)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in NO_ROOM:
                 raise DiskFull(path=path, free=0) from error
             raise HiveProblem(path=path, reason=error.strerror or str(error)) from error
 

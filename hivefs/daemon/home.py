@@ -7,7 +7,6 @@ the directory), so that a crash leaves either the old file or the new one. Direc
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import time
@@ -20,7 +19,7 @@ import cbor2
 
 from hivefs.crypto.keys import VaultKeys, derive, public_key
 from hivefs.crypto.wrap import BadWrap, WrapParams, unwrap, wrap
-from hivefs.errors import BadSetting, Corrupt, DiskFull, KeyFileProblem, VaultExists, VaultMissing, WrongPassword
+from hivefs.errors import NO_ROOM, BadSetting, Corrupt, DiskFull, KeyFileProblem, VaultExists, VaultMissing, WrongPassword
 from hivefs.formats import vault as vault_format
 from hivefs.formats.head import certificate_valid, sign_certificate
 from hivefs.formats.member import sign_member
@@ -326,7 +325,7 @@ def _writing(path: Path) -> Iterator[None]:
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise DiskFull(path=path, free=0) from error
         raise BadSetting(name="HIVEFS_HOME", reason=f"{path} cannot be written: {error.strerror}") from error
 

@@ -25,7 +25,8 @@ from hivefs.daemon.home import Home
 from hivefs.daemon.launch import environment, error_from_frame
 from hivefs.daemon.looking import DONE, GREETING, SPOKEN_OF, STEP, Question
 from hivefs.daemon.policy_nodes import Node
-from hivefs.daemon.thinking import LENGTH, packed, release
+from hivefs.daemon.thinker import Died, frame_from
+from hivefs.daemon.thinking import packed, release
 from hivefs.errors import HivefsError
 from hivefs.maintenance.turns import Turns
 
@@ -44,8 +45,10 @@ GREETING_S: Final = 60.0
 Report = Callable[[Any], Awaitable[None]]
 
 
-class _Died(Exception):
-    pass
+def _out(child: trio.Process) -> trio.abc.ReceiveStream:
+    if child.stdout is None:
+        raise AssertionError("it was started with pipes")
+    return child.stdout
 
 
 class Looker:
@@ -69,7 +72,7 @@ class Looker:
                     await self._greeted(child)
                     await self._put(child, kind, given, nodes)
                     return await self._answer(child, report)
-            except (_Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except (Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 log.warning("the process that looks through the book ended: %s", error)
                 raise HivefsError(detail="the process that looks through the book ended; see the engine's log") from None
 
@@ -127,31 +130,17 @@ class Looker:
     async def _greeted(self, child: trio.Process) -> None:
         """HiveFS may have been upgraded under this engine: pickles are for both ends of one release."""
         with trio.move_on_after(GREETING_S):
-            if await self._frame(child, bytearray()) == GREETING + self._release:
+            if await frame_from(_out(child), bytearray()) == GREETING + self._release:
                 return
         raise HivefsError(detail="HiveFS was upgraded under this engine; unmount and mount the drive to ask this")
 
     async def _answer(self, child: trio.Process, report: Report) -> Encoded:
         buffer = bytearray()
         while True:
-            kind, value = pickle.loads(await self._frame(child, buffer))  # noqa: S301
+            kind, value = pickle.loads(await frame_from(_out(child), buffer))  # noqa: S301
             if kind == STEP:
                 await report(value)
             elif kind == DONE:
                 return Encoded(value)
             else:
                 raise error_from_frame(value)
-
-    @staticmethod
-    async def _frame(child: trio.Process, buffer: bytearray) -> bytes:
-        if child.stdout is None:
-            raise AssertionError("it was started with pipes")
-        while len(buffer) < LENGTH or len(buffer) < LENGTH + int.from_bytes(buffer[:LENGTH], "big"):
-            data = await child.stdout.receive_some()
-            if not data:
-                raise _Died("it closed its pipe")
-            buffer += data
-        end = LENGTH + int.from_bytes(buffer[:LENGTH], "big")
-        frame = bytes(buffer[LENGTH:end])
-        del buffer[:end]
-        return frame

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -78,21 +79,18 @@ class Steps:
             if file_bytes() > MOST_MAPPED:
                 let_go()
         step = [what, done, total]
-        if step != self._last and (new or now - self._said >= TELL_S or done == total):
+        if step != self._last:
             self._said, self._last = now, step
             self._write(step)
 
 
-def _explain(question: Question, book: SteadyReader, nodes: list[Node], tell: Steps) -> Any:
+def _files(
+    what: Callable[..., Any], question: Question, book: SteadyReader, nodes: list[Node], tell: Steps
+) -> dict[str, Any]:
+    """A question about files, which the mount's store has."""
     with closing(MetadataSnapshot(question.metadata, question.keys)) as snapshot:
         look = policy_look.Look(book, snapshot, question.keys.names_key, nodes, question.room, tell)
-        return policy_look.explain(look, **question.given)
-
-
-def _simulate(question: Question, book: SteadyReader, nodes: list[Node], tell: Steps) -> Any:
-    with closing(MetadataSnapshot(question.metadata, question.keys)) as snapshot:
-        look = policy_look.Look(book, snapshot, question.keys.names_key, nodes, question.room, tell)
-        return policy_look.simulate(look, **question.given)
+        return what(look, **question.given)  # type: ignore[no-any-return]
 
 
 def _check_placement(question: Question, book: SteadyReader, nodes: list[Node], tell: Steps) -> Any:
@@ -107,7 +105,11 @@ def _check_placement(question: Question, book: SteadyReader, nodes: list[Node], 
     return [asdict(finding) for finding in check.findings]
 
 
-KINDS: Final = {"explain": _explain, "simulate": _simulate, "check_placement": _check_placement}
+KINDS: Final[dict[str, Callable[..., Any]]] = {
+    "explain": partial(_files, policy_look.explain),
+    "simulate": partial(_files, policy_look.simulate),
+    "check_placement": _check_placement,
+}
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from hivefs.daemon.home import write_file
 from hivefs.daemon.launch import start_time, stop_process
-from hivefs.errors import BadSetting, NodeProblem
+from hivefs.errors import NO_ROOM, BadSetting, NodeProblem
 from hivefs.model.node import Attribute
-from hivefs.node.reserve import NO_ROOM, Reserve
+from hivefs.node.reserve import Reserve
 
 RUN_FILE = "run.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")

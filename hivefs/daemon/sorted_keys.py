@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import heapq
 import os
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from hivefs.errors import DiskFull
+from hivefs.errors import NO_ROOM, DiskFull
 
 RUN: Final = 65_536
 """Keys in memory: some 5 MB."""
@@ -51,7 +50,7 @@ class SortedKeys:
             while written < len(data):
                 written += os.pwrite(self._file, data[written:], begin + written)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             state = os.statvfs(self._directory)
             raise DiskFull(path=self._directory, free=state.f_bavail * state.f_frsize) from None

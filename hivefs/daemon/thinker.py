@@ -51,15 +51,15 @@ MANY: Final = 64
 T = TypeVar("T")
 
 
-class _Died(Exception):
-    pass
+class Died(Exception):
+    """A child ended, or closed its pipe."""
 
 
-class _Another(_Died):
+class _Another(Died):
     """It is of another release."""
 
 
-class _Mute(_Died):
+class _Mute(Died):
     """It did not say its release."""
 
 
@@ -105,7 +105,7 @@ class Thinker:
                     await self._end()
                     self._not_before = trio.current_time() + AGAIN_S
                     log.warning("the process that looks for places does not say its release: the engine looks itself")
-                except (_Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+                except (Died, OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                     log.warning("the process that looks for places ended: %s", str(error) or "it did not answer in time")
                     await self._end()
                 else:
@@ -170,7 +170,7 @@ class Thinker:
                 await self._greeted(child.stdout)
             async for frame in _frames(asked):
                 await child.stdin.send_all(frame)
-            answer = await self._frame(child.stdout)
+            answer = await frame_from(child.stdout, self._buffer)
             done = True
         finally:
             if not done and self._child is child:  # cancelled in the middle: what it answers is not for the next question
@@ -180,26 +180,25 @@ class Thinker:
         return found
 
     async def _greeted(self, stream: trio.abc.ReceiveStream) -> None:
-        """Hear which release the child is. Raises _Another, _Mute, _Died."""
+        """Hear which release the child is. Raises _Another, _Mute, Died."""
         with trio.move_on_after(GREETING_S):
-            if await self._frame(stream) != GREETING + self._release:
+            if await frame_from(stream, self._buffer) != GREETING + self._release:
                 raise _Another
             return
         raise _Mute
 
-    async def _frame(self, stream: trio.abc.ReceiveStream) -> bytes:
-        buffer = self._buffer
-        while True:
-            if len(buffer) >= LENGTH:
-                end = LENGTH + int.from_bytes(buffer[:LENGTH], "big")
-                if len(buffer) >= end:
-                    frame = bytes(buffer[LENGTH:end])
-                    del buffer[:end]
-                    return frame
-            data = await stream.receive_some()
-            if not data:
-                raise _Died("it closed its pipe")
-            buffer += data
+
+async def frame_from(stream: trio.abc.ReceiveStream, buffer: bytearray) -> bytes:
+    """The next frame of a child; what comes behind it stays in ``buffer``. Raises Died when the child closed its end."""
+    while len(buffer) < LENGTH or len(buffer) < LENGTH + int.from_bytes(buffer[:LENGTH], "big"):
+        data = await stream.receive_some()
+        if not data:
+            raise Died("it closed its pipe")
+        buffer += data
+    end = LENGTH + int.from_bytes(buffer[:LENGTH], "big")
+    frame = bytes(buffer[LENGTH:end])
+    del buffer[:end]
+    return frame
 
 
 def _plain(given: tuple[Any, ...], more: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

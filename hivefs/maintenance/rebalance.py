@@ -144,8 +144,9 @@ class Rebalance:
         """
         turns = Turns()
         for copy in self._state.moved_copies():
-            stripe = self._state.stripe(copy[0])
-            self._leaving[copy] = 0 if stripe is None else stripe.share_bytes
+            if copy not in self._leaving:
+                stripe = self._state.stripe(copy[0])
+                self._leaving[copy] = 0 if stripe is None else stripe.share_bytes
             await turns.item()
         waiting, sizes = set(self._state.moved_copies()), Counter[NodeId]()
         for copy, size in list(self._leaving.items()):

@@ -15,7 +15,7 @@ from typing import Any
 import cbor2
 import lmdb
 
-from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse
+from hivefs.errors import DiskFull, HivefsError, StoreDamaged, VaultInUse, says_no_room
 from hivefs.metadata.engine_reader import EngineReader
 from hivefs.metadata.engine_tables import DISTRUSTED, MAP_BYTES, TABLES
 from hivefs.model.ids import NodeId
@@ -31,9 +31,6 @@ _COPIES_AT = "copies_at"
 """The number of the transaction that closed the store with ``copies`` whole. An older release writes transactions and not
 this. (The release that brought the table noted ``copies`` once, and goes by that.)
 """
-
-_FULL = ("No space left", "quota", "File too large")
-"""What LMDB says in strerror's words."""
 
 
 class EngineWriter(EngineReader):
@@ -148,7 +145,7 @@ class EngineWriter(EngineReader):
 
     def _as_ours(self, error: lmdb.Error) -> HivefsError:
         """A full disk is waited out (maintenance/full_disk.py); anything else ends the engine."""
-        if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or any(words in str(error) for words in _FULL):
+        if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or says_no_room(error):
             full = DiskFull(path=self.path, free=shutil.disk_usage(self.path).free)
             self.on_full(full)
             return full

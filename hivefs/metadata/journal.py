@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hivefs.crypto.seal import RecordSealer
-from hivefs.errors import Corrupt, DiskFull, StoreDamaged
+from hivefs.errors import NO_ROOM, Corrupt, DiskFull, StoreDamaged
 from hivefs.formats.journal import BLOCK, HEADER_BYTES, Frame, FrameChain, body_from_bytes
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,6 @@ STEP_BYTES = 256 << 10
 
 NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 """What file systems answer that do not know O_DIRECT (open(2)), or not with such blocks."""
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a full disk answers: the store commits itself then, which says DiskFull when it cannot, and begins a new round."""
 
 FRAME_BYTES = 1 << 20
 """Rows and pieces worth a frame; more go to LMDB and to the segment files at once."""
@@ -117,6 +114,7 @@ class Journal:
                 grown = end  # no room for the zeros: for the frame alone there may be
                 self._write_through(self._filled(frame, end - at), at)
         except OSError as error:
+            # The store commits itself then, which says DiskFull when it cannot, and begins a new round.
             # What is on the disk now is not known, and the same number must not be written there again with other rows.
             self._usable = False
             self._short_of = max(self._short_of, end)

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import lmdb
 
-from hivefs.errors import DiskFull, StoreDamaged, UnknownVersion
+from hivefs.errors import DiskFull, StoreDamaged, UnknownVersion, says_no_room
 from hivefs.model.ids import ID_BYTES, KEY_BYTES, DeviceId, NodeId, ShareId, VaultId
 from hivefs.model.receipt import Listed
 
@@ -288,7 +288,7 @@ class NodeIndex:
         self.used, self.count, self.by_vault = self._totals()
 
     def _translated(self, error: lmdb.Error) -> DiskFull | StoreDamaged:
-        if isinstance(error, lmdb.MapFullError) or "No space left" in str(error) or "quota" in str(error):
+        if isinstance(error, lmdb.MapFullError) or says_no_room(error):
             self._on_full()
             return DiskFull(path=self.path, free=0)
         return StoreDamaged(path=self.path, reason=str(error))

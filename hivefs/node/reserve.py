@@ -8,7 +8,6 @@ a file that says nothing; it is given back to the disk when there is need, and m
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from pathlib import Path
@@ -19,8 +18,6 @@ log = logging.getLogger("hivefs.node")
 RESERVE: Final = "reserve"
 RESERVE_BYTES: Final = 4 << 20
 """More than a transaction of the index that forgets a page of shares touches."""
-
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Reserve:

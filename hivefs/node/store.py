@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from hivefs.content import merkle
-from hivefs.errors import DiskFull, NodeProblem
+from hivefs.errors import NO_ROOM, DiskFull, NodeProblem
 from hivefs.model.ids import ShareId, VaultId
 from hivefs.node.index import NodeIndex
-from hivefs.node.reserve import NO_ROOM, Reserve
+from hivefs.node.reserve import Reserve
 from hivefs.node.threads import Together
 from hivefs.protocol.failures import Code, Refusal
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -11,12 +10,11 @@ from pathlib import Path
 
 from hivefs.crypto.seal import RecordSealer
 from hivefs.crypto.unit import UnitSealer
-from hivefs.errors import Corrupt, DiskFull, HivefsError, StoreDamaged
+from hivefs.errors import NO_ROOM, Corrupt, DiskFull, HivefsError, StoreDamaged
 from hivefs.formats import staged
 from hivefs.model.staged import SegmentPiece
 
 SUFFIX = ".seg"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @lru_cache(maxsize=64)
@@ -41,7 +39,7 @@ def free_bytes(directory: Path) -> int:
 
 def translate(error: OSError, directory: Path) -> HivefsError:
     """What an error of the operating system means here: DiskFull, or StoreDamaged for everything else."""
-    if error.errno in _FULL:
+    if error.errno in NO_ROOM:
         try:
             free = free_bytes(directory)
         except OSError:

@@ -56,7 +56,7 @@ def test_what_is_not_is_said_and_brought(tmp_path: Path) -> None:
     cold = not_in_memory(path)
     if cold is None:
         pytest.skip(
-            "the file system of temporary files keeps its pages in memory (POSIX_FADV_DONTNEED drops nothing, as on tmpfs)"
+            "a disk under the directory of temporary files is missing (POSIX_FADV_DONTNEED drops nothing there, a tmpfs?)"
         )
     with path.open("rb") as file:
         buffer = memoryview(bytearray(1 << 20))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -143,28 +141,6 @@ def test_a_failure_of_the_library_does_not_end_the_member(monkeypatch: pytest.Mo
     with pytest.raises(Enough):
         dht.serve((), (), [Path("node")], lambda addresses: None)
     assert table.asked == 3
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
-    """Start ``hivefs WORDS``; the process and its first line."""
-    started: list[subprocess.Popen[str]] = []
-
-    def one(*words: object) -> tuple[subprocess.Popen[str], str]:
-        with (tmp_path / f"log-{len(started)}").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hivefs", *map(str, words)], stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        started.append(process)
-        assert process.stdout is not None
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=lambda: lines.put(process.stdout.readline()), daemon=True).start()  # type: ignore[union-attr]
-        return process, lines.get(timeout=90)
-
-    yield one
-    for process in started:
-        process.kill()
-        process.wait(30)
 
 
 @pytest.mark.slow

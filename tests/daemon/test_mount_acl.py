@@ -43,7 +43,7 @@ def _pair(root: Path) -> Iterator[tuple[Mounted, Path]]:
         ["setfacl", "-m", f"u:{ALICE}:r", plain], capture_output=True, text=True, timeout=60, check=False
     )
     if tried.returncode:
-        pytest.skip(f"the directory of temporary files keeps no ACLs: {tried.stderr.strip()}")
+        pytest.skip(f"POSIX ACLs are missing in the file system of temporary files: {tried.stderr.strip()}")
     run("setfacl", "-b", plain)
     with mounted(root, allow_other=True) as drive:
         for top in (plain, drive.path):

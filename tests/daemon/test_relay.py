@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import resource
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,28 +36,6 @@ from hivefs.transport.circuit_messages import HOP
 
 HIVE, NEAR, HIDDEN, OWNER = (bytes([number]) * 32 for number in (1, 2, 3, 4))
 Start = Callable[..., tuple["subprocess.Popen[str]", str]]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start ``hivefs WORDS``; the process and its first line. What it logs is in ``log-N``, by their order."""
-    started: list[subprocess.Popen[str]] = []
-
-    def one(*words: object) -> tuple[subprocess.Popen[str], str]:
-        with (tmp_path / f"log-{len(started)}").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hivefs", *map(str, words)], stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        started.append(process)
-        assert process.stdout is not None
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=lambda: lines.put(process.stdout.readline()), daemon=True).start()  # type: ignore[union-attr]
-        return process, lines.get(timeout=90)
-
-    yield one
-    for process in started:
-        process.kill()
-        process.wait(30)
 
 
 def local(port: int) -> str:

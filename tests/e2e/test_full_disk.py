@@ -7,31 +7,18 @@ import random
 import re
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hivefs.testing.small_disk import NoSmallDisk, fill, small_disk
+
 from .live import Live, kill, live, until
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
-SMALL = "6m"
-
-
-def fill(directory: Path) -> Path:
-    """A file that takes all that is left."""
-    path = directory / "filler"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        for size in (1 << 16, 1 << 12):
-            while True:
-                try:
-                    os.write(fd, bytes(size))
-                except OSError:
-                    break
-    finally:
-        os.close(fd)
-    return path
+SMALL = 6 << 20
 
 
 def write(top: Path, dice: random.Random, count: int) -> dict[Path, bytes]:
@@ -62,19 +49,19 @@ def engine_log(hive: Live) -> str:
 
 def test_a_full_disk_under_the_engine_and_room_again(tmp_path: Path) -> None:
     dice = random.Random(6)
-    with live(tmp_path, mount=False) as hive:
+    with live(tmp_path, mount=False) as hive, ExitStack() as stack:
         store = hive.home / "engine"
         store.mkdir(exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=700", "tmpfs", str(store)]
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-        if mounted.returncode:
-            pytest.skip(f"the right to mount a tmpfs (CAP_SYS_ADMIN) is missing: {mounted.stderr.strip()}")
+        try:
+            stack.enter_context(small_disk(store, SMALL))
+        except NoSmallDisk as missing:
+            pytest.skip(str(missing))
         try:
             hive.run("mount", str(hive.drive))
             until(lambda: hive.online() == 8, what="all nodes online")
             made = write(hive.drive / "before", dice, 60)
             hive.wait(hive.drive, timeout=200)
-            filler = fill(store)
+            filler = fill(store / "filler")
             first = hive.engine_pid()
             later = write(hive.drive / "while it is full", dice, 3000)
             until(lambda: "is full" in disk(hive)["waiting_for"], 120, "the engine noticing it")
@@ -109,4 +96,3 @@ def test_a_full_disk_under_the_engine_and_room_again(tmp_path: Path) -> None:
         finally:
             hive.run("umount", check=False, timeout=90)
             hive.stop_engine()
-            subprocess.run(["umount", "-l", str(store)], capture_output=True, check=False)

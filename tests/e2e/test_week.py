@@ -5,7 +5,6 @@ again after each, and nobody does anything for it but what befalls (and 'hivefs 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from hivefs.crypto.keys import public_key
+from hivefs.testing.small_disk import fill, small_disk
 
 from .live import Live, diff, live, until
 from .trees import photos
@@ -171,31 +171,26 @@ def moved_to_small_disk(hive: Live, number: int, room: Path) -> Iterator[None]:
     directory.rename(away)
     directory.mkdir(mode=0o700)
     size = 64_000_000 + sum(path.stat().st_blocks * 512 for path in away.rglob("*"))
-    mounted = [str(directory), str(away)]
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", mounted[0]], check=True, timeout=20)
     try:
-        subprocess.run(["cp", "-a", "--sparse=always", f"{away}/.", mounted[0]], check=True, timeout=60)
-        hive.run("up", timeout=200)
-        until(lambda: hive.online() == NODES, PATIENCE, "the node starting on its new disk")
-        yield
-        hive.kill_node(number)
-        shutil.rmtree(away)
-        subprocess.run(["cp", "-a", "--sparse=always", *mounted], check=True, timeout=60)
+        with small_disk(directory, size):
+            copy(away, directory)
+            hive.run("up", timeout=200)
+            until(lambda: hive.online() == NODES, PATIENCE, "the node starting on its new disk")
+            yield
+            hive.kill_node(number)
+            shutil.rmtree(away)
+            away.mkdir(mode=0o700)
+            copy(directory, away)
     finally:
-        subprocess.run(["umount", "-l", mounted[0]], check=True, timeout=20)
         directory.rmdir()
         away.rename(directory)
         hive.run("up", timeout=200)
         until(lambda: hive.online() == NODES, PATIENCE, "the node starting where it was")
 
 
-def fill(path: Path) -> None:
-    """Write until the disk takes not one byte more."""
-    with path.open("wb", buffering=0) as file:
-        for size in (1 << 20, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(size))
+def copy(source: Path, target: Path) -> None:
+    """All that is in a directory, holes as holes."""
+    subprocess.run(["cp", "-a", "--sparse=always", f"{source}/.", str(target)], check=True, timeout=60)
 
 
 @contextmanager

@@ -397,8 +397,8 @@ def test_whatever_is_done_ends_as_on_a_plain_directory(
             os.setxattr(pair.plain, "system.posix_acl_access", NAMED)
             os.removexattr(pair.plain, "system.posix_acl_access")
             pair.plain.chmod(0o755)
-        except OSError:
-            pytest.skip("the file system of temporary files keeps no POSIX ACLs (setxattr says EOPNOTSUPP)")
+        except OSError as error:
+            pytest.skip(f"POSIX ACLs are missing in the file system of temporary files (setxattr: {error.strerror})")
         for number, step in does:
             pair.do(number, step)
         pair.compare()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from hivefs.node.reserve import RESERVE, RESERVE_BYTES, Reserve
 from hivefs.node.space import SPARE_DISK, Space
 from hivefs.node.store import PutJob, ShareStore
 from hivefs.protocol.failures import Code, Refusal
+from hivefs.testing.small_disk import NoSmallDisk, fill, small_disk
 
 ANN = VaultId(b"a" * 16)
 NOW = 1_800_000_000 * 10**9
@@ -31,23 +30,11 @@ MANY = 600
 def _disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"the right to mount a tmpfs (CAP_SYS_ADMIN) is missing: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True, timeout=20)
-
-
-def fill(disk: Path) -> Path:
-    path = disk / "somebody else's"
-    with path.open("wb", buffering=0) as file:
-        for size in (1 << 20, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-    return path
+    try:
+        with small_disk(disk, 24 << 20):
+            yield disk
+    except NoSmallDisk as missing:
+        pytest.skip(str(missing))
 
 
 def test_a_full_disk_can_be_emptied(disk: Path) -> None:
@@ -57,7 +44,7 @@ def test_a_full_disk_can_be_emptied(disk: Path) -> None:
     for result in store.put_many([PutJob(ANN, i, NOW + DAY, data) for i, data in kept], NOW):
         assert result == NOW + DAY
     store.close()
-    fill(disk)
+    fill(disk / "somebody else's")
     store = ShareStore(disk)
     assert store.free_on_disk() < 1 << 20
     refused = 0
@@ -73,13 +60,13 @@ def test_a_full_disk_can_be_emptied(disk: Path) -> None:
 
 def test_a_node_that_starts_on_a_full_disk_says_that_it_runs(disk: Path) -> None:
     assert Reserve(disk).keep(24 << 20)
-    fill(disk)
+    fill(disk / "somebody else's")
     with recorded(disk):
         found = running_node(disk)
         assert found is not None and found.pid == os.getpid()
         assert not (disk / RESERVE).exists()
     assert not (disk / RUN_FILE).exists()
-    fill(disk)
+    fill(disk / "and more")
     with pytest.raises(NodeProblem, match="No space left"), recorded(disk):
         raise AssertionError("it was written on a full disk")
 

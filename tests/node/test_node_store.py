@@ -7,7 +7,6 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from hivefs.model.ids import ShareId, VaultId
 from hivefs.node import store as store_module
 from hivefs.node.store import PutJob, ReadJob, ShareStore
 from hivefs.protocol.failures import Code, Refusal
+from hivefs.testing.small_disk import NoSmallDisk, small_disk
 
 ANN, BOB = VaultId(b"a" * 16), VaultId(b"b" * 16)
 NOW = 1_800_000_000 * 10**9
@@ -159,40 +159,39 @@ def test_whatever_was_acknowledged_is_there_after_a_kill_at_any_step(
     store.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root (uid 0) is missing: a small file system is mounted")
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"the right to mount a tmpfs (CAP_SYS_ADMIN) is missing: {mounted.stderr.strip()}")
     try:
-        store = ShareStore(disk)
-        kept, refused = [], 0
-        for _ in range(12):
-            batch = [share(150_000) for _ in range(3)]
-            for one, result in zip(batch, put(store, *batch), strict=True):
-                if isinstance(result, Refusal):
-                    assert result.code == Code.FULL
-                    refused += 1
-                else:
-                    kept.append(one)
-        assert refused and kept
-        assert files(store) == {share_id.hex() for share_id, _ in kept}
-        assert list((disk / "tmp").iterdir()) == []
-        assert store.index.used == 150_000 * len(kept)
-        store.release([(share_id, ANN) for share_id, _ in kept[:2]])
-        assert put(store, share(1000)) == [NOW + DAY]
-        store.close()
-        store = ShareStore(disk)
-        assert store.sweep() == store_module.Sweep(0, 0)
-        for share_id, data in kept[2:]:
-            assert read(store, share_id, 150_000) == data
-        store.close()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+        with small_disk(disk, 3 << 20):
+            fill_and_release(disk)
+    except NoSmallDisk as missing:
+        pytest.skip(str(missing))
+
+
+def fill_and_release(disk: Path) -> None:
+    store = ShareStore(disk)
+    kept, refused = [], 0
+    for _ in range(12):
+        batch = [share(150_000) for _ in range(3)]
+        for one, result in zip(batch, put(store, *batch), strict=True):
+            if isinstance(result, Refusal):
+                assert result.code == Code.FULL
+                refused += 1
+            else:
+                kept.append(one)
+    assert refused and kept
+    assert files(store) == {share_id.hex() for share_id, _ in kept}
+    assert list((disk / "tmp").iterdir()) == []
+    assert store.index.used == 150_000 * len(kept)
+    store.release([(share_id, ANN) for share_id, _ in kept[:2]])
+    assert put(store, share(1000)) == [NOW + DAY]
+    store.close()
+    store = ShareStore(disk)
+    assert store.sweep() == store_module.Sweep(0, 0)
+    for share_id, data in kept[2:]:
+        assert read(store, share_id, 150_000) == data
+    store.close()
 
 
 def test_a_disk_that_fails_while_it_syncs_keeps_nothing_of_the_share(

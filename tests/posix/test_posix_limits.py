@@ -184,18 +184,22 @@ def test_whiteouts_and_unknown_rename_flags_are_refused(here: Path) -> None:
 
 
 def test_an_overlay_takes_the_drive_as_its_lower_directory_only(here: Path, tmp_path: Path) -> None:
+    said = ""
+
     def overlay(lower: Path, upper: Path, name: str) -> int:
+        nonlocal said
         for directory in (lower, upper / "up", upper / "work", tmp_path / name):
             directory.mkdir(parents=True, exist_ok=True)
         choice = f"lowerdir={lower},upperdir={upper / 'up'},workdir={upper / 'work'}"
         command = ["mount", "-t", "overlay", "overlay", "-o", choice, str(tmp_path / name)]
-        status = subprocess.run(command, capture_output=True, check=False).returncode
-        if not status:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = done.stderr.strip()
+        if not done.returncode:
             subprocess.run(["umount", tmp_path / name], check=True)
-        return status
+        return done.returncode
 
     if overlay(tmp_path / "lower", tmp_path / "upper", "plain"):
-        pytest.skip("the kernel mounts no overlay here (module overlay, or CAP_SYS_ADMIN, is missing)")
+        pytest.skip(f"an overlay of plain directories is missing: {said}")
     assert overlay(here / "lower", tmp_path / "upper2", "below") == 0
     assert overlay(tmp_path / "lower", here / "upper", "above") != 0
 
@@ -284,7 +288,7 @@ def test_paths_without_access_and_watches_work(here: Path) -> None:
 def test_fanotify_marks_the_mount_but_not_by_handles(here: Path) -> None:
     group = LIBC.fanotify_init(0x2, 0)  # FAN_NONBLOCK
     if group < 0:
-        pytest.skip("fanotify is missing in the kernel (CONFIG_FANOTIFY): fanotify_init fails")
+        pytest.skip(f"fanotify is missing (CONFIG_FANOTIFY): fanotify_init says {os.strerror(ctypes.get_errno())}")
     mark = LIBC.fanotify_mark
     checked(mark(group, 1, ctypes.c_uint64(0x20), AT_FDCWD, os.fsencode(here)))  # FAN_OPEN
     os.close(group)

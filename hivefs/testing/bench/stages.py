@@ -35,7 +35,7 @@ ROWS: Final = (
     ("stage_read", PUT, "engine", "reading the stage and opening its seals"),
     ("seal", PUT, "engine", "sealing chunks (AES-256-GCM, a look whether zstd pays)"),
     ("pack", PUT, "engine", "packing"),
-    ("zfec", PUT, "engine", "zfec"),
+    ("zfec", PUT, "engine", "erasure coding"),
     ("sha_engine", PUT, "engine", "SHA-256, the names of shares"),
     ("merkle_engine", PUT, "engine", "Merkle roots (BLAKE3)"),
     ("cache", PUT, "engine", "keeping the data shares in the cache"),

@@ -270,7 +270,7 @@ class Life:
 
     def _look_away(self) -> None:
         before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
-        self.pool._give_up(trio.current_time() - self._looked)
+        self.pool.give_up(trio.current_time() - self._looked)
         self._looked = trio.current_time()
         members = self.pool.members.values()
         gone = [m.node_id for m in members if m.row.state == NodeState.GONE and m.node_id not in before]

@@ -50,13 +50,15 @@ class NoLink(Exception):
 def _new_namespace() -> int:
     """Enter a new network namespace; a descriptor that keeps it."""
     if _libc.unshare(_CLONE_NEWNET):
-        raise NoLink(f"network namespaces cannot be made: {os.strerror(ctypes.get_errno())}")
+        raise NoLink(f"the right to make network namespaces (CAP_SYS_ADMIN) is missing: {os.strerror(ctypes.get_errno())}")
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _enter(namespace: int) -> None:
     if _libc.setns(namespace, _CLONE_NEWNET):
-        raise NoLink(f"a network namespace cannot be entered: {os.strerror(ctypes.get_errno())}")
+        raise NoLink(
+            f"the right to enter a network namespace (CAP_SYS_ADMIN) is missing: {os.strerror(ctypes.get_errno())}"
+        )
 
 
 def _run(*words: str) -> None:
@@ -75,7 +77,7 @@ def _tun(address: str, peer: str) -> int:
         device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", _DEVICE.encode(), _IFF_TUN | _IFF_NO_PI))
     except OSError as error:
-        raise NoLink(f"a TUN device cannot be made (/dev/net/tun): {error.strerror}") from None
+        raise NoLink(f"a TUN device (/dev/net/tun) is missing: {error.strerror}") from None
     _address(_DEVICE, address, peer)
     return device
 
