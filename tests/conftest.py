@@ -18,6 +18,7 @@ import trio
 from hivefs.chunkstore.steps import Counting
 from hivefs.errors import HivefsError
 from hivefs.fuse import mounting
+from hivefs.testing.jitter import Jitter, make_sleeps_late
 
 SKIPPED_DIRECTORIES = {"metadata", "stage", "engine", "cache", "shares", "index", ".git", "__pycache__"}
 DEEPEST = 8
@@ -26,10 +27,25 @@ DEEPEST = 8
 @functools.wraps(trio.run)
 def _counted(*given: Any, instruments: Sequence[trio.abc.Instrument] = (), **more: Any) -> Any:
     """trio.run with steps counted: what must happen in one step of a task is held to it (chunkstore/steps.py)."""
-    return _counted.__wrapped__(*given, instruments=[*instruments, Counting()], **more)
+    noise = [Jitter(_longest)] if _longest else []
+    return _counted.__wrapped__(*given, instruments=[*instruments, Counting(), *noise], **more)
 
 
 trio.run = _counted
+_longest = 0.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--jitter``: see jitter.py."""
+    parser.addoption(
+        "--jitter", type=float, default=0.0, metavar="SECONDS", help="stop loops for up to so long at any step"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _longest
+    if _longest := config.getoption("--jitter"):
+        make_sleeps_late(_longest)
 
 
 @functools.cache

@@ -147,10 +147,10 @@ class Repair:
         self.repaired = 0
         self.cancelled = 0
         """Stripes that left the queue because their nodes came back."""
-        self.waiting_for = ""
         self.risked = 0
         """Stripes that were about to be lost and were repaired without regard to old copies at nodes given up."""
-        self._beside: set[StripeId] = set()
+        self._why: dict[StripeId, tuple[str, bool]] = {}
+        """Why a stripe had to wait when it was tried last, and whether for old copies only, in the order of those tries."""
         self.keep: Keep = unkept
         """Starts the workers, and starts them again when there is room (maintenance/full_disk.py)."""
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
@@ -173,8 +173,20 @@ class Repair:
     @property
     def waiting_for_copies(self) -> int:
         """Those that wait for nothing but the deletion of old copies."""
-        waiting = (self._queued, self._parked, self._stuck)
-        return sum(1 for stripe_id in self._beside if any(stripe_id in some for some in waiting))
+        return sum(1 for stripe_id, (_, copies) in self._why.items() if copies and self._waits(stripe_id))
+
+    @property
+    def waiting_for(self) -> str:
+        """Why the stripe that was tried last among those that still wait must wait; empty when none does."""
+        return next((why for stripe_id, (why, _) in reversed(self._why.items()) if self._waits(stripe_id)), "")
+
+    def _waits(self, stripe_id: StripeId) -> bool:
+        return stripe_id in self._queued or stripe_id in self._parked or stripe_id in self._stuck
+
+    def _is_gone(self, stripe_id: StripeId) -> None:
+        """Nothing names this stripe any more: forget what was tried with it."""
+        self._why.pop(stripe_id, None)
+        self._vain.pop(stripe_id, None)
 
     @property
     def busy(self) -> bool:
@@ -184,7 +196,9 @@ class Repair:
     def add(self, stripe_id: StripeId) -> None:
         """Look at this stripe soon."""
         stripe = self._state.stripe(stripe_id)
-        if stripe is not None:
+        if stripe is None:
+            self._is_gone(stripe_id)
+        else:
             self._add(stripe)
 
     def _add(self, stripe: Stripe) -> None:
@@ -193,6 +207,7 @@ class Repair:
         health = self._state.health(stripe)
         urgency = decision.urgency
         if not _to_do(decision, health):
+            self._why.pop(stripe_id, None)
             if not decision.wanted and health.level == Level.GUARANTEED and not self._state.certified(stripe):
                 self.unproved.note(stripe_id)  # it is proved as it lies, by the policy that it has now
             return
@@ -276,6 +291,9 @@ class Repair:
             if stripe is None or not _to_do(plan(stripe, self._look), self._state.health(stripe)):
                 self._queued.discard(stripe_id)
                 self.cancelled += 1
+                self._why.pop(stripe_id, None)
+                if stripe is None:
+                    self._is_gone(stripe_id)
             await turns.item()
 
     async def _nodes(
@@ -310,24 +328,24 @@ class Repair:
             self._working.add(stripe_id)
             self._urgency.pop(stripe_id, None)
             done = stuck = False
-            self._beside.discard(stripe_id)
+            why, copies = "nodes for the missing shares", False
             try:
                 done = await self.repair(stripe_id)
-                self.waiting_for = "" if done else "nodes for the missing shares"
             except DiskFull as error:
-                self.waiting_for = str(error)
+                why = str(error)
                 self._parked[stripe_id] = None
                 raise
             except HivefsError as error:
-                if str(error) != self.waiting_for:
-                    log.info("repair waits: %s", error)
-                self.waiting_for = str(error)
-                if error.data.get("old_copies"):
-                    self._beside.add(stripe_id)
+                why, copies = str(error), bool(error.data.get("old_copies"))
+                if why != self.waiting_for:
+                    log.info("repair waits: %s", why)
                 stuck = isinstance(error, PolicyInfeasible | TooFewNodes)
             finally:
                 self._queued.discard(stripe_id)
                 self._working.discard(stripe_id)
+                self._why.pop(stripe_id, None)  # so that the newest is the last
+                if not done:
+                    self._why[stripe_id] = why, copies
             if done:
                 self._vain.pop(stripe_id, None)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
