@@ -173,7 +173,11 @@ class Repair:
     @property
     def waiting_for_copies(self) -> int:
         """Those that wait for nothing but the deletion of old copies."""
-        return sum(1 for stripe_id, (_, copies) in self._why.items() if copies and self._waits(stripe_id))
+        return sum(map(self.waits_for_copies, self._why))
+
+    def waits_for_copies(self, stripe_id: StripeId) -> bool:
+        """Whether this stripe waits for nothing but the deletion of old copies."""
+        return self._why.get(stripe_id, ("", False))[1] and self._waits(stripe_id)
 
     @property
     def waiting_for(self) -> str:

@@ -43,4 +43,4 @@ def make_sleeps_late(longest: float) -> None:
         await _trio_sleep(late(seconds))
 
     trio.sleep = trio_sleep
-    time.sleep = lambda seconds: _sleep(late(seconds))
+    time.sleep = lambda seconds: _sleep(late(float(seconds)))

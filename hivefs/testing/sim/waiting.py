@@ -78,7 +78,8 @@ def for_copies(world: World, kept: Kept, late: Sequence[int]) -> bool:
     """Whether the engine says that a stripe waits for nothing but the end of old copies, and they may still be there."""
     since = min(kept.due[index] for index in late)
     patient = trio.current_time() - since < world.scenario.patience_days * DAY
-    return patient and kept.stripe_id in world.life.repair._beside and kept.left > kept.needed
+    mine = kept.stripe_id
+    return patient and mine is not None and world.life.repair.waits_for_copies(mine) and kept.left > kept.needed
 
 
 def of_what_is_left(world: World, kept: Kept, stripe: Stripe) -> str:
