@@ -115,7 +115,9 @@ class EnginePolicies:
     def _availability(self, node_id: NodeId) -> float:
         return expected(self._engine.trust.row(node_id), LIKELY)
 
-    def _chosen(self) -> None:
+    def _chosen(self, other: bool) -> None:
+        if other:
+            self._engine.moving.look_again()
         self._engine.placing.poke()
         self._engine.checkpoint.poke()
 
