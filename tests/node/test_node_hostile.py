@@ -72,7 +72,7 @@ def test_garbage_or_a_request_before_the_greeting_ends_the_conversation(tmp_path
     within(body)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=4), st.booleans())
 def test_random_bytes_never_hurt_the_node(
     tmp_path_factory: pytest.TempPathFactory, sent: list[bytes], inside: bool
