@@ -116,6 +116,7 @@ class Engine:
             self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
+        self.spares.on_taken_back = self.repair.add
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
         self.garbage = Garbage(self.store, claims, self.online)
