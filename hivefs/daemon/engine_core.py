@@ -202,6 +202,7 @@ class Engine:
 
     async def _greeted(self, client: NodeClient) -> None:
         """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
+        self.evidence.answered(client.node_id, client.way, client.relayed)
         await self.compare_revoked(client)
         await self.news.greeted(client)
         self.checkpoint.compare(await client.get_heads())

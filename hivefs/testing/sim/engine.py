@@ -220,7 +220,7 @@ class Life:
         with self.outside():
             with self.store.writing():
                 for node in nodes:
-                    if self.store.save_node(node.entry, now) and self.store.node_row(node.node_id) is None:
+                    if self.store.save_node(node.entry(), now) and self.store.node_row(node.node_id) is None:
                         self.store.save_node_row(node.node_id, NodeRow(NodeState.OFFLINE, now))
             self.pool.refresh([node.node_id for node in nodes])
 

@@ -93,9 +93,13 @@ class SimNode:
             Attribute("operator_country", self.operator_country),
         )
 
-    @cached_property
     def entry(self) -> RosterEntry:
-        """Its roster entry, signed (once: all nodes are told to each life of the engine)."""
+        """Its roster entry, signed."""
+        return self._entry
+
+    @cached_property
+    def _entry(self) -> RosterEntry:
+        """Signed once: all nodes are told to each life of the engine."""
         member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, self.attributes(), 1, 0, 1))
         return RosterEntry(member, sign_address(self.seed, (f"/ip4/127.0.0.1/tcp/{self.number % 60_000 + 1}",), 1))
 
