@@ -116,6 +116,7 @@ class Engine:
             self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
+        self.spares.on_taken_back = self.repair.add
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
         self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
         self.garbage = Garbage(self.store, claims, self.online)
@@ -201,6 +202,7 @@ class Engine:
 
     async def _greeted(self, client: NodeClient) -> None:
         """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
+        self.evidence.answered(client.node_id, client.way, client.relayed)
         await self.compare_revoked(client)
         await self.news.greeted(client)
         self.checkpoint.compare(await client.get_heads())
@@ -453,7 +455,8 @@ class Engine:
         return leaf.low, leaf.high, list(leaf.records)
 
     async def told(self) -> dict[str, Any]:
-        """``status``, with turns for others between nodes."""
+        """``status`` of now, with turns for others between nodes."""
+        await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
             nodes.append(self.node_status(node_id))

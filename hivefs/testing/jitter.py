@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 import trio
-import trio.lowlevel
 import trio.testing
 
 SHORT = 0.1
@@ -42,7 +41,7 @@ def make_sleeps_late(longest: float) -> None:
         return seconds + random.uniform(0, longest) if 0 < seconds <= SHORT and random.random() < LATE else seconds
 
     async def trio_sleep(seconds: float) -> None:
-        virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)  # a virtual clock has no noise
+        virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)  # machines are not late in virtual time
         await _trio_sleep(seconds if virtual else late(seconds))
 
     trio.sleep = trio_sleep

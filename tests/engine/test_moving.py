@@ -20,8 +20,8 @@ from hivefs.maintenance import garbage, reassign, repack
 from hivefs.maintenance.rebalance import at
 from hivefs.maintenance.repack import Repack
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.model.ids import CHUNK_BYTES, ChunkId
-from hivefs.model.stripe import Level, Purpose, Stripe
+from hivefs.model.ids import CHUNK_BYTES, ChunkId, StripeId
+from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
 from hivefs.testing.memory_hive import MemoryHive
 
 from .book import check_book
@@ -351,6 +351,43 @@ def test_chunks_whose_file_has_another_policy_now_move_and_those_beside_them_sta
             await all_reads(engine, vault, plain)
 
     run(test)
+
+
+def test_files_move_as_soon_as_the_code_of_their_policy_is_chosen_and_only_once(tmp_path: Path) -> None:
+    """A text whose codes are left to the engine: it looks for them when the text is set, and files are not to wait for the
+    next look at everything, nor to move by the code that is known first.
+    """
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for ino in range(3):
+                vault.write(ino, 0, os.urandom(30_000))
+            await settle(engine, vault)
+            placed_by, recorded = [], engine.moving.repack.on_recorded
+
+            def noted(stripe_id: StripeId) -> None:
+                stripe = engine.store.stripe(stripe_id)
+                placed_by.append(None if stripe is None else engine.store.policies.name_of(stripe))
+                recorded(stripe_id)
+
+            engine.moving.repack.on_recorded = noted
+            vault.policies = dict.fromkeys(range(3), "family")
+            text = '[policy.default]\ncode = "3/6"\n[policy.family]\ncode = "auto"\n[paths]\n"/Family" = "family"\n'
+            await engine.rules.set(text)
+
+            def all_there() -> bool:
+                stripes = [engine.store.stripe(place.stripe_id) for ino in range(3) if (place := where(engine, vault, ino))]
+                return all(s is not None and engine.store.policies.name_of(s) == "family" for s in stripes)
+
+            await until(all_there)
+            assert set(placed_by) == {"family"}
+
+    run(test)
+
+
+def where(engine: Engine, vault: MemoryVault, ino: int) -> ChunkPlace | None:
+    return engine.store.place(vault.map[(ino, 0)].chunk_id)
 
 
 def data_of(engine: Engine) -> list[Stripe]:

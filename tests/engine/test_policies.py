@@ -9,13 +9,14 @@ import pytest
 import trio
 
 from hivefs.cli.status import policy_words
-from hivefs.daemon import engine_metrics
+from hivefs.daemon import engine_metrics, engine_policies
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.engine_link import LazyBook
 from hivefs.errors import BadPolicy, NotEnoughShares
 from hivefs.formats import policy as policy_format
 from hivefs.formats import records
 from hivefs.maintenance.placement_check import PlacementCheck
+from hivefs.model.ids import CHUNK_BYTES
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.heads import KEPT
@@ -272,5 +273,22 @@ def test_a_text_in_force_that_cannot_be_read_stops_nothing_but_placing_and_is_me
             await settle(engine, vault)
             assert not engine.status()["policies"]["problem"]
             assert await content(engine, vault, 9, 1) == plain
+
+    run(test)
+
+
+def test_status_of_a_small_book_is_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited until everything is guaranteed reads so, and not what was counted some seconds ago."""
+    monkeypatch.setattr(engine_policies, "MEASURE_EVERY", 1e6)
+    monkeypatch.setattr(engine_policies, "QUICK", 1e6)
+
+    async def test() -> None:
+        vault = MemoryVault()
+        async with running(make_home(tmp_path / "home"), MemoryHive(), vault) as engine:
+            await until(lambda: engine.rules._took < 1e6)  # counted once at the start
+            vault.write(1, 0, os.urandom(CHUNK_BYTES))
+            await settle(engine, vault)
+            assert sum(engine.status()["levels"].values()) == 0
+            assert (await engine.told())["levels"]["guaranteed"] >= CHUNK_BYTES
 
     run(test)

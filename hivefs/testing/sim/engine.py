@@ -24,7 +24,7 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
 from hivefs.content import packing
 from hivefs.content.packing import Packer
-from hivefs.daemon import engine_moving
+from hivefs.daemon import engine_moving, engine_policies
 from hivefs.maintenance import (
     audit,
     checkpoint,
@@ -84,6 +84,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (reassign, "AGAIN", LOOK),
     (reassign, "ASK", HOUR),
     (engine_moving, "POLICIES_EVERY", HOUR),
+    (engine_policies, "MEASURE_EVERY", LOOK),
     (ledger, "LOOK", LOOK),
     (definitions, "EVERY", LOOK),
     (rebalance, "EVERY", LOOK),
@@ -157,6 +158,7 @@ class Life:
             self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
+        self.spares.on_taken_back = self.repair.add
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
         self.trust.on_suspended = lambda node_id: self._tell()
         self.garbage = Garbage(self.store, claims, cast("Any", self.online))
@@ -173,6 +175,7 @@ class Life:
         """
         self._looked = trio.current_time()
         self._came_or_went = trio.Event()
+        self._online: list[tuple[NodeId, NodeClient]] | None = None
         self.wired: Wired = None  # type: ignore[assignment]
 
     def wire(self, files: Files, seed: str) -> None:
@@ -182,8 +185,10 @@ class Life:
         self.wired = Wired(self, random.Random(seed), files, files.made, files.recorded)
 
     def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
-        """Nodes that can be asked now."""
-        return [(m.node_id, m.client) for m in self.pool.online() if m.client is not None]
+        """Nodes that can be asked now; listed anew when one comes or goes, since all duties ask at each of their looks."""
+        if self._online is None:
+            self._online = [(m.node_id, m.client) for m in self.pool.online() if m.client is not None]
+        return self._online
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.repair.bad_share(stripe, index, reason)
@@ -230,6 +235,7 @@ class Life:
             with self.outside():
                 self._look_away()
             self._came_or_went.set()
+        self._online = None
         if node.reachable and member.client is None:
             member.client = cast("Any", self._connect(node.node_id))
             member.problems = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -80,7 +80,7 @@ class SimNode:
         """It answers."""
         return self.up and not self.cut and not self.dead
 
-    @property
+    @cached_property
     def countries(self) -> frozenset[str]:
         """The jurisdictions over it, as they truly are."""
         return frozenset({self.country, self.operator_country})
@@ -95,6 +95,11 @@ class SimNode:
 
     def entry(self) -> RosterEntry:
         """Its roster entry, signed."""
+        return self._entry
+
+    @cached_property
+    def _entry(self) -> RosterEntry:
+        """Signed once: all nodes are told to each life of the engine."""
         member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, self.attributes(), 1, 0, 1))
         return RosterEntry(member, sign_address(self.seed, (f"/ip4/127.0.0.1/tcp/{self.number % 60_000 + 1}",), 1))
 
