@@ -55,10 +55,15 @@ def test_each_file_is_placed_by_its_policy_and_certified(tmp_path: Path) -> None
         hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "US"), 2), MemoryVault()
         vault.policies[7] = "home"
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await settle(engine, vault)  # a first head, by the policy of before
+            before = {stripe.stripe_id for stripe in engine.store.stripes()}
             await engine.set_policies(NO_US)
             for ino in (5, 7):
                 vault.write(ino, 0, os.urandom(300_000))
             await settle(engine, vault)
+            vault.write(5, 1, b"and another, after which nothing of the first is left")
+            await settle(engine, vault)
+            assert not before & {stripe.stripe_id for stripe in engine.store.stripes()}
             _, other = await engine.locate(vault.map[(5, 0)].chunk_id)
             _, home = await engine.locate(vault.map[(7, 0)].chunk_id)
             assert (other.needed, other.total) == (4, 6) and (home.needed, home.total) == (2, 4)
