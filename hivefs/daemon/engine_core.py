@@ -104,7 +104,7 @@ class Engine:
         self.thinker = Thinker()
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
-        self.old_copies = OldCopies(self.store, time.time_ns)
+        self.old_copies = OldCopies(self.store, time.time_ns, lambda: self.pool.clocks.right)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
         self.writer.think = self.thinker
         self.stage = StageReader(home.stage, self.keys.stage_key)
@@ -118,7 +118,13 @@ class Engine:
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
         self.spares.on_taken_back = self.repair.add
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
-        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
+        self.forgetting = Forgetting(
+            self.store,
+            lambda: self.pool.by_state[NodeState.GONE],
+            self._forgot,
+            time.time_ns,
+            lambda: self.pool.clocks.right,
+        )
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)

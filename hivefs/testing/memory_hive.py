@@ -126,6 +126,7 @@ class MemoryClient:
         self.moved = 0.0
         self.relayed = False
         self.way = ""
+        self.ahead_ns = 0
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
 
@@ -351,7 +352,7 @@ class MemoryHive:
             free_bytes=free,
             shares=len(node.shares),
             dropped=node.dropped,
-            time_ns=0,
+            time_ns=time.time_ns() if node.clock_ns is None else node.clock_ns,
             version="memory",
         )
 

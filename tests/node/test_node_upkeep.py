@@ -97,6 +97,7 @@ def test_the_scrub_loop_finds_damage_reports_it_once_and_goes_round(
     store: ShareStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_module, "CLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(upkeep_module, "SCRUB_SHARES_PER_SECOND", 1000.0)
     shares = [share(2_000) for _ in range(100)]  # more than a page
     store.put_many([PutJob(VAULT, *_job(one, NOW + 900 * DAY)) for one in shares], NOW)
 
@@ -122,6 +123,7 @@ def test_when_all_shares_were_removed_that_is_seen_with_the_first_and_not_share_
     store: ShareStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_module, "CLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(upkeep_module, "SCRUB_SHARES_PER_SECOND", 1000.0)
     store.put_many([PutJob(VAULT, *_job(share(2_000), NOW + 900 * DAY)) for _ in range(30)], NOW)
     found: list[bool] = []
     scrub = store.scrub

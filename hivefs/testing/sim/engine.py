@@ -150,7 +150,7 @@ class Life:
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         self.claims = claims = Claims(self._intend)
-        self.old_copies = OldCopies(self.store, clock)
+        self.old_copies = OldCopies(self.store, clock, lambda: self.pool.clocks.right)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
@@ -162,7 +162,13 @@ class Life:
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
         self.trust.on_suspended = lambda node_id: self._tell()
         self.garbage = Garbage(self.store, claims, cast("Any", self.online))
-        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self.pool.forget, clock)
+        self.forgetting = Forgetting(
+            self.store,
+            lambda: self.pool.by_state[NodeState.GONE],
+            self.pool.forget,
+            clock,
+            lambda: self.pool.clocks.right,
+        )
         self.leases = Leases(self.store, cast("Any", self.online), clock, self._bad)
         self._news = trio.Event()
         self._scope = trio.CancelScope()
@@ -240,10 +246,17 @@ class Life:
             member.client = cast("Any", self._connect(node.node_id))
             member.problems = 0
             member.reserved = 0
+            self._hear(member)
             self._saw(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
         elif not node.reachable and member.client is not None:
             member.client = None
+            self.pool.clocks.lost(node.node_id)
             self._saw(member, NodeState.OFFLINE)
+
+    def _hear(self, member: Member) -> None:
+        """What it tells of its clock with its room, every 15 seconds."""
+        client = cast("SimClient", member.client)
+        client.ahead_ns = self.pool.clocks.heard(member.node_id, client.time_ns(), self.clock())
 
     def _saw(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         before = member.row.state
@@ -258,6 +271,7 @@ class Life:
             member = self.pool.members.get(node.node_id)
             if member is not None and member.client is not None and not self.store.dead:
                 member.reserved = 0
+                self._hear(member)
                 self._saw(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
 
     def _tell(self) -> None:
@@ -275,6 +289,8 @@ class Life:
             self._look_away()
 
     def _look_away(self) -> None:
+        for member in self.pool.online() if not self.pool.clocks.asked else ():
+            self._hear(member)
         before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
         self.pool.give_up(trio.current_time() - self._looked)
         self._looked = trio.current_time()

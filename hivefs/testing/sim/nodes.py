@@ -126,8 +126,13 @@ class SimClient:
         self.moved = 0.0
         self.relayed = False
         self.way = ""
+        self.ahead_ns = 0
         self._truth = truth
         self._clock = clock
+
+    def time_ns(self) -> int:
+        """The node's clock."""
+        return self._clock() + self.node.skew_ns
 
     def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
         """Requests leave at once here."""
@@ -157,7 +162,7 @@ class SimClient:
         else:
             if share_id not in node.shares:
                 node.used += len(data)
-            until = grant(lease_ns, node.time(self._clock(), self._running()))
+            until = grant(lease_ns + self.ahead_ns, node.time(self._clock(), self._running()))
             node.shares[share_id] = Held(data, until)
             if node.flips:
                 self._truth.pretended(node, share_id)
@@ -221,12 +226,12 @@ class SimClient:
         await self._answer(timeout)
         node = self.node
         free = max(0, node.capacity - node.used)
-        return NodeStat(node.capacity, node.used, free, len(node.shares), 0, self._clock() + node.skew_ns, "simulated")
+        return NodeStat(node.capacity, node.used, free, len(node.shares), 0, self.time_ns(), "simulated")
 
     async def get_receipt(self, nonce: bytes, *, timeout: float = 30) -> tuple[Receipt, Receipt | None]:
         """What the node says that it holds, signed; and what was agreed last."""
         await self._answer(timeout)
-        node, now = self.node, self._clock() + self.node.skew_ns
+        node, now = self.node, self.time_ns()
         node.receipts = max(node.receipts + 1, now)
         held = self._all()
         size = sum(share.size for share in held)
@@ -266,7 +271,7 @@ class SimClient:
     async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = 30) -> list[bool]:
         """Prolong leases."""
         await self._answer(timeout)
-        until = grant(lease_ns, self.node.time(self._clock(), self._running()))
+        until = grant(lease_ns + self.ahead_ns, self.node.time(self._clock(), self._running()))
         for share_id in share_ids:
             held = self.node.shares.get(share_id)
             if held is not None:
