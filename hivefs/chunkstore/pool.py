@@ -23,6 +23,7 @@ from itertools import islice
 
 import trio
 
+from hivefs.chunkstore.clocks import Clocks
 from hivefs.chunkstore.dialling import FIRST_PAUSE, LONGEST_PAUSE, Dialling, Slot
 from hivefs.chunkstore.listing import Listing
 from hivefs.chunkstore.node_client import NodeClient
@@ -81,6 +82,8 @@ class Member:
     pause: float = FIRST_PAUSE
     turn: int = 0
     """The number of its entry among those that wait to be dialled."""
+    dated: bool = False
+    """Whether this process itself saw since when it is as it is."""
 
     def under(self, weakest: Evidence) -> dict[str, frozenset[str]]:
         """The authorities over it, counting what is known by such evidence or better."""
@@ -126,8 +129,15 @@ class Pool:
         self._looks: list[tuple[float, NodeId]] = []
         self._look_at: dict[NodeId, float] = {}
         """When to look whether a node that is away is so for too long."""
-        self._shifts: list[tuple[int, dict[NodeId, None]]] = []
-        """By how much the clock stepped, and of which nodes the times do not say so yet."""
+        self._shifts: list[tuple[int, int, dict[NodeId, None]]] = []
+        """By how much the clock stepped, for times that this process saw and for those from before it, and of which nodes
+        the times do not say so yet.
+        """
+        self._set_back = 0
+        """By how much it was set back, in all, without moving times from before this process."""
+        self.clocks = Clocks()
+        self._undated: dict[NodeId, None] = {}
+        """Nodes given up while this machine's clock was not known to be right: since when is written once it is."""
         self._changed = trio.Event()
         self._dialling = Dialling(self._talk)
         self._cut: dict[NodeId, None] = {}
@@ -277,8 +287,11 @@ class Pool:
             made = authorities(weighed.attributes)
             state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
             member = Member(node_id, entry, replace(row, state=state), made, weighed)
-            if state != row.state or not row.since_ns:
+            if state == NodeState.GONE and not row.since_ns:
+                self._undated[node_id] = None
+            elif state != row.state or not row.since_ns:
                 member.row = replace(member.row, since_ns=self._clock())
+                member.dated = True
                 self._unsaved.append(member)
             self.members[node_id] = member
             self.by_state[state][node_id] = None
@@ -312,6 +325,7 @@ class Pool:
             self.by_state[member.row.state].pop(node_id, None)
             self._cut.pop(node_id, None)
             self._refused.pop(node_id, None)
+            self._undated.pop(node_id, None)
             self._look_at.pop(node_id, None)
             self.listing.forget(node_id)
             self._conduct.forget(node_id)
@@ -378,7 +392,9 @@ class Pool:
         if member is None or member.row.state != NodeState.OFFLINE:
             return
         limit = self._conduct.gone_after(node_id)
-        away = self._conduct.away(node_id, (self._wall - member.row.since_ns) / 1e9)
+        # What passed before this process began is known by the clock alone.
+        by_clock = self.clocks.right or member.dated
+        away = self._conduct.away(node_id, (self._wall - member.row.since_ns) / 1e9 if by_clock else 0.0)
         if away > limit:
             log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
             self._set(member, NodeState.GONE)
@@ -391,23 +407,33 @@ class Pool:
         away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And who did not answer since this
         start is away since then for later starts too: otherwise that would begin anew with each start, and of an engine
         that is started every day no node would ever be gone.
+
+        A clock that is set back was ahead before, or is behind now. Times from before this process stay then: moved along
+        they could be too early by all that it was ahead, and what is given up would be forgotten (that they are too late
+        only makes it wait). When it is set forward again they stay by as much.
         """
         now = self._clock()
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
-            self._shifts.append((step, {**self.by_state[NodeState.OFFLINE], **self.by_state[NodeState.GONE]}))
+            self.clocks.stepped()
+            stays = step if step < 0 else min(step, -self._set_back)
+            self._set_back += stays
+            away = {**self.by_state[NodeState.OFFLINE], **self.by_state[NodeState.GONE]}
+            self._shifts.append((step, step - stays, away))
         for _ in range(SHIFTED):
             if not self._shifts:
                 break
-            step, waiting = self._shifts[0]
+            step, before, waiting = self._shifts[0]
             if not waiting:
                 del self._shifts[0]
                 continue
             shifted = self.members.get(waiting.popitem()[0])
-            if shifted is not None:
-                shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + step))
+            by = 0 if shifted is None or not shifted.row.since_ns else step if shifted.dated else before
+            if shifted is not None and by:
+                shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + by))
                 self._unsaved.append(shifted)
+        self._date(now)
         late = [self._unsaved.popleft() for _ in range(min(SAVED_AT_ONCE, len(self._unsaved)))]
         known = (member for member in late if self.members.get(member.node_id) is member)
         rows = {member.node_id: member.row for member in known if member.row.state != NodeState.ONLINE}
@@ -415,6 +441,14 @@ class Pool:
         rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
         if rows:
             self._save_seen(rows)
+
+    def _date(self, now: int) -> None:
+        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right else ():
+            del self._undated[node_id]
+            member = self.members.get(node_id)
+            if member is not None and member.row.state == NodeState.GONE and not member.row.since_ns:
+                member.row, member.dated = replace(member.row, since_ns=now), True
+                self._unsaved.append(member)
 
     def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
         """What the disk does not take is written at a later look."""
@@ -432,9 +466,10 @@ class Pool:
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)
         row = member.row
+        dated = state != NodeState.GONE or self.clocks.right
         new = NodeRow(
             state,
-            row.since_ns if row.state == state else self._clock(),
+            row.since_ns if row.state == state else self._clock() if dated else 0,
             row.free_bytes if free is None else free,
             row.capacity if capacity is None else capacity,
         )
@@ -442,7 +477,11 @@ class Pool:
             node_id = member.node_id
             self.by_state[row.state].pop(node_id, None)
             self.by_state[state][node_id] = None
-            for _, waiting in self._shifts:
+            member.dated = True
+            self._undated.pop(node_id, None)
+            if not dated:
+                self._undated[node_id] = None
+            for _, _, waiting in self._shifts:
                 waiting.pop(node_id, None)  # since when is by the clock as it is now
             if state == NodeState.OFFLINE:
                 self._look_then(node_id, 0.0)
@@ -479,6 +518,7 @@ class Pool:
         finally:
             slot.free()
             member.scope = None
+            self.clocks.lost(node_id)
             if member.client is not None:
                 member.client = None
                 log.info("node %s is offline", member.node_id.hex()[:12])
@@ -495,6 +535,7 @@ class Pool:
             if self.members.get(member.node_id) is not member:
                 return  # it was forgotten while that answer was on its way
             member.reserved = 0
+            client.ahead_ns = self.clocks.heard(member.node_id, stat.time_ns, self._clock())
             # Room that goes or comes back all at once may be a node that leaves or stays after all: its own entry says so.
             news = not first and (stat.free_bytes == 0) != (member.row.free_bytes == 0)
             if not _named(member.entry, client):

@@ -386,6 +386,23 @@ def dripping(body) -> None:  # type: ignore[no-untyped-def]
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_leases_go_by_the_nodes_clock_when_ours_is_far_behind() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        client.ahead_ns = 1000
+        share_id, data = share(50)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.put, share_id, data, 7)
+            number, asked = await node.request()
+            assert isinstance(asked, requests.Put) and asked.lease_ns == 1007
+            await node.answer(number, answers.Kept(1007))
+            nursery.start_soon(client.renew, [share_id], 7)
+            number, asked = await node.request()
+            assert isinstance(asked, requests.Renew) and asked.lease_ns == 1007
+            await node.answer(number, answers.Flags([True]))
+
+    dripping(body)
+
+
 async def drip(node: PlayedNode, number: int, data: bytes, pause: float) -> None:
     """An answer in five pieces, with a pause before each."""
     root = answers.Part(len(data), 0, (), data)
