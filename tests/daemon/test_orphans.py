@@ -1,4 +1,4 @@
-"""What processes say whose starter is killed, at any moment: nothing. Their words would be in the log of engine or mount."""
+"""What processes say whose starter is killed, at any moment: nothing. Else it would stand in the log of engine or mount."""
 
 from __future__ import annotations
 
