@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trio
 
@@ -19,6 +20,12 @@ from hivefs.chunkstore.steps import Counting
 from hivefs.errors import HivefsError
 from hivefs.fuse import mounting
 from hivefs.testing.jitter import Jitter, make_sleeps_late
+
+# No example has a time limit and no draw is "too slow": a busy machine stops for a second anywhere. The usual run draws
+# the same examples each time, so that what passed here passes there; --slow looks further, with others each time.
+_CHECKS = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=_CHECKS)
+hypothesis.settings.register_profile("other", deadline=None, derandomize=False, suppress_health_check=_CHECKS)
 
 SKIPPED_DIRECTORIES = {"metadata", "stage", "engine", "cache", "shares", "index", ".git", "__pycache__"}
 DEEPEST = 8
@@ -44,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     global _longest
+    slow = "slow" in config.getoption("markexpr").replace("not slow", "", 1)
+    if not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("other" if slow else "same")
     if _longest := config.getoption("--jitter"):
         make_sleeps_late(_longest)
 

@@ -461,7 +461,8 @@ class Engine:
         return leaf.low, leaf.high, list(leaf.records)
 
     async def told(self) -> dict[str, Any]:
-        """``status``, with turns for others between nodes."""
+        """``status`` of now, with turns for others between nodes."""
+        await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
             nodes.append(self.node_status(node_id))

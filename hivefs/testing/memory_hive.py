@@ -34,6 +34,11 @@ from hivefs.protocol.answers import HiveState, Listing, News, NodeStat
 
 HIVE_SEED = bytes([7]) * 32
 
+PATIENCE = 60.0
+"""Silence that is borne of a node in memory, in seconds: only the machine can be slow here, and that is no reason to ask
+others. (Late nodes: tests/chunkstore/test_reader_late.py.)
+"""
+
 
 @dataclass
 class MemoryNode:
@@ -117,7 +122,7 @@ class MemoryClient:
         self._node = node
         self.node_id = node.node_id
         self.peer = node.node_id.hex()[:12]
-        self.patience = Patience()
+        self.patience = Patience(PATIENCE)
         self.moved = 0.0
         self.relayed = False
         self.way = ""

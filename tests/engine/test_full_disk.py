@@ -357,7 +357,7 @@ def test_rebalancing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             await settle(engine, vault)
             vault.write(1000, 0, b"one more head")
             await settle(engine, vault)
-            await until(lambda: not engine.store.count("doomed"))
+            await until(lambda: not list(engine.store.moved_copies()))
             await exactly_what_is_named(engine, hive)
             drop_cache(engine)
             for ino in (0, 9, 31):

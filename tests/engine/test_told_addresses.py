@@ -111,7 +111,7 @@ def test_who_uses_no_relays_any_more_has_no_conversation_that_was_just_begun_thr
             relays = False
             engine.pool.leave_relays()
             go_on.set()
-            await until(lambda: (client := engine.pool.client(node.node_id)) is not None and not client.relayed, 30)
+            await until(lambda: (client := engine.pool.client(node.node_id)) is not None and not client.relayed)
 
     run(test)
 

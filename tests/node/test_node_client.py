@@ -121,7 +121,7 @@ def test_a_late_answer_is_a_timeout_and_is_dropped_when_it_comes() -> None:
                 assert again != number
                 await node.answer(again, answers.Done())
 
-    within(body)
+    trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))  # it is asked before its time is over
 
 
 def test_a_cancelled_put_in_the_middle_of_its_bytes_leaves_the_wire_whole() -> None:
