@@ -88,7 +88,9 @@ def _files(
 ) -> dict[str, Any]:
     """A question about files, which the mount's store has."""
     with closing(MetadataSnapshot(question.metadata, question.keys)) as snapshot:
-        look = policy_look.Look(book, snapshot, question.keys.names_key, nodes, question.room, tell)
+        look = policy_look.Look(
+            book, snapshot, question.keys.names_key, nodes, question.room, tell, files_seen=snapshot.close
+        )
         return what(look, **question.given)  # type: ignore[no-any-return]
 
 
