@@ -44,6 +44,12 @@ class Book:
     def nodes(self, node_ids: object = None) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
         return self._rows
 
+    def node_rows(self) -> list[tuple[NodeId, NodeRow]]:
+        return [(node_id, row) for node_id, _, row in self._rows]
+
+    def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
+        return next((entry for known, entry, _ in self._rows if known == node_id), None)
+
     def reputations(self) -> dict[NodeId, Reputation]:
         return {}
 

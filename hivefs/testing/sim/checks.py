@@ -86,16 +86,21 @@ def _nodes_are_as_remembered(world: World) -> None:
     field = life.pool.candidates(life.policy)
     if not isinstance(field, Field):
         raise AssertionError("the engine's pool lists nodes in a field")
+    there = {candidate.node_id: candidate for candidate in field}
     for node_id in life.pool.members:
         name = node_id.hex()[:12]
         if EngineReader.node_view(life.store, node_id) != life.store.node_view(node_id):
             raise Violation(f"node {name} is remembered otherwise than the store has it")
-        made, listed = life.pool.candidate(node_id, life.policy), field.get(node_id)
+        made, listed = life.pool.candidate(node_id, life.policy), there.pop(node_id, None)
         if listed is None:
-            raise Violation(f"node {name} is known, and not listed")
+            if life.pool.client(node_id) is not None:
+                raise Violation(f"node {name} answers, and is not listed")
+            continue
         weight = made.weight if listed.usable else listed.weight
         if listed != replace(made, weight=weight, vetted=listed.vetted):
             raise Violation(f"node {name} is listed as {listed}, and is {made}")
+    if there:
+        raise Violation(f"{len(there)} nodes are listed that are not known any more")
 
 
 def _leases_last(world: World) -> None:
