@@ -16,8 +16,9 @@ import trio
 from hivefs.chunkstore.dialling import FIRST_PAUSE
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import NodeBook
+from hivefs.formats.member import entry_to_bytes, outline_from_bytes
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Evidence, RosterEntry, key_of_invitation
+from hivefs.model.node import AddressRecord, Evidence, RosterEntry, key_of_invitation
 from hivefs.placement.attributes import authorities
 from hivefs.placement.evidence import Weighed
 from hivefs.placement.health import NodeRow, NodeState
@@ -130,13 +131,24 @@ class Member:
 
     def hear(self, entry: RosterEntry) -> None:
         """That is its entry now."""
-        self._count(-1)
-        self._leaving_s = entry.address.leaving_s
-        self._invited = _one_of(key_of_invitation(entry.membership))
-        self._credits = _one_of_words(entry.address.credits)
-        self._told = _digest(entry)
-        self._count(1)
+        self._note(entry.address, key_of_invitation(entry.membership), hash(entry_to_bytes(entry)))
         self._entry = entry if self.held else None
+
+    def read(self) -> None:
+        """Look at its entry, if that was not done since the start. Raises KeyError as ``entry`` does."""
+        if self._leaving_s == _UNREAD:
+            data = self._shelf.book.entry_bytes(self.node_id)
+            if data is None:
+                raise KeyError(self.node_id)
+            self._note(*outline_from_bytes(data), hash(data))
+
+    def _note(self, address: AddressRecord, invited: bytes, told: int) -> None:
+        self._count(-1)
+        self._leaving_s = address.leaving_s
+        self._invited = _one_of(invited)
+        self._credits = _one_of_words(address.credits)
+        self._told = told
+        self._count(1)
 
     def _count(self, sign: int) -> None:
         if self._leaving_s == _UNREAD:
@@ -156,12 +168,7 @@ class Member:
 
     def says(self, entry: RosterEntry) -> bool | None:
         """Whether that is what it is known to say; None when that was not looked at since the start."""
-        return None if self._leaving_s == _UNREAD else self._told == _digest(entry)
-
-    def read(self) -> None:
-        """Look at its entry, if that was not done since the start."""
-        if self._leaving_s == _UNREAD:
-            self.entry  # noqa: B018 - what is asked for is kept then
+        return None if self._leaving_s == _UNREAD else self._told == hash(entry_to_bytes(entry))
 
     @property
     def leaving(self) -> bool:
@@ -219,8 +226,3 @@ def _one_of(key: bytes) -> bytes:
 @lru_cache(maxsize=4096)
 def _one_of_words(words: str) -> str:
     return words
-
-
-def _digest(entry: RosterEntry) -> int:
-    """A number that is another for another entry, as good as certainly."""
-    return hash(entry)

@@ -28,7 +28,7 @@ from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.looker import Looker
-from hivefs.daemon.memory import collect_often, keep_buffers, keep_maps_small, settled
+from hivefs.daemon.memory import collect_often, keep_buffers, keep_few_new, keep_maps_small, settled, switch_often
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
@@ -422,6 +422,8 @@ async def _serve(
         nursery.start_soon(_signals, process, signals)
         settled()
         collect_often()
+        switch_often()
+        nursery.start_soon(keep_few_new)
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -88,7 +88,7 @@ def _history(row: Reputation, now_s: float) -> History:
 class TrustBook(Protocol):
     """Where rows are kept (metadata/engine_trust.py)."""
 
-    def reputations(self) -> dict[NodeId, Reputation]: ...
+    def reputations(self) -> Iterable[tuple[NodeId, Reputation]]: ...
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None: ...
 
@@ -102,14 +102,13 @@ class Trust:
         self._book = book
         self._clock = clock
         self._setting = gone_after
-        rows = book.reputations()
-        self._rows = Reputations(rows)
+        self._rows = Reputations()
         self._unsaved: OrderedDict[NodeId, None] = OrderedDict()
         """Oldest first, so that none waits for ever, in an order that no hash decides. (A plain dictionary of which the
         first are taken is looked through from its beginning, over all that were taken, each time.)
         """
         self._since_save = 0.0
-        self._met = Ring(rows)
+        self._met = Ring()
         self._round = self._written = 0
         """So many of those that were met are written in turn, since the time of their nodes goes on, and so many are."""
         self._folded: dict[NodeId, float] = {}
@@ -121,10 +120,14 @@ class Trust:
         self._time = 0.0
         self._waited = 0.0
         self.longest_tick = LONGEST_TICK
-        self._founded = min((row.first_seen_ns for row in rows.values()), default=0)
-        self._bad = {node_id: None for node_id, row in rows.items() if row.suspended}
-        self._owing = {node_id: len(row.owed) for node_id, row in rows.items() if row.owed}
-        self._swept = {node_id: None for node_id, row in rows.items() if row.sweep}
+        self._founded = 0
+        self._bad: dict[NodeId, None] = {}
+        self._owing: dict[NodeId, int] = {}
+        self._swept: dict[NodeId, None] = {}
+        for node_id, row in book.reputations():
+            self._rows[node_id] = row
+            self._met.add(node_id)
+            self._note_row(node_id, row)
         self._suspended = self._worst()
         self._said: frozenset[NodeId] | None = None
         """Who is out of trust by what is written."""
@@ -146,7 +149,7 @@ class Trust:
             now = self._clock()
             row = self._rows[node_id] = Reputation(max(0, now), max(0, now))
             self._met.add(node_id)
-            self._founded = min(self._founded or row.first_seen_ns, row.first_seen_ns)
+            self._note_row(node_id, row)
             self._unsaved[node_id] = None
         away = self._away_of(node_id)
         if away is not None and away.passed_ms != self._passed_ms:
@@ -278,9 +281,7 @@ class Trust:
     def _set(self, node_id: NodeId, row: Reputation) -> None:
         before = self._rows.get(node_id)
         self._rows[node_id] = row
-        _note(self._bad, node_id, None, row.suspended)
-        _note(self._owing, node_id, len(row.owed), bool(row.owed))
-        _note(self._swept, node_id, None, bool(row.sweep))
+        self._note_row(node_id, row)
         self._unsaved[node_id] = None
         self.on_changed(node_id)
         if before is None or before.suspended != row.suspended or row.suspended:
@@ -293,6 +294,13 @@ class Trust:
                 )
                 self.on_changed(changed)
                 self.on_suspended(changed)
+
+    def _note_row(self, node_id: NodeId, row: Reputation) -> None:
+        """What is asked of all rows together is kept as they come and change."""
+        self._founded = min(self._founded or row.first_seen_ns, row.first_seen_ns)
+        _note(self._bad, node_id, None, row.suspended)
+        _note(self._owing, node_id, len(row.owed), bool(row.owed))
+        _note(self._swept, node_id, None, bool(row.sweep))
 
     def _worst(self) -> frozenset[NodeId]:
         bad = sorted(self._bad, key=lambda node_id: (reputation.score(self._rows[node_id]), node_id))

@@ -62,6 +62,10 @@ class EngineReader(CopyReader):
         value = self._load("tree", records.node_key(node_id))
         return None if value is None else entry_from_bytes(value)
 
+    def entry_bytes(self, node_id: NodeId) -> bytes | None:
+        """The same as it is kept (formats/member.py)."""
+        return self._load("tree", records.node_key(node_id))
+
     def node_row(self, node_id: NodeId) -> NodeRow | None:
         """State of a node as the engine last saw it."""
         value = self._load("nodes", node_id)
@@ -213,9 +217,9 @@ class EngineReader(CopyReader):
                 yield node_id, row
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)
 def _attribute(name: str, value: str, evidence: int) -> Attribute:
-    """One object for equal attributes: many nodes say the same."""
+    """One object for equal attributes: many nodes say the same. (A larger one is copied as it grows, 4 ms at once.)"""
     return Attribute(name, value, Evidence(evidence))
 
 

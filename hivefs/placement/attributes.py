@@ -47,7 +47,7 @@ def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CL
     }
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)
 def _shared(names: frozenset[str]) -> frozenset[str]:
     """One object for equal sets: of hundreds of thousands of nodes most are under the same few authorities."""
     return names

@@ -13,6 +13,7 @@ import trio.testing
 from hivefs.chunkstore.listing import AGAIN_S
 from hivefs.chunkstore.member import Member
 from hivefs.chunkstore.pool import Pool
+from hivefs.formats.member import entry_to_bytes
 from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId
 from hivefs.model.node import LEAVING_MARK, AddressRecord, Attribute, Evidence, Membership, Role, RosterEntry
@@ -40,14 +41,18 @@ class Book:
     def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
         return self.entries.get(node_id)
 
+    def entry_bytes(self, node_id: NodeId) -> bytes | None:
+        entry = self.roster_entry(node_id)
+        return None if entry is None else entry_to_bytes(entry)
+
     def weighed(self, node_id: NodeId) -> Weighed:
         return self.known[node_id]
 
     def save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
         return
 
-    def reputations(self) -> dict[NodeId, Any]:
-        return {}
+    def reputations(self) -> list[tuple[NodeId, Any]]:
+        return []
 
     def save_reputations(self, rows: Any) -> None:
         return

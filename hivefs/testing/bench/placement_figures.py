@@ -135,8 +135,8 @@ class _Nobody:
     def nodes(self) -> list[Any]:
         return []
 
-    def reputations(self) -> dict[NodeId, Any]:
-        return {}
+    def reputations(self) -> list[tuple[NodeId, Any]]:
+        return []
 
     def save_distrusted(self, nodes: Any) -> None:
         return
