@@ -52,7 +52,7 @@ SHIFTED = 256
 LISTED = 8
 """Nodes that are listed at a time."""
 CLOCK_STEP_NS = 60 * 10**9
-SAVED_AT_ONCE = 16
+SAVED_AT_ONCE = 8
 BUSY_SECONDS = 5.0
 BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 EVERY = 30.0
 """Seconds after which it is looked whether an attestation has begun or ended meanwhile."""
 
-SLICE = 5
+SLICE = 3
 """Nodes weighed, or statements checked, without letting others work: some 0.1 ms for each."""
 
 BATCH = 20

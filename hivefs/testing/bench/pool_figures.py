@@ -28,7 +28,7 @@ import trio
 
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home, Lock
-from hivefs.daemon.memory import collect_often, keep_few_new, settled, switch_often
+from hivefs.daemon.memory import collect_nothing, collect_often, keep_few_new, settled, switch_often
 from hivefs.errors import PeerUnreachable
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
@@ -146,6 +146,7 @@ def one(nodes: int, tell: bool = False) -> dict[str, Any]:
         dial = engine.pool._dial
         del engine
         settled()
+        collect_nothing()
         before, begun = anonymous(), time.process_time()
         engine = Engine(path, SECRETS, dial)
         steps = LongSteps() if tell else None
