@@ -139,4 +139,4 @@ class LongSteps(trio.abc.Instrument):
 
 
 def _skipped(path: str) -> bool:
-    return any(word in path for word in ("/trio/", "/outcome/", "long_steps.py"))
+    return path == __file__ or "/trio/" in path or "/outcome/" in path
