@@ -6,12 +6,14 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trio
 
@@ -19,6 +21,12 @@ from hivefs.chunkstore.steps import Counting
 from hivefs.errors import HivefsError
 from hivefs.fuse import mounting
 from hivefs.testing.jitter import Jitter, make_sleeps_late
+
+# No example has a time limit and no draw is "too slow": a busy machine stops for a second anywhere. The usual run draws
+# the same examples each time, so that what passed here passes there; --slow looks further, with others each time.
+_CHECKS = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=_CHECKS)
+hypothesis.settings.register_profile("other", deadline=None, derandomize=False, suppress_health_check=_CHECKS)
 
 SKIPPED_DIRECTORIES = {"metadata", "stage", "engine", "cache", "shares", "index", ".git", "__pycache__"}
 DEEPEST = 8
@@ -44,6 +52,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     global _longest
+    slow = "slow" in config.getoption("markexpr").replace("not slow", "", 1)
+    if not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("other" if slow else "same")
+    # A run in the background (``pytest &``, nohup) ignores these, and so would every program that a test starts and ends.
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _longest := config.getoption("--jitter"):
         make_sleeps_late(_longest)
 

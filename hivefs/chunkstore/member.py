@@ -40,7 +40,8 @@ class Shelf:
 
 class Member:
     """``problems`` counts answers that were wrong (damaged shares), ``dropped`` is how many shares it said that its own
-    disk had lost. ``turn`` is the number of its entry among those that wait to be dialled.
+    disk had lost. ``turn`` is the number of its entry among those that wait to be dialled;
+    ``dated``: this process itself saw since when it is as it is.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Member:
         "busy_until",
         "capacity",
         "client",
+        "dated",
         "dropped",
         "free_bytes",
         "last_problem",
@@ -85,6 +87,7 @@ class Member:
         self.scope: trio.CancelScope | None = None
         self.pause = FIRST_PAUSE
         self.turn = 0
+        self.dated = False
         self._entry: RosterEntry | None = None
         self._weighed: tuple[Weighed, dict[str, frozenset[str]]] | None = None
         self._leaving_s = _UNREAD

@@ -65,6 +65,10 @@ class NodeClient:
         """It goes through a relay: how long an answer takes says nothing of how far the node is."""
         self.way = ""
         """The address that was dialled, of the relay when it goes through one; empty when who dialled did not say."""
+        self.ahead_ns = 0
+        """By how much the node's clock is ahead of ours, where that is more than a day: leases go by it, and one that is
+        asked for by a clock that is months behind would have ended already. Set by whoever asks for STAT.
+        """
         self.vault_id = vault_id_of(credentials.subject) if greeted.membership.roles & Role.CLIENT else None
         self._conversation = Conversation(stream, self.peer)
         self._ask = self._conversation.ask
@@ -73,8 +77,10 @@ class NodeClient:
     # ---- shares -----------------------------------------------------------------------------------------------------
 
     async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Keep a share (1 byte to 2 MiB) until ``lease_ns`` (since 1970). When this returns it is on the node's disk."""
-        request = requests.Put(share_id, lease_ns, data)
+        """Keep a share (1 byte to 2 MiB) until ``lease_ns`` (since 1970, by our clock). When this returns it is on the
+        node's disk.
+        """
+        request = requests.Put(share_id, lease_ns + self.ahead_ns, data)
         await self._ask(request, answers.Kept, timeout, "to a share sent", share=share_id.hex()[:12])
 
     async def get(
@@ -132,10 +138,12 @@ class NodeClient:
         return held
 
     async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = DEFAULT_TIMEOUT) -> list[bool]:
-        """Prolong our leases to ``lease_ns`` (never shortens); for each share whether the node holds it for us."""
+        """Prolong our leases to ``lease_ns`` (since 1970, by our clock; never shortens); for each share whether the node
+        holds it for us.
+        """
         held: list[bool] = []
         for ids in _batches(share_ids):
-            answer = await self._ask(requests.Renew(lease_ns, ids), answers.Flags, timeout, "a renewal")
+            answer = await self._ask(requests.Renew(lease_ns + self.ahead_ns, ids), answers.Flags, timeout, "a renewal")
             self._same_count(len(answer.flags), len(ids))
             held += answer.flags
         return held

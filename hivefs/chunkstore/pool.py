@@ -14,20 +14,21 @@ A full disk under the book ends no conversation: what it does not take is writte
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from itertools import islice
 
 import trio
 
+from hivefs.chunkstore.clocks import Clocks
 from hivefs.chunkstore.dialling import FIRST_PAUSE, LONGEST_PAUSE, Dialling, Slot
 from hivefs.chunkstore.due import Due
 from hivefs.chunkstore.listing import Listing
 from hivefs.chunkstore.member import Member, Shelf
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
+from hivefs.chunkstore.shifts import Shifts
 from hivefs.errors import DiskFull, HivefsError
 from hivefs.maintenance.ring import Ring
 from hivefs.maintenance.turns import Turns
@@ -48,7 +49,6 @@ LOOK_EVERY = 0.25
 """How often it is looked who is away for too long, in seconds."""
 LOOK_LATE = 60.0
 """And how long after its time, at most."""
-SHIFTED = 256
 LISTED = 8
 """Nodes that are listed at a time."""
 CLOCK_STEP_NS = 60 * 10**9
@@ -56,18 +56,6 @@ SAVED_AT_ONCE = 8
 BUSY_SECONDS = 5.0
 BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""
-
-
-@dataclass(slots=True)
-class _Shift:
-    """By how much the clock stepped, the nodes that are not looked at yet for that, how many those were then, and of which
-    the time is of since then.
-    """
-
-    step: int
-    waiting: Iterator[NodeId]
-    left: int
-    since: dict[NodeId, None]
 
 
 def _named(entry: RosterEntry, client: NodeClient) -> bool:
@@ -108,8 +96,10 @@ class Pool:
         """The nodes in each state."""
         self._looks = Due()
         """When to look whether a node that is away is so for too long."""
-        self._shifts: list[_Shift] = []
-        """Steps of the clock of which not all times say so yet."""
+        self._shifts = Shifts(self.members, self.met, self._unsaved)
+        self.clocks = Clocks()
+        self._undated: OrderedDict[NodeId, None] = OrderedDict()
+        """Nodes given up while this machine's clock was not known to be right: since when is written once it is."""
         self._changed = trio.Event()
         self._dialling = Dialling(self._talk)
         self._cut: dict[NodeId, None] = {}
@@ -314,15 +304,16 @@ class Pool:
 
     def _meet(self, node_id: NodeId, row: NodeRow) -> Member:
         state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
-        if state != row.state or not row.since_ns:
-            known = NodeRow(state, self._clock(), row.free_bytes, row.capacity)
+        member = self.members[node_id] = Member(node_id, self.shelf, row)
+        member.state = state
+        if state == NodeState.GONE and not row.since_ns:
+            self._undated[node_id] = None
+        elif state != row.state or not row.since_ns:
+            member.since_ns = self._clock()
+            member.dated = True
             self._unsaved.append(node_id)
-        else:
-            known = row
-        member = self.members[node_id] = Member(node_id, self.shelf, known)
         self.met.add(node_id)
-        for shift in self._shifts:
-            shift.since[node_id] = None
+        self._shifts.changed(node_id)
         self.by_state[state][node_id] = None
         if state == NodeState.OFFLINE:
             self._looks.put(node_id, 0.0)
@@ -343,6 +334,7 @@ class Pool:
             self.by_state[member.state].pop(node_id, None)
             self._cut.pop(node_id, None)
             self._refused.pop(node_id, None)
+            self._undated.pop(node_id, None)
             self._looks.drop(node_id)
             self.listing.forget(node_id)
             self._conduct.forget(node_id)
@@ -414,7 +406,7 @@ class Pool:
         """Nodes that may be away for too long by now. Nobody is given up while the times since when do not follow a step of
         the clock yet.
         """
-        while not self._shifts and (node_id := self._looks.take(now)) is not None:
+        while not self._shifts.pending and (node_id := self._looks.take(now)) is not None:
             yield node_id
 
     def _look(self, node_id: NodeId) -> None:
@@ -422,7 +414,9 @@ class Pool:
         if member is None or member.state != NodeState.OFFLINE:
             return
         limit = self._conduct.gone_after(node_id)
-        away = self._conduct.away(node_id, (self._wall - member.since_ns) / 1e9)
+        # What passed before this process began is known by the clock alone.
+        by_clock = self.clocks.right or member.dated
+        away = self._conduct.away(node_id, (self._wall - member.since_ns) / 1e9 if by_clock else 0.0)
         if away > limit:
             log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
             self._set(member, NodeState.GONE)
@@ -435,25 +429,19 @@ class Pool:
         away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And who did not answer since this
         start is away since then for later starts too: otherwise that would begin anew with each start, and of an engine
         that is started every day no node would ever be gone.
+
+        A clock that is set back was ahead before, or is behind now. Times from before this process stay then: moved along
+        they could be too early by all that it was ahead, and what is given up would be forgotten (that they are too late
+        only makes it wait). When it is set forward again they stay by as much.
         """
         now = self._clock()
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
-            self._shifts.append(_Shift(step, self.met.walk(), len(self.met), {}))
-        for _ in range(SHIFTED):
-            if not self._shifts:
-                break
-            shift = self._shifts[0]
-            node_id = next(shift.waiting, None) if shift.left else None
-            if node_id is None:
-                del self._shifts[0]
-                continue
-            shift.left -= 1
-            shifted = self.members.get(node_id)
-            if shifted is not None and shifted.state != NodeState.ONLINE and node_id not in shift.since:
-                shifted.since_ns = max(1, shifted.since_ns + shift.step)
-                self._unsaved.append(node_id)
+            self.clocks.stepped()
+            self._shifts.stepped(step)
+        self._shifts.some()
+        self._date(now)
         late = [self._unsaved.popleft() for _ in range(min(SAVED_AT_ONCE, len(self._unsaved)))]
         known = (member for node_id in late if (member := self.members.get(node_id)) is not None)
         rows = {member.node_id: member.row for member in known if member.state != NodeState.ONLINE}
@@ -461,6 +449,14 @@ class Pool:
         rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
         if rows:
             self._save_seen(rows)
+
+    def _date(self, now: int) -> None:
+        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right else ():
+            del self._undated[node_id]
+            member = self.members.get(node_id)
+            if member is not None and member.state == NodeState.GONE and not member.since_ns:
+                member.since_ns, member.dated = now, True
+                self._unsaved.append(node_id)
 
     def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
         """What the disk does not take is written at a later look."""
@@ -478,9 +474,10 @@ class Pool:
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)
         row = member.row
+        dated = state != NodeState.GONE or self.clocks.right
         new = NodeRow(
             state,
-            row.since_ns if row.state == state else self._clock(),
+            row.since_ns if row.state == state else self._clock() if dated else 0,
             row.free_bytes if free is None else free,
             row.capacity if capacity is None else capacity,
         )
@@ -488,8 +485,11 @@ class Pool:
             node_id = member.node_id
             self.by_state[row.state].pop(node_id, None)
             self.by_state[state][node_id] = None
-            for shift in self._shifts:
-                shift.since[node_id] = None  # since when is by the clock as it is now
+            member.dated = True
+            self._undated.pop(node_id, None)
+            if not dated:
+                self._undated[node_id] = None
+            self._shifts.changed(node_id)
             if state == NodeState.OFFLINE:
                 self._looks.put(node_id, 0.0)
             (self._conduct.came if state == NodeState.ONLINE else self._conduct.went)(node_id)
@@ -529,6 +529,7 @@ class Pool:
             member.scope = None
             if self._held.get(node_id) is member:  # else another one of this name is, met after this was forgotten
                 del self._held[node_id]
+            self.clocks.lost(node_id)
             if member.client is not None:
                 member.client = None
                 log.info("node %s is offline", member.node_id.hex()[:12])
@@ -546,6 +547,7 @@ class Pool:
             if self.members.get(member.node_id) is not member:
                 return  # it was forgotten while that answer was on its way
             member.reserved = 0
+            client.ahead_ns = self.clocks.heard(member.node_id, stat.time_ns, self._clock())
             # Room that goes or comes back all at once may be a node that leaves or stays after all: its own entry says so.
             news = not first and (stat.free_bytes == 0) != (member.free_bytes == 0)
             if not _named(member.entry, client):

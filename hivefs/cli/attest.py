@@ -26,7 +26,7 @@ VOUCHES = {
 @click.command("attest")
 @click.argument("node", default="")
 @click.option("--key", "key_file", required=True, type=click.Path(path_type=Path), help="The attester's key file.")
-@click.option("--new-key", is_flag=True, help="Make the key file; without NODE that is all.")
+@click.option("--new-key", is_flag=True, help="Make the key file; without NODE, that is all.")
 @label_options(VOUCHES)
 @click.option("--asn", default="", help="Number of the network it is in.")
 @click.option("--expires", default="365d", show_default=True, help="How long it counts: 36h, 7d, 52w; or never.")
@@ -46,18 +46,18 @@ def command(
 
     Give the line to the node's operator ('hivefs node vouched', the node passes it on) or to users ('hivefs trust --take').
     Say of the operator and its country only what you have looked at whole: a parent that you leave out does not exist. A
-    later one for the same node takes the place of an earlier one.
+    later one for the same node takes the place of an earlier one. Without NODE the public half of the key is shown.
     """
     from hivefs.daemon import attester
 
-    if new_key and not node:
-        key = attester.create(key_file)
+    said = {a.name: a.value for a in labels.attributes()}
+    if not node and not said and not asn:
+        key = attester.create(key_file) if new_key else attester.load(key_file)
         if as_json:
             show_json({"key": key.public, "file": key_file})
         else:
             click.echo(f"Key {key.public.hex()} in {key_file}\nUsers trust it: hivefs trust {key.public.hex()}")
         return
-    said = {a.name: a.value for a in labels.attributes()}
     if asn:
         number = asn.strip().upper().removeprefix("AS")
         if not (number.isascii() and number.isdigit() and len(number) <= 10):

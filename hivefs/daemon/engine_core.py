@@ -104,7 +104,7 @@ class Engine:
         self.thinker = Thinker()
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
-        self.old_copies = OldCopies(self.store, time.time_ns)
+        self.old_copies = OldCopies(self.store, time.time_ns, lambda: self.pool.clocks.right)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
         self.writer.think = self.thinker
         self.stage = StageReader(home.stage, self.keys.stage_key)
@@ -116,8 +116,15 @@ class Engine:
             self.store, self.reader, self.trust, self.node_view, self.online, time.time_ns, os.urandom, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
+        self.spares.on_taken_back = self.repair.add
         self.audit = Audit(self.store, self.reader, self.trust, self.online, self._bad, os.urandom)
-        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self._forgot, time.time_ns)
+        self.forgetting = Forgetting(
+            self.store,
+            lambda: self.pool.by_state[NodeState.GONE],
+            self._forgot,
+            time.time_ns,
+            lambda: self.pool.clocks.right,
+        )
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
         self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
@@ -201,6 +208,7 @@ class Engine:
 
     async def _greeted(self, client: NodeClient) -> None:
         """A conversation began: learn the node's roster, see what heads it has, and give it the newest."""
+        self.evidence.answered(client.node_id, client.way, client.relayed)
         await self.compare_revoked(client)
         await self.news.greeted(client)
         self.checkpoint.compare(await client.get_heads())
@@ -456,7 +464,8 @@ class Engine:
         return leaf.low, leaf.high, list(leaf.records)
 
     async def told(self) -> dict[str, Any]:
-        """``status``, with turns for others between nodes."""
+        """``status`` of now, with turns for others between nodes."""
+        await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
             nodes.append(self.node_status(node_id))
@@ -511,7 +520,7 @@ class Engine:
             "trash": self.store.count("trash"),
             "policies": self.rules.status(),
             "queues": queues(self),
-            "audit": self.audit.status(),
+            "audit": {**self.audit.status(), "clock_doubted": self.pool.clocks.doubted},
             "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,

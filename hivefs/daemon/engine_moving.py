@@ -116,6 +116,10 @@ class EngineMoving:
         if self._engine.store.policies is self._seen:
             return
         self._seen = self._engine.store.policies
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Policies or their codes are others: see what must move because of it."""
         # First which policy each file has now: else data would move to the new code of its old policy, and again.
         self.reassign.wanted.set()
         if self._engine.vault is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 MEASURE_EVERY = 5.0
 MEASURE_REST = 10.0
 """It rests for so many times as long as it took."""
+QUICK = 0.05
+"""What is counted within so many seconds is counted anew for each question."""
 READ_AGAIN = 5.0
 
 
@@ -46,6 +49,7 @@ class EnginePolicies:
         engine.store.resolve = self.codes.resolve
         self._set = trio.Event()
         self._said = ""
+        self._took = math.inf
         self.levels = {"remote": 0, "guaranteed": 0}
         self.out: dict[str, int] = {}
         """Bytes of data by the name of their policy, of stripes that are not as it says."""
@@ -115,7 +119,9 @@ class EnginePolicies:
     def _availability(self, node_id: NodeId) -> float:
         return expected(self._engine.trust.row(node_id), LIKELY)
 
-    def _chosen(self) -> None:
+    def _chosen(self, other: bool) -> None:
+        if other:
+            self._engine.moving.look_again()
         self._engine.placing.poke()
         self._engine.checkpoint.poke()
 
@@ -180,14 +186,23 @@ class EnginePolicies:
         """Bytes of data (with padding) at each level and out of policy, for status: counted in slices, again and again."""
         while True:
             await self.readable()
-            levels, out, later = {"remote": 0, "guaranteed": 0}, dict[str, int](), 0
-            begun, turns = trio.current_time(), Turns()
-            for stripe in self._engine.store.stripes():
-                later += self._count(stripe, levels, out)
-                await turns.item()
-            self.levels, self.out, self.later = levels, out, later
+            await self._measure()
             # Of a large book this takes a while, and is not to be all that the engine does.
-            await trio.sleep(max(MEASURE_EVERY, MEASURE_REST * (trio.current_time() - begun)))
+            await trio.sleep(max(MEASURE_EVERY, MEASURE_REST * self._took))
+
+    async def measured(self) -> None:
+        """See that what status tells of a small book is so now, and not some seconds ago."""
+        if self._took <= QUICK and not self.problem():
+            await self._measure()
+
+    async def _measure(self) -> None:
+        levels, out, later = {"remote": 0, "guaranteed": 0}, dict[str, int](), 0
+        begun, turns = trio.current_time(), Turns()
+        for stripe in self._engine.store.stripes():
+            later += self._count(stripe, levels, out)
+            await turns.item()
+        self.levels, self.out, self.later = levels, out, later
+        self._took = trio.current_time() - begun
 
     def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> bool:
         """Whether its repair waits."""

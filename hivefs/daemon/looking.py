@@ -13,7 +13,6 @@ launch.error_to_frame gives it). Both ends are the same program, and nobody else
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -29,7 +28,7 @@ from hivefs.daemon import policy_look
 from hivefs.daemon.launch import error_to_frame, harden
 from hivefs.daemon.memory import file_bytes, let_go
 from hivefs.daemon.policy_nodes import Node
-from hivefs.daemon.thinking import framed, packed, read_frame, release
+from hivefs.daemon.thinking import framed, packed, quiet_end, read_frame, release
 from hivefs.errors import HivefsError
 from hivefs.maintenance.old_copies import OldCopies
 from hivefs.maintenance.placement_check import PlacementCheck
@@ -89,7 +88,9 @@ def _files(
 ) -> dict[str, Any]:
     """A question about files, which the mount's store has."""
     with closing(MetadataSnapshot(question.metadata, question.keys)) as snapshot:
-        look = policy_look.Look(book, snapshot, question.keys.names_key, nodes, question.room, tell)
+        look = policy_look.Look(
+            book, snapshot, question.keys.names_key, nodes, question.room, tell, files_seen=snapshot.close
+        )
         return what(look, **question.given)  # type: ignore[no-any-return]
 
 
@@ -142,4 +143,4 @@ if __name__ == "__main__":
     from hivefs.daemon import looking  # pickles name its classes so, not as __main__'s
 
     harden()
-    looking.serve(sys.stdin.buffer, sys.stdout.buffer)
+    quiet_end(looking.serve)

@@ -5,7 +5,7 @@ was chosen stays while a stripe of it can be placed on the nodes that are not gi
 nor doubled since. It is stored, so that a restart changes nothing.
 
 Looking takes up to a second, and whoever asks may not wait: ``run`` looks, and until it has, the last answer stands, or the
-code that is stored; where there is neither, whoever asks hears that it is being chosen.
+code that is stored; where there is neither, whoever asks hears that it is being chosen (``choosing`` in the error's data).
 """
 
 from __future__ import annotations
@@ -59,27 +59,32 @@ class Codes:
         self._answers: dict[bytes, tuple[float, tuple[int, int] | HivefsError]] = {}
         self._asked: dict[bytes, Policy] = {}
         self._wake = trio.Event()
-        self.on_chosen: Callable[[], None] = lambda: None
-        """A policy has another answer than before."""
+        self.on_chosen: Callable[[bool], None] = lambda other: None
+        """It was looked, and there is another answer than before (True), or no code can be placed still."""
 
     def resolve(self, policy: Policy) -> Policy:
         """The policy with its code. Raises PolicyInfeasible, TooFewNodes when none can be placed, or none is chosen yet."""
         if not policy.auto:
             return policy
         digest = policy_format.digest(policy)
-        until, answer = self._answers.get(digest, (0.0, None))
-        if until <= self._now():
+        if self._answers.get(digest, (0.0, None))[0] <= self._now():
             self._asked[digest] = policy
             self._wake.set()
+        answer = self._answer(digest)
         if answer is None:
-            match self._stored().get(digest.hex()):
-                case [int(needed), int(total), int()]:
-                    answer = needed, total
-                case _:
-                    raise PolicyInfeasible(reason="its code is being chosen")
+            raise PolicyInfeasible(reason="its code is being chosen", choosing=True)
         if isinstance(answer, HivefsError):
             raise answer
         return policy.resolved(*answer)
+
+    def _answer(self, digest: bytes) -> tuple[int, int] | HivefsError | None:
+        """The last one, or the code that is stored."""
+        answer = self._answers.get(digest, (0.0, None))[1]
+        if answer is None:
+            match self._stored().get(digest.hex()):
+                case [int(needed), int(total), int()]:
+                    return needed, total
+        return answer
 
     def forget(self) -> None:
         """Policies or nodes are others now: look again at once."""
@@ -91,18 +96,19 @@ class Codes:
             await self._wake.wait()
             self._wake = trio.Event()
             for digest, policy in list(self._asked.items()):
-                begun = self._now()
+                begun, before = self._now(), self._answer(digest)
                 answer: tuple[int, int] | HivefsError
                 try:
                     answer = await self._code(policy, digest)
                 except HivefsError as error:  # also a disk that is full: it is looked again
                     answer = error
                 until = self._now() + max(LOOK_SECONDS, REST * (self._now() - begun))
-                before = self._answers.get(digest, (0.0, None))[1]
                 self._answers[digest] = until, answer
                 self._asked.pop(digest, None)
-                if isinstance(answer, HivefsError) or answer != before:
-                    self.on_chosen()
+                if isinstance(answer, HivefsError):
+                    self.on_chosen(before is None)  # whoever waited for it waits no more
+                elif answer != before:
+                    self.on_chosen(True)
 
     def _stored(self) -> dict[str, Any]:
         return self._state.info("codes") or {}

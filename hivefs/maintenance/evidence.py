@@ -4,6 +4,10 @@ Everything that can change the outcome ends here: a certificate or an address fr
 an attestation or a trusted key from the user, the user's table, a measured time, and the time at which an attestation ends.
 The outcome is stored, so that the mount, the pool and what judges stripes all see the same, also after a restart.
 
+Addresses count because a node is used where it answers. One that is away could sign others and never answer there, so the
+address at which it answered last counts beside those of its newest record, until it answers at one of these
+(docs/decisions/0034).
+
 Atomic between two checkpoints of trio: ``weigh`` and all that takes something in; ``weigh_all`` goes in slices.
 """
 
@@ -53,6 +57,8 @@ class Store(Protocol):
     def statement_of(self, node_id: NodeId) -> Statement | None: ...
     def weighed(self, node_id: NodeId) -> Weighed: ...
     def is_weighed(self, node_id: NodeId) -> bool: ...
+    def info(self, name: str) -> Any: ...
+    def save_info(self, name: str, value: Any) -> None: ...
     def save_trusted(self, made: TrustedKey) -> None: ...
     def remove_trusted(self, key: bytes) -> bool: ...
     def save_attestation(self, made: Attestation) -> bool: ...
@@ -107,11 +113,13 @@ class Evidence:
         attestations = self._store.attestations_of(node_id)
         if said is not None:
             attestations += said.attestations
-        made = self._weighed(entry, attestations, () if said is None else said.claims, now, {})
+        claims = () if said is None else said.claims
+        addresses = self._addresses(node_id, entry)
+        made = self._weighed(entry, attestations, claims, now, {}, addresses)
         country = next((a.value for a in made.attributes if a.name == "country"), "")
         reason = self.refuted(node_id, country) if country else ""
         if reason:
-            made = self._weighed(entry, attestations, () if said is None else said.claims, now, {"country": reason})
+            made = self._weighed(entry, attestations, claims, now, {"country": reason}, addresses)
         self._note_times(attestations, now)
         return made
 
@@ -138,8 +146,18 @@ class Evidence:
                 log.warning("node %s: %s", node_id.hex()[:12], printable(problem))
         return True
 
+    def _addresses(self, node_id: NodeId, entry: RosterEntry) -> tuple[str, ...]:
+        told, last = entry.address.telling, self._store.info(_name(node_id))
+        return (*told, last) if isinstance(last, str) and last and last not in told else told
+
     def _weighed(
-        self, entry: RosterEntry, attestations: list[Attestation], claims: Said, now: int, refuted: Mapping[str, str]
+        self,
+        entry: RosterEntry,
+        attestations: list[Attestation],
+        claims: Said,
+        now: int,
+        refuted: Mapping[str, str],
+        addresses: tuple[str, ...],
     ) -> Weighed:
         return weigh(
             entry.membership,
@@ -147,7 +165,7 @@ class Evidence:
             self.trusted,
             refuted,
             self.registry,
-            addresses=entry.address.telling,
+            addresses=addresses,
             claims=claims,
             now_ns=now,
         )
@@ -187,6 +205,14 @@ class Evidence:
                 due = self._again.is_set() or bool(self._next_ns and self._clock() >= self._next_ns)
 
     # ---- what comes from nodes ---
+
+    def answered(self, node_id: NodeId, way: str, relayed: bool) -> None:
+        """We speak with a node now, by this address of its record; where it is behind a relay nobody knows."""
+        last = "" if relayed else way
+        if (way or relayed) and self._store.info(_name(node_id)) != last:
+            with self._store.writing():
+                self._store.save_info(_name(node_id), last)
+                self.weigh([node_id])
 
     async def hear(self, statements: Iterable[Statement]) -> int:
         """``take_statements`` for many: checks them in slices, and takes them in batches."""
@@ -276,6 +302,10 @@ class Evidence:
             news = [made for made in attestations if self._store.save_attestation(made)]
             self.weigh({NodeId(made.subject) for made in news})
         return len(news)
+
+
+def _name(node_id: NodeId) -> str:
+    return "answered-" + node_id.hex()
 
 
 def difference(before: Weighed, after: Weighed) -> str:

@@ -1,9 +1,10 @@
 """Nodes that were given up long ago, and of which no stripe needs anything, are forgotten.
 
-The book would keep each node that ever was, and what waits to be deleted there, for ever. After FORGET_S without it all
-leases at a node, and its grace after them, have been over for more than half a year (old_copies.py): what it still has it
-deletes by itself. Then its notes go, some at a time, and last, in one transaction, the node itself. A crash in between
-leaves a node that is given up as before, with fewer notes, and the next look goes on.
+The book would keep each node that ever was, and what waits to be deleted there, for ever. After FORGET_S without it, by a
+clock that most nodes agree with (chunkstore/clocks.py), all leases at a node, and its grace after them, have been over for
+more than half a year (old_copies.py): what it still has it deletes by itself. Then its notes go, some at a time, and last,
+in one transaction, the node itself. A crash in between leaves a node that is given up as before, with fewer notes, and the
+next look goes on.
 
 Rosters of other nodes name it still. They are not news until the node says something newer of itself, or another FORGET_S
 has passed: then it is tried once more, as a new node. One that returns is new, too: it is vetted, and shares that it still
@@ -43,7 +44,7 @@ class NodeNotes(Protocol):
 
 class Forgetting:
     """``gone`` are the nodes given up now; ``forget`` is told of each that the book does not have any more. ``clock`` gives
-    ns since 1970.
+    ns since 1970, ``right`` whether that is known to be about right.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Forgetting:
         gone: Callable[[], Collection[NodeId]],
         forget: Callable[[NodeId], None],
         clock: Callable[[], int],
+        right: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._right = right
         self._state = state
         self._gone = gone
         self._forget = forget
@@ -84,7 +87,9 @@ class Forgetting:
         if node_id not in self._gone():
             return False  # it is back; what is written of it may be of before, while the disk is full
         row = self._state.node_row(node_id)
-        if row is None or row.state != NodeState.GONE or self._clock() - row.since_ns <= FORGET_S * 10**9:
+        if row is None or row.state != NodeState.GONE or not row.since_ns or not self._right():
+            return False
+        if self._clock() - row.since_ns <= FORGET_S * 10**9:
             return False
         return not self._state.holds_something(node_id)
 

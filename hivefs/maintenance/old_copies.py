@@ -5,7 +5,7 @@ what moved, what was damaged, what a node that was given up may come back with. 
 counts for as long as it could come back with what it promised to keep: after FORGOTTEN_S without it all its leases have
 ended, and a node that starts then deletes by itself what they were for, once it believes its clock (after a week: it counts
 again as soon as it answers). What somebody makes of a disk that is not started any more is beyond this, as it is beyond any
-deletion.
+deletion. While this machine's clock may be wrong (chunkstore/clocks.py) every old copy counts.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ class CopyState(Protocol):
 
 
 class OldCopies:
-    """``clock`` gives nanoseconds since 1970."""
+    """``clock`` gives nanoseconds since 1970, ``right`` whether it is known to be about right."""
 
-    def __init__(self, state: CopyState, clock: Callable[[], int]) -> None:
+    def __init__(self, state: CopyState, clock: Callable[[], int], right: Callable[[], bool] = lambda: True) -> None:
         self._state = state
         self._clock = clock
+        self._right = right
 
     def of(self, stripe: Stripe) -> set[tuple[int, NodeId]]:
         """Share numbers with all nodes that may have them, whether the stripe names these or not. It may have been read a
@@ -60,7 +61,9 @@ class OldCopies:
 
     def _forgotten(self, node_id: NodeId) -> bool:
         row = self._state.node_row(node_id)
-        return row is not None and row.state == NodeState.GONE and self._clock() - row.since_ns > FORGOTTEN_S * 10**9
+        if row is None or row.state != NodeState.GONE or not row.since_ns:
+            return False
+        return self._clock() - row.since_ns > FORGOTTEN_S * 10**9 and self._right()
 
     def proofs(self, stripe: Stripe, more: Collection[tuple[int, NodeId]] = ()) -> tuple[Proof, ...]:
         """The verifier's word on no reassembly with all copies, and those in ``more``, counted. A node of which nothing is

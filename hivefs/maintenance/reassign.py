@@ -3,7 +3,8 @@
 The mount knows files, the engine knows stripes. So the mount tells, some slots at a time, which policy the file of
 each chunk has, and what lies in a stripe of another one is wished to be moved (repack.py). It is looked at when the text
 changes (``wanted``), a moment after the mount says that renames may have given files another policy, and every ten minutes
-in case that was not heard; not at all while there is no text. What was wished and not moved is found again.
+in case that was not heard; not at all while there is no text. What was wished and not moved is found again. While the code
+of a policy is being chosen (codes.py) nothing is looked at: what is to move would go by the codes that are known and again.
 """
 
 from __future__ import annotations
@@ -52,15 +53,18 @@ class Reassign:
 
     async def run(self, vault: Vault) -> None:
         """Look for one drive until cancelled. HivefsError of the vault passes out when it is gone."""
+        asked = False
         while True:
-            asked = self.wanted.is_set()
+            asked = asked or self.wanted.is_set()
             self.wanted = trio.Event()
             moves, began = await vault.policy_moves(), trio.current_time()
-            whole = True
-            if self._state.policies.set.text:
-                whole = await self.once(vault)
-            if asked:
-                self._looked()
+            whole = not self._choosing()
+            if whole:
+                if self._state.policies.set.text:
+                    whole = await self.once(vault)
+                if asked:
+                    self._looked()
+                asked = False
             took = trio.current_time() - began
             with trio.move_on_after(EVERY if whole else AGAIN):
                 await self._called(vault, moves, max(ASK, SHARE * took))
@@ -89,6 +93,17 @@ class Reassign:
             if not after or count >= MOST:
                 return not after
             await trio.sleep(0.005)
+
+    def _choosing(self) -> bool:
+        """Whether the code of a policy is being chosen."""
+        policies = self._state.policies
+        for name in policies.set.policies if policies.set.text else ():
+            try:
+                policies.named(name)
+            except (PolicyInfeasible, TooFewNodes) as error:
+                if error.data.get("choosing"):
+                    return True
+        return False
 
     def _elsewhere(self, chunk_id: ChunkId, name: str) -> bool:
         """Whether a chunk lies in a stripe that was placed by another policy than that of this name."""

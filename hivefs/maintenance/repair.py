@@ -131,9 +131,9 @@ class Repair:
         self._working: set[StripeId] = set()
         self._parked: dict[StripeId, None] = {}
         self._stuck: dict[StripeId, None] = {}
-        """Parked for want of a place: looked at less often, or when one of its shares was deleted somewhere. None is in two
-        of these three.
-        """
+        """Parked for want of a place: looked at less often, or when one of its shares was deleted somewhere."""
+        self._again: dict[StripeId, None] = {}
+        """Those of the two whose turn to be looked at again has come. None is in two of these four."""
         self._stuck_shares: dict[ShareId, StripeId] = {}
         """The shares of those, of some MANY at most."""
         self.unproved = Certify(state)
@@ -168,7 +168,7 @@ class Repair:
     @property
     def queue(self) -> int:
         """Stripes waiting for repair."""
-        return len(self._queued) + len(self._parked) + len(self._stuck)
+        return len(self._queued) + len(self._parked) + len(self._stuck) + len(self._again)
 
     @property
     def waiting_for_copies(self) -> int:
@@ -185,7 +185,7 @@ class Repair:
         return next((why for stripe_id, (why, _) in reversed(self._why.items()) if self._waits(stripe_id)), "")
 
     def _waits(self, stripe_id: StripeId) -> bool:
-        return stripe_id in self._queued or stripe_id in self._parked or stripe_id in self._stuck
+        return any(stripe_id in there for there in (self._queued, self._parked, self._stuck, self._again))
 
     def _is_gone(self, stripe_id: StripeId) -> None:
         """Nothing names this stripe any more: forget what was tried with it."""
@@ -222,6 +222,7 @@ class Repair:
         self._queued.add(stripe_id)
         self._parked.pop(stripe_id, None)
         self._stuck.pop(stripe_id, None)
+        self._again.pop(stripe_id, None)
         self._urgency[stripe_id] = urgency
         heapq.heappush(self._heap, (urgency, stripe_id))  # an older entry of it is passed over when its turn comes
         self._wake.set()
@@ -378,14 +379,16 @@ class Repair:
             with trio.move_on_after(RETRY):
                 await changed.wait()
             looks += 1
-            parked, self._parked = self._parked, {}
+            # Usually nothing is left there; what an interrupted look left waits for the next one.
+            self._again, self._parked = self._parked, self._again
             if changed.is_set() or looks % (HOPELESS_LOOKS if len(self._stuck) < MANY else 12 * HOPELESS_LOOKS) == 0:
                 self._hopeless.clear()
-                parked |= self._stuck
+                self._again |= self._stuck
                 self._stuck = {}
                 self._stuck_shares.clear()
             turns = Turns()
-            for stripe_id in parked:
+            while self._again:
+                stripe_id, _ = self._again.popitem()
                 if self._later(stripe_id, changed.is_set()):
                     self._parked[stripe_id] = None
                 else:

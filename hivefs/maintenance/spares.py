@@ -4,9 +4,10 @@ Repair notes such a copy as a *spare* instead of having it deleted. Before a sha
 away for half of its time-out, leaves or is out of trust, a spare is taken back: the node must say that it has it (HAVE) and
 give a random piece of it with its proof, as in an audit, renew its lease (which may be about to end: nobody renewed it
 while it was a spare), and the placement must keep its rules. Moving no byte, the stripe then names the old node, and the
-other holder's copy becomes the spare if that one is away. What waits to be deleted there is not taken back, and while one
-is asked for, it is not deleted (chunkstore/claims.py). A spare that nobody needs is deleted KEEP_S after the share was made
-again or the node came back, at the latest after LONGEST_S.
+other holder's copy becomes the spare if that one is away. Repair looks at the stripe then: one that may wait with shares
+missing may wait no more, when the copy lies under an authority that has others of them. What waits to be deleted there is
+not taken back, and while one is asked for, it is not deleted (chunkstore/claims.py). A spare that nobody needs is deleted
+KEEP_S after the share was made again or the node came back, at the latest after LONGEST_S.
 
 Notes are written in the transaction that changes the stripe, so a crash forgets none; what is done about them can be done
 again at any time.
@@ -81,6 +82,8 @@ class Spares:
         self._random = random
         self.taken_back = 0
         self.given_up = 0
+        self.on_taken_back: Callable[[StripeId], None] = lambda stripe_id: None
+        """Hears of a stripe of which a spare is a share now, unless repair asked for that."""
 
     def status(self) -> dict[str, Any]:
         """For ``hivefs status``."""
@@ -116,8 +119,8 @@ class Spares:
         stripe = self._state.stripe(stripe_id)
         if stripe is None or stripe.shares[index].share_id != share_id or self._is_old(node_id, since):
             self._give_up(node_id, share_id)
-        elif self._is_needed(stripe, index):
-            await self.take_back(stripe, [index])
+        elif self._is_needed(stripe, index) and await self.take_back(stripe, [index]):
+            self.on_taken_back(stripe_id)
 
     def _is_old(self, node_id: NodeId, since: int) -> bool:
         row = self._state.node_row(node_id)

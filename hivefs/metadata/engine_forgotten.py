@@ -12,7 +12,7 @@ from hivefs.metadata.engine_stripes import StripeTables
 from hivefs.model.ids import NodeId
 
 _FORGOTTEN: Final = struct.Struct(">QQ")
-_OF_NODE: Final = ("renewed-", "ledger-", "receipt-")
+_OF_NODE: Final = ("renewed-", "ledger-", "receipt-", "answered-")
 """Small values of the table ``info`` that are kept for each node, by the beginnings of their names."""
 
 _NOTES: Final = ("trash", "spare", "unknown")

@@ -11,8 +11,9 @@ Who says something of a node, and what it counts for (docs/decisions/0019):
 What is contradicted is unknown: two of the first three say different things; or the table does, and no attestation stands
 against it. What is refuted (by a round-trip time) is unknown whoever said it. Unknown is an attribute with an empty value,
 which counts against every authority. Subnets come from the addresses and from nobody's word: a node is only used where it
-answers, so the subnet where it really is is among them (MEASURED). Addresses of a node that names a relay say nothing: it
-may answer through that, wherever it is (docs/decisions/0032).
+answers, so the subnet where it really is is among them (MEASURED); the caller adds the one at which it answered last, for
+a node that is away (docs/decisions/0034). Addresses of a node that names a relay say nothing: it may answer through that,
+wherever it is (docs/decisions/0032).
 """
 
 from __future__ import annotations

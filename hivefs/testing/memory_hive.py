@@ -34,6 +34,11 @@ from hivefs.protocol.answers import HiveState, Listing, News, NodeStat
 
 HIVE_SEED = bytes([7]) * 32
 
+PATIENCE = 60.0
+"""Silence that is borne of a node in memory, in seconds: only the machine can be slow here, and that is no reason to ask
+others. (Late nodes: tests/chunkstore/test_reader_late.py.)
+"""
+
 
 @dataclass
 class MemoryNode:
@@ -117,10 +122,11 @@ class MemoryClient:
         self._node = node
         self.node_id = node.node_id
         self.peer = node.node_id.hex()[:12]
-        self.patience = Patience()
+        self.patience = Patience(PATIENCE)
         self.moved = 0.0
         self.relayed = False
         self.way = ""
+        self.ahead_ns = 0
         self.greeted = SimpleNamespace(hive_key=keys.public_key(HIVE_SEED), node_key=node.node_id, membership=None)
         self.greeted.node_membership = node.entry().membership
 
@@ -346,7 +352,7 @@ class MemoryHive:
             free_bytes=free,
             shares=len(node.shares),
             dropped=node.dropped,
-            time_ns=0,
+            time_ns=time.time_ns() if node.clock_ns is None else node.clock_ns,
             version="memory",
         )
 

@@ -16,7 +16,8 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hivefs.chunkstore.pool import CLOCK_STEP_NS, SAVED_AT_ONCE, SHIFTED, Pool
+from hivefs.chunkstore.pool import CLOCK_STEP_NS, SAVED_AT_ONCE, Pool
+from hivefs.chunkstore.shifts import SHIFTED
 from hivefs.crypto.keys import public_key
 from hivefs.errors import Corrupt, UnknownVersion
 from hivefs.formats.invite import sign_invitation
@@ -277,12 +278,13 @@ def test_a_step_of_the_clock_moves_each_time_once_whatever_happens_meanwhile() -
             dice, count, step = random.Random(seed), 3 * SHIFTED, 10 * CLOCK_STEP_NS
             world = World(count)
             world.meet()
+            world.pool.clocks.heard(node(0), world.now, world.now)
             for number in dice.sample(range(count), 200):
                 world.pool._set(world.pool.members[node(number)], dice.choice([NodeState.GONE, NodeState.ONLINE]))
             since = {n: m.since_ns for n, m in world.pool.members.items() if m.state != NodeState.ONLINE}
             world.now += step
             world.pool._follow_clock(0.0)
-            while world.pool._shifts:
+            while world.pool._shifts.pending:
                 assert next(world.pool._due(trio.current_time()), None) is None, "nobody is given up meanwhile"
                 for number in dice.sample(range(count), 20):
                     member = world.pool.members[node(number)]

@@ -35,6 +35,7 @@ def test_a_key_is_made_and_vouches(hivefs: Run, tmp_path: Path) -> None:
     made = hivefs("attest", "--key", key, "--new-key", "--json").json
     assert key.stat().st_mode & 0o777 == 0o600 and made["file"] == str(key)
     assert bytes.fromhex(made["key"]) and made["key"] not in key.read_text().split('"seed"')[1]
+    assert hivefs("attest", "--key", key, "--json").json == made, "a notary says its key again"
     again = hivefs("attest", "--key", key, "--new-key")
     assert again.code == 16 and "exists" in again.err.lower()
     done = hivefs("attest", NODE, "--key", key, "--country", "de", "--operator", "Müller", "--asn", "as64500")

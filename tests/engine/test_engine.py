@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hivefs.formats.records import map_key
 from hivefs.maintenance import checkpoint, spares
 from hivefs.maintenance.checkpoint import Checkpoint
 from hivefs.model.ids import CHUNK_BYTES, NodeId, StripeId
-from hivefs.model.stripe import Level
+from hivefs.model.stripe import Level, Purpose
 from hivefs.placement.health import NodeState
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryHive
 
@@ -36,7 +37,10 @@ def make_home(path: Path, gone_after: int = 86_400, needed: int = 4, total: int 
 
 @asynccontextmanager
 async def running(home: Home, hive: MemoryHive, vault: MemoryVault | None) -> AsyncIterator[Engine]:
+    """An engine with all its duties; but nobody is audited by chance: who counts what nodes were asked would count that."""
     async with opened(home, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
+        engine.audit._pause = lambda rate: math.inf  # type: ignore[method-assign]
+        engine.audit._nodes.clear()
         engine.learn([node.entry() for node in hive.nodes])
         if vault is not None:
             engine.placing._stage = vault
@@ -56,15 +60,36 @@ async def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
 
 
 async def settle(engine: Engine, vault: MemoryVault) -> None:
-    """Everything written is placed and published."""
+    """Everything written is placed and published, what the engine itself noted too: no checkpoint comes by itself now."""
     with trio.fail_after(90):
         while True:
             engine.placing.poke()
             engine.checkpoint.poke()
             status = await vault.status()
-            if not status["dirty_slots"] and status["published"] >= status["committed"] and not vault.queue:
+            placed = not status["dirty_slots"] and not vault.queue
+            if placed and status["published"] >= status["committed"] and quiet(engine):
                 return
             await trio.sleep(0.02)
+
+
+@contextmanager
+def no_heads(engine: Engine) -> Iterator[None]:
+    """No checkpoint is made meanwhile, however long it takes."""
+
+    async def none(*_: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+    engine.checkpoint.once = none  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del engine.checkpoint.once  # type: ignore[method-assign]
+
+
+def quiet(engine: Engine) -> bool:
+    """Whether the last head is out, and what it made superfluous given up, and nothing changed since."""
+    return engine.store.info("head_out") is True and not engine.store.count("changed") and not engine.store.count("moved")
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -138,7 +163,9 @@ def test_a_gone_node_is_repaired_without_being_asked(tmp_path: Path, monkeypatch
                 vault.write(ino, 0, data)
             await settle(engine, vault)
             victim = max(hive.nodes, key=lambda n: len(n.shares))
-            lost = set(victim.shares)
+            # Of data: stripes of metadata come and go with checkpoints, and what is left of them with the node's return.
+            data_stripes = [s for s in engine.store.stripes() if s.purpose == Purpose.DATA]
+            lost = {x.share_id for s in data_stripes for x in s.shares if x.node == victim.node_id}
             victim.stop()
             await until(lambda: engine.pool.members[victim.node_id].row.state == NodeState.GONE)
             await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
@@ -181,9 +208,14 @@ def test_a_damaged_share_is_noticed_read_elsewhere_and_made_again(tmp_path: Path
             drop_cache(engine)
             assert await content(engine, vault, 3, 0) == plain[3]
             assert engine.pool.members[node.node_id].problems == 1
-            await until(lambda: engine.store.stripe_level(stripe.stripe_id) == Level.GUARANTEED)
-            now = engine.store.stripe(stripe.stripe_id)
-            assert now is not None and now.shares[place.index].node != node.node_id
+
+            def moved() -> bool:
+                now = engine.store.stripe(stripe.stripe_id)
+                assert now is not None
+                return now.shares[place.index].node not in (None, node.node_id)
+
+            await until(moved)
+            assert engine.store.stripe_level(stripe.stripe_id) == Level.GUARANTEED
 
     run(test)
 
@@ -257,7 +289,9 @@ def test_a_full_node_is_replaced_by_another(tmp_path: Path) -> None:
                 vault.write(ino, 0, os.urandom(CHUNK_BYTES))
             await settle(engine, vault)
             assert all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes())
-            assert not hive.nodes[0].shares
+            there = hive.nodes[0].node_id  # it may have got a page of the very first checkpoint, before it was full
+            data_stripes = [s for s in engine.store.stripes() if s.purpose == Purpose.DATA]
+            assert data_stripes and not any(x.node == there for s in data_stripes for x in s.shares)
 
     run(test)
 
@@ -286,9 +320,8 @@ def test_old_checkpoint_pages_do_not_pile_up(tmp_path: Path) -> None:
             for _ in range(12):
                 vault.write(1, 0, os.urandom(100))
                 await settle(engine, vault)
-            await until(lambda: engine.store.count("trash") == 0)
-            assert sum(1 for _ in engine.store.metadata_stripes()) <= 4
-            assert sum(len(n.shares) for n in hive.nodes) <= 36
+            await until(lambda: sum(1 for _ in engine.store.metadata_stripes()) <= 4)
+            await until(lambda: sum(len(n.shares) for n in hive.nodes) <= 36)
 
     run(test)
 
@@ -397,7 +430,6 @@ def test_an_unchanged_drive_makes_no_new_heads(tmp_path: Path) -> None:
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
             vault.write(1, 0, b"once")
             await settle(engine, vault)
-            await trio.sleep(0.2)
             before = engine.checkpoint.head()
             for _ in range(5):
                 assert not await Checkpoint.once(engine.checkpoint, vault, vault.snapshot)
@@ -430,7 +462,6 @@ def test_a_checkpoint_in_many_batches_is_the_same_tree_and_leaks_nothing(
             for ino in range(3, 700, 7):
                 vault.delete(ino, 0)
             await settle(engine, vault)
-            await until(lambda: not engine.store.count("changed"))
             records = {}
             async for leaf, _ in engine.checkpoint.tree.walk(engine.checkpoint.root()):
                 records |= dict(leaf.records)

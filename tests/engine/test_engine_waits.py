@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from hivefs.chunkstore.writer import Writer
+from hivefs.daemon import engine_core
 from hivefs.errors import NotEnoughShares
 from hivefs.maintenance import checkpoint
 from hivefs.maintenance.checkpoint import Checkpoint
@@ -66,6 +67,7 @@ def test_who_waits_gets_a_checkpoint_when_the_last_stripe_is_placed_and_none_for
     async def body() -> None:
         hive, vault = MemoryHive(), MemoryVault()
         monkeypatch.setattr(checkpoint, "EVERY", 1000.0)
+        monkeypatch.setattr(engine_core, "EVERY", 1000.0)
         made: list[int] = []
         open_gate = trio.Event()
         spread = Writer.spread

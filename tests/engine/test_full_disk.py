@@ -95,6 +95,7 @@ ASKED: Final = {
     "daemon/registry_file.py:keep",
     "maintenance/codes.py:Codes._code",
     "maintenance/definitions.py:Definitions._remove",
+    "maintenance/evidence.py:Evidence.answered",
     "maintenance/evidence.py:Evidence.distrust",
     "maintenance/evidence.py:Evidence.take_attestations",
     "maintenance/evidence.py:Evidence.trust",
@@ -357,7 +358,7 @@ def test_rebalancing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             await settle(engine, vault)
             vault.write(1000, 0, b"one more head")
             await settle(engine, vault)
-            await until(lambda: not engine.store.count("doomed"))
+            await until(lambda: not list(engine.store.moved_copies()))
             await exactly_what_is_named(engine, hive)
             drop_cache(engine)
             for ino in (0, 9, 31):
@@ -416,6 +417,7 @@ def test_what_a_person_asks_for_is_refused_and_changes_nothing_until_there_is_ro
                 (lambda _: engine.evidence.trust(key, "the notary"), None),
                 (engine.evidence.take_attestations, [vouched]),
                 (engine.evidence.distrust, key),
+                (lambda way: engine.evidence.answered(node.node_id, way, False), "/ip4/192.0.2.7/tcp/4001"),
                 (engine.round_trips._save, refuted),
                 (engine.take_revoked, listed),
                 (lambda facts: registry_file.keep(engine.store, facts), None),

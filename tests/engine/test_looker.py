@@ -130,6 +130,37 @@ def test_check_placement_in_a_child_is_the_check_here(engine: Engine, looker: Lo
     assert any(f["kind"] == "certificates" and f"{STRIPES} stripes" in f["detail"] for f in found)
 
 
+INTERRUPTED = """
+import os, sys
+from hivefs.daemon import looking
+tell = looking.Steps.__call__
+
+def told(self, *given):
+    before = self._last
+    tell(self, *given)
+    if self._last is not before:
+        os.kill(os.getpid(), {number})
+
+looking.Steps.__call__ = told
+looking.harden()
+looking.serve(sys.stdin.buffer, sys.stdout.buffer)
+"""
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]:
+    """Children send themselves this signal after the first step that they tell: however late that is read here, they are in
+    the middle of their look. Gives the words of the command that is run otherwise.
+    """
+    real, words = trio.lowlevel.open_process, list[str]()
+
+    async def opened(command: list[str], **how: Any) -> trio.Process:
+        words.extend(command)
+        return await real([command[0], "-P", "-c", INTERRUPTED.format(number=int(number))], **how)
+
+    monkeypatch.setattr(trio.lowlevel, "open_process", opened)
+    return words
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -138,16 +169,17 @@ def alive(pid: int) -> bool:
     return True
 
 
-def test_who_goes_away_takes_the_child_along(engine: Engine, looker: Looker, tmp_path: Path) -> None:
+def test_who_goes_away_takes_the_child_along(
+    engine: Engine, looker: Looker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over a real control socket, as Ctrl-C in the command does it."""
+    interrupted(monkeypatch, signal.SIGSTOP)  # so that it does not end by itself
     methods = control.Methods()
     pids: list[int] = []
 
     async def look(value: Any, report: control.Report) -> Encoded:
         async def stopped(step: Any) -> None:
             pids.extend(looker.children)
-            for pid in looker.children:
-                os.kill(pid, signal.SIGSTOP)  # so that it does not end by itself
             await report(step)
 
         return await looker.ask("explain", {"path": "/"}, EngineBook(engine).nodes(), stopped)
@@ -173,10 +205,12 @@ def test_who_goes_away_takes_the_child_along(engine: Engine, looker: Looker, tmp
     assert not looker.children
 
 
-def test_a_child_that_dies_is_an_error_and_no_hang(engine: Engine, looker: Looker) -> None:
+def test_a_child_that_dies_is_an_error_and_no_hang(engine: Engine, looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, signal.SIGKILL)
+    steps: list[Any] = []
+
     async def report(step: Any) -> None:
-        for pid in looker.children:
-            os.kill(pid, signal.SIGKILL)
+        steps.append(step)
         await trio.lowlevel.checkpoint()
 
     async def go() -> None:
@@ -185,10 +219,12 @@ def test_a_child_that_dies_is_an_error_and_no_hang(engine: Engine, looker: Looke
 
     with pytest.raises(HivefsError, match="ended"):
         trio.run(go)
+    assert steps
 
 
-def test_a_child_that_was_killed_holds_no_page_of_the_stores(engine: Engine) -> None:
+def test_a_child_that_was_killed_holds_no_page_of_the_stores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else both would grow with every commit until all who have them open end, and no reader be let in after some such."""
+    interrupted(monkeypatch, signal.SIGSTOP)  # so that it does not end by itself
     pids: list[int] = []
 
     async def go() -> str:
@@ -198,7 +234,6 @@ def test_a_child_that_was_killed_holds_no_page_of_the_stores(engine: Engine) -> 
 
         async def killed(step: Any) -> None:
             for pid in process._looker.children:
-                os.kill(pid, signal.SIGSTOP)  # so that it does not end by itself
                 pids.append(pid)
                 assert all(str(pid) in environment.readers() for environment in environments)
             raise KeyError  # as when who asked goes away: the child is killed
@@ -250,21 +285,25 @@ def test_a_child_of_another_release_is_not_told_anything(engine: Engine, looker:
     assert not looker.children
 
 
-def test_keys_are_in_no_argument_and_no_environment_of_the_child(engine: Engine, looker: Looker) -> None:
+def test_keys_are_in_no_argument_and_no_environment_of_the_child(
+    engine: Engine, looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = interrupted(monkeypatch, signal.SIGSTOP)  # so that it can be looked at
     seen: list[bytes] = []
 
     async def report(step: Any) -> None:
         for pid in looker.children:
             seen.extend(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ", "limits"))
-        await trio.lowlevel.checkpoint()
+        raise KeyError
 
     async def go() -> None:
-        with trio.fail_after(120):
+        with trio.fail_after(120), pytest.raises(KeyError):
             await looker.ask("explain", {"path": "/"}, EngineBook(engine).nodes(), report)
 
     trio.run(go)
     keys = engine.keys.reading()
-    assert seen and any(b"hivefs.daemon.looking" in one for one in seen)
+    assert seen and "hivefs.daemon.looking" in words
+    seen += [word.encode() for word in words]
     for key in (keys.metadata_key, keys.names_key, keys.engine_key, engine.keys.master):
         assert not any(key in one or key.hex().encode() in one for one in seen)
     assert any(line.split()[4:6] == [b"0", b"0"] for one in seen for line in one.splitlines() if b"core file" in line)

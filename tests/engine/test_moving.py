@@ -20,13 +20,13 @@ from hivefs.maintenance import garbage, reassign, repack
 from hivefs.maintenance.rebalance import at
 from hivefs.maintenance.repack import Repack
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.model.ids import CHUNK_BYTES, ChunkId
-from hivefs.model.stripe import Level, Purpose, Stripe
+from hivefs.model.ids import CHUNK_BYTES, ChunkId, StripeId
+from hivefs.model.stripe import ChunkPlace, Level, Purpose, Stripe
 from hivefs.testing.memory_hive import MemoryHive
 
 from .book import check_book
 from .memory_vault import MemoryVault
-from .test_engine import content, drop_cache, make_home, run, running, settle, until
+from .test_engine import content, drop_cache, make_home, no_heads, run, running, settle, until
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +75,9 @@ def test_half_dead_stripes_become_one_and_their_room_comes_back(tmp_path: Path) 
             plain = await half_dead(engine, vault)
             assert data_stripes(engine) == 2
             before = sum(node.used for node in hive.nodes)
-            assert await moved(engine) == 1
-            assert data_stripes(engine) == 3  # the old ones stay until a head without them is out
+            with no_heads(engine):
+                assert await moved(engine) == 1
+                assert data_stripes(engine) == 3  # the old ones stay until a head without them is out
             await settle(engine, vault)
             await until(lambda: data_stripes(engine) == 1 and not engine.store.count("trash"))
             (stripe,) = (s for s in engine.store.stripes() if s.purpose == Purpose.DATA)
@@ -107,11 +108,12 @@ def test_what_is_deleted_while_it_moves_does_not_live_on(tmp_path: Path) -> None
             del plain[1]
             (stripe,) = {engine.store.place(vault.map[(ino, 0)].chunk_id).stripe_id for ino in plain}  # type: ignore[union-attr]
             assert engine.store.live(stripe) == 3
+            await settle(engine, vault)
             # All of them gone before it is read: nothing is placed at all.
-            (again,) = [job]
-            puts = sum(node.puts for node in hive.nodes)
-            assert not await engine.moving.repack.move(again)
-            assert puts == sum(node.puts for node in hive.nodes)
+            with no_heads(engine):
+                puts = sum(node.puts for node in hive.nodes)
+                assert not await engine.moving.repack.move(job)
+                assert puts == sum(node.puts for node in hive.nodes)
 
     run(test)
 
@@ -351,6 +353,43 @@ def test_chunks_whose_file_has_another_policy_now_move_and_those_beside_them_sta
     run(test)
 
 
+def test_files_move_as_soon_as_the_code_of_their_policy_is_chosen_and_only_once(tmp_path: Path) -> None:
+    """A text whose codes are left to the engine: it looks for them when the text is set, and files are not to wait for the
+    next look at everything, nor to move by the code that is known first.
+    """
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for ino in range(3):
+                vault.write(ino, 0, os.urandom(30_000))
+            await settle(engine, vault)
+            placed_by, recorded = [], engine.moving.repack.on_recorded
+
+            def noted(stripe_id: StripeId) -> None:
+                stripe = engine.store.stripe(stripe_id)
+                placed_by.append(None if stripe is None else engine.store.policies.name_of(stripe))
+                recorded(stripe_id)
+
+            engine.moving.repack.on_recorded = noted
+            vault.policies = dict.fromkeys(range(3), "family")
+            text = '[policy.default]\ncode = "3/6"\n[policy.family]\ncode = "auto"\n[paths]\n"/Family" = "family"\n'
+            await engine.rules.set(text)
+
+            def all_there() -> bool:
+                stripes = [engine.store.stripe(place.stripe_id) for ino in range(3) if (place := where(engine, vault, ino))]
+                return all(s is not None and engine.store.policies.name_of(s) == "family" for s in stripes)
+
+            await until(all_there)
+            assert set(placed_by) == {"family"}
+
+    run(test)
+
+
+def where(engine: Engine, vault: MemoryVault, ino: int) -> ChunkPlace | None:
+    return engine.store.place(vault.map[(ino, 0)].chunk_id)
+
+
 def data_of(engine: Engine) -> list[Stripe]:
     return [stripe for stripe in engine.store.stripes() if stripe.purpose == Purpose.DATA]
 
@@ -415,10 +454,12 @@ def test_moving_is_held_while_another_machine_works_on_the_vault(tmp_path: Path)
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
             await half_dead(engine, vault)
             engine.moving.repack.held = lambda: "another machine"
-            with trio.move_on_after(0.5):
-                await moved(engine)
-            assert engine.status()["moving"]["waiting_for"] == "another machine"
-            assert engine.moving.repack.moving.jobs == 0
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(moved, engine)
+                await until(lambda: engine.status()["moving"]["waiting_for"] == "another machine")
+                await trio.sleep(0.3)
+                assert engine.moving.repack.moving.jobs == 0
+                nursery.cancel_scope.cancel()
 
     run(test)
 

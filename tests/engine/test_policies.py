@@ -9,13 +9,14 @@ import pytest
 import trio
 
 from hivefs.cli.status import policy_words
-from hivefs.daemon import engine_metrics
+from hivefs.daemon import engine_metrics, engine_policies
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.engine_link import LazyBook
 from hivefs.errors import BadPolicy, NotEnoughShares
 from hivefs.formats import policy as policy_format
 from hivefs.formats import records
 from hivefs.maintenance.placement_check import PlacementCheck
+from hivefs.model.ids import CHUNK_BYTES
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Level, Purpose, Stripe
 from hivefs.placement.heads import KEPT
@@ -54,10 +55,15 @@ def test_each_file_is_placed_by_its_policy_and_certified(tmp_path: Path) -> None
         hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "US"), 2), MemoryVault()
         vault.policies[7] = "home"
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await settle(engine, vault)  # a first head, by the policy of before
+            before = {stripe.stripe_id for stripe in engine.store.stripes()}
             await engine.set_policies(NO_US)
             for ino in (5, 7):
                 vault.write(ino, 0, os.urandom(300_000))
             await settle(engine, vault)
+            vault.write(5, 1, b"and another, after which nothing of the first is left")
+            await settle(engine, vault)
+            assert not before & {stripe.stripe_id for stripe in engine.store.stripes()}
             _, other = await engine.locate(vault.map[(5, 0)].chunk_id)
             _, home = await engine.locate(vault.map[(7, 0)].chunk_id)
             assert (other.needed, other.total) == (4, 6) and (home.needed, home.total) == (2, 4)
@@ -267,5 +273,22 @@ def test_a_text_in_force_that_cannot_be_read_stops_nothing_but_placing_and_is_me
             await settle(engine, vault)
             assert not engine.status()["policies"]["problem"]
             assert await content(engine, vault, 9, 1) == plain
+
+    run(test)
+
+
+def test_status_of_a_small_book_is_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited until everything is guaranteed reads so, and not what was counted some seconds ago."""
+    monkeypatch.setattr(engine_policies, "MEASURE_EVERY", 1e6)
+    monkeypatch.setattr(engine_policies, "QUICK", 1e6)
+
+    async def test() -> None:
+        vault = MemoryVault()
+        async with running(make_home(tmp_path / "home"), MemoryHive(), vault) as engine:
+            await until(lambda: engine.rules._took < 1e6)  # counted once at the start
+            vault.write(1, 0, os.urandom(CHUNK_BYTES))
+            await settle(engine, vault)
+            assert sum(engine.status()["levels"].values()) == 0
+            assert (await engine.told())["levels"]["guaranteed"] >= CHUNK_BYTES
 
     run(test)

@@ -70,7 +70,8 @@ def test_a_list_is_taken_from_the_first_node_that_has_it_and_given_to_the_others
         hive.revoked = listed(5, hive.nodes[0].node_id)
         home = make_home(tmp_path / "home")
         async with running(home, hive, None) as engine:
-            await until(lambda: len(engine.pool.online()) == 7)
+            # Who is online says only then what it knows.
+            await until(lambda: engine.revoked is not None and len(engine.pool.online()) == 7)
             assert engine.revoked is not None and engine.revoked.sequence == 5
             assert engine.pool.client(hive.nodes[0].node_id) is None
         hive.revoked = None  # all nodes lost it

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import trio.testing
 
+from hivefs.daemon.engine_core import Engine
+from hivefs.errors import PeerUnreachable
 from hivefs.formats.member import sign_address
-from hivefs.model.node import RELAY_MARK, RosterEntry
+from hivefs.model.node import RELAY_MARK, Evidence, RosterEntry
+from hivefs.placement.evidence import Address, Origin
 from hivefs.protocol.answers import NodeStat
 from hivefs.testing.memory_hive import MemoryClient, MemoryHive, MemoryNode
 
@@ -107,6 +111,81 @@ def test_who_uses_no_relays_any_more_has_no_conversation_that_was_just_begun_thr
             relays = False
             engine.pool.leave_relays()
             go_on.set()
-            await until(lambda: (client := engine.pool.client(node.node_id)) is not None and not client.relayed, 30)
+            await until(lambda: (client := engine.pool.client(node.node_id)) is not None and not client.relayed)
+
+    run(test)
+
+
+HOME, FALSE = "/ip4/198.41.0.4/tcp/4001", "/ip4/199.7.91.13/tcp/4001"
+COUNTRIES = {ip_address("198.41.0.4"): "DE", ip_address("199.7.91.13"): "FR"}
+
+
+class Places:
+    """A table of two addresses."""
+
+    def find(self, address: Address) -> Origin | None:
+        return Origin(country=COUNTRIES[address]) if address in COUNTRIES else None
+
+
+def place(engine: Engine, node: MemoryNode) -> tuple[str, set[str]]:
+    """The country of a node ("" is unknown) and its measured subnets, as everybody sees them."""
+    view = engine.store.node_view(node.node_id)
+    assert view is not None
+    known = [a for a in view.attributes if a.evidence >= Evidence.REGISTRY or not a.value]
+    country = next((a.value for a in known if a.name == "country"), "said only")
+    return country, {a.value for a in known if a.name == "subnet"}
+
+
+@pytest.mark.parametrize("hides", ["at another address", "behind a relay that it never uses"])
+def test_who_signs_another_place_and_goes_silent_still_counts_where_it_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hides: str
+) -> None:
+    """It says FR and is in DE, which the table knows. At an address in FR it is believed once it is reached there, and not
+    before; a restart of the engine changes nothing.
+    """
+
+    async def test() -> None:
+        hive = MemoryHive(per_country=1)
+        node, dial = hive.nodes[1], hive.dial
+        assert node.country == "FR"
+        answers_at = {HOME}
+
+        @asynccontextmanager
+        async def there_only(entry: RosterEntry) -> AsyncIterator[MemoryClient]:
+            if entry.membership.subject != node.node_id:
+                async with dial(entry) as client:
+                    yield client
+                return
+            way = next((way for way in entry.address.reachable if way in answers_at), None)
+            if way is None:
+                raise PeerUnreachable(address="it", reason="nobody answers there")
+            async with dial(entry) as client:
+                client.way = way
+                yield client
+
+        monkeypatch.setattr(hive, "dial", there_only)
+        home = make_home(tmp_path / "home")
+        moved = (FALSE,) if hides == "at another address" else (FALSE, RELAY_MARK + RELAY)
+        both = {"198.41.0.0/24", "199.7.91.0/24"} if hides == "at another address" else {"198.41.0.0/24"}
+        async with running(home, hive, None) as engine:
+            engine.evidence.use_registry(Places())
+            engine.learn([telling(node, 10, HOME)])
+            await until(lambda: engine.pool.client(node.node_id) is not None)
+            await until(lambda: place(engine, node) == ("", {"198.41.0.0/24"}))
+            node.stop()
+            await until(lambda: engine.pool.client(node.node_id) is None)
+            engine.learn([telling(node, 11, *moved)])
+            assert place(engine, node) == ("", both)
+        async with running(home, hive, None) as engine:
+            engine.evidence.use_registry(Places())
+            await engine.evidence.weigh_all()
+            assert place(engine, node) == ("", both)
+            answers_at.add(FALSE)
+            if hides == "at another address":
+                node.start()
+                await until(lambda: engine.pool.client(node.node_id) is not None)
+                await until(lambda: place(engine, node) == ("FR", {"199.7.91.0/24"}))
+            engine.store.forget_node(node.node_id, 1)
+            assert engine.store.info("answered-" + node.node_id.hex()) is None
 
     run(test)

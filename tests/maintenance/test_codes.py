@@ -45,8 +45,8 @@ class World:
         self.codes = Codes(cast("Any", kept), self.nodes, lambda node_id: 0.95, trio.current_time, think)
         self.codes.on_chosen = self.on_chosen
 
-    def on_chosen(self) -> None:
-        self.chosen += 1
+    def on_chosen(self, other: bool) -> None:
+        self.chosen += other
 
     def nodes(self, policy: Policy) -> Iterable[Candidate]:
         for i in range(self.count):

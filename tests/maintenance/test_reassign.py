@@ -9,6 +9,7 @@ from typing import Any, cast
 import trio
 import trio.testing
 
+from hivefs.errors import HivefsError, PolicyInfeasible
 from hivefs.maintenance.reassign import ASK, EVERY, SHARE, Reassign
 from hivefs.model.ids import ChunkId
 
@@ -20,6 +21,15 @@ class Mount:
         self.moves = 0
         self.took = took
         self.looks: list[float] = []
+        self.handed_over = 0
+        self.problem: HivefsError | None = None
+
+    def looked(self) -> None:
+        self.handed_over += 1
+
+    def named(self, name: str) -> None:
+        if self.problem is not None and name != "default":
+            raise self.problem
 
     async def policy_moves(self) -> int:
         await trio.lowlevel.checkpoint()
@@ -33,8 +43,9 @@ class Mount:
 
 def played(mount: Mount, body: Callable[[Reassign], Awaitable[None]], text: str = "a text") -> None:
     async def main() -> None:
-        state = SimpleNamespace(policies=SimpleNamespace(set=SimpleNamespace(text=text)))
-        duty = Reassign(cast("Any", state), lambda *_: None)
+        written = SimpleNamespace(text=text, policies={"default": None, "family": None})
+        state = SimpleNamespace(policies=SimpleNamespace(set=written, named=mount.named))
+        duty = Reassign(cast("Any", state), lambda *_: None, mount.looked)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(duty.run, cast("Any", mount))
             await body(duty)
@@ -96,3 +107,32 @@ def test_without_a_text_nothing_is_looked_at() -> None:
         assert not mount.looks
 
     played(mount, body, "")
+
+
+def test_nothing_is_looked_at_while_a_code_is_being_chosen() -> None:
+    """What would move by the codes that are known would move again by the one that is chosen."""
+    mount = Mount()
+    mount.problem = PolicyInfeasible(reason="its code is being chosen", choosing=True)
+
+    async def body(duty: Reassign) -> None:
+        duty.wanted.set()
+        await trio.sleep(1)
+        assert not mount.looks and not mount.handed_over
+        mount.problem = None
+        duty.wanted.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(mount.looks) == mount.handed_over == 1
+
+    played(mount, body)
+
+
+def test_a_policy_that_can_not_be_kept_holds_up_no_other() -> None:
+    mount = Mount()
+    mount.problem = PolicyInfeasible(reason="one jurisdiction is there")
+
+    async def body(duty: Reassign) -> None:
+        duty.wanted.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(mount.looks) == mount.handed_over == 1
+
+    played(mount, body)

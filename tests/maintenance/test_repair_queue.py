@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
-from hivefs.maintenance.repair import WORKERS, Repair
+from hivefs.errors import TooFewNodes
+from hivefs.maintenance.repair import HOPELESS_LOOKS, RETRY, WORKERS, Repair
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.stripe import Level, Purpose, Share, Stripe
 from hivefs.placement.health import NodeState, NodeView
@@ -49,6 +52,48 @@ def test_a_stripe_that_became_more_urgent_is_not_repaired_twice_at_once() -> Non
             await trio.sleep(5)
             assert len(begun) == 2, "once it is done it may come again"
             nursery.cancel_scope.cancel()
+
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_is_looked_at_again_waits_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks in the middle of a look hears of all of them, and why they wait. (They were in no list then.)"""
+    nodes = [NodeId(bytes([n]) * 32) for n in range(5)]
+    shares = tuple(Share(ShareId(n), bytes(32), n) for n in nodes)
+    ids = [StripeId(bytes([n]) * 16) for n in range(6)]
+    stripes = {stripe_id: Stripe(stripe_id, Purpose.DATA, 1, 4096, shares) for stripe_id in ids}
+    there = {node: NodeView(NodeState.ONLINE, ()) for node in nodes[1:]}
+    health = SimpleNamespace(
+        verdict=SimpleNamespace(holds=True), state=StripeState.DEGRADED, level=Level.REMOTE, waits=False
+    )
+    state = SimpleNamespace(stripe=stripes.get, health=lambda stripe: health)
+    seen: list[tuple[int, int, str]] = []
+
+    async def test() -> None:
+        nothing = cast(Any, None)
+        repair = Repair(cast(Any, state), nothing, nothing, there.get, trio.Event)
+
+        async def waits(stripe_id: StripeId) -> bool:
+            await trio.lowlevel.checkpoint()
+            raise TooFewNodes(total=5, available=4, reason="a test says so", old_copies=True)
+
+        async def looked(turns: Turns) -> None:
+            await trio.sleep(0.1)
+            seen.append((repair.queue, repair.waiting_for_copies, repair.waiting_for))
+
+        repair.repair = waits  # type: ignore[method-assign]
+        monkeypatch.setattr(Turns, "item", looked)
+        for stripe_id in ids:
+            repair.add(stripe_id)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(repair._work)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(repair._stuck) == len(ids)
+            nursery.start_soon(repair._retry)
+            await trio.sleep(HOPELESS_LOOKS * RETRY + 2)
+            nursery.cancel_scope.cancel()
+        assert len(seen) == len(ids) and {(queue, copies) for queue, copies, _ in seen} == {(len(ids), len(ids))}
+        assert all(why for *_, why in seen)
 
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
 

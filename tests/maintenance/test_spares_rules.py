@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,10 +16,12 @@ from hivefs.chunkstore.reader import Answer
 from hivefs.chunkstore.steps import Moment
 from hivefs.chunkstore.writer import LEASE_NS
 from hivefs.errors import ConnectionLost
+from hivefs.maintenance.repair import Repair
 from hivefs.maintenance.spares import Spares
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import NodeId, ShareId, StripeId
-from hivefs.model.stripe import Purpose, Share, Stripe
+from hivefs.model.node import Attribute
+from hivefs.model.stripe import Level, Purpose, Share, Stripe
 from hivefs.placement.health import NodeState, NodeView
 from hivefs.placement.policy import Policy
 from hivefs.placement.verifier import Rules
@@ -84,7 +88,7 @@ class World:
 
     def take_back(self) -> bool:
         async def body() -> bool:
-            with trio.fail_after(20):
+            with trio.fail_after(90):
                 return await self.spares.take_back(STRIPE, [0])
 
         return trio.run(body)
@@ -166,3 +170,64 @@ def test_the_other_copy_goes_only_when_a_head_names_the_one_that_was_taken_back(
     with world.store.writing():
         world.store.reap(world.store.next_sequence(), 10)
     assert world.store.has_trash(OTHER, SHARES[0])
+
+
+# ---- the right to wait ----------------------------------------------------------------------------------------------
+
+RULES = (Rules(coalition=0, lose=1),)
+WAITING = Policy(2, 5, RULES, repair_at=3)
+"""Under the loss of one jurisdiction two shares must be left, and one more while repair waits for another one."""
+
+
+def test_repair_hears_of_a_stripe_that_may_wait_no_more_for_what_was_taken_back(tmp_path: Path) -> None:
+    """Four of five shares are left, one in each country: that may wait. The one in NO is away for long, and its old copy in
+    DE is taken back instead: under DE are two now, the guarantees hold still, and nothing more may be missing.
+    """
+    places = dict(zip(map(_node, range(1, 6)), ("DE", "FR", "CH", "NO", "DE"), strict=True))
+    views = {node: NodeView(NodeState.ONLINE, _under(country)) for node, country in places.items()}
+    away, old = _node(4), _node(5)
+    views[away] = replace(views[away], state=NodeState.OFFLINE)
+    shares = [Share(ShareId(bytes([9, i]) * 16), bytes(32), _node(i + 1) if i < 4 else None) for i in range(5)]
+    stripe = Stripe(StripeId(b"w" * 16), Purpose.DATA, 2, 100, tuple(shares))
+    store = EngineStore(tmp_path / "engine", bytes(32), WAITING)
+    store.node_view = views.get  # type: ignore[method-assign, assignment]
+    with store.writing():
+        store.save_stripe(stripe)
+        store.spare_share(old, shares[3].share_id, stripe.stripe_id, 3, NOW // 10**9)
+    trust = SimpleNamespace(away=lambda node_id, since_s: 5.0, gone_after=lambda node_id: 8.0)
+    node = Node()
+    spares = Spares(
+        store,
+        cast("Any", node),
+        cast("Any", trust),
+        views.get,
+        lambda: [(old, node)],
+        lambda: NOW,
+        bytes,
+        Claims(lambda pairs: None),
+    )
+    nothing = cast("Any", None)
+    repair = Repair(store, nothing, nothing, views.get, nothing)
+    spares.on_taken_back = repair.add
+    repair.add(stripe.stripe_id)
+    assert store.health(stripe).waits and repair.queue == 0
+
+    async def body() -> None:
+        with trio.fail_after(90):
+            await spares._once()
+
+    trio.run(body)
+    now = store.stripe(stripe.stripe_id)
+    assert now is not None and now.shares[3].node == old and spares.taken_back == 1
+    health = store.health(now)
+    assert health.verdict.holds and not health.waits and health.level == Level.REMOTE
+    assert repair.queue == 1, "nobody else would tell it: no node was given up, left or came"
+    store.close()
+
+
+def _under(country: str) -> tuple[Attribute, ...]:
+    return Attribute("country", country), Attribute("operator", country), Attribute("operator_country", country)
+
+
+def _node(number: int) -> NodeId:
+    return NodeId(bytes([number]) * 32)

@@ -24,7 +24,7 @@ from hivefs.node.session import Bounds
 from hivefs.testing.memory_net import MemoryNetwork
 
 DAY = 86_400 * 10**9
-DEADLINE = 60.0
+DEADLINE = 120.0
 DEFAULTS = Bounds()
 
 

@@ -19,8 +19,9 @@ from hivefs.protocol.frames import Frame, FrameDecoder, Kind
 from hivefs.testing.memory_net import MemoryNetwork
 from hivefs.testing.streams import MemoryStream
 
-SHORT = Bounds(greeting_seconds=0.3, frame_seconds=0.3, idle_seconds=0.6, send_seconds=0.5)
-PATIENT = replace(SHORT, idle_seconds=60.0)
+PATIENT = Bounds(greeting_seconds=60.0, frame_seconds=60.0, idle_seconds=60.0, send_seconds=60.0)
+SHORT = replace(PATIENT, frame_seconds=0.3, idle_seconds=0.6, send_seconds=0.5)
+"""A greeting takes as long as the machine lets it: who is to come in does, whatever the machine does meanwhile."""
 
 
 class Raw:

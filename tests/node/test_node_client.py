@@ -121,7 +121,7 @@ def test_a_late_answer_is_a_timeout_and_is_dropped_when_it_comes() -> None:
                 assert again != number
                 await node.answer(again, answers.Done())
 
-    within(body)
+    trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))  # it is asked before its time is over
 
 
 def test_a_cancelled_put_in_the_middle_of_its_bytes_leaves_the_wire_whole() -> None:
@@ -384,6 +384,23 @@ def dripping(body) -> None:  # type: ignore[no-untyped-def]
             await body(client, node)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_leases_go_by_the_nodes_clock_when_ours_is_far_behind() -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        client.ahead_ns = 1000
+        share_id, data = share(50)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.put, share_id, data, 7)
+            number, asked = await node.request()
+            assert isinstance(asked, requests.Put) and asked.lease_ns == 1007
+            await node.answer(number, answers.Kept(1007))
+            nursery.start_soon(client.renew, [share_id], 7)
+            number, asked = await node.request()
+            assert isinstance(asked, requests.Renew) and asked.lease_ns == 1007
+            await node.answer(number, answers.Flags([True]))
+
+    dripping(body)
 
 
 async def drip(node: PlayedNode, number: int, data: bytes, pause: float) -> None:

@@ -123,7 +123,7 @@ def test_a_node_that_leaves_gives_and_renews_but_takes_nothing_and_says_so_signe
             assert entry.address.sequence > before.address.sequence
             # It tells others at once, not only when it is time.
             async with talking(network, other_id) as there:
-                while not own(await there.get_roster(), node_id).address.leaving_s:
+                while not any(e.address.leaving_s for e in await there.get_roster() if e.address.node_id == node_id):
                     await trio.sleep(0.02)
             state = node.status()["leaving"]
             assert (state["leases"], state["leases_at_start"], state["vaults"], state["done"]) == (1, 1, 1, False)
@@ -202,8 +202,9 @@ def test_what_went_over_the_line_is_counted_by_peer_and_kept(tmp_path: Path) -> 
                 await client.get(share_id)
                 with pytest.raises(Exception, match="does not hold"):
                     await client.get(share(5)[0])
-                while len(await client.get_roster()) < 2:
+                while len(node.answerer.roster.entries()) < 2:  # asked over the line, the waiting would be counted too
                     await trio.sleep(0.02)
+                assert len(await client.get_roster()) == 2
             (_, day), *_ = node.meter.days(5)
             vault = day[VAULT]
             assert 300_000 < vault.bytes_in < 310_000 and 600_000 < vault.bytes_out < 640_000
@@ -218,7 +219,7 @@ def test_what_went_over_the_line_is_counted_by_peer_and_kept(tmp_path: Path) -> 
         assert stopped["days"][0]["vault"]["requests"] == {
             "put": 1,
             "get": 3,
-            "roster_get": vault.requests[Kind.ROSTER_GET],
+            "roster_get": 1,
         }
         assert (stopped["shares"], stopped["used"], stopped["running"]) == (1, 300_000, False)
         async with running(network, tmp_path / "n") as node, talking(network, node_id) as client:

@@ -17,8 +17,9 @@ from hivefs.testing.sim.determinism import patched
 from hivefs.testing.sim.engine import Life
 from hivefs.testing.sim.presets import OTHER_TEXT, preset
 from hivefs.testing.sim.scenario import Fault, Scenario
-from hivefs.testing.sim.truth import Violation
 from hivefs.testing.sim.world import simulate
+
+from .broken import noticed
 
 GHOSTS = preset("ghosts", 1)
 """All of DE dies, and what was there moves; then all of CH, and that could only go to DE, where old copies may be."""
@@ -51,10 +52,12 @@ def test_a_share_waits_for_old_copies_for_151_days(seed: int) -> None:
     assert stripes >= 1 and abs(result.beside / stripes - 129) <= 2 and not result.risked
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in range(2, 6))])
-def test_a_stripe_that_is_about_to_be_lost_does_not_wait(seed: int) -> None:
-    result = simulate(replace(RISK, seed=seed))
-    assert result.risked and not result.lost
+@pytest.mark.parametrize("seeds", [range(1, 2), pytest.param(range(2, 10), marks=pytest.mark.slow)])
+def test_a_stripe_that_is_about_to_be_lost_does_not_wait(seeds: range) -> None:
+    """Not with each seed does a stripe lose the share that makes it so; with most."""
+    results = [simulate(replace(RISK, seed=seed)) for seed in seeds]
+    assert not any(result.lost for result in results)
+    assert sum(bool(result.risked) for result in results) > len(results) / 2
 
 
 @pytest.mark.slow
@@ -64,8 +67,7 @@ def test_nodes_that_come_back_have_their_old_copies(seed: int) -> None:
 
 
 def _caught(words: str, scenario: Scenario, make_life: Callable[..., Life] = Life) -> None:
-    with pytest.raises(Violation, match=words):
-        simulate(scenario, make_life=make_life)
+    noticed(words, scenario, make_life)
 
 
 def test_old_copies_that_are_forgotten_too_early_are_caught() -> None:

@@ -118,11 +118,12 @@ def test_unread_bytes_of_one_peer_are_bounded(kit, run):
                 body = hello + bytes(262144 - len(hello))
                 await villain.send(FRAME.pack(0, DATA, SYN, number, len(body)), body)
             (session,) = (connection._session for connection in host._connections)
+            while session.buffered <= most // 2:
+                await trio.sleep(0.01)
             with trio.move_on_after(1):
                 while True:
-                    assert session.buffered <= most
+                    assert most // 2 < session.buffered <= most
                     await trio.sleep(0.01)
-            assert session.buffered > most // 2
             wait.set()
             villain.channel.abort()
 
@@ -181,7 +182,8 @@ def test_unread_bytes_of_all_peers_are_bounded(kit, run):
             for _ in range(10):
                 assert await kit.ask(honest, message) == message
                 assert sum(connection._session.buffered for connection in host._connections) <= most
-            assert host._budget.buffered == sum(connection._session.buffered for connection in host._connections)
+            while host._budget.buffered != sum(connection._session.buffered for connection in host._connections):
+                await trio.sleep(0.01)  # those that hung up are not all seen to have at once
             wait.set()
             for villain in villains:
                 villain.channel.abort()

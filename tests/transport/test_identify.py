@@ -120,8 +120,8 @@ def test_a_ping_that_does_not_come_is_not_waited_for_without_end(kit, run, monke
     async def test():
         async with kit.pair() as (host, connection):
             stream = await connection.open_stream("/ipfs/ping/1.0.0")
-            await stream.send_all(bytes(31))
             with pytest.raises(ConnectionLost):
+                await stream.send_all(bytes(31))
                 await stream.receive_some()
             (server,) = host._connections
             while server._session._inbound:

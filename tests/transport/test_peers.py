@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from hivefs.errors import BadAddress, ConnectionLost, NodeProblem, PeerIdentityMismatch, PeerTimeout, PeerUnreachable
 from hivefs.transport import Limits, open_host, peer_id_from_key
@@ -144,35 +146,47 @@ def test_other_kinds_of_address(kit, run, listen):
 
 def test_a_frozen_peer_is_noticed(kit, run):
     async def test():
-        limits = Limits(keepalive_interval=0.5, keepalive_timeout=1.0)
+        limits = Limits()
         async with kit.subprocess(SERVER) as process, open_host(os.urandom(32), limits=limits) as client:
             connection = await client.dial(await kit.line(process))
             idle = await connection.open_stream("/echo/1")
             await idle.send_all(b"x")
             assert await idle.receive_some() == b"x"
             # silence alone is not death: several intervals with nothing but pings
-            with trio.move_on_after(4):
-                await connection.wait_closed()
+            for _ in range(8):
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                reads = connection._reads
+                clock.jump(limits.keepalive_interval)
+                while connection._reads == reads:
+                    await trio.to_thread.run_sync(time.sleep, 0.01)
             assert not connection.closed
-            process.send_signal(signal.SIGSTOP)
+            await kit.freeze(process)
+            await kit.fall_silent(connection, clock, limits)
             with pytest.raises(PeerTimeout):
                 await idle.receive_some()
             assert connection.closed
 
-    run(test)
+    clock = trio.testing.MockClock()
+    run(test, clock=clock)
 
 
 def test_a_frozen_peer_is_noticed_by_a_blocked_sender(kit, run):
     async def test():
-        limits = Limits(keepalive_interval=0.5, keepalive_timeout=1.0)
-        async with kit.subprocess(SERVER) as process, open_host(os.urandom(32), limits=limits) as client:
-            connection = await client.dial(await kit.line(process))
-            stream = await connection.open_stream("/echo/1")
-            process.send_signal(signal.SIGSTOP)
+        async def send(stream):
             with pytest.raises(PeerTimeout):
                 await stream.send_all(bytes(64 << 20))
 
-    run(test)
+        limits = Limits()
+        async with kit.subprocess(SERVER) as process, open_host(os.urandom(32), limits=limits) as client:
+            connection = await client.dial(await kit.line(process))
+            stream = await connection.open_stream("/echo/1")
+            await kit.freeze(process)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, stream)
+                await kit.fall_silent(connection, clock, limits)
+
+    clock = trio.testing.MockClock()
+    run(test, clock=clock)
 
 
 def test_a_killed_peer_is_noticed(kit, run):
@@ -205,25 +219,30 @@ def test_a_frozen_client_does_not_stay_a_connection_of_the_server(kit, run):
     """
 
     async def test():
-        limits = Limits(keepalive_interval=0.3, keepalive_timeout=0.7)
+        limits = Limits()
         async with kit.server(limits=limits) as host, kit.subprocess(program, host.addresses[0]) as process:
             assert await kit.line(process) == "there"
+            while not host._connections:
+                await trio.lowlevel.checkpoint()
             (connection,) = host._connections
-            process.send_signal(signal.SIGSTOP)
+            await kit.freeze(process)
+            await kit.fall_silent(connection, clock, limits)
             await connection.wait_closed()
 
-    run(test)
+    clock = trio.testing.MockClock()
+    run(test, clock=clock)
 
 
 def test_half_open_flood_keeps_nobody_out(kit, run):
     async def test():
-        limits = Limits(max_half_open=32, handshake_timeout=1.0)
+        limits = Limits(max_half_open=32)
         async with kit.server(limits=limits) as host, open_host(os.urandom(32)) as client:
             port = int(host.addresses[0].split("/")[4])
             flood = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(200)]
             connection = await client.dial(host.addresses[0])
             assert await kit.ask(connection, b"hello") == b"hello"
             assert len(host._half_open) <= 32
+            clock.jump(limits.handshake_timeout)
 
             async def until_closed(stream):
                 try:
@@ -237,9 +256,11 @@ def test_half_open_flood_keeps_nobody_out(kit, run):
                 for stream in flood:
                     nursery.start_soon(until_closed, stream)
             assert await kit.ask(connection, b"hello again") == b"hello again"
-            assert host._half_open == {}
+            while host._half_open:
+                await trio.lowlevel.checkpoint()
 
-    run(test)
+    clock = trio.testing.MockClock()
+    run(test, clock=clock)
 
 
 def test_connections_are_counted(kit, run):
@@ -274,6 +295,7 @@ def test_shutdown_with_everything_running_leaves_nothing(kit, run):
             finally:
                 cancelled.append(True)
 
+        gc.collect()
         before = descriptors()
         async with kit.pair({"/sleep/1": sleeper}) as (host, connection):
             streams = [await connection.open_stream("/sleep/1") for _ in range(5)]

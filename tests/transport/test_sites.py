@@ -97,7 +97,8 @@ def test_two_addresses_that_fill_a_network_do_not_keep_out_the_others_in_it(kit,
                 for number in range(10):
                     await answers(kit, await dial(client, host, source, f"127.7.7.{7 + number % 2}"))
                 assert [await answers(kit, one) for one in others] == [True] * 4
-                assert len(host._inbound) == 10, "the network as a whole gets no more"
+                while len(host._inbound) != 10:  # the network as a whole gets no more
+                    await trio.sleep(0.01)
 
     run(test)
 
@@ -110,7 +111,8 @@ def test_a_full_host_whose_fullest_network_is_ones_own_still_has_room(kit, run):
                 for _ in range(10):
                     await dial(client, host, source, "127.7.7.7")
                 assert await answers(kit, await dial(client, host, source, "127.7.7.8"))
-                assert len(host._inbound) == 10
+                while len(host._inbound) != 10:
+                    await trio.sleep(0.01)
 
     run(test)
 

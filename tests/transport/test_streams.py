@@ -95,7 +95,7 @@ def test_more_streams_than_allowed_are_reset_and_the_others_live(kit, run):
                 await stream.send_all(b"x")
                 assert await stream.receive_some() == b"x"
             await kept[0].aclose()
-            with trio.move_on_after(5):
+            with trio.fail_after(60):
                 while True:  # the slot is free when the other end's handler has noticed
                     try:
                         again = await connection.open_stream("/echo/1")
@@ -345,10 +345,11 @@ def test_what_the_kernel_has_not_sent_has_not_departed(kit, run):
                 while True:
                     sent += raw.socket.send(bytes(1 << 16))
             assert 0 < raw.unsent() < sent
-            other.settimeout(10)
+            other.settimeout(60)
             while sent:
                 sent -= len(other.recv(1 << 20))
-            assert raw.unsent() == 0
+            while raw.unsent():  # what was taken is said to be so in a moment
+                await trio.sleep(0.01)
         finally:
             other.close()
             listener.close()

@@ -54,11 +54,12 @@ class _Client:
         self.node_id = NodeId(entry.membership.subject)
         self.relayed = False
         self.way = ""
+        self.ahead_ns = 0
         self.greeted = SimpleNamespace(node_membership=entry.membership)
 
     async def stat(self) -> Any:
         await trio.lowlevel.checkpoint()
-        return SimpleNamespace(free_bytes=1 << 39, capacity=1 << 40, dropped=0)
+        return SimpleNamespace(free_bytes=1 << 39, capacity=1 << 40, dropped=0, time_ns=0)
 
     async def wait_closed(self) -> None:
         await trio.sleep_forever()

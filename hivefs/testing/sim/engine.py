@@ -24,7 +24,7 @@ from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
 from hivefs.content import packing
 from hivefs.content.packing import Packer
-from hivefs.daemon import engine_moving
+from hivefs.daemon import engine_moving, engine_policies
 from hivefs.maintenance import (
     audit,
     checkpoint,
@@ -84,6 +84,7 @@ STRETCHED: list[tuple[Any, str, Any]] = [
     (reassign, "AGAIN", LOOK),
     (reassign, "ASK", HOUR),
     (engine_moving, "POLICIES_EVERY", HOUR),
+    (engine_policies, "MEASURE_EVERY", LOOK),
     (ledger, "LOOK", LOOK),
     (definitions, "EVERY", LOOK),
     (rebalance, "EVERY", LOOK),
@@ -149,7 +150,7 @@ class Life:
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         self.claims = claims = Claims(self._intend)
-        self.old_copies = OldCopies(self.store, clock)
+        self.old_copies = OldCopies(self.store, clock, lambda: self.pool.clocks.right)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
@@ -157,10 +158,17 @@ class Life:
             self.store, self.reader, self.trust, self._node_view, cast("Any", self.online), clock, chance.randbytes, claims
         )
         self.repair.take_back, self.repair.leave = self.spares.take_back, self.spares.leave
+        self.spares.on_taken_back = self.repair.add
         self.audit = Audit(self.store, self.reader, self.trust, cast("Any", self.online), self._bad, chance.randbytes)
         self.trust.on_suspended = lambda node_id: self._tell()
         self.garbage = Garbage(self.store, claims, cast("Any", self.online))
-        self.forgetting = Forgetting(self.store, lambda: self.pool.by_state[NodeState.GONE], self.pool.forget, clock)
+        self.forgetting = Forgetting(
+            self.store,
+            lambda: self.pool.by_state[NodeState.GONE],
+            self.pool.forget,
+            clock,
+            lambda: self.pool.clocks.right,
+        )
         self.leases = Leases(self.store, cast("Any", self.online), clock, self._bad)
         self._news = trio.Event()
         self._scope = trio.CancelScope()
@@ -173,6 +181,7 @@ class Life:
         """
         self._looked = trio.current_time()
         self._came_or_went = trio.Event()
+        self._online: list[tuple[NodeId, NodeClient]] | None = None
         self.wired: Wired = None  # type: ignore[assignment]
 
     def wire(self, files: Files, seed: str) -> None:
@@ -182,8 +191,10 @@ class Life:
         self.wired = Wired(self, random.Random(seed), files, files.made, files.recorded)
 
     def online(self) -> Iterable[tuple[NodeId, NodeClient]]:
-        """Nodes that can be asked now."""
-        return [(m.node_id, m.client) for m in self.pool.online() if m.client is not None]
+        """Nodes that can be asked now; listed anew when one comes or goes, since all duties ask at each of their looks."""
+        if self._online is None:
+            self._online = [(m.node_id, m.client) for m in self.pool.online() if m.client is not None]
+        return self._online
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.repair.bad_share(stripe, index, reason)
@@ -230,14 +241,22 @@ class Life:
             with self.outside():
                 self._look_away()
             self._came_or_went.set()
+        self._online = None
         if node.reachable and member.client is None:
             member.client = cast("Any", self._connect(node.node_id))
             member.problems = 0
             member.reserved = 0
+            self._hear(member)
             self._saw(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
         elif not node.reachable and member.client is not None:
             member.client = None
+            self.pool.clocks.lost(node.node_id)
             self._saw(member, NodeState.OFFLINE)
+
+    def _hear(self, member: Member) -> None:
+        """What it tells of its clock with its room, every 15 seconds."""
+        client = cast("SimClient", member.client)
+        client.ahead_ns = self.pool.clocks.heard(member.node_id, client.time_ns(), self.clock())
 
     def _saw(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         before = member.row.state
@@ -252,6 +271,7 @@ class Life:
             member = self.pool.members.get(node.node_id)
             if member is not None and member.client is not None and not self.store.dead:
                 member.reserved = 0
+                self._hear(member)
                 self._saw(member, NodeState.ONLINE, max(0, node.capacity - node.used), node.capacity)
 
     def _tell(self) -> None:
@@ -269,6 +289,8 @@ class Life:
             self._look_away()
 
     def _look_away(self) -> None:
+        for member in self.pool.online() if not self.pool.clocks.asked else ():
+            self._hear(member)
         before = {m.node_id for m in self.pool.members.values() if m.row.state == NodeState.GONE}
         self.pool.give_up(trio.current_time() - self._looked)
         self._looked = trio.current_time()

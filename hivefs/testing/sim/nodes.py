@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -80,7 +80,7 @@ class SimNode:
         """It answers."""
         return self.up and not self.cut and not self.dead
 
-    @property
+    @cached_property
     def countries(self) -> frozenset[str]:
         """The jurisdictions over it, as they truly are."""
         return frozenset({self.country, self.operator_country})
@@ -95,6 +95,11 @@ class SimNode:
 
     def entry(self) -> RosterEntry:
         """Its roster entry, signed."""
+        return self._entry
+
+    @cached_property
+    def _entry(self) -> RosterEntry:
+        """Signed once: all nodes are told to each life of the engine."""
         member = sign_member(HIVE_SEED, Membership(b"", self.node_id, Role.NODE, self.attributes(), 1, 0, 1))
         return RosterEntry(member, sign_address(self.seed, (f"/ip4/127.0.0.1/tcp/{self.number % 60_000 + 1}",), 1))
 
@@ -121,8 +126,13 @@ class SimClient:
         self.moved = 0.0
         self.relayed = False
         self.way = ""
+        self.ahead_ns = 0
         self._truth = truth
         self._clock = clock
+
+    def time_ns(self) -> int:
+        """The node's clock."""
+        return self._clock() + self.node.skew_ns
 
     def departed(self, share_id: ShareId, asked: float) -> tuple[float, bool]:
         """Requests leave at once here."""
@@ -152,7 +162,7 @@ class SimClient:
         else:
             if share_id not in node.shares:
                 node.used += len(data)
-            until = grant(lease_ns, node.time(self._clock(), self._running()))
+            until = grant(lease_ns + self.ahead_ns, node.time(self._clock(), self._running()))
             node.shares[share_id] = Held(data, until)
             if node.flips:
                 self._truth.pretended(node, share_id)
@@ -216,12 +226,12 @@ class SimClient:
         await self._answer(timeout)
         node = self.node
         free = max(0, node.capacity - node.used)
-        return NodeStat(node.capacity, node.used, free, len(node.shares), 0, self._clock() + node.skew_ns, "simulated")
+        return NodeStat(node.capacity, node.used, free, len(node.shares), 0, self.time_ns(), "simulated")
 
     async def get_receipt(self, nonce: bytes, *, timeout: float = 30) -> tuple[Receipt, Receipt | None]:
         """What the node says that it holds, signed; and what was agreed last."""
         await self._answer(timeout)
-        node, now = self.node, self._clock() + self.node.skew_ns
+        node, now = self.node, self.time_ns()
         node.receipts = max(node.receipts + 1, now)
         held = self._all()
         size = sum(share.size for share in held)
@@ -261,7 +271,7 @@ class SimClient:
     async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = 30) -> list[bool]:
         """Prolong leases."""
         await self._answer(timeout)
-        until = grant(lease_ns, self.node.time(self._clock(), self._running()))
+        until = grant(lease_ns + self.ahead_ns, self.node.time(self._clock(), self._running()))
         for share_id in share_ids:
             held = self.node.shares.get(share_id)
             if held is not None:

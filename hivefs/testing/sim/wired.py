@@ -121,4 +121,5 @@ class Wired:
             moving.ledger.run,
             moving.rebalance.run,
             self.definitions.run,
+            self.policies.run,
         ]

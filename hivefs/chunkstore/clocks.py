@@ -1,0 +1,60 @@
+"""What the clocks of the nodes that answer say of this machine's.
+
+A clock can be wrong by days or years: a machine without a battery starts where it was switched off, or in 1970, and is set
+when it finds the net. What follows from time that passed while nobody looked (a node is away for so long that it is given
+up, an old copy or a node for so long that it is forgotten) is done only while most nodes say the same time. They are no
+authority: where they and this machine disagree nothing is believed, neither theirs nor ours, so whoever has most of them
+can hold up what is forgotten and hasten nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hivefs.model.ids import NodeId
+
+AGREE_NS: Final = 86_400 * 10**9
+"""Clocks that are no further apart say the same; as leases and certificates have it."""
+MOST_AHEAD_NS: Final = 100 * 365 * 86_400 * 10**9
+
+
+class Clocks:
+    """Atomic between two checkpoints of trio: everything."""
+
+    def __init__(self) -> None:
+        self._told: dict[NodeId, bool] = {}
+        self._agree = 0
+
+    def heard(self, node_id: NodeId, told_ns: int, now_ns: int) -> int:
+        """A node told its clock (ns since 1970; 0: it does not say). By how much it is ahead, 0 for a day or less."""
+        self.lost(node_id)
+        if not told_ns:
+            return 0
+        ahead = told_ns - now_ns
+        self._told[node_id] = abs(ahead) <= AGREE_NS
+        self._agree += self._told[node_id]
+        return min(ahead, MOST_AHEAD_NS) if ahead > AGREE_NS else 0
+
+    def lost(self, node_id: NodeId) -> None:
+        """There is no conversation with it any more."""
+        self._agree -= self._told.pop(node_id, False)
+
+    def stepped(self) -> None:
+        """This machine's clock was set: what was told before says nothing of it."""
+        self._told.clear()
+        self._agree = 0
+
+    @property
+    def asked(self) -> bool:
+        """Whether any node told its clock since this one was set."""
+        return bool(self._told)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether nodes tell their clocks, and most say another time."""
+        return self.asked and not self.right
+
+    @property
+    def right(self) -> bool:
+        """Whether most of the nodes that answer say the same time as this machine. False while none does."""
+        return 2 * self._agree > len(self._told)
