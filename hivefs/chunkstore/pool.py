@@ -460,6 +460,7 @@ class Pool:
             member = self.members.get(node_id)
             if member is not None and member.state == NodeState.GONE and not member.since_ns:
                 member.since_ns, member.dated = now, True
+                self._shifts.changed(node_id)
                 self._unsaved.append(node_id)
 
     def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
