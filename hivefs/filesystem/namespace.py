@@ -16,9 +16,7 @@ from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.names import Names, Place, check_name, check_new_name
 from hivefs.filesystem.ports import Caller, Store
 from hivefs.filesystem.xattrs import Xattrs
-from hivefs.formats.records import dirent_to_bytes
 from hivefs.model.ids import ROOT_INO
-from hivefs.model.inode import Dirent
 
 MAX_LINKS = 65_000
 """As ext4: names of one file. (Directories in one directory: as many as 32 bits count.)"""
@@ -120,7 +118,7 @@ class Namespace:
             plain=True,
             tidy=True,
         )
-        self._enter(place, name, live)
+        self._names.enter(place, name, live)
         self._inodes.add(live)
         if default is not None and access is not None:
             self._xattrs.inherit(live, default, access)
@@ -160,7 +158,7 @@ class Namespace:
         if live.nlink >= MAX_LINKS:
             raise PosixError(errno.EMLINK)
         now = self._clock()
-        self._enter(place, name, live)
+        self._names.enter(place, name, live)
         live.nlink += 1
         live.ctime_ns = now
         self._inodes.linked(live)
@@ -175,7 +173,7 @@ class Namespace:
         if stat.S_ISDIR(live.mode):
             raise PosixError(errno.EISDIR)
         now = self._clock()
-        self._store.delete(place.key)
+        self._names.leave(place)
         self._changed(directory, now)
         return self._drop_link(live, parent, now)
 
@@ -191,7 +189,7 @@ class Namespace:
         if not self._names.is_empty(live.ino):
             raise PosixError(errno.ENOTEMPTY)
         now = self._clock()
-        self._store.delete(place.key)
+        self._names.leave(place)
         self._changed(directory, now, subdirectories=-1)
         self._drop_link(live, parent, now)
 
@@ -254,9 +252,9 @@ class Namespace:
             self._check_replace(moved, other)
         now = self._clock()
         directory = stat.S_ISDIR(moved.mode)
-        self._store.delete(old.key)
+        self._names.leave(old)
         self._changed(source, now, -1 if directory else 0)
-        self._enter(new, new_name, moved)
+        self._names.enter(new, new_name, moved)
         self._changed(target, now, 1 if directory else 0)
         if directory or moved.parent == parent:
             moved.parent = new_parent
@@ -289,8 +287,8 @@ class Namespace:
         other: Live,
     ) -> None:
         now = self._clock()
-        self._enter(old, name, other)
-        self._enter(new, new_name, moved)
+        self._names.enter(old, name, other)
+        self._names.enter(new, new_name, moved)
         balance = int(stat.S_ISDIR(other.mode)) - int(stat.S_ISDIR(moved.mode))
         self._changed(source, now, balance)
         self._changed(target, now, -balance)
@@ -311,9 +309,6 @@ class Namespace:
         return True
 
     # ---- small parts ------------------------------------------------------------------------------------------------
-
-    def _enter(self, place: Place, name: bytes, live: Live) -> None:
-        self._store.put(place.key, dirent_to_bytes(Dirent(name, live.ino, live.mode >> 12)))
 
     def _changed(self, directory: Live, now: int, subdirectories: int = 0) -> None:
         directory.mtime_ns = directory.ctime_ns = now
