@@ -74,5 +74,5 @@ fuzzing.fill(Path(sys.argv[1]))
 fuzzing.atheris.Setup(sys.argv, fuzzing.one)
 fuzzing.atheris.Fuzz()
 """
-    done = fuzz(tmp_path, "-runs=5000000", "-seed=1", "-timeout=60", "-max_len=512", program=program)
+    done = fuzz(tmp_path, "-runs=5000000", "-seed=3", "-timeout=60", "-max_len=512", program=program)
     assert done.returncode != 0 and "a mistake" in done.stdout + done.stderr, done.stderr[-2000:]
