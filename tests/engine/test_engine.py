@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -209,12 +210,16 @@ def test_a_damaged_share_is_noticed_read_elsewhere_and_made_again(tmp_path: Path
             assert await content(engine, vault, 3, 0) == plain[3]
             assert engine.pool.members[node.node_id].problems == 1
 
-            def moved() -> bool:
+            def made_again() -> bool:
+                """Perhaps at the same node, once that has deleted the bad one."""
                 now = engine.store.stripe(stripe.stripe_id)
                 assert now is not None
-                return now.shares[place.index].node not in (None, node.node_id)
+                holder = now.shares[place.index].node
+                held = None if holder is None else hive.by_id(holder).shares.get(share.share_id)
+                whole = held is not None and hashlib.sha256(held).digest() == share.share_id
+                return whole and not (holder == node.node_id and share.share_id in node.rotten)
 
-            await until(moved)
+            await until(made_again)
             assert engine.store.stripe_level(stripe.stripe_id) == Level.GUARANTEED
 
     run(test)
