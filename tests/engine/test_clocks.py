@@ -62,7 +62,7 @@ def step(pool: Pool, by: int, wall: list[int]) -> None:
     wall[0] += by
     for _ in range(3):
         pool._follow_clock(0.0)
-    assert not pool._shifts
+    assert not pool._shifts.pending
 
 
 @pytest.mark.parametrize(
