@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
     slow = "slow" in config.getoption("markexpr").replace("not slow", "", 1)
     if not config.getoption("--hypothesis-profile"):
         hypothesis.settings.load_profile("other" if slow else "same")
+    # A run in the background (``pytest &``, nohup) ignores these, and so would every program that a test starts and ends.
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _longest := config.getoption("--jitter"):
         make_sleeps_late(_longest)
 

@@ -50,6 +50,11 @@ class Clocks:
         return bool(self._told)
 
     @property
+    def doubted(self) -> bool:
+        """Whether nodes tell their clocks, and most say another time."""
+        return self.asked and not self.right
+
+    @property
     def right(self) -> bool:
         """Whether most of the nodes that answer say the same time as this machine. False while none does."""
         return 2 * self._agree > len(self._told)

@@ -180,6 +180,8 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
         words.append(f"{spares['waiting']} old copies of shares kept")
     if audit["cut_off"]:
         words.append("most nodes are away at once, so nobody is given up soon")
+    if audit.get("clock_doubted"):
+        words.append("most nodes say another time, so nothing is forgotten: is the clock of this machine right?")
     return ", ".join(words)
 
 

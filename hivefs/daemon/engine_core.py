@@ -517,7 +517,7 @@ class Engine:
             "trash": self.store.count("trash"),
             "policies": self.rules.status(),
             "queues": queues(self),
-            "audit": self.audit.status(),
+            "audit": {**self.audit.status(), "clock_doubted": self.pool.clocks.doubted},
             "spares": self.spares.status(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,

@@ -138,6 +138,7 @@ def begin(
     first = _encode({**frame, "ready_fd": send})
     output: int | None = None
     try:
+        os.write(feed, first)  # before it runs: it has all that it needs also when we are killed at any moment from now on
         try:
             if log is not None:
                 output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -159,8 +160,6 @@ def begin(
             os.close(stdin)
             if output is not None:
                 os.close(output)
-        with contextlib.suppress(BrokenPipeError):  # it died already: wait() says how
-            os.write(feed, first)
     except BaseException:  # Ctrl-C too: the descriptor is nobody's yet; raised again
         os.close(receive)
         raise

@@ -15,6 +15,7 @@ import hashlib
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -61,10 +62,23 @@ def framed(data: bytes) -> bytes:
 
 
 def read_frame(source: BinaryIO) -> Any:
+    """Raises EOFError when the source ends, also in the middle of a frame: who writes may be killed there."""
     head = source.read(LENGTH)
-    if len(head) < LENGTH:
+    length = int.from_bytes(head, "big")
+    data = source.read(length) if len(head) == LENGTH else b""
+    if len(head) < LENGTH or len(data) < length:
         raise EOFError
-    return pickle.loads(source.read(int.from_bytes(head, "big")))  # noqa: S301
+    return pickle.loads(data)  # noqa: S301
+
+
+def quiet_end(serving: Callable[[BinaryIO, BinaryIO], None]) -> None:
+    """Serve on standard input and output. When the engine is killed nobody asks and nobody reads any more: that is no
+    error, and nothing is to be flushed to it at the end.
+    """
+    try:
+        serving(sys.stdin.buffer, sys.stdout.buffer)
+    except (EOFError, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _whole(one: Any, source: BinaryIO) -> Any:
@@ -96,7 +110,4 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 if __name__ == "__main__":
     from hivefs.daemon import thinking  # pickles name its classes so, not as __main__'s
 
-    try:
-        thinking.serve(sys.stdin.buffer, sys.stdout.buffer)
-    except BrokenPipeError:  # the engine was killed; nobody reads, and nothing is to be flushed to it at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    quiet_end(thinking.serve)

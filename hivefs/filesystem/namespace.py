@@ -167,7 +167,7 @@ class Namespace:
 
     # ---- removing ---------------------------------------------------------------------------------------------------
 
-    def unlink(self, parent: int, name: bytes) -> None:
+    def unlink(self, parent: int, name: bytes) -> int:
         """See Filesystem.unlink."""
         directory, place, live = self._existing(parent, name)
         if stat.S_ISDIR(live.mode):
@@ -175,7 +175,7 @@ class Namespace:
         now = self._clock()
         self._names.leave(place)
         self._changed(directory, now)
-        self._drop_link(live, parent, now)
+        return self._drop_link(live, parent, now)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """See Filesystem.rmdir."""
@@ -203,8 +203,8 @@ class Namespace:
             raise PosixError(errno.ENOENT)
         return directory, place, self._inodes.get(place.entry.ino)
 
-    def _drop_link(self, live: Live, parent: int, now: int) -> None:
-        """One name of ``live`` is gone (the only one, when it is a directory)."""
+    def _drop_link(self, live: Live, parent: int, now: int) -> int:
+        """One name of ``live`` is gone (the only one, when it is a directory); its number if it has others, else 0."""
         live.ctime_ns = now
         if stat.S_ISDIR(live.mode):
             live.nlink = 0
@@ -215,10 +215,12 @@ class Namespace:
         self._inodes.touch(live)
         if not live.nlink:
             self._gone(live)
+            return 0
+        return live.ino
 
     # ---- renaming ---------------------------------------------------------------------------------------------------
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> int:
         """See Filesystem.rename."""
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise PosixError(errno.EINVAL)
@@ -242,10 +244,10 @@ class Namespace:
             if other is not None and stat.S_ISDIR(other.mode) and self._is_below(source, other):
                 raise PosixError(errno.EINVAL if flags == EXCHANGE else errno.ENOTEMPTY)
         if moved is other:
-            return
+            return 0
         if flags == EXCHANGE and other is not None:
             self._exchange(source, old, name, moved, target, new, new_name, other)
-            return
+            return 0
         if other is not None:
             self._check_replace(moved, other)
         now = self._clock()
@@ -258,10 +260,11 @@ class Namespace:
             moved.parent = new_parent
         moved.ctime_ns = now
         self._inodes.linked(moved)
-        if other is not None:
-            if stat.S_ISDIR(other.mode):
-                target.nlink -= 1
-            self._drop_link(other, new_parent, now)
+        if other is None:
+            return 0
+        if stat.S_ISDIR(other.mode):
+            target.nlink -= 1
+        return self._drop_link(other, new_parent, now)
 
     def _check_replace(self, moved: Live, other: Live) -> None:
         if stat.S_ISDIR(other.mode):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mount_tools import Mounted, run, tree
 
-pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from mount_tools import Mounted, run
 
 pytestmark = [
     pytest.mark.fuse,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(shutil.which("git") is None, reason="the program git is missing (package git)"),
 ]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mount_tools import Mounted, run
 
-pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
 
 
 # ---- editors ------------------------------------------------------------------------------------------------------------

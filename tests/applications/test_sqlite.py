@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mount_tools import LIMIT, Mounted
 
-pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
 MODES = ("wal", "delete", "truncate", "persist")
 
 WRITER = """

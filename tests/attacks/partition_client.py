@@ -1,8 +1,8 @@
 """An honest client in a namespace of its own: ``partition_client.py ADDRESS``, the address of one node of two.
 
 Learns the nodes from that one, keeps conversations with both as the engine does (Pool), and puts and gets shares on each
-in a loop. Prints its state as JSON five times a second; when its input ends it reads back every share that a node said it
-keeps, prints that, and ends.
+in a loop. Prints its state as JSON five times a second, with the time of the clock that all processes share; when its input
+ends it reads back every share that a node said it keeps, prints that, and ends.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Client:
     def say(self, **more: object) -> None:
         for node_id, state in self.states.items():
             state.online = self._pool.client(node_id) is not None
-        print(json.dumps({**{node_id.hex(): asdict(s) for node_id, s in self.states.items()}, **more}), flush=True)
+        states = {node_id.hex(): asdict(state) for node_id, state in self.states.items()}
+        print(json.dumps({**states, "at": time.monotonic(), **more}), flush=True)
 
     async def read_back(self) -> int:
         """How many shares were read, and are what they were (NodeClient proves it by their ids)."""
@@ -135,7 +136,7 @@ async def main(address: str) -> None:
         pass
 
     async with Conversations.open(os.urandom(32), keys, HIVE_KEY, client_certificate(keys.owner_seed)) as conversations:
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             book = Book(await entries_of(conversations, address))
         pool = Pool(book, conversations.with_node, time.time_ns, Trust(book, time.time_ns, 86_400.0), greeted)
         async with trio.open_nursery() as nursery:

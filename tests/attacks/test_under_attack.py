@@ -2,6 +2,9 @@
 
 In every case: what the member gets is right, the node's memory stays small, and its log has a line of a kind and no flood.
 With --slow also: the member keeps at least half of the throughput that it had a moment before.
+
+The member comes from another address than the attackers: of those who have the same one, who is slow is pushed out by who
+comes after, and on a busy machine that is the member as well (transport/sites.py).
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ BY_KIND = {"hold_streams": 96 << 20, "unread_shares": 112 << 20, "unread_answers
 """4096 streams, each with its task; the 16 MiB for answers, which are sealed once more, beside shares that come in;
 requests that the node does not read, up to 16 MiB of each connection and 128 MiB in all (transport/limits.py)."""
 MOST_OF_A_KIND = 2
-"""Lines of one kind in a log while an attack lasts (a few seconds; Events writes one in 30 s)."""
+"""Lines of one kind in a log while an attack lasts (a few seconds; Events writes one in EVERY seconds)."""
+EVERY = 30.0
 SAID = {
     "half_open": "too many half-open connections",
     "drip_tls": "too many half-open connections",
@@ -78,7 +82,7 @@ class Node:
     def stop(self) -> None:
         self._running.terminate()
         try:
-            self._running.communicate(timeout=20)
+            self._running.communicate(timeout=60)
         finally:
             self._running.kill()
             self._running.wait()
@@ -105,12 +109,23 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     found.stop()
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(host: str, port: int) -> trio.SocketStream:
+        made = trio.socket.socket()
+        await made.bind(("127.0.9.9", 0))
+        await made.connect((host, port))
+        return trio.SocketStream(made)
+
+    monkeypatch.setattr("hivefs.transport.host._connect", connect)
+
+
 @asynccontextmanager
 async def member(address: str, recorded: list[bytes] | None = None) -> AsyncIterator[NodeClient]:
     """A fresh connection and greeting; ``recorded`` gets every frame that leaves."""
     seed = seed_of("owner")
     async with open_host(os.urandom(32)) as host:
-        connection = await host.dial(address, timeout=20)
+        connection = await host.dial(address, timeout=60)
         stream = await connection.open_stream(PROTOCOL)
         if recorded is not None:
             real = stream.send_all
@@ -164,12 +179,12 @@ def attacked(kind: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     )
     try:
         assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], 40)
+        ready, _, _ = select.select([process.stdout], [], [], 120)
         if not ready or process.stdout.readline() != "under way\n":
             process.kill()
             raise AssertionError(process.communicate()[1])
         yield process
-        said, wrong = process.communicate(timeout=20)
+        said, wrong = process.communicate(timeout=60)
         assert process.returncode == 0, wrong
         assert '"done"' in said, wrong
     finally:
@@ -206,19 +221,22 @@ def under(node: Node, kind: str, seconds: float, file: Path) -> tuple[float, flo
     file.write_text("\n".join(data.hex() for data in recorded))
     before = within(honest.work, seconds)
     node.forget_peak()
-    memory, log = node.rss("VmRSS"), node.log.stat().st_size
+    memory, log, began = node.rss("VmRSS"), node.log.stat().st_size, time.monotonic()
     with attacked(kind, node.address, str(file)):
         during = within(honest.work, seconds)
         within(all_there, node.address, kept)
-    peak = node.rss()
+        end = time.monotonic() + 60
+        while f": {SAID.get(kind, '')}" not in node.log.read_text():  # of this attack or, within 30 s, an earlier one
+            assert time.monotonic() < end, node.log.read_text()
+            time.sleep(0.05)
+    peak, more = node.rss(), int((time.monotonic() - began) / EVERY)
     lines = node.log.read_bytes()[log:].decode().splitlines()
     print(f"{kind}: {before:.0f} -> {during:.0f} rounds/s, RSS +{(peak - memory) >> 10} KiB, {len(lines)} lines")
     assert node.alive()
     assert peak - memory < BY_KIND.get(kind, MOST_MORE_RSS)
     kinds = Counter(found["kind"] if (found := STAMP.match(line)) else line for line in lines)
-    assert not kinds or max(kinds.values()) <= MOST_OF_A_KIND, kinds
-    assert len(lines) <= 6, lines
-    assert f": {SAID.get(kind, '')}" in node.log.read_text()  # during this attack or, within 30 s, an earlier one
+    assert not kinds or max(kinds.values()) <= MOST_OF_A_KIND + more, kinds
+    assert len(lines) <= 6 + 3 * more, lines
     return before, during
 
 

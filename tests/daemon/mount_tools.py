@@ -16,7 +16,7 @@ from hivefs.daemon import control, launch
 from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.errors import HivefsError, MountFailed
 
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 def run(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:

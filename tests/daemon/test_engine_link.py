@@ -18,7 +18,7 @@ from hivefs.errors import Corrupt, EngineUnavailable
 from hivefs.model.ids import ChunkId, StripeId
 from hivefs.model.stripe import Level
 
-LIMIT = 20.0
+LIMIT = 90.0
 SECRETS = Secrets(b"m" * 32, b"d" * 32)
 
 
@@ -40,7 +40,7 @@ class Pages:
 
 def with_engine(home: Home, answers: dict[str, Any], talk: Callable[[EngineLink], Awaitable[None]]) -> None:
     async def main() -> None:
-        link = EngineLink(home, 5.0)
+        link = EngineLink(home, 30.0)
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
                 await nursery.start(control.serve, home.run, "engine", control.Methods(answers))
@@ -99,7 +99,7 @@ def test_a_page_of_a_wrong_form_is_refused(home: Home, page: Any) -> None:
 
 def test_a_question_waits_for_an_engine_that_is_just_coming(home: Home) -> None:
     async def main() -> None:
-        link = EngineLink(home, 5.0)
+        link = EngineLink(home, 30.0)
         answers: list[Any] = []
 
         async def ask() -> None:
@@ -121,7 +121,7 @@ def test_a_question_waits_for_an_engine_that_is_just_coming(home: Home) -> None:
 
 def test_an_engine_that_dies_is_found_again(home: Home) -> None:
     async def main() -> None:
-        link = EngineLink(home, 5.0)
+        link = EngineLink(home, 30.0)
 
         async def one_engine(number: int) -> None:
             with trio.CancelScope() as scope:
@@ -146,7 +146,7 @@ def test_an_engine_that_dies_is_found_again(home: Home) -> None:
 def test_without_an_engine_a_question_ends_soon(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_link, "GRACE_SECONDS", 0.05)
     with pytest.raises(EngineUnavailable, match="not running"):
-        trio.run(EngineLink(home, 5.0).call, "fetch")
+        trio.run(EngineLink(home, 30.0).call, "fetch")
 
 
 def test_an_engine_that_cannot_start_is_tried_again_and_nobody_waits_for_it(
@@ -157,7 +157,7 @@ def test_an_engine_that_cannot_start_is_tried_again_and_nobody_waits_for_it(
     monkeypatch.setattr(engine_link, "GRACE_SECONDS", 0.01)
 
     async def main() -> None:
-        link = EngineLink(home, 5.0)
+        link = EngineLink(home, 30.0)
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lambda: link.supervise(SECRETS.to_bytes()))
@@ -184,13 +184,14 @@ def test_an_engine_that_takes_long_to_start_is_waited_for(home: Home, monkeypatc
     monkeypatch.setattr(engine_link, "GRACE_SECONDS", 0.05)
 
     async def main() -> None:
-        link = EngineLink(home, 15.0)
+        link = EngineLink(home, 60.0)
 
         async def started_late() -> None:
             await trio.sleep(0.5)
             await nursery.start(control.serve, home.run, "engine", control.Methods({"ahead": lambda value: None}))
             nursery.start_soon(lambda: link.supervise(b"", start=False))
-            await trio.sleep(0.1)
+            while not link.connected:
+                await trio.sleep(0.01)
             link._starting = False
 
         with trio.fail_after(LIMIT):

@@ -89,7 +89,7 @@ def test_only_the_same_process_is_stopped() -> None:
         assert not launch.stop_process(child.pid, born + 1), "another process got this pid"
         assert child.poll() is None
         assert launch.stop_process(child.pid, born)
-        assert child.wait(10) == -signal.SIGTERM
+        assert child.wait(60) == -signal.SIGTERM
         assert not launch.stop_process(child.pid, born)
         assert launch.wait_gone(child.pid, born, 0)
     finally:
@@ -104,7 +104,7 @@ def test_a_process_that_ignores_sigterm_is_killed() -> None:
         born = launch.start_time(child.pid)
         assert born is not None and not launch.wait_gone(child.pid, born, 0.05)
         assert launch.stop_process(child.pid, born, grace=0.2)
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(60) == -signal.SIGKILL
     finally:
         child.kill()
         child.stdout and child.stdout.close()

@@ -18,7 +18,7 @@ from mount_tools import Mounted, mounted, run
 ALICE, BOB, CAROL = 61001, 61002, 61003
 STAFF, GUESTS = 62001, 62002
 
-pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.fuse
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -122,28 +123,35 @@ def slow(work: int) -> int:
     return os.getpid()
 
 
-def test_others_have_their_turn_while_the_child_works() -> None:
-    async def go() -> tuple[int, int]:
-        turns = 0
+def until_told(path: Path) -> int:
+    """More than the bound, and then until there is such a file, a minute at most; the process that did it, or 0."""
+    spend(1000)
+    end = time.monotonic() + 60
+    while not path.exists():
+        if time.monotonic() > end:
+            return 0
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def test_others_have_their_turn_while_the_child_works(tmp_path: Path) -> None:
+    async def go() -> int:
         async with Thinker().running() as thinker, trio.open_nursery() as nursery:
 
-            async def count() -> None:
-                nonlocal turns
-                while True:
+            async def turns() -> None:
+                for _ in range(20):
                     await trio.sleep(0.001)
-                    turns += 1
+                (tmp_path / "told").touch()
 
-            nursery.start_soon(count)
-            pid = await thinker(slow, 1)
-            nursery.cancel_scope.cancel()
-        return pid, turns
+            nursery.start_soon(turns)
+            return await thinker(until_told, tmp_path / "told")
 
-    pid, turns = trio.run(go)
-    assert pid != os.getpid() and turns >= 20
+    assert trio.run(go) not in (0, os.getpid())
 
 
-def test_a_child_that_is_killed_is_replaced_and_one_that_always_dies_done_without() -> None:
+def test_a_child_that_is_killed_is_replaced_and_one_that_always_dies_done_without(tmp_path: Path) -> None:
     async def go(times: int) -> int:
+        told = tmp_path / str(times)
         async with Thinker().running() as thinker, trio.open_nursery() as nursery:
 
             async def kill() -> None:
@@ -154,12 +162,12 @@ def test_a_child_that_is_killed_is_replaced_and_one_that_always_dies_done_withou
                     if child is not None and child.pid not in seen:
                         seen.add(child.pid)
                         os.kill(child.pid, signal.SIGKILL)
+                told.touch()
 
             nursery.start_soon(kill)
-            pid = await thinker(slow, 1)
-        return pid
+            return await thinker(until_told, told)
 
-    assert trio.run(go, 1) != os.getpid()
+    assert trio.run(go, 1) not in (0, os.getpid())
     assert trio.run(go, 2) == os.getpid()
 
 
@@ -185,7 +193,7 @@ def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
             child = thinker._child
             assert child is not None
             os.kill(child.pid, signal.SIGSTOP)
-            monkeypatch.setattr(thinker_module, "PATIENCE_S", 5.0)
+            monkeypatch.setattr(thinker_module, "PATIENCE_S", 1.0)
             with trio.fail_after(60):
                 pid = await thinker(slow, 0)
             return child.returncode == -signal.SIGKILL, pid
@@ -194,7 +202,7 @@ def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     assert killed and pid
 
 
-def test_no_child_is_started_for_a_question_that_is_open_at_the_end() -> None:
+def test_no_child_is_started_for_a_question_that_is_open_at_the_end(tmp_path: Path) -> None:
     """It is answered in a thread: a child would be left, as nobody looks after it any more."""
 
     async def go() -> tuple[object, int]:
@@ -202,13 +210,19 @@ def test_no_child_is_started_for_a_question_that_is_open_at_the_end() -> None:
         async with trio.open_nursery() as nursery, Thinker().running() as thinker:
 
             async def ask() -> None:
-                pids.append(await thinker(slow, 1))
+                pids.append(await thinker(until_told, tmp_path / "told"))
+
+            async def tell() -> None:
+                while thinker._open or thinker._child is not None:
+                    await trio.sleep(0.01)
+                (tmp_path / "told").touch()
 
             await thinker(slow, 0)
             nursery.start_soon(ask)
             while not thinker._lock.locked():
                 await trio.sleep(0.01)
             await trio.sleep(0.1)
+            nursery.start_soon(tell)
         return thinker._child, pids[0]
 
     child, pid = trio.run(go)
@@ -275,7 +289,7 @@ def test_a_child_of_before_there_was_a_greeting_is_not_waited_for_again_and_agai
         return pids
 
     old = upgraded(tmp_path, "daemon/thinking.py:import sys\nsys.stdin.buffer.read(4)\n")
-    monkeypatch.setattr(thinker_module, "GREETING_S", 3.0)
+    monkeypatch.setattr(thinker_module, "GREETING_S", 0.5)
     assert trio.run(go) == [os.getpid()] * 3
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == 1 and "does not say its release" in said[0]

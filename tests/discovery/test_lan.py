@@ -22,6 +22,7 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute
 from hivefs.node.config import create_node
 from hivefs.node.service import run_node
+from hivefs.testing.ports import free_port
 from hivefs.transport import open_host
 from hivefs.transport.addresses import join_address
 
@@ -62,7 +63,7 @@ def address(number: int) -> str:
 
 def within(body: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             async with trio.open_nursery() as nursery:
                 await body(nursery)
                 nursery.cancel_scope.cancel()
@@ -102,12 +103,9 @@ HIVE_SEED = bytes([7]) * 32
 
 
 def node_in(directory: Path) -> bytes:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return create_node(
         directory,
-        listen=(f"/ip4/127.0.0.1/tcp/{port}",),
+        listen=(f"/ip4/127.0.0.1/tcp/{free_port()}",),
         capacity=1 << 30,
         attributes=(Attribute("country", "DE"),),
         hive_seed=HIVE_SEED,

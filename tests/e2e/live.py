@@ -88,11 +88,22 @@ class Live:
             if process is not None:
                 kill(process.pid)
 
+    def engine(self) -> dict[str, Any]:
+        """What the engine says; waits for one that answers."""
+        said: dict[str, Any] = {}
+
+        def answers() -> bool:
+            said.update(self.status()["engine"] or {})
+            return bool(said)
+
+        until(answers, what="an answer of the engine")
+        return said
+
     def mount_pid(self) -> int:
         return int(self.status()["mount"]["pid"])
 
     def engine_pid(self) -> int:
-        return int(self.status()["engine"]["pid"])
+        return int(self.engine()["pid"])
 
     def online(self) -> int:
         engine = self.status()["engine"]
@@ -149,14 +160,14 @@ def kill(pid: int, sign: int = signal.SIGKILL) -> None:
 
         poll = select.poll()
         poll.register(handle, select.POLLIN)
-        assert poll.poll(20_000), f"process {pid} does not end"
+        assert poll.poll(60_000), f"process {pid} does not end"
     except ProcessLookupError:
         return
     finally:
         os.close(handle)
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "it") -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0, what: str = "it") -> None:
     """Wait for a condition; fails the test after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():

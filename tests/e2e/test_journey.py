@@ -93,25 +93,31 @@ def test_damaged_shares_are_detected_read_elsewhere_and_reported(tmp_path: Path,
         assert any("damaged" in f["kind"] or "missing" in f["kind"] for f in report["findings"])
         hive.drop_caches()
         diff(tree, hive.drive / "photos")
-        hive.wait(hive.drive, timeout=90)
-        until(lambda: hive.status()["engine"]["repair"]["queue"] == 0)
-        assert hive.json("check", "--data", timeout=300)["problems"] == 0
+        hive.wait(hive.drive)
+        until(lambda: hive.engine()["repair"]["queue"] == 0)
+
+        def whole() -> bool:
+            said = hive.run("check", "--data", "--json", check=False, timeout=300)
+            return bool(json.loads(said.stdout)["problems"] == 0)
+
+        until(whole, what="every damaged share made again")
 
 
 def test_a_killed_node_is_replaced_without_being_asked(tmp_path: Path, nodes: Path) -> None:
     """Issue item 4."""
     tree = photos(tmp_path / "photos", 6)
     with live(tmp_path, shared=nodes, settings={"node_gone_after_s": 3}) as hive:
+        others = set(hive.hive.glob("nodes/*/shares/*/*"))
         copy_in(tree, hive.drive)
         hive.wait(hive.drive)
         photo = next((hive.drive / "photos").glob("*/*.CR2"))
-        victim = 0
-        hive.kill_node(victim)
-        until(lambda: any(n["state"] == "gone" for n in hive.status()["engine"]["nodes"]), what="a node given up")
-        hive.wait(hive.drive, timeout=90)
+        ours = set(hive.hive.glob("nodes/*/shares/*/*")) - others
+        held = [sum(path.is_relative_to(directory) for path in ours) for directory in hive.node_directories()]
+        hive.kill_node(held.index(max(held)))
+        until(lambda: any(n["state"] == "gone" for n in hive.engine()["nodes"]), what="a node given up")
+        hive.wait(hive.drive)
         hive.becomes(photo, "guaranteed")
-        status = hive.status()["engine"]
-        assert status["repair"]["repaired"] > 0
+        until(lambda: hive.engine()["repair"]["repaired"] > 0, what="a repair")
         hive.drop_caches()
         diff(tree, hive.drive / "photos")
 
@@ -154,7 +160,16 @@ def test_unplaced_reads_fail_with_eio_and_the_rest_stays_usable(tmp_path: Path, 
         assert (hive.drive / "near").read_text() == "fine"
         hive.run("up", timeout=200)
         until(lambda: hive.online() == 8, what="nodes online")
-        assert len((hive.drive / "far").read_bytes()) == 3 << 20
+
+        def readable() -> bool:
+            """Within the two seconds that it may take here, however busy the machine is with the nodes that start."""
+            try:
+                return len((hive.drive / "far").read_bytes()) == 3 << 20
+            except OSError as error:
+                assert error.errno == 5
+                return False
+
+        until(readable, what="the file of which nothing was placed any more")
 
 
 def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path, nodes: Path) -> None:
@@ -177,7 +192,7 @@ def test_nothing_readable_is_left_on_client_or_nodes(tmp_path: Path, nodes: Path
         def drained() -> bool:
             return not hive.status()["engine"]
 
-        until(drained, 90, what="the engine finishing after the unmount")
+        until(drained, what="the engine finishing after the unmount")
         hive.run("mount", str(hive.drive))
         assert (folder / (name + ".txt")).read_text() == text
         hive.becomes(folder / (name + ".txt"), "guaranteed")
@@ -191,13 +206,14 @@ def test_killed_processes_come_back(tmp_path: Path, nodes: Path) -> None:
         os.kill(first, 9)
         (hive.drive / "two").write_text("2")
         assert (hive.drive / "one").read_text() == "1"
-        until(lambda: (hive.status()["engine"] or {}).get("pid") not in (None, first), 60, "a new engine")
+        until(lambda: (hive.status()["engine"] or {}).get("pid") not in (None, first), what="a new engine")
         fd = os.open(hive.drive / "three", os.O_WRONLY | os.O_CREAT)
         os.write(fd, b"3" * 100_000)
         os.fsync(fd)
         pid = hive.mount_pid()
         os.kill(pid, 9)
-        os.close(fd)
+        with contextlib.suppress(OSError):  # what it was opened in is gone
+            os.close(fd)
         until(lambda: not _alive(pid), what="the mount's end")
         hive.run("mount", str(hive.drive))
         assert (hive.drive / "three").read_bytes() == b"3" * 100_000

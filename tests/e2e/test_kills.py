@@ -79,7 +79,7 @@ def _round(hive: Live, number: int, dice: random.Random, promised: dict[str, str
         promised[name] = digest
     if which != 1:
         hive.run("mount", str(hive.drive))
-    until(lambda: hive.status()["engine"] is not None, 60, "the engine")
+    until(lambda: hive.status()["engine"] is not None, what="the engine")
 
 
 def _verify(promised: dict[str, str]) -> None:
@@ -105,8 +105,12 @@ def test_kill_at_random_moments_of_a_copy(tmp_path: Path, rounds: int) -> None:
         _verify(promised)
         assert hive.json("check", "--data", timeout=300)["problems"] == 0
         assert len(promised) >= rounds
-        trash = hive.status()["engine"]["trash"]
-        assert trash < 1000
-        shares = sum(1 for d in hive.node_directories() for _ in d.glob("shares/*/*"))
-        assert shares <= hive.status()["engine"]["stripes"] * 6 + trash + 12, "shares were leaked"
+
+        def none_leaked() -> bool:
+            """What is deleted meanwhile counts in one of the two and not in the other; what was leaked stays."""
+            engine = hive.engine()
+            shares = sum(1 for d in hive.node_directories() for _ in d.glob("shares/*/*"))
+            return engine["trash"] < 1000 and shares <= engine["stripes"] * 6 + engine["trash"] + 12
+
+        until(none_leaked, what="no shares but those that somebody names")
         assert os.listdir(hive.drive / "kills")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hivefs.chunkstore.clocks import AGREE_NS, MOST_AHEAD_NS, Clocks
 from hivefs.chunkstore.pool import Pool
+from hivefs.cli.status import trust_words
 from hivefs.daemon.engine_core import Engine
 from hivefs.maintenance.old_copies import FORGOTTEN_S
 from hivefs.model.ids import NodeId
@@ -118,6 +119,8 @@ def test_who_is_given_up_by_a_wrong_clock_is_forgotten_only_after_a_right_one(tm
         async with running(home, hive, None) as engine:
             await until(lambda: len(engine.pool.online()) == 4)
             assert not engine.pool.clocks.right
+            said = engine.status()["audit"]
+            assert said["clock_doubted"] and "is the clock of this machine right?" in trust_words(said, {})
             client = engine.pool.client(hive.nodes[1].node_id)
             assert client is not None and abs(client.ahead_ns - 300 * DAY) < DAY, "leases go by the node's clock"
             node.stop()
@@ -128,6 +131,7 @@ def test_who_is_given_up_by_a_wrong_clock_is_forgotten_only_after_a_right_one(tm
         all_say(hive, 0)
         async with running(home, hive, None) as engine:
             await until(lambda: is_dated(engine, node))
+            assert "right?" not in trust_words(engine.status()["audit"], {})
             assert not engine.old_copies._forgotten(node.node_id)
             later = time.time_ns() + (FORGOTTEN_S + 60) * 10**9
             engine.old_copies._clock = lambda: later

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from hivefs.chunkstore import pool
 from hivefs.daemon.engine_core import Engine
 from hivefs.maintenance import repair as repair_module
 from hivefs.maintenance.old_copies import FORGOTTEN_S
@@ -230,6 +231,8 @@ def test_what_is_recorded_by_now_counts_for_who_read_the_stripe_before(
 
 
 def test_a_repair_whose_puts_all_failed_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "BUSY_SECONDS", 0.2)
+
     async def test() -> None:
         async with placed(tmp_path, monkeypatch) as (engine, _, hive):
             recorded: list[bool] = []

@@ -220,7 +220,7 @@ def test_an_engine_that_is_cut_off_gives_up_nobody(tmp_path: Path, cut: int) -> 
             for node in hive.nodes[:cut]:
                 node.stop()
             await until(lambda: len(engine.pool.online()) == 8 - cut)
-            await trio.sleep(3.0)
+            await trio.sleep(2.0)
             assert engine.trust.cut_off
             assert all(m.row.state != NodeState.GONE for m in engine.pool.members.values())
             for node in hive.nodes:

@@ -12,7 +12,7 @@ import trio.testing
 
 from hivefs.fuse.loop import LOAD_SECONDS, ReceiveLoop
 
-LIMIT = 20.0
+LIMIT = 100.0
 
 
 class Device:

@@ -23,7 +23,7 @@ from hivefs.fuse.session import Session
 from hivefs.testing.memory_drive import MemoryDrive
 
 pytestmark = pytest.mark.fuse
-LIMIT = 60.0
+LIMIT = 150.0
 
 
 class Counted(MemoryDrive):

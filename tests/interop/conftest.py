@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from hivefs.testing.ports import free_port
+
 HERE = Path(__file__).parent
 OLDEST_NODE = (20, 19)
 INSTALL_SECONDS = 240.0
@@ -105,7 +107,7 @@ class Lines:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
         self._waiting.close()
         self._out.close()
         assert self.process.stdin is not None
@@ -133,7 +135,7 @@ class Peer(Lines):
         """Let it say goodbye to its peers and end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        assert self.process.wait(30) == 0, self.errors()
+        assert self.process.wait(60) == 0, self.errors()
 
 
 class NodeProcess(Lines):
@@ -147,7 +149,9 @@ class NodeProcess(Lines):
 
 def hivefs(*words: str) -> str:
     """The hivefs command; what it printed."""
-    done = subprocess.run([sys.executable, "-m", "hivefs", *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "hivefs", *words], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -196,12 +200,3 @@ def node(hive: Path, tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     yield start
     for one in started:
         one.kill()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody had a moment ago (a node needs to know its own before it runs)."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -82,7 +82,7 @@ def test_a_client_keeps_its_shares_at_a_js_node(peer, hive: Path, security):
     async def body():
         async with open_host(os.urandom(32)) as host:
             js = await trio.to_thread.run_sync(peer, security)
-            connection = await host.dial(js.address, timeout=30)
+            connection = await host.dial(js.address, timeout=60)
             assert connection.security == WIRE[security]
             who = credentials(owner, host.peer_key, key.public, sign_member(key.seed, bare))
             stream = await connection.open_stream(PROTOCOL)
@@ -119,7 +119,7 @@ def test_tls_is_what_we_propose_first_and_noise_what_we_accept(peer, offered):
             open_host(os.urandom(32), listen=["/ip4/127.0.0.1/tcp/0"]) as listener,
         ):
             js = await trio.to_thread.run_sync(peer, offered)
-            connection = await dialler.dial(js.address, timeout=30)
+            connection = await dialler.dial(js.address, timeout=60)
             assert connection.security == "/tls/1.0.0"
             met = await trio.to_thread.run_sync(lambda: js.ask("meet", to=listener.addresses[0]))
             assert met["encryption"] == WIRE[offered.split(",")[0]]
@@ -172,7 +172,7 @@ def test_js_refuses_who_is_not_whom_it_dialled_and_so_do_we(peer, security):
             js = await trio.to_thread.run_sync(peer, security)
             other = peer_id_from_key(public_key(os.urandom(32)))
             with pytest.raises(PeerIdentityMismatch) as caught:
-                await host.dial(js.address.rpartition("/")[0] + "/" + other, timeout=30)
+                await host.dial(js.address.rpartition("/")[0] + "/" + other, timeout=60)
             assert caught.value.found == peer_id_from_key(bytes.fromhex(js.key))
             wrong = host.addresses[0].rpartition("/")[0] + "/" + other
             with pytest.raises(AssertionError, match=r"(?i)peer ?id|identity|unexpected"):
@@ -185,12 +185,12 @@ def test_js_refuses_who_is_not_whom_it_dialled_and_so_do_we(peer, security):
 def test_silence_is_not_death_and_goodbyes_are_understood(peer, security):
     """js-libp2p answers our keepalive; its connection monitor, which ends a connection whose pings fail, is content with
     our answers; it takes a GO_AWAY of ours for the end, and so do we its."""
-    limits = Limits(keepalive_interval=0.2, keepalive_timeout=5)
+    limits = Limits(keepalive_interval=0.2, keepalive_timeout=60)
 
     async def body():
         async with open_host(os.urandom(32), listen=["/ip4/127.0.0.1/tcp/0"], limits=limits) as host:
             js = await trio.to_thread.run_sync(peer, security)
-            connection = await host.dial(js.address, timeout=30)
+            connection = await host.dial(js.address, timeout=60)
 
             async def seen():
                 """What js knows of its connections to us."""
@@ -203,7 +203,7 @@ def test_silence_is_not_death_and_goodbyes_are_understood(peer, security):
             await connection.aclose()
             while await seen():
                 await trio.sleep(0.05)
-            connection = await host.dial(js.address, timeout=30)
+            connection = await host.dial(js.address, timeout=60)
             await trio.to_thread.run_sync(js.stop)
             await connection.wait_closed()
             with pytest.raises(ConnectionLost):

@@ -88,7 +88,7 @@ class World:
 
     def take_back(self) -> bool:
         async def body() -> bool:
-            with trio.fail_after(20):
+            with trio.fail_after(90):
                 return await self.spares.take_back(STRIPE, [0])
 
         return trio.run(body)
@@ -213,7 +213,7 @@ def test_repair_hears_of_a_stripe_that_may_wait_no_more_for_what_was_taken_back(
     assert store.health(stripe).waits and repair.queue == 0
 
     async def body() -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(90):
             await spares._once()
 
     trio.run(body)

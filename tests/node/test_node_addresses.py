@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,13 +18,8 @@ from hivefs.node import gossip
 from hivefs.node.config import CONFIG, SEED, create_node, load_node
 from hivefs.node.running import Running
 from hivefs.node.service import run_node
+from hivefs.testing.ports import free_port
 from hivefs.transport import open_host
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make(directory: Path, name: str, bootstrap: tuple[str, ...] = ()) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from hivefs.errors import HivefsError, PeerUnreachable
 from hivefs.model.ids import ShareId
 from hivefs.node.config import create_node
 from hivefs.node.service import run_node
+from hivefs.testing.ports import free_port
 from hivefs.transport import open_host, peer_id_from_key
 
 RUN = """
@@ -52,15 +52,15 @@ class Process:
         )
         assert self._running.stdout is not None
         self.address = self._running.stdout.readline().strip()
-        assert self.address, self._running.communicate(timeout=20)[1]
+        assert self.address, self._running.communicate(timeout=60)[1]
 
     def kill(self) -> None:
         self._running.send_signal(signal.SIGKILL)
-        self._running.communicate(timeout=20)
+        self._running.communicate(timeout=60)
 
     def stop(self) -> int:
         self._running.send_signal(signal.SIGINT)
-        self._running.communicate(timeout=20)
+        self._running.communicate(timeout=60)
         return self._running.returncode
 
 
@@ -68,7 +68,7 @@ class Process:
 async def talking_to(address: str, owner: str = "owner") -> AsyncIterator[NodeClient]:
     seed = seed_of(owner)
     async with open_host(seed_of("device")) as host:
-        connection = await host.dial(address, timeout=20)
+        connection = await host.dial(address, timeout=60)
         stream = await connection.open_stream(PROTOCOL)
         who = credentials(seed, host.peer_key, HIVE_KEY, client_certificate(seed))
         async with converse(stream, who, time.time_ns()) as client:
@@ -105,9 +105,7 @@ def test_a_node_over_libp2p_keeps_and_gives(tmp_path: Path) -> None:
 
 def test_strangers_are_told_the_announced_address_and_no_other(tmp_path: Path) -> None:
     """identify, which libp2p peers ask before anything else, answers with what the roster says."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     announced = "/dns4/node.example/tcp/4001"
     create_node(
         tmp_path / "n",

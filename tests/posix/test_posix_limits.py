@@ -25,7 +25,7 @@ from mount_tools import Mounted
 
 pytestmark = [
     pytest.mark.fuse,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(
         os.geteuid() != 0, reason="root (uid 0) is missing: the calls must not be refused for want of permission"
     ),

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
 
-LIMIT = 30.0
+LIMIT = 100.0
 OTHER = """
 import fcntl, os, sys
 file = os.open(sys.argv[1], os.O_RDWR)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mount_tools import Mounted, run, tree
 
-pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
 
 PAST_NS = 1_500_000_000_123_456_789
 _COARSE = 5

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from mount_tools import Mounted
 
-pytestmark = [pytest.mark.fuse, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(300)]
 
 BLOCK = 4096
 MIB = 1 << 20
-LIMIT = 60.0
+LIMIT = 150.0
 
 
 def block(writer: int, turn: int) -> bytes:

@@ -16,7 +16,7 @@ from hivefs.errors import Corrupt, StoreDamaged
 from hivefs.formats.staged import run_bytes
 
 INO = 7
-WAIT = 30
+WAIT = 90
 """Seconds after which a test that hangs fails."""
 
 

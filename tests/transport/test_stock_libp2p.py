@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import trio
 
+from hivefs.testing.ports import free_port
 from hivefs.transport import Connection, Stream, circuit_messages, open_host
 from hivefs.transport.addresses import binary_peer_id
 from hivefs.transport.circuit import reserve, waiting
@@ -62,12 +62,6 @@ class Peer:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
