@@ -64,7 +64,9 @@ class Clocks:
 
     @property
     def right(self) -> bool:
-        """Whether most of the nodes that answer say the same time as this machine, and enough did. False while none does."""
+        """Whether most of the nodes that answer say the same time as this machine, and half of all did so once. False while
+        none does.
+        """
         return self._proved and self._most_agree
 
     @property
