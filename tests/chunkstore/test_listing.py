@@ -237,7 +237,8 @@ def test_a_clock_that_is_set_makes_nobody_longer_given_up() -> None:
         year, states = 365 * 86_400 * 10**9, (NodeState.ONLINE, NodeState.OFFLINE, NodeState.GONE)
         world.now += year
         world.pool._follow_clock(365 * 86_400.0)
-        world.pool.clocks.heard(next(iter(world.pool.members)), world.now, world.now)
+        for node_id in world.pool.members:
+            world.pool.clocks.heard(node_id, world.now, world.now)
         for member, state in zip(world.pool.members.values(), states, strict=True):
             world.pool._set(member, NodeState.ONLINE)
             world.pool._set(member, state)
