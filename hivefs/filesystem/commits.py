@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -280,6 +280,8 @@ class Commits:
                 if now - committed >= COMMIT_EVERY:
                     committed = now
                     if not self.settled:
+                        with suppress(HivefsError):  # the commit meets it again, and notes what it means
+                            await self._spread(0)
                         await self.all(settle=True)
                         self._said = ""
                 if now - moved >= MOVE_EVERY:
@@ -292,12 +294,12 @@ class Commits:
         """Much was written: begin to put it on the disk now, so that an fsync finds little left to do."""
         self._much.set()
 
-    async def _spread(self) -> None:
+    async def _spread(self, over: int = SPREAD_OVER) -> None:
         """Put what was changed into the transaction a little at a time, so that a commit does not take long, and with turns
         for others. (Each commit syncs the stage before, and puts what is left, so some rows may be put early.)
         """
         for part in (self._overlay, self._inodes):
-            if part.unflushed > SPREAD_OVER:
+            if part.unflushed > over:
                 for _ in range(-(-part.unflushed // SPREAD)):
                     part.flush(SPREAD)
                     await trio.lowlevel.checkpoint()
