@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,20 @@ def _print(found: dict[str, Any]) -> None:
             out.print(f"  not proved: {reason}")
     fresh = found["freshness"]
     out.print(f"freshness of the head: on a device that remembers {fresh['remembering']}; on a fresh one {fresh['fresh']}")
+    for words in looked_words(found):
+        out.print(words)
+
+
+def looked_words(found: dict[str, Any]) -> list[str]:
+    """A line where files changed while they were looked at, else none. An engine of another release does not say."""
+    looked = found.get("looked", {})
+    if not looked.get("changed"):
+        return []
+    began, ended = (time.strftime("%H:%M:%S", time.localtime(looked[end] / 1e9)) for end in ("from_ns", "to_ns"))
+    return [
+        f"files changed meanwhile: each was looked at once between {began} and {ended}, as it was then; one that was moved "
+        "or renamed may be missing"
+    ]
 
 
 def missing_words(found: dict[str, Any]) -> str:

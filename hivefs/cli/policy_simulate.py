@@ -9,6 +9,7 @@ import click
 
 from hivefs.cli.asking import ask_engine, vault_path
 from hivefs.cli.output import console, json_option, plain, show_json
+from hivefs.cli.policy_explain import looked_words
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
 from hivefs.errors import BadSetting
@@ -88,3 +89,5 @@ def _print(value: dict[str, Any], found: dict[str, Any]) -> None:
         )
     if found["local"]:
         out.print(f"{found['local']} files are partly only on this machine and are counted by what is placed")
+    for words in looked_words(found):
+        out.print(words)

@@ -61,9 +61,10 @@ class Question:
 class Steps:
     """Tells how far a look is, some times a second, however often it is told."""
 
-    def __init__(self, write: Callable[[list[Any]], None], renew: Callable[[], None]) -> None:
+    def __init__(self, write: Callable[[list[Any]], None], renew: Callable[[], object]) -> None:
         self._write = write
-        self._renew = renew
+        self.renew = [renew]
+        """What is called every RENEW_S seconds, between two files or stripes: from then on the newest commit is seen."""
         self._said = self._renewed = time.monotonic()
         self._last: list[Any] = []
 
@@ -74,7 +75,8 @@ class Steps:
             return
         if now - self._renewed > RENEW_S:
             self._renewed = now
-            self._renew()
+            for renew in self.renew:
+                renew()
             if file_bytes() > MOST_MAPPED:
                 let_go()
         step = [what, done, total]
@@ -86,12 +88,16 @@ class Steps:
 def _files(
     what: Callable[..., Any], question: Question, book: SteadyReader, nodes: list[Node], tell: Steps
 ) -> dict[str, Any]:
-    """A question about files, which the mount's store has."""
+    """A question about files, which the mount's store has. It takes minutes where there are very many, and what the
+    snapshots show cannot be used again meanwhile: so they are taken anew, and the answer says from when to when it holds.
+    """
+    begun = time.time_ns()
     with closing(MetadataSnapshot(question.metadata, question.keys)) as snapshot:
-        look = policy_look.Look(
-            book, snapshot, question.keys.names_key, nodes, question.room, tell, files_seen=snapshot.close
-        )
-        return what(look, **question.given)  # type: ignore[no-any-return]
+        first = snapshot.seq
+        tell.renew.append(snapshot.begin)  # after the book: what a file names is not forgotten there yet
+        look = policy_look.Look(book, snapshot, question.keys.names_key, nodes, question.room, tell)
+        found: dict[str, Any] = what(look, **question.given)
+        return found | {"looked": {"from_ns": begun, "to_ns": time.time_ns(), "changed": snapshot.seq != first}}
 
 
 def _check_placement(question: Question, book: SteadyReader, nodes: list[Node], tell: Steps) -> Any:

@@ -61,8 +61,6 @@ class Look:
     nodes: Sequence[Node]
     room: Path
     tell: Tell
-    files_seen: Callable[[], None] = lambda: None
-    """Told when no file is looked at any more: what the snapshot shows cannot be used again by the mount until then."""
 
     def files(self, path: str) -> Iterator[tuple[str, Iterator[ChunkId | None]]]:
         """Each file at and below a path, once. Raises PathNotInDrive."""
@@ -99,7 +97,6 @@ def explain(look: Look, path: str) -> dict[str, Any]:
     keys = SortedKeys(look.room, NUMBER + ID_BYTES)
     try:
         names, files, local = _named_stripes(look, path, made, keys)
-        look.files_seen()
         holdings = Holdings(known_attributes(nodes))
         policies = [made.policies[name] for name in names]
         done = 0

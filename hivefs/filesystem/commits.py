@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import trio
 
@@ -123,13 +122,16 @@ class Commits:
 
         Raises DiskFull (nothing is lost), StoreDamaged.
         """
-        with self._noting_trouble():
+        try:
             self._overlay.flush()
             self._inodes.flush()
             if settle or not self._journal():
                 if self._stage.unsynced_bytes:
                     self._stage.sync()
                 self._store.commit(last=last)
+        except (DiskFull, StoreDamaged) as error:
+            self._note_trouble(error)
+            raise
         self._data.full = False
         try:
             self._stage.reclaim()
@@ -137,17 +139,12 @@ class Commits:
             self._say(f"a stage segment stays: {error}")
         self._inodes.trim()
 
-    @contextmanager
-    def _noting_trouble(self) -> Iterator[None]:
+    def _note_trouble(self, error: HivefsError) -> None:
         """What goes wrong with the disk decides whether more may be written."""
-        try:
-            yield
-        except DiskFull:
+        if isinstance(error, DiskFull):
             self._data.full = True
-            raise
-        except StoreDamaged:
+        else:
             self._data.broken = self._store.failed
-            raise
 
     def _journal(self) -> bool:
         pieces = self._pieces()
@@ -168,11 +165,14 @@ class Commits:
         """The same in a worker thread; False when the store has to commit. Segments are not reclaimed here: what was
         released since the frame was cut is not durable.
         """
-        with self._noting_trouble():
+        try:
             self._overlay.flush()
             self._inodes.flush()
             pieces = self._pieces()
             write = self._store.begin_frame(pieces)
+        except (DiskFull, StoreDamaged) as error:
+            self._note_trouble(error)
+            raise
         if write is None:
             return False
         self._aside = True

@@ -445,7 +445,7 @@ class Data:
         if not live.tidy or live.size > CHUNK_BYTES:
             return False
         if live.size:
-            self._maps.remove_first(live.ino)
+            self._maps.remove_first(live.ino, self._overlay.chunkless(live.ino, 0))
             self._overlay.drop(live, 0)
             live.size = live.allocated = 0
         return True

@@ -147,9 +147,14 @@ class FileMaps:
             self._store.delete(map_key(tail.ino, slot))
         return removed
 
-    def remove_first(self, ino: int) -> None:
-        """Remove the record of slot 0 of a file that has no other; a chunk is released. Raises NotLoaded."""
+    def remove_first(self, ino: int, chunkless: bool = False) -> None:
+        """Remove the record of slot 0 of a file that has no other; a chunk is released, unless it is known that there is
+        none (``chunkless``). Raises NotLoaded.
+        """
         key = map_key(ino, 0)
+        if chunkless:
+            self._store.delete(key)
+            return
         try:
             value = self._store.get(key)
             extent = None if value is None else extent_from_bytes(0, value)

@@ -107,18 +107,23 @@ class Filesystem:
         """One more name for a file. EPERM for directories, EMLINK."""
         return self._namespace.link(ino, parent, name)
 
-    def unlink(self, parent: int, name: bytes) -> None:
-        """Remove a name; the file goes with its last name, last open handle and last kernel reference."""
-        self._namespace.unlink(parent, name)
+    def unlink(self, parent: int, name: bytes) -> int:
+        """Remove a name; the file goes with its last name, last open handle and last kernel reference. Returns its inode
+        number when it has other names, else 0.
+        """
+        return self._namespace.unlink(parent, name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory. ENOTEMPTY."""
         self._namespace.rmdir(parent, name)
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
-        """rename(2) and renameat2(2): ``flags`` 0, 1 (NOREPLACE) or 2 (EXCHANGE)."""
-        self._namespace.rename(parent, name, new_parent, new_name, flags)
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> int:
+        """rename(2) and renameat2(2): ``flags`` 0, 1 (NOREPLACE) or 2 (EXCHANGE). Returns the inode number of a file that
+        lost its name to this one and has others, else 0.
+        """
+        fewer = self._namespace.rename(parent, name, new_parent, new_name, flags)
         self.assigned.renamed(parent, name, new_parent, new_name)
+        return fewer
 
     def readlink(self, ino: int) -> bytes:
         """Where a symbolic link points. EINVAL when it is none."""

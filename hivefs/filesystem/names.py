@@ -2,6 +2,10 @@
 
 The cookie of an entry is the first 63 bits of the keyed hash of its name, which is also the order of the keys: a listing
 goes on behind a cookie whatever was added or removed meanwhile, and meets every entry that stays exactly once.
+
+A new file is looked up before it is made, and a name before it is renamed over: the kernel asks although it has just been
+told. So the last REMEMBERED names are kept with what they lead to, and nobody but ``enter`` and ``leave`` changes a name's
+record.
 """
 
 from __future__ import annotations
@@ -13,13 +17,16 @@ from dataclasses import dataclass
 from hivefs.errors import Corrupt, PosixError, UnknownVersion
 from hivefs.filesystem.inodes import Inodes, Live, log
 from hivefs.filesystem.ports import Store
-from hivefs.formats.records import dirent_fields, dirent_from_bytes, dirent_key, dirent_prefix
+from hivefs.formats.records import dirent_fields, dirent_from_bytes, dirent_key, dirent_prefix, dirent_to_bytes
 from hivefs.model.ids import MAX_NAME_BYTES
 from hivefs.model.inode import Dirent, Inode
 
 _KEY_HEAD, _KEY_END = 9, 17
 _DOT, _DOTDOT, _FIRST = 1, 2, 3
 _LAST_COOKIE = (1 << 63) - 1
+
+REMEMBERED = 256
+"""Names whose records are kept decoded (0.3 KB each, with a long name 0.6). When there are as many, all are forgotten."""
 
 
 def check_name(name: bytes) -> None:
@@ -37,9 +44,9 @@ def check_new_name(name: bytes) -> None:
         raise PosixError(errno.EEXIST)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
-    """Where a name's record lies, and what it says now (None: there is no such name)."""
+    """Where a name's record lies, and what it says, also after ``enter`` and ``leave`` (None: there is no such name)."""
 
     key: bytes
     entry: Dirent | None
@@ -51,9 +58,30 @@ class Names:
     def __init__(self, store: Store, inodes: Inodes) -> None:
         self._store = store
         self._inodes = inodes
+        self._places: dict[tuple[int, bytes], Place] = {}
 
     def place(self, directory: int, name: bytes) -> Place:
         """The record of a name. EIO; raises NotLoaded."""
+        place = self._places.get((directory, name))
+        if place is None or self._store.failed:  # then nothing is answered any more, see metadata/transaction.py
+            place = self._read(directory, name)
+            if len(self._places) >= REMEMBERED:
+                self._places.clear()
+            self._places[directory, name] = place
+        return place
+
+    def enter(self, place: Place, name: bytes, live: Live) -> None:
+        """Let the name at this place lead to that inode."""
+        entry = Dirent(name, live.ino, live.mode >> 12)
+        self._store.put(place.key, dirent_to_bytes(entry))
+        place.entry = entry
+
+    def leave(self, place: Place) -> None:
+        """Remove the name at this place."""
+        self._store.delete(place.key)
+        place.entry = None
+
+    def _read(self, directory: int, name: bytes) -> Place:
         store = self._store
         key = dirent_key(directory, store.name_hash(directory, name))
         try:

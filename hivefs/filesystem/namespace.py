@@ -16,9 +16,7 @@ from hivefs.filesystem.inodes import Inodes, Live
 from hivefs.filesystem.names import Names, Place, check_name, check_new_name
 from hivefs.filesystem.ports import Caller, Store
 from hivefs.filesystem.xattrs import Xattrs
-from hivefs.formats.records import dirent_to_bytes
 from hivefs.model.ids import ROOT_INO
-from hivefs.model.inode import Dirent
 
 MAX_LINKS = 65_000
 """As ext4: names of one file. (Directories in one directory: as many as 32 bits count.)"""
@@ -120,7 +118,7 @@ class Namespace:
             plain=True,
             tidy=True,
         )
-        self._enter(place, name, live)
+        self._names.enter(place, name, live)
         self._inodes.add(live)
         if default is not None and access is not None:
             self._xattrs.inherit(live, default, access)
@@ -160,7 +158,7 @@ class Namespace:
         if live.nlink >= MAX_LINKS:
             raise PosixError(errno.EMLINK)
         now = self._clock()
-        self._enter(place, name, live)
+        self._names.enter(place, name, live)
         live.nlink += 1
         live.ctime_ns = now
         self._inodes.linked(live)
@@ -169,15 +167,15 @@ class Namespace:
 
     # ---- removing ---------------------------------------------------------------------------------------------------
 
-    def unlink(self, parent: int, name: bytes) -> None:
+    def unlink(self, parent: int, name: bytes) -> int:
         """See Filesystem.unlink."""
         directory, place, live = self._existing(parent, name)
         if stat.S_ISDIR(live.mode):
             raise PosixError(errno.EISDIR)
         now = self._clock()
-        self._store.delete(place.key)
+        self._names.leave(place)
         self._changed(directory, now)
-        self._drop_link(live, parent, now)
+        return self._drop_link(live, parent, now)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """See Filesystem.rmdir."""
@@ -191,7 +189,7 @@ class Namespace:
         if not self._names.is_empty(live.ino):
             raise PosixError(errno.ENOTEMPTY)
         now = self._clock()
-        self._store.delete(place.key)
+        self._names.leave(place)
         self._changed(directory, now, subdirectories=-1)
         self._drop_link(live, parent, now)
 
@@ -205,8 +203,8 @@ class Namespace:
             raise PosixError(errno.ENOENT)
         return directory, place, self._inodes.get(place.entry.ino)
 
-    def _drop_link(self, live: Live, parent: int, now: int) -> None:
-        """One name of ``live`` is gone (the only one, when it is a directory)."""
+    def _drop_link(self, live: Live, parent: int, now: int) -> int:
+        """One name of ``live`` is gone (the only one, when it is a directory); its number if it has others, else 0."""
         live.ctime_ns = now
         if stat.S_ISDIR(live.mode):
             live.nlink = 0
@@ -217,10 +215,12 @@ class Namespace:
         self._inodes.touch(live)
         if not live.nlink:
             self._gone(live)
+            return 0
+        return live.ino
 
     # ---- renaming ---------------------------------------------------------------------------------------------------
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> int:
         """See Filesystem.rename."""
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise PosixError(errno.EINVAL)
@@ -244,26 +244,27 @@ class Namespace:
             if other is not None and stat.S_ISDIR(other.mode) and self._is_below(source, other):
                 raise PosixError(errno.EINVAL if flags == EXCHANGE else errno.ENOTEMPTY)
         if moved is other:
-            return
+            return 0
         if flags == EXCHANGE and other is not None:
             self._exchange(source, old, name, moved, target, new, new_name, other)
-            return
+            return 0
         if other is not None:
             self._check_replace(moved, other)
         now = self._clock()
         directory = stat.S_ISDIR(moved.mode)
-        self._store.delete(old.key)
+        self._names.leave(old)
         self._changed(source, now, -1 if directory else 0)
-        self._enter(new, new_name, moved)
+        self._names.enter(new, new_name, moved)
         self._changed(target, now, 1 if directory else 0)
         if directory or moved.parent == parent:
             moved.parent = new_parent
         moved.ctime_ns = now
         self._inodes.linked(moved)
-        if other is not None:
-            if stat.S_ISDIR(other.mode):
-                target.nlink -= 1
-            self._drop_link(other, new_parent, now)
+        if other is None:
+            return 0
+        if stat.S_ISDIR(other.mode):
+            target.nlink -= 1
+        return self._drop_link(other, new_parent, now)
 
     def _check_replace(self, moved: Live, other: Live) -> None:
         if stat.S_ISDIR(other.mode):
@@ -286,8 +287,8 @@ class Namespace:
         other: Live,
     ) -> None:
         now = self._clock()
-        self._enter(old, name, other)
-        self._enter(new, new_name, moved)
+        self._names.enter(old, name, other)
+        self._names.enter(new, new_name, moved)
         balance = int(stat.S_ISDIR(other.mode)) - int(stat.S_ISDIR(moved.mode))
         self._changed(source, now, balance)
         self._changed(target, now, -balance)
@@ -308,9 +309,6 @@ class Namespace:
         return True
 
     # ---- small parts ------------------------------------------------------------------------------------------------
-
-    def _enter(self, place: Place, name: bytes, live: Live) -> None:
-        self._store.put(place.key, dirent_to_bytes(Dirent(name, live.ino, live.mode >> 12)))
 
     def _changed(self, directory: Live, now: int, subdirectories: int = 0) -> None:
         directory.mtime_ns = directory.ctime_ns = now

@@ -162,6 +162,11 @@ class Overlay:
         """Whether anything of a file is staged."""
         return ino in self._unflushed or bool(self._store.staged_slots(ino, 0, 1))
 
+    def chunkless(self, ino: int, slot: int) -> bool:
+        """Whether it is known without reading that the map names no chunk for a slot."""
+        found = self._slots.get((ino, slot))
+        return found is not None and found.base is None
+
     def slots_from(self, ino: int, slot: int, limit: int = 0) -> list[int]:
         """Staged slots of a file from ``slot`` on, in order, at most ``limit`` (0: all)."""
         found = set(self._store.staged_slots(ino, slot, limit))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -30,6 +31,39 @@ KERNEL_CACHE_SECONDS: Final = 86400.0
 
 LOAD_TRIES: Final = 64
 """A call may need several pages (a rename: both directories), each of which may lead to another one."""
+
+
+FEWER_SECONDS: Final = 10.0
+"""So long after a file lost one of its names nothing that is said of it is kept."""
+
+
+class FewerNames:
+    """Files that lost one of several names a moment ago, whose attributes the kernel is not to keep for now.
+
+    The kernel counts a name down by itself when it takes the answer to UNLINK (fuse_entry_unlinked). Attributes that it was
+    given after the name went, and took before that answer (another thread looked), have the new count: that is counted down
+    once more. A file with a name then shows none, and takes no other (ENOENT), for as long as its attributes are believed.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[int, float] = {}
+
+    def lost(self, ino: int) -> None:
+        """The file has a name less, and still one; nothing for 0."""
+        if ino:
+            self._since.pop(ino, None)
+            self._since[ino] = self._clock()
+
+    def kept(self, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
+        """The answer, as it may be kept."""
+        if self._since:
+            before = self._clock() - FEWER_SECONDS
+            while self._since and next(iter(self._since.values())) < before:
+                del self._since[next(iter(self._since))]
+            if entry.st_ino in self._since:
+                entry.attr_timeout = 0.0
+        return entry
 
 
 Loader = Callable[[bytes], Coroutine[Any, Any, None]]

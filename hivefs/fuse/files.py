@@ -20,7 +20,7 @@ import pyfuse3
 from hivefs.errors import PosixError
 from hivefs.filesystem.filesystem import Filesystem
 from hivefs.filesystem.ports import Caller
-from hivefs.fuse.answers import Loader, answering, answering_slowly, caller_of, entry_of, settle
+from hivefs.fuse.answers import FewerNames, Loader, answering, answering_slowly, caller_of, entry_of, settle
 
 DIRECT: Final = 1 << 60
 """Set in the handle of a file that was opened past the kernel's write-back cache."""
@@ -46,6 +46,7 @@ class Files:
 
     fs: Filesystem
     load: Loader
+    fewer: FewerNames
     enable_acl: bool
 
     @answering
@@ -103,7 +104,7 @@ class Files:
     @answering
     def getattr(self, ino: int, context: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """What stat(2) shows."""
-        return entry_of(self.fs.getattr(ino))
+        return self.fewer.kept(entry_of(self.fs.getattr(ino)))
 
     @answering
     def setattr(
@@ -130,7 +131,7 @@ class Files:
             changes["mtime_ns"] = wanted.st_mtime_ns
         if fields.update_ctime:
             changes["ctime_ns"] = wanted.st_ctime_ns
-        return entry_of(self.fs.setattr(ino, caller=caller_of(context), **changes))
+        return self.fewer.kept(entry_of(self.fs.setattr(ino, caller=caller_of(context), **changes)))
 
     @answering
     def getxattr(self, ino: int, name: bytes, context: pyfuse3.RequestContext) -> bytes:

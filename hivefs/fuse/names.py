@@ -12,7 +12,7 @@ import pyfuse3
 
 from hivefs.errors import HivefsError, NotLoaded, PosixError
 from hivefs.filesystem.filesystem import Filesystem
-from hivefs.fuse.answers import NO_SUCH_NAME, Loader, answering, caller_of, entry_of
+from hivefs.fuse.answers import NO_SUCH_NAME, FewerNames, Loader, answering, caller_of, entry_of
 from hivefs.fuse.files import file_info
 from hivefs.model.inode import Inode
 
@@ -22,10 +22,11 @@ class Names:
 
     fs: Filesystem
     load: Loader
+    fewer: FewerNames
 
     def _given(self, inode: Inode) -> pyfuse3.EntryAttributes:
         self.fs.remembered(inode.ino)
-        return entry_of(inode)
+        return self.fewer.kept(entry_of(inode))
 
     @answering
     def lookup(self, parent: int, name: bytes, context: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -82,7 +83,7 @@ class Names:
     @answering
     def unlink(self, parent: int, name: bytes, context: pyfuse3.RequestContext) -> None:
         """Remove a name."""
-        self.fs.unlink(parent, name)
+        self.fewer.lost(self.fs.unlink(parent, name))
 
     @answering
     def rmdir(self, parent: int, name: bytes, context: pyfuse3.RequestContext) -> None:
@@ -100,7 +101,7 @@ class Names:
         context: pyfuse3.RequestContext,
     ) -> None:
         """rename(2), renameat2(2)."""
-        self.fs.rename(parent, name, new_parent, new_name, flags)
+        self.fewer.lost(self.fs.rename(parent, name, new_parent, new_name, flags))
 
     # ---- directories ------------------------------------------------------------------------------------------------
 
@@ -116,11 +117,11 @@ class Names:
 
         When something fails after some entries, those are answered; the next call meets the failure first.
         """
-        reply, remembered = pyfuse3.readdir_reply, self.fs.remembered
+        reply, remembered, kept = pyfuse3.readdir_reply, self.fs.remembered, self.fewer.kept
         answered = False
         try:
             for next_cookie, name, inode in self.fs.readdir(ino, cookie):
-                if not reply(token, name, entry_of(inode), next_cookie):
+                if not reply(token, name, kept(entry_of(inode)), next_cookie):
                     break
                 answered = True
                 if name != b"." and name != b"..":

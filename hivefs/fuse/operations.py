@@ -6,7 +6,7 @@ import pyfuse3
 
 from hivefs.errors import Corrupt
 from hivefs.filesystem.filesystem import Filesystem
-from hivefs.fuse.answers import Loader
+from hivefs.fuse.answers import FewerNames, Loader
 from hivefs.fuse.files import Files
 from hivefs.fuse.names import Names
 
@@ -31,3 +31,4 @@ class DriveOperations(Names, Files, pyfuse3.Operations):
         super().__init__()
         self.fs = fs
         self.load = load
+        self.fewer = FewerNames()

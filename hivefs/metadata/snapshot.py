@@ -1,7 +1,7 @@
 """Reading the mount's committed metadata from another process (the engine, 'hivefs check') or another thread.
 
 A snapshot is LMDB's: it costs nothing to take and never waits, but pages it shows cannot be used again while it is
-held, so ``begin`` anew (or ``close``) soon.
+held, so ``begin`` anew (or ``close``) soon. A scan that is under way goes on from where it was, in what is seen then.
 """
 
 from __future__ import annotations
@@ -107,18 +107,23 @@ class MetadataSnapshot:
         return self.info(b"hydrating") is not None
 
     def _rows(self, table: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        try:
-            with self._txn.cursor(db=self._tables[table]) as cursor:
-                position = max(prefix, start)
-                more = cursor.set_range(position) if position else cursor.first()
-                while more:
-                    key, value = cursor.item()
-                    if not key.startswith(prefix):
-                        return
-                    yield key, value
-                    more = cursor.next()
-        except lmdb.Error as error:
-            raise damaged(self.path, error) from None
+        position, seen = max(prefix, start), None
+        while seen is None or seen is not self._txn:
+            seen = self._txn
+            try:
+                with seen.cursor(db=self._tables[table]) as cursor:
+                    more = cursor.set_range(position) if position else cursor.first()
+                    while more:
+                        key, value = cursor.item()
+                        if not key.startswith(prefix):
+                            return
+                        yield key, value
+                        if seen is not self._txn:  # the next one is read in another snapshot: there is no such cursor
+                            position = key + b"\0"
+                            break
+                        more = cursor.next()
+            except lmdb.Error as error:
+                raise damaged(self.path, error) from None
 
     def _canonical(self, key: bytes, sealed: bytes) -> bytes:
         plain = self._sealer.open(b"tree" + key, sealed)

@@ -120,6 +120,7 @@ class MemoryClient:
     def __init__(self, hive: MemoryHive, node: MemoryNode) -> None:
         self._hive = hive
         self._node = node
+        self._stopped = node.stopped
         self.node_id = node.node_id
         self.peer = node.node_id.hex()[:12]
         self.patience = Patience(PATIENCE)
@@ -136,7 +137,7 @@ class MemoryClient:
 
     async def _answer(self) -> None:
         await trio.sleep(self._hive.delay)
-        if not self._node.up:
+        if self._stopped.is_set() or not self._node.up:
             raise ConnectionLost(peer=str(self._node.number), reason="it is down")
 
     async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> None:
@@ -194,8 +195,9 @@ class MemoryClient:
 
     def _know(self) -> None:
         if self._node.old:
-            self._node.stopped.set()
-            self._node.stopped = trio.Event()
+            self._stopped.set()
+            if self._node.stopped is self._stopped:
+                self._node.stopped = trio.Event()
             raise ConnectionLost(peer=self.peer, reason="the node ended the conversation")
 
     async def get_receipt(self, nonce: bytes, *, timeout: float = 30) -> tuple[Receipt, Receipt | None]:
@@ -318,8 +320,8 @@ class MemoryClient:
         await self._answer()
 
     async def wait_closed(self) -> None:
-        """Wait until the node is stopped."""
-        await self._node.stopped.wait()
+        """Wait until the node ends this conversation, or has ended it: it may be back by now."""
+        await self._stopped.wait()
 
 
 class MemoryHive:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import trio
 
-from hivefs.daemon import control
+from hivefs.cli.policy_explain import looked_words
+from hivefs.daemon import control, looking, policy_look
 from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.engine import Process
 from hivefs.daemon.engine_core import Engine
@@ -21,11 +24,15 @@ from hivefs.daemon.looker import Looker
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
 from hivefs.errors import HivefsError, PathNotInDrive
+from hivefs.formats import records
 from hivefs.formats import stripe as stripe_format
+from hivefs.formats.local import local_inode_to_bytes
 from hivefs.maintenance import placement_check
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.metadata.snapshot import MetadataSnapshot
-from hivefs.model.ids import ChunkId
+from hivefs.metadata.store import MetadataStore
+from hivefs.model.ids import ROOT_INO, ChunkId
+from hivefs.model.inode import Inode
 from hivefs.testing.bench.loop_figures import CODE, filled
 
 FILES, STRIPES, NODES = 900, 300, 40
@@ -68,6 +75,7 @@ def test_explain_counts_what_there_is(engine: Engine, looker: Looker, monkeypatc
         steps: list[Any] = []
         found = asked(engine, looker, "policy_explain", {"path": "/"}, steps)
     assert (found["files"], found["local"], found["stripes"]) == (FILES, 0, STRIPES)
+    assert not found["looked"]["changed"], "all of it is of one moment"
     assert found["codes"] == {f"{CODE[0]}/{CODE[1]}": STRIPES} and found["missing_shares"] == 0
     held: dict[str, int] = {}
     for stripe in engine.store.stripes():
@@ -84,6 +92,48 @@ def test_a_part_of_the_drive(engine: Engine, looker: Looker) -> None:
     with pytest.raises(PathNotInDrive):
         asked(engine, looker, "policy_explain", {"path": "/not there"}, [])
     assert not list(engine.home.run.glob("look-*"))
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_the_mount_uses_its_pages_again_while_its_files_are_looked_at(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renewed: bool
+) -> None:
+    """A commit for each file. Each file is seen once, the answer says that they changed, and the store does not grow."""
+    shutil.copytree(engine.home.metadata, tmp_path / "metadata")
+    store = MetadataStore(tmp_path / "metadata", engine.keys)
+
+    def opened(path: Path, keys: Any) -> MetadataSnapshot:
+        snapshot = MetadataSnapshot(path, keys, store=store)
+        if not renewed:
+            snapshot.begin = lambda: 0  # type: ignore[method-assign]
+        return snapshot
+
+    def pages() -> int:
+        return int(store.environment.info()["last_pgno"])
+
+    def commit() -> None:
+        store.put(records.inode_key(ROOT_INO), local_inode_to_bytes(Inode(ROOT_INO, 0o40755, mtime_ns=len(commits)), 1, 1))
+        store.commit()
+        commits.append(0)
+
+    def what(look: policy_look.Look) -> dict[str, Any]:
+        paths = [path for path, chunks in look.files("/") if len(list(chunks)) == 1]
+        assert len(set(paths)) == len(paths)
+        return {"files": len(paths)}
+
+    commits: list[int] = []
+    monkeypatch.setattr(looking, "TELL_S", -1.0)
+    monkeypatch.setattr(looking, "RENEW_S", -1.0)
+    monkeypatch.setattr(looking, "MetadataSnapshot", opened)
+    before, question = pages(), SimpleNamespace(metadata=tmp_path / "metadata", keys=engine.keys, given={}, room=tmp_path)
+    found = looking._files(what, cast("Any", question), cast("Any", None), [], looking.Steps(lambda step: None, commit))
+    grown = pages() - before
+    store.close(commit=True)
+    assert found["files"] == FILES <= len(commits)
+    assert found["looked"]["changed"] == renewed and found["looked"]["from_ns"] < found["looked"]["to_ns"]
+    assert grown < FILES / 10 if renewed else grown > FILES
+    words = looked_words(found)
+    assert len(words) == int(renewed) and all("may be missing" in line for line in words)
 
 
 def test_simulate_says_the_same_as_counting(engine: Engine, looker: Looker) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 from drive_tools import Drive, refuses
+
+from hivefs.errors import PosixError
+from hivefs.filesystem.ports import ROOT
 
 NOREPLACE, EXCHANGE = 1, 2
 
@@ -142,3 +148,50 @@ def test_times(tmp_path: Path) -> None:
     now[0] = 3_000
     drive.fs.rename(a, b"f", 1, b"g")
     assert drive.fs.getattr(g).ctime_ns == 3_000
+
+
+# ---- names that are remembered ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remembered", [1, 2, 3])
+def test_remembered_names_follow_every_change(drive: Drive, monkeypatch: pytest.MonkeyPatch, remembered: int) -> None:
+    """Whatever is forgotten meanwhile, a lookup says what the listing says, which reads the records."""
+    monkeypatch.setattr("hivefs.filesystem.names.REMEMBERED", remembered)
+    chance = random.Random(remembered)
+    directories = [1, drive.dir("d")]
+    names = [b"a", b"b", b"c", b"e"]
+    for _ in range(600):
+        (at, name), (to, other) = ((chance.choice(directories), chance.choice(names)) for _ in range(2))
+        change = chance.choice(
+            [
+                partial(drive.fs.create, at, name, 0o644, ROOT),
+                partial(drive.fs.unlink, at, name),
+                partial(drive.fs.rename, at, name, to, other, 0),
+                partial(drive.fs.rename, at, name, to, other, NOREPLACE),
+                partial(drive.fs.rename, at, name, to, other, EXCHANGE),
+            ]
+        )
+        with contextlib.suppress(PosixError):
+            change()
+        for directory in directories:
+            listed = {name: inode.ino for _, name, inode in drive.fs.readdir(directory) if name in names}
+            found = {}
+            for one in chance.sample(names, len(names)):
+                with contextlib.suppress(PosixError):
+                    found[one] = drive.fs.lookup(directory, one).ino
+            assert found == listed
+    whole(drive)
+
+
+def test_a_new_name_is_read_once(drive: Drive) -> None:
+    """Looked up before it is made, as the kernel does, and renamed at once."""
+    refuses(errno.ENOENT, drive.fs.lookup, 1, b"new")
+    store, asked = drive.store, []
+    hashed = store.name_hash
+    store.name_hash = lambda directory, name: asked.append(name) or hashed(directory, name)  # type: ignore[method-assign]
+    made = drive.fs.create(1, b"new", 0o644, ROOT)
+    assert drive.fs.lookup(1, b"new") is made
+    drive.fs.rename(1, b"new", 1, b"old")
+    assert drive.fs.lookup(1, b"old") is made
+    refuses(errno.ENOENT, drive.fs.lookup, 1, b"new")
+    assert asked == [b"old"]

@@ -14,6 +14,7 @@ import trio
 
 from hivefs.errors import Corrupt, NotLoaded, PosixError
 from hivefs.filesystem.filesystem import Filesystem
+from hivefs.fuse.answers import FEWER_SECONDS, KERNEL_CACHE_SECONDS, FewerNames, entry_of
 from hivefs.fuse.operations import DriveOperations, nothing_to_load
 from hivefs.model.inode import Inode
 
@@ -153,3 +154,27 @@ def test_acls_are_refused_where_the_kernel_does_not_enforce_them() -> None:
         trio.run(drive.setxattr, 1, b"system.posix_acl_access", b"", context)
     assert caught.value.errno == errno.EOPNOTSUPP
     assert set_there == [b"system.posix_acl_access", b"user.a"]
+
+
+def test_attributes_of_a_file_with_a_name_less_are_not_kept_for_a_while() -> None:
+    """What the kernel takes before it has counted that name down is counted down too."""
+    now = [100.0]
+    fewer = FewerNames(lambda: now[0])
+
+    def seconds(ino: int) -> float:
+        entry = fewer.kept(entry_of(Inode(ino, 0o100644)))
+        assert entry.entry_timeout == KERNEL_CACHE_SECONDS
+        return float(entry.attr_timeout)
+
+    fewer.lost(0)
+    assert seconds(7) == KERNEL_CACHE_SECONDS
+    fewer.lost(7)
+    now[0] += FEWER_SECONDS / 2
+    fewer.lost(8)
+    assert (seconds(7), seconds(8), seconds(9)) == (0.0, 0.0, KERNEL_CACHE_SECONDS)
+    now[0] += 2
+    fewer.lost(7)
+    now[0] += FEWER_SECONDS - 1
+    assert (seconds(7), seconds(8)) == (0.0, KERNEL_CACHE_SECONDS)
+    now[0] += FEWER_SECONDS
+    assert seconds(7) == KERNEL_CACHE_SECONDS and not fewer._since

@@ -307,6 +307,32 @@ def test_changes_since_the_last_checkpoint(tmp_path: Path) -> None:
     store.close(commit=True)
 
 
+def test_a_scan_goes_on_where_it_was_when_the_snapshot_is_another(tmp_path: Path) -> None:
+    """What was there all the time is given once and in order, whatever comes and goes before and behind it."""
+    store = make(tmp_path)
+    stays = [b"m%03d" % number for number in range(0, 300, 3)]
+    for key in stays:
+        store.put(key, b"old" + key)
+    store.commit()
+    snapshot = MetadataSnapshot(tmp_path / "metadata", KEYS, store=store)
+    seen: list[tuple[bytes, bytes | None]] = []
+    for key, value in snapshot.scan(b"m"):
+        seen.append((key, value))
+        at = int(key[1:])
+        if key in stays:
+            store.put(b"m%03d" % (at + 1), b"ahead")
+            store.put(b"m%03d" % max(0, at - 1), b"behind")
+        else:
+            store.delete(key)
+        store.commit()
+        snapshot.begin()
+    assert seen[0] == (b"m000", b"oldm000")
+    assert seen == [row for key in stays for row in ((key, b"old" + key), (b"m%03d" % (int(key[1:]) + 1), b"ahead"))]
+    assert list(snapshot.scan(b"n")) == []
+    snapshot.close()
+    store.close(commit=True)
+
+
 def test_a_change_after_publishing_in_the_same_transaction_is_not_forgotten(tmp_path: Path) -> None:
     store = make(tmp_path)
     store.put(b"x", b"1")
