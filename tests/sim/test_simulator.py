@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hivefs.chunkstore.claims import Pair
-from hivefs.chunkstore.listing import Listing
+from hivefs.chunkstore.pool import Pool
 from hivefs.chunkstore.writer import Writer
 from hivefs.maintenance import repair
 from hivefs.metadata import engine_reader
@@ -149,10 +149,9 @@ def test_repair_that_forgets_what_lies_elsewhere_is_caught() -> None:
         _caught(preset("returns", 2), Life, "could bring together")
 
 
-def test_a_pool_that_does_not_list_what_changed_is_caught() -> None:
-    """(Of conduct alone tests/chunkstore/test_listing.py: a node that answers is measured, and listed anew, every day.)"""
-    with patched([(Listing, "changed", lambda self, node_id: None)]):
-        _caught(preset("small", 1), Life, "is not listed|is listed as")
+def test_a_pool_that_does_not_hear_of_conduct_is_caught() -> None:
+    with patched([(Pool, "conduct_changed", lambda self, node_id: None)]):
+        _caught(preset("storm", 2), Life, "is listed as")
 
 
 def test_a_store_that_remembers_nodes_too_long_is_caught() -> None:
