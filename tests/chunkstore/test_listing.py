@@ -170,6 +170,20 @@ def test_a_change_that_is_not_told_would_be_seen() -> None:
     trio.run(go)
 
 
+def test_a_pool_that_does_not_hear_of_conduct_would_be_seen() -> None:
+    async def go(deaf: bool) -> bool:
+        world = World(5, 0)
+        node_id = next(iter(world.pool.members))
+        world.answers(node_id)
+        assert not world.differs()
+        if deaf:
+            world.trust.on_changed = lambda node_id: None
+        world.trust.failed(node_id)
+        return world.differs()
+
+    assert trio.run(go, True) and not trio.run(go, False)
+
+
 def test_nodes_of_which_nothing_changed_are_not_made_again() -> None:
     async def go() -> None:
         world = World(600, 1)
