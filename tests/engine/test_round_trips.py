@@ -104,9 +104,7 @@ def test_a_node_that_answers_too_fast_for_its_country_is_nowhere_until_that_is_o
 
 
 def test_pings_refute_by_themselves_when_the_place_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        round_trips, "EVERY", 0.05
-    )  # a ping that a busy machine holds up refutes nothing: the next one does
+    monkeypatch.setattr(round_trips, "EVERY", 0.05)  # what a busy machine holds up refutes nothing: the next one does
 
     async def test() -> None:
         hive = MemoryHive(("DE", "US", "IS", "CH"), 1)
