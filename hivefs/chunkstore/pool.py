@@ -418,6 +418,9 @@ class Pool:
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
             self.clocks.stepped()
+            for member in self.online():
+                if member.client is not None:
+                    member.client.ahead_ns = 0  # it was told of the clock of before
             stays = step if step < 0 else min(step, -self._set_back)
             self._set_back += stays
             away = {**self.by_state[NodeState.OFFLINE], **self.by_state[NodeState.GONE]}
