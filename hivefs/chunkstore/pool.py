@@ -440,9 +440,9 @@ class Pool:
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
             self.clocks.stepped()
-            for member in self.online():
-                if member.client is not None:
-                    member.client.ahead_ns = 0  # it was told of the clock of before
+            for there in self.online():
+                if there.client is not None:
+                    there.client.ahead_ns = 0  # it was told of the clock of before
             self._shifts.stepped(step)
         self._shifts.some()
         self._date(now)
