@@ -96,7 +96,7 @@ def _files(
         first = snapshot.seq
         tell.renew.append(snapshot.begin)  # after the book: what a file names is not forgotten there yet
         look = policy_look.Look(book, snapshot, question.keys.names_key, nodes, question.room, tell)
-        found = what(look, **question.given)
+        found: dict[str, Any] = what(look, **question.given)
         return found | {"looked": {"from_ns": begun, "to_ns": time.time_ns(), "changed": snapshot.seq != first}}
 
 
