@@ -316,7 +316,9 @@ class Engine:
             nursery.start_soon(self.moving.run)
 
     async def _load_book(self) -> None:
-        await self.hydration.run()
+        if not self.hydration.done.is_set():
+            await self.hydration.run()
+            await self.pool.meet_all()  # rosters that name them are no news any more
         self.evidence.reload()
         await self.evidence.weigh_all()
 

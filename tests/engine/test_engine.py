@@ -15,12 +15,14 @@ import trio
 
 from hivefs.crypto.seal import RecordSealer
 from hivefs.daemon.engine_core import Engine, opened
+from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.errors import HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats.records import map_key
 from hivefs.maintenance import checkpoint, spares
 from hivefs.maintenance.checkpoint import Checkpoint
+from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import CHUNK_BYTES, NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.placement.health import NodeState
@@ -512,8 +514,6 @@ def test_recovery_reads_the_tree_as_needed_and_repair_waits_for_it(tmp_path: Pat
         second = make_home(tmp_path / "second")
         async with opened(second, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
             pass
-        from hivefs.metadata.engine_store import EngineStore
-
         store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
         with store.writing():
             store.save_info("root", head_format.root_to_bytes(root))
@@ -530,6 +530,33 @@ def test_recovery_reads_the_tree_as_needed_and_repair_waits_for_it(tmp_path: Pat
             assert engine.store.live(place.stripe_id) > 0
             for ino, data in plain.items():
                 assert await content(engine, vault, ino, 0) == data
+
+    run(test)
+
+
+def test_nodes_that_only_the_recovered_book_names_are_dialled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: Learning, entries: object) -> int:
+        return 0
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(3000))
+            await settle(engine, vault)
+            root = engine.checkpoint.root()
+        monkeypatch.setattr(Learning, "hear", nothing)  # no roster names the last node, or it is no news any more
+        second = make_home(tmp_path / "second")
+        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
+        with store.writing():
+            store.save_info("root", head_format.root_to_bytes(root))
+            store.save_info("hydrating", True)
+            store.save_info("head_out", False)
+        store.close()
+        async with opened(second, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
+            engine.learn([node.entry() for node in hive.nodes[:-1]])
+            await engine.hydration.done.wait()
+            await until(lambda: len(engine.pool.online()) == len(hive.nodes))
+            assert engine.learn([hive.nodes[-1].entry()]) == 0
 
     run(test)
 
