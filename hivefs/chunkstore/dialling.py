@@ -8,6 +8,7 @@ have not answered for long. Of those each waits longer the more there are, so th
 from __future__ import annotations
 
 import heapq
+import struct
 from collections.abc import Awaitable, Callable
 from itertools import count
 from math import inf
@@ -15,6 +16,7 @@ from typing import Final
 
 import trio
 
+from hivefs.chunkstore.due import EARLIEST
 from hivefs.model.ids import NodeId
 
 FIRST_PAUSE: Final = 0.25
@@ -26,6 +28,10 @@ OTHERS: Final = 16
 """Nodes that are dialled at a time: a try takes as long as a time-out at every address."""
 
 RATE: Final = 25.0
+
+
+_ENTRY: Final = struct.Struct(">dQ")
+"""Time and number before the id: bytes sort as they do, and are no object for the collector of garbage (due.py)."""
 
 
 class Slot:
@@ -46,7 +52,7 @@ class Dialling:
 
     def __init__(self, talk: Callable[[NodeId, int, Slot], Awaitable[None]]) -> None:
         self._talk = talk
-        self._waiting: dict[bool, list[tuple[float, int, NodeId]]] = {True: [], False: []}
+        self._waiting: dict[bool, list[bytes]] = {True: [], False: []}
         self._added = {True: trio.Event(), False: trio.Event()}
         self._numbers = count(1)
 
@@ -58,7 +64,7 @@ class Dialling:
     def add(self, node_id: NodeId, when: float, recent: bool) -> int:
         """Dial it at that time or as soon as there is a slot; the number of the entry."""
         number = next(self._numbers)
-        heapq.heappush(self._waiting[recent], (when, number, node_id))
+        heapq.heappush(self._waiting[recent], _ENTRY.pack(when + EARLIEST, number) + node_id)
         self._added[recent].set()
         return number
 
@@ -72,9 +78,14 @@ class Dialling:
         room, waiting = trio.Semaphore(slots), self._waiting[recent]
         while True:
             await room.acquire()
-            while not waiting or waiting[0][0] > trio.current_time():
+            while not waiting or _when(waiting[0]) > trio.current_time():
                 self._added[recent] = trio.Event()
-                with trio.CancelScope(deadline=waiting[0][0] if waiting else inf):
+                with trio.CancelScope(deadline=_when(waiting[0]) if waiting else inf):
                     await self._added[recent].wait()
-            _, number, node_id = heapq.heappop(waiting)
-            nursery.start_soon(self._talk, node_id, number, Slot(room))
+            entry = heapq.heappop(waiting)
+            number = _ENTRY.unpack_from(entry)[1]
+            nursery.start_soon(self._talk, NodeId(entry[_ENTRY.size :]), number, Slot(room))
+
+
+def _when(entry: bytes) -> float:
+    return float(_ENTRY.unpack_from(entry)[0]) - EARLIEST

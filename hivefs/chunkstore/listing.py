@@ -1,5 +1,6 @@
-"""All nodes as placement sees them, kept as they change: whoever places a stripe looks at none but those that changed since
-the last one was placed, however many are known.
+"""The nodes as placement sees them, kept as they change: whoever places a stripe looks at none but those that changed since
+the last one was placed, however many are known. Nodes that cannot be asked now are not listed: they are made when somebody
+asks for one by name.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ MOST_AGAIN: Final = 256
 
 
 class Listing:
-    """``make`` gives a node as it is now, with what is known of it by such evidence or better. A field is made when it is
-    first asked for, for each class of evidence that some policy asks for.
+    """``make`` gives a node as it is now, with what is known of it by such evidence or better; ``there`` says whether it
+    can be asked (None: no such node is known), and ``known`` how many nodes are. A field is made when it is first asked
+    for, for each class of evidence that some policy asks for.
     """
 
-    def __init__(self, make: Callable[[NodeId, Evidence], Candidate]) -> None:
+    def __init__(
+        self,
+        make: Callable[[NodeId, Evidence], Candidate],
+        there: Callable[[NodeId], bool | None],
+        known: Callable[[], int],
+    ) -> None:
         self._make = make
+        self._there = there
+        self._known = known
         self._fields: dict[Evidence, Field] = {}
         self._stale: dict[Evidence, dict[NodeId, None]] = {}
         self._again: list[tuple[float, NodeId, bool]] = []
@@ -51,7 +60,7 @@ class Listing:
             heapq.heappush(self._again, (when, node_id, False))
 
     def field(self, weakest: Evidence, now: float, everybody: Callable[[], list[NodeId]]) -> Field:
-        """The nodes as they are now. ``everybody`` are all, for the first time."""
+        """The nodes as they are now. ``everybody`` are all that can be asked, for the first time."""
         if weakest not in self._fields:
             self.begin(weakest, everybody())
         for _ in range(MOST_AGAIN):
@@ -60,7 +69,7 @@ class Listing:
             _, node_id, vetting = heapq.heappop(self._again)
             if vetting:
                 self._waiting.discard(node_id)
-            if any(field.get(node_id) is not None for field in self._fields.values()):  # else it is not known any more
+            if self._there(node_id):
                 self.changed(node_id)
         self.some(weakest, now, len(self._stale[weakest]))
         return self._fields[weakest]
@@ -68,7 +77,7 @@ class Listing:
     def begin(self, weakest: Evidence, everybody: list[NodeId]) -> None:
         """A field for this class of evidence is going to be asked for: ``some`` makes it little by little."""
         if weakest not in self._fields:
-            self._fields[weakest] = Field()
+            self._fields[weakest] = Field(others=_Others(self, weakest))
             self._stale[weakest] = dict.fromkeys(everybody)
 
     def some(self, weakest: Evidence, now: float, most: int) -> int:
@@ -77,10 +86,28 @@ class Listing:
         taken = min(most, len(stale))
         for _ in range(taken):
             node_id, _ = stale.popitem()
+            if not self._there(node_id):
+                field.remove(node_id)
+                continue
             candidate = self._make(node_id, weakest)
             field.put(candidate)
             if not candidate.vetted and node_id not in self._waiting:
                 self._waiting.add(node_id)
                 heapq.heappush(self._again, (now + AGAIN_S, node_id, True))
-        self.made += taken
+            self.made += 1
         return taken
+
+
+class _Others:
+    """The nodes that a field does not list."""
+
+    def __init__(self, listing: Listing, weakest: Evidence) -> None:
+        self._listing = listing
+        self._weakest = weakest
+
+    def get(self, node_id: NodeId) -> Candidate | None:
+        known = self._listing._there(node_id) is not None
+        return self._listing._make(node_id, self._weakest) if known else None
+
+    def known(self) -> int:
+        return self._listing._known()

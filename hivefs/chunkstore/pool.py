@@ -13,27 +13,27 @@ A full disk under the book ends no conversation: what it does not take is writte
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import trio
 
 from hivefs.chunkstore.clocks import Clocks
 from hivefs.chunkstore.dialling import FIRST_PAUSE, LONGEST_PAUSE, Dialling, Slot
+from hivefs.chunkstore.due import Due
 from hivefs.chunkstore.listing import Listing
+from hivefs.chunkstore.member import Member, Shelf
 from hivefs.chunkstore.node_client import NodeClient
 from hivefs.chunkstore.ports import Conduct, NodeBook
+from hivefs.chunkstore.shifts import Shifts
 from hivefs.errors import DiskFull, HivefsError
+from hivefs.maintenance.ring import Ring
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Candidate, Evidence, Membership, RosterEntry
-from hivefs.placement.attributes import authorities
-from hivefs.placement.evidence import Weighed
+from hivefs.model.node import Candidate, Evidence, RosterEntry, key_of_invitation
 from hivefs.placement.field import Field
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
@@ -49,50 +49,13 @@ LOOK_EVERY = 0.25
 """How often it is looked who is away for too long, in seconds."""
 LOOK_LATE = 60.0
 """And how long after its time, at most."""
-SHIFTED = 256
 LISTED = 8
 """Nodes that are listed at a time."""
 CLOCK_STEP_NS = 60 * 10**9
-SAVED_AT_ONCE = 16
+SAVED_AT_ONCE = 8
 BUSY_SECONDS = 5.0
 BUSY_LONGEST = 300.0
 """For so long at first, and at most, a node that said BUSY is given no shares."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One node of the hive, as this process sees it. ``problems`` counts answers that were wrong (damaged shares),
-    ``dropped`` is how many shares it said that its own disk had lost.
-    """
-
-    node_id: NodeId
-    entry: RosterEntry
-    row: NodeRow
-    authorities: dict[str, frozenset[str]]
-    weighed: Weighed = field(default_factory=lambda: Weighed(()))
-    client: NodeClient | None = None
-    reserved: int = 0
-    problems: int = 0
-    dropped: int = 0
-    last_problem: str = ""
-    refused: str = ""
-    busy_until: float = 0.0
-    busy_for: float = 0.0
-    scope: trio.CancelScope | None = field(default=None, repr=False)
-    pause: float = FIRST_PAUSE
-    turn: int = 0
-    """The number of its entry among those that wait to be dialled."""
-    dated: bool = False
-    """Whether this process itself saw since when it is as it is."""
-
-    def under(self, weakest: Evidence) -> dict[str, frozenset[str]]:
-        """The authorities over it, counting what is known by such evidence or better."""
-        return self.authorities if weakest == Evidence.CLAIMED else authorities(self.weighed.attributes, weakest)
-
-    @property
-    def leaving(self) -> bool:
-        """It says that it leaves: its shares are read, and moved elsewhere; it takes none."""
-        return bool(self.entry.address.leaving_s)
 
 
 def _named(entry: RosterEntry, client: NodeClient) -> bool:
@@ -119,24 +82,23 @@ class Pool:
         self._clock = clock
         self._conduct = conduct
         self._wall = clock()
-        self._unsaved: deque[Member] = deque()
+        self._unsaved: deque[NodeId] = deque()
         self._refused: dict[NodeId, None] = {}
         """Nodes of which the disk did not take what was seen last."""
         self._on_connect = on_connect
         self.members: dict[NodeId, Member] = {}
+        self.shelf = Shelf(book)
+        self.met = Ring()
+        """All that ever were in ``members``, to be looked through in slices."""
+        self._held: dict[NodeId, Member] = {}
+        """Those with which there is a conversation, or one is looked for."""
         self.by_state: dict[NodeState, dict[NodeId, None]] = {state: {} for state in NodeState}
         """The nodes in each state."""
-        self._looks: list[tuple[float, NodeId]] = []
-        self._look_at: dict[NodeId, float] = {}
+        self._looks = Due()
         """When to look whether a node that is away is so for too long."""
-        self._shifts: list[tuple[int, int, dict[NodeId, None]]] = []
-        """By how much the clock stepped, for times that this process saw and for those from before it, and of which nodes
-        the times do not say so yet.
-        """
-        self._set_back = 0
-        """By how much it was set back, in all, without moving times from before this process."""
+        self._shifts = Shifts(self.members, self.met, self._unsaved)
         self.clocks = Clocks(lambda: len(self.by_state[NodeState.ONLINE]) + len(self.by_state[NodeState.OFFLINE]))
-        self._undated: dict[NodeId, None] = {}
+        self._undated: OrderedDict[NodeId, None] = OrderedDict()
         """Nodes that went or were given up while this machine's clock was not known to be right: since when is written once
         it is.
         """
@@ -144,8 +106,10 @@ class Pool:
         self._dialling = Dialling(self._talk)
         self._cut: dict[NodeId, None] = {}
         """Revoked nodes, which are not dialled."""
-        self.revoked: Callable[[Membership], bool] = lambda membership: False
-        self.listing = Listing(self._as_listed)
+        self._revoking = trio.Event()
+        self.revoked: Callable[[bytes, bytes], bool] = lambda subject, invitation: False
+        """Whether a node with that key, come by the invitation with that key (empty: the owner's), is revoked."""
+        self.listing = Listing(self._as_listed, self._is_listed, self.members.__len__)
         self.on_dropped: Callable[[NodeId], None] = lambda node_id: None
         """Hears of a node that says that its disk has lost more shares."""
 
@@ -162,16 +126,17 @@ class Pool:
         return [member for member in members if member.client is not None]
 
     def candidates(self, policy: Policy | None = None) -> Sequence[Candidate] | Field:
-        """All members as placement sees them, with the authorities that are known by what evidence the policy asks for
+        """The members as placement sees them, with the authorities that are known by what evidence the policy asks for
         (default: any); only those that answer and behave are usable. Whom the policy allows, the selector decides. Costs as
-        much as has changed since it was asked last; what is returned changes with the nodes.
+        much as has changed since it was asked last; what is returned changes with the nodes. Those with which there is no
+        conversation are not listed, but found when they are asked for by name.
         """
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
-        return self.listing.field(weakest, trio.current_time(), lambda: list(self.members))
+        return self.listing.field(weakest, trio.current_time(), lambda: list(self.by_state[NodeState.ONLINE]))
 
     async def warm(self, weakest: Evidence) -> None:
-        """List all nodes as ``candidates`` for such a policy wants them, with turns for others: later only changes are."""
-        self.listing.begin(weakest, list(self.members))
+        """List the nodes as ``candidates`` for such a policy wants them, with turns for others: later only changes are."""
+        self.listing.begin(weakest, list(self.by_state[NodeState.ONLINE]))
         turns = Turns()
         while self.listing.some(weakest, trio.current_time(), LISTED):
             await turns.item()
@@ -180,16 +145,47 @@ class Pool:
         """One of them."""
         return self._as_listed(node_id, policy.evidence)
 
+    def _is_listed(self, node_id: NodeId) -> bool | None:
+        """Whether placement may look at it; None when it is not known."""
+        member = self.members.get(node_id)
+        return None if member is None else member.client is not None
+
     def _as_listed(self, node_id: NodeId, weakest: Evidence) -> Candidate:
         member = self.members[node_id]
         return Candidate(
             node_id,
             member.under(weakest) | {"outage": self._conduct.outage(node_id)},
-            max(0, member.row.free_bytes - member.reserved),
+            max(0, member.free_bytes - member.reserved),
             self._usable(member),
             self._conduct.weight(node_id),
             self._conduct.vetted(node_id),
         )
+
+    def invited(self, key: bytes) -> int:
+        """How many nodes came by the invitation with that key. Those that were not read yet are read for it, all at once:
+        who can wait, waits for ``all_read`` before.
+        """
+        self._read_all_now()
+        return self.shelf.invited[key]
+
+    def crediting(self) -> list[Member]:
+        """The nodes that credit some vault; as ``invited``."""
+        self._read_all_now()
+        return [self.members[node_id] for node_id in self.shelf.crediting]
+
+    def _read_all_now(self) -> None:
+        if self.shelf.unread:
+            for member in self.members.values():
+                member.read()
+
+    async def all_read(self) -> None:
+        """Return when what the entries of all nodes say is known: the first time they are read, with turns for others."""
+        if not self.shelf.unread:
+            return
+        turns = Turns()
+        for node_id in self.met.walk():
+            self.members[node_id].read()
+            await turns.item()
 
     def conduct_changed(self, node_id: NodeId) -> None:
         """Something else is known of what a node did."""
@@ -261,17 +257,21 @@ class Pool:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep conversations with all nodes in the book until cancelled."""
         turns = Turns()
-        for found in self._book.nodes():
-            self._take(*found)
+        for node_id, row in self._book.node_rows():
+            if node_id not in self.members:
+                self._meet(node_id, row)
             await turns.item()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._dialling.run)
+            nursery.start_soon(self._revoke)
             task_status.started()
             before = trio.current_time()
             while True:
                 await trio.sleep(LOOK_EVERY)
                 now = trio.current_time()
-                self._follow(now - before)
+                self._follow_clock(now - before)
+                await trio.lowlevel.checkpoint()  # each writes a transaction
+                self._tick(now - before)
                 before = now
                 for node_id in self._due(now):
                     self._look(node_id)
@@ -285,49 +285,58 @@ class Pool:
     def _take(self, node_id: NodeId, entry: RosterEntry, row: NodeRow) -> None:
         member = self.members.get(node_id)
         if member is None:
-            weighed = self._book.weighed(node_id)
-            made = authorities(weighed.attributes)
-            state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
-            member = Member(node_id, entry, replace(row, state=state), made, weighed)
-            if state != row.state:
-                member.row = replace(member.row, since_ns=0)
-                self._unsaved.append(member)
-            if not member.row.since_ns:
-                self._undated[node_id] = None
-            self.members[node_id] = member
-            self.by_state[state][node_id] = None
-            if state == NodeState.OFFLINE:
-                self._look_then(node_id, 0.0)
-            self._conduct.went(node_id)
-            self.listing.changed(node_id)
-            # Those that were there before this start come first.
-            when = -1.0 if row.state == NodeState.ONLINE else 0.0
-            member.turn = self._dialling.add(node_id, when, state != NodeState.GONE)
-        elif member.entry != entry:
-            before, moved = member.leaving, member.entry.address != entry.address
-            member.entry = entry
-            if member.client is not None and member.scope is not None and not _named(entry, member.client):
-                member.scope.cancel()
-            self.weighed_anew([node_id])
-            if node_id in self._cut or (moved and member.scope is None):  # it may have a new certificate, or be elsewhere
-                self._cut.pop(node_id, None)
-                member.pause = FIRST_PAUSE
-                member.turn = self._dialling.add(node_id, 0.0, True)
-            if member.leaving != before:
-                log.info("node %s %s", node_id.hex()[:12], "stays after all" if before else "leaves: its shares move")
-                self._notify()
+            self._meet(node_id, row).hear(entry)
+            return
+        known = member.says(entry)
+        if known:
+            return
+        before = known is not None and member.leaving
+        moved = known is None or not member.held or member.entry.address != entry.address
+        member.hear(entry)
+        if member.client is not None and member.scope is not None and not _named(entry, member.client):
+            member.scope.cancel()
+        self.weighed_anew([node_id])
+        if node_id in self._cut or (moved and member.scope is None):  # it may have a new certificate, or be elsewhere
+            self._cut.pop(node_id, None)
+            member.pause = FIRST_PAUSE
+            member.turn = self._dialling.add(node_id, 0.0, True)
+        if known is not None and member.leaving != before:
+            log.info("node %s %s", node_id.hex()[:12], "stays after all" if before else "leaves: its shares move")
+            self._notify()
+
+    def _meet(self, node_id: NodeId, row: NodeRow) -> Member:
+        state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
+        member = self.members[node_id] = Member(node_id, self.shelf, row)
+        member.state = state
+        if state != row.state:
+            member.since_ns = 0
+            self._unsaved.append(node_id)
+        if not member.since_ns:
+            self._undated[node_id] = None
+        self.met.add(node_id)
+        self._shifts.changed(node_id)
+        self.by_state[state][node_id] = None
+        if state == NodeState.OFFLINE:
+            self._looks.put(node_id, 0.0)
+        self._conduct.went(node_id)
+        # Those that were there before this start come first.
+        when = -1.0 if row.state == NodeState.ONLINE else 0.0
+        member.turn = self._dialling.add(node_id, when, state != NodeState.GONE)
+        return member
 
     def forget(self, node_id: NodeId) -> None:
         """The book does not know it any more (it is GONE, and there is no conversation with it)."""
         member = self.members.pop(node_id, None)
         if member is not None:
+            self.met.forget(node_id)
+            member.forgotten()
             if member.scope is not None:
                 member.scope.cancel()
-            self.by_state[member.row.state].pop(node_id, None)
+            self.by_state[member.state].pop(node_id, None)
             self._cut.pop(node_id, None)
             self._refused.pop(node_id, None)
             self._undated.pop(node_id, None)
-            self._look_at.pop(node_id, None)
+            self._looks.drop(node_id)
             self.listing.forget(node_id)
             self._conduct.forget(node_id)
 
@@ -336,33 +345,50 @@ class Pool:
         for node_id in node_ids:
             member = self.members.get(node_id)
             if member is not None:
-                member.weighed = self._book.weighed(node_id)
-                member.authorities = authorities(member.weighed.attributes)
+                member.weighed_anew()
                 self.listing.changed(node_id)
         self._notify()
 
     def revocations_changed(self) -> None:
-        """``revoked`` says something else now: conversations with revoked nodes end, and their shares count as lost."""
+        """``revoked`` says something else now: conversations with revoked nodes end, and their shares count as lost. Nodes
+        with which there is none are looked at in slices: until then they are away.
+        """
         for node_id in list(self._cut):
             self.members[node_id].turn = self._dialling.add(node_id, 0.0, True)
         self._cut.clear()
-        for member in list(self.members.values()):
-            if self.revoked(member.entry.membership):
-                if member.scope is not None:
-                    member.scope.cancel()
-                else:
-                    self._cut_off(member)
+        for member in list(self._held.values()):
+            self._look_for_revoked(member.node_id)
+        self._revoking.set()
+
+    async def _revoke(self) -> None:
+        while True:
+            await self._revoking.wait()
+            self._revoking = trio.Event()
+            turns = Turns()
+            for node_id in self.met.walk():
+                if self._revoking.is_set():
+                    break
+                self._look_for_revoked(node_id)
+                await turns.item()
+
+    def _look_for_revoked(self, node_id: NodeId) -> None:
+        member = self.members.get(node_id)
+        if member is not None and self.revoked(node_id, member.invited):
+            if member.scope is not None:
+                member.scope.cancel()
+            else:
+                self._cut_off(member)
 
     def leave_relays(self) -> None:
         """End the conversations that go through relays, and those that are just begun, which may; nodes that have no other
         way are away then.
         """
-        for member in self.members.values():
+        for member in list(self._held.values()):
             if member.scope is not None and (member.client is None or member.client.relayed):
                 member.scope.cancel()
 
     def _cut_off(self, member: Member) -> None:
-        if member.row.state != NodeState.GONE:
+        if member.state != NodeState.GONE:
             log.warning("node %s was revoked by the hive's owner: its shares count as lost", member.node_id.hex()[:12])
             self._set(member, NodeState.GONE)
         member.refused = "the hive's owner revoked its membership"
@@ -372,36 +398,32 @@ class Pool:
     def _follow(self, seconds: float) -> None:
         """So much time passed since the last look, by a steady clock."""
         self._follow_clock(seconds)
-        self._conduct.tick(seconds, len(self.by_state[NodeState.ONLINE]), len(self.by_state[NodeState.OFFLINE]))
+        self._tick(seconds)
 
-    def _look_then(self, node_id: NodeId, when: float) -> None:
-        self._look_at[node_id] = when
-        heapq.heappush(self._looks, (when, node_id))
+    def _tick(self, seconds: float) -> None:
+        self._conduct.tick(seconds, len(self.by_state[NodeState.ONLINE]), len(self.by_state[NodeState.OFFLINE]))
 
     def _due(self, now: float) -> Iterator[NodeId]:
         """Nodes that may be away for too long by now. Nobody is given up while the times since when do not follow a step of
         the clock yet.
         """
-        while self._looks and self._looks[0][0] <= now and not self._shifts:
-            when, node_id = heapq.heappop(self._looks)
-            if self._look_at.get(node_id) == when:
-                del self._look_at[node_id]
-                yield node_id
+        while not self._shifts.pending and (node_id := self._looks.take(now)) is not None:
+            yield node_id
 
     def _look(self, node_id: NodeId) -> None:
         member = self.members.get(node_id)
-        if member is None or member.row.state != NodeState.OFFLINE:
+        if member is None or member.state != NodeState.OFFLINE:
             return
         limit = self._conduct.gone_after(node_id)
         # What passed before this process began is known by the clock alone.
-        by_clock = bool(member.row.since_ns) and (self.clocks.right or member.dated)
-        away = self._conduct.away(node_id, (self._wall - member.row.since_ns) / 1e9 if by_clock else 0.0)
+        by_clock = bool(member.since_ns) and (self.clocks.right or member.dated)
+        away = self._conduct.away(node_id, (self._wall - member.since_ns) / 1e9 if by_clock else 0.0)
         if away > limit:
             log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
             self._set(member, NodeState.GONE)
         else:  # it may count as away for longer all at once, see Conduct.away
             late = min(LOOK_LATE, limit / 16, (limit - away) / 2)
-            self._look_then(node_id, trio.current_time() + max(LOOK_EVERY, late))
+            self._looks.put(node_id, trio.current_time() + max(LOOK_EVERY, late))
 
     def _follow_clock(self, seconds: float) -> None:
         """A clock that was set, or a machine that slept, moves the times since when nodes are away or given up: nobody is
@@ -417,30 +439,16 @@ class Pool:
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
-            self.clocks.stepped()
-            for member in self.online():
-                if member.client is not None:
-                    member.client.ahead_ns = 0  # it was told of the clock of before
-            stays = step if step < 0 else min(step, -self._set_back)
-            self._set_back += stays
-            away = {**self.by_state[NodeState.OFFLINE], **self.by_state[NodeState.GONE]}
-            self._shifts.append((step, step - stays, away))
-        for _ in range(SHIFTED):
-            if not self._shifts:
-                break
-            step, before, waiting = self._shifts[0]
-            if not waiting:
-                del self._shifts[0]
-                continue
-            shifted = self.members.get(waiting.popitem()[0])
-            by = 0 if shifted is None or not shifted.row.since_ns else step if shifted.dated else before
-            if shifted is not None and by:
-                shifted.row = replace(shifted.row, since_ns=max(1, shifted.row.since_ns + by))
-                self._unsaved.append(shifted)
+            for node_id in self.clocks.stepped():
+                client = self.client(node_id)
+                if client is not None:
+                    client.ahead_ns = 0
+            self._shifts.stepped(step)
+        self._shifts.some()
         self._date(now)
         late = [self._unsaved.popleft() for _ in range(min(SAVED_AT_ONCE, len(self._unsaved)))]
-        known = (member for member in late if self.members.get(member.node_id) is member)
-        rows = {member.node_id: member.row for member in known if member.row.state != NodeState.ONLINE}
+        known = (member for node_id in late if (member := self.members.get(node_id)) is not None)
+        rows = {member.node_id: member.row for member in known if member.state != NodeState.ONLINE}
         refused = islice(self._refused, SAVED_AT_ONCE)
         rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
         if rows:
@@ -448,12 +456,12 @@ class Pool:
 
     def _date(self, now: int) -> None:
         """Not while times have still to follow a step of the clock: it would be moved along, too."""
-        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right and not self._shifts else ():
+        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right and not self._shifts.pending else ():
             del self._undated[node_id]
             member = self.members.get(node_id)
             if member is not None:
-                member.row, member.dated = replace(member.row, since_ns=now), True
-                self._unsaved.append(member)
+                member.since_ns, member.dated = now, True
+                self._unsaved.append(node_id)
 
     def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
         """What the disk does not take is written at a later look."""
@@ -486,10 +494,9 @@ class Pool:
             self._undated.pop(node_id, None)
             if not dated:
                 self._undated[node_id] = None
-            for _, _, waiting in self._shifts:
-                waiting.pop(node_id, None)  # since when is by the clock as it is now
+            self._shifts.changed(node_id)
             if state == NodeState.OFFLINE:
-                self._look_then(node_id, 0.0)
+                self._looks.put(node_id, 0.0)
             (self._conduct.came if state == NodeState.ONLINE else self._conduct.went)(node_id)
         if new != row:
             member.row = new
@@ -503,18 +510,20 @@ class Pool:
         if member is None or member.turn != number or member.scope is not None:
             slot.free()
             return
-        if self.revoked(member.entry.membership):
+        if self.revoked(node_id, member.invited):
             slot.free()
             self._cut_off(member)
             return
         member.scope = trio.CancelScope()
+        self._held[node_id] = member
         try:
             with member.scope:
                 async with self._dial(member.entry) as client:
                     slot.free()
                     member.pause = FIRST_PAUSE
                     member.refused = ""
-                    if not self.revoked(client.greeted.node_membership):
+                    greeted = client.greeted.node_membership
+                    if not self.revoked(greeted.subject, key_of_invitation(greeted)):
                         await self._converse(member, client)
         except HivefsError as error:
             if not error.transient and member.refused != str(error):
@@ -523,13 +532,16 @@ class Pool:
         finally:
             slot.free()
             member.scope = None
+            if self._held.get(node_id) is member:  # else another one of this name is, met after this was forgotten
+                del self._held[node_id]
             self.clocks.lost(node_id)
             if member.client is not None:
                 member.client = None
                 log.info("node %s is offline", member.node_id.hex()[:12])
                 self._set(member, NodeState.OFFLINE)
+            member.let_go()
         if self.members.get(node_id) is member:
-            recent = member.pause < LONGEST_PAUSE and member.row.state != NodeState.GONE
+            recent = member.pause < LONGEST_PAUSE and member.state != NodeState.GONE
             member.turn = self._dialling.add(node_id, trio.current_time() + member.pause, recent)
             member.pause = min(self._dialling.longest, member.pause * 2)
 
@@ -542,7 +554,7 @@ class Pool:
             member.reserved = 0
             client.ahead_ns = self.clocks.heard(member.node_id, stat.time_ns, self._clock())
             # Room that goes or comes back all at once may be a node that leaves or stays after all: its own entry says so.
-            news = not first and (stat.free_bytes == 0) != (member.row.free_bytes == 0)
+            news = not first and (stat.free_bytes == 0) != (member.free_bytes == 0)
             if not _named(member.entry, client):
                 return  # it told other addresses while we dialled
             if first:

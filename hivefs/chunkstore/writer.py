@@ -238,8 +238,9 @@ class Writer:
         copies = [(number, known.get(node, Candidate(node, {}))) for number, node in pairs]
         seed = int.from_bytes(self._random(8), "big")
         both = None
-        if self._secret and copysets.groups(len(candidates), policy.total):
-            both = copysets.seeds(self._secret, policy, stripe.stripe_id, len(candidates))
+        count = candidates.known if isinstance(candidates, Field) else len(candidates)
+        if self._secret and copysets.groups(count, policy.total):
+            both = copysets.seeds(self._secret, policy, stripe.stripe_id, count)
         question = Missing(tuple(missing), kept, copies, refused, away, size, seed, both)
         try:
             found = await self.think(pick, policy, candidates, question)

@@ -28,7 +28,15 @@ from hivefs.daemon.engine_core import Engine, opened
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.looker import Looker
-from hivefs.daemon.memory import collect_often, keep_buffers, keep_maps_small, settled
+from hivefs.daemon.memory import (
+    collect_nothing,
+    collect_often,
+    keep_buffers,
+    keep_few_new,
+    keep_maps_small,
+    settled,
+    switch_often,
+)
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.policy_book import EngineBook
 from hivefs.daemon.policy_control import PolicyControl
@@ -53,7 +61,8 @@ BOOTSTRAP_EVERY = 30.0
 REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
-MOST_NODES = 1000
+MOST_NODES = 128
+"""In one answer: to encode it takes half a millisecond."""
 """Nodes that one answer tells of: some 700 KB."""
 KEPT_BYTES = 64 << 20
 """Free memory that malloc keeps for the next shares: three stripes on their way are some 30 MiB."""
@@ -401,6 +410,7 @@ async def serve(home: Home, secrets: Secrets, report: Report) -> None:
 async def _serve(
     home: Home, secrets: Secrets, vault: VaultFile, keys: VaultKeys, report: Report, signals: AsyncIterator[int]
 ) -> None:
+    collect_nothing()
     async with (
         Conversations.open(secrets.device_seed, keys, vault.hive_key, vault.membership) as conversations,
         opened(home, secrets, conversations.with_node) as engine,
@@ -422,6 +432,8 @@ async def _serve(
         nursery.start_soon(_signals, process, signals)
         settled()
         collect_often()
+        switch_often()
+        nursery.start_soon(keep_few_new)
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

@@ -12,8 +12,7 @@ import trio
 
 from hivefs.errors import HivefsError
 from hivefs.maintenance.turns import Turns
-from hivefs.model.node import Candidate
-from hivefs.placement.capacity import total_and_free
+from hivefs.placement.capacity import Rooms, total_and_free
 from hivefs.placement.policy import DEFAULT
 
 if TYPE_CHECKING:
@@ -56,18 +55,15 @@ class HiveCapacity:
             policy = engine.policies.named(DEFAULT)
         except HivefsError:
             return None
-        found: list[Candidate] = []
-        sizes, turns = bytearray(), Turns()
-        for node_id in list(engine.pool.members):
-            member = engine.pool.members.get(node_id)
-            stays = member is not None and member.row.capacity and not member.leaving
-            if member is not None and stays and not engine.covers(member.entry.membership):
-                over, room = member.under(policy.evidence), max(0, member.row.free_bytes - member.reserved)
-                found.append(Candidate(node_id, over, room))
-                sizes += member.row.capacity.to_bytes(8, "big")
+        rooms, turns = Rooms(policy), Turns()
+        for node_id in engine.pool.met.walk():
+            member = engine.pool.members[node_id]
+            if member.capacity and not member.leaving and not engine.covers_keys(node_id, member.invited):
+                free = max(0, member.free_bytes - member.reserved)
+                rooms.add(node_id, member.under(policy.evidence), free, member.capacity)
             await turns.item()
-        if len(found) < policy.total:
+        if rooms.seen < policy.total:
             return None
-        total, free = await engine.thinker(total_and_free, policy, found, bytes(sizes))
+        total, free = await engine.thinker(total_and_free, policy, rooms.blocks)
         kept = min(total // 8, max(total // 50, KEPT_BYTES))
         return total - kept, max(0, free - kept)

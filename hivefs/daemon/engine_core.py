@@ -161,7 +161,7 @@ class Engine:
         self.garbage.on_deleted = self.repair.deleted
         self.garbage.held = lambda: self.checkpoint.forked is not None
         self.hydration = EngineHydration(self.store, self.checkpoint.tree, self.checkpoint.root)
-        self.pool.revoked = self.covers
+        self.pool.revoked = self.covers_keys
         kept = self.store.info("revoked")
         self.revoked = revocations_from_bytes(kept) if isinstance(kept, bytes) else None
         self.vault: Vault | None = None
@@ -224,6 +224,10 @@ class Engine:
         """Whether the hive's owner revoked this membership, as far as this vault has heard."""
         return self.revoked is not None and self.revoked.covers(membership)
 
+    def covers_keys(self, subject: bytes, invitation: bytes) -> bool:
+        """The same for the keys of a member and of the invitation by which it came (empty: the owner let it in)."""
+        return self.revoked is not None and self.revoked.covers_keys(subject, invitation)
+
     async def compare_revoked(self, client: NodeClient) -> None:
         """Take the node's revocation list when it is newer than ours, give it ours when that is newer."""
         theirs, ours = (await client.hive_state()).revoked, self.revoked
@@ -249,7 +253,6 @@ class Engine:
         return True
 
     def _forgot(self, node_id: NodeId) -> None:
-        self.learning.forget(self.pool.members[node_id].entry)
         self.pool.forget(node_id)
         self.leases.forget(node_id)
         self.round_trips.forget(node_id)
@@ -529,22 +532,23 @@ class Engine:
     def node_status(self, node_id: NodeId) -> dict[str, Any]:
         """One node for people and programs."""
         member = self.pool.members[node_id]
+        entry, weighed = member.entry, member.weighed
         return {
             "id": node_id.hex(),
-            "state": member.row.state.name.lower(),
-            "since_ns": member.row.since_ns,
-            "free": member.row.free_bytes,
-            "capacity": member.row.capacity,
+            "state": member.state.name.lower(),
+            "since_ns": member.since_ns,
+            "free": member.free_bytes,
+            "capacity": member.capacity,
             "problems": member.problems,
             "last_problem": member.last_problem or member.refused,
-            "attributes": {a.name: a.value for a in member.weighed.attributes},
-            "evidence": {a.name: a.evidence.name.lower() for a in member.weighed.attributes},
-            "unsure": list(member.weighed.problems),
-            "revoked": self.covers(member.entry.membership),
-            "addresses": list(member.entry.address.reachable),
-            "relays": list(member.entry.address.relays),
+            "attributes": {a.name: a.value for a in weighed.attributes},
+            "evidence": {a.name: a.evidence.name.lower() for a in weighed.attributes},
+            "unsure": list(weighed.problems),
+            "revoked": self.covers(entry.membership),
+            "addresses": list(entry.address.reachable),
+            "relays": list(entry.address.relays),
             "relayed": member.client is not None and member.client.relayed,
-            "leaving_s": member.entry.address.leaving_s,
+            "leaving_s": entry.address.leaving_s,
             **self.trust.status(node_id),
         }
 

@@ -163,9 +163,9 @@ class EngineMoving:
         """Bytes of data that the vault may keep for what nodes that credit it contribute."""
         mine = self._engine.keys.vault_id.hex()
         given = [
-            Contribution(m.row.capacity, availability(self._engine.trust.row(m.node_id)))
-            for m in self._engine.pool.members.values()
-            if m.entry.address.credits == mine and not m.leaving and m.row.state != NodeState.GONE
+            Contribution(m.capacity, availability(self._engine.trust.row(m.node_id)))
+            for m in self._engine.pool.crediting()
+            if m.credits == mine and not m.leaving and m.state != NodeState.GONE
         ]
         return entitlement(given, self._engine.policy.expansion)
 
@@ -186,8 +186,8 @@ class EngineMoving:
         rows = self.ledger.rows()
         for row in rows:
             member = engine.pool.members[NodeId(bytes.fromhex(row["id"]))]
-            row["credits"] = member.entry.address.credits or None
-            row["capacity"] = member.row.capacity
+            row["credits"] = member.credits or None
+            row["capacity"] = member.capacity
             row["availability"] = round(availability(engine.trust.row(member.node_id)), 4)
         counted = [row for row in rows if row["receipt"]]
         return {
@@ -240,9 +240,9 @@ class EngineMoving:
     def _fills(self) -> list[Fill]:
         """Nodes that answer and stay. What a node cannot take counts as used, whoever uses it."""
         return [
-            Fill(m.node_id, m.row.capacity, max(0, m.row.capacity - m.row.free_bytes), 0)
+            Fill(m.node_id, m.capacity, max(0, m.capacity - m.free_bytes), 0)
             for m in self._engine.pool.online()
-            if m.row.capacity and not m.leaving
+            if m.capacity and not m.leaving
         ]
 
     def _takes(self, node_id: NodeId) -> float:

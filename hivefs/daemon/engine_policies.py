@@ -110,10 +110,10 @@ class EnginePolicies:
     def _staying(self, policy: Policy) -> Iterator[Candidate]:
         """All nodes that are not given up, as usable ones."""
         engine = self._engine
-        for node_id in list(engine.pool.members):
+        for node_id in engine.pool.met.walk():
             member, candidate = engine.pool.members[node_id], engine.pool.candidate(node_id, policy)
-            stays = member.row.state != NodeState.GONE and not member.leaving
-            if stays and not engine.covers(member.entry.membership):
+            stays = member.state != NodeState.GONE and not member.leaving
+            if stays and not engine.covers_keys(node_id, member.invited):
                 yield replace(candidate, usable=True)
 
     def _availability(self, node_id: NodeId) -> float:

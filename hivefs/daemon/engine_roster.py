@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from hivefs.formats.member import entry_valid
+from hivefs.formats.member import entry_to_bytes, entry_valid
 from hivefs.maintenance.forgetting import is_old_news
+from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
-from hivefs.model.node import RosterEntry
+from hivefs.model.node import RosterEntry, key_of_invitation
 from hivefs.placement.health import NodeRow, NodeState
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SLICE: Final = 16
-"""Entries that are looked at, or taken in one transaction, before others have their turn."""
+"""Entries of which the signatures are checked in one go, by a thread."""
+
+TAKEN: Final = 2
+"""Entries that are taken in one transaction: half a millisecond, and the transaction's own time."""
 
 SPARE: Final = 16
 
@@ -38,7 +43,6 @@ class Learning:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._invited: Counter[bytes] | None = None
         self._warned: set[bytes] = set()
 
     def now(self, entries: Iterable[RosterEntry]) -> int:
@@ -50,72 +54,63 @@ class Learning:
         """The same for any number, while others have their turn."""
         hive_key, new = self._engine.home.vault.hive_key, 0
         news: list[RosterEntry] = []
-        for number, entry in enumerate(entries, 1):
+        turns = Turns()
+        for entry in entries:
+            if entry.membership.invitation is not None:
+                await self._engine.pool.all_read()  # so that it is known how many came by each invitation
             if self._is_news(entry):
                 news.append(entry)
-            if number % SLICE == 0:
-                await trio.lowlevel.checkpoint()
+            await turns.item()
             if len(news) == SLICE:
-                new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
+                new += await self._take(news, hive_key)
                 news = []
-        if news:
-            new += self._record(await trio.to_thread.run_sync(_valid, news, hive_key))
+        return new + (await self._take(news, hive_key) if news else 0)
+
+    async def _take(self, news: list[RosterEntry], hive_key: bytes) -> int:
+        good, new = await trio.to_thread.run_sync(_valid, news, hive_key), 0
+        for first in range(0, len(good), TAKEN):
+            new += self._record(good[first : first + TAKEN])
+            await trio.lowlevel.checkpoint()
         return new
 
     def _is_news(self, entry: RosterEntry) -> bool:
         """What is known already was checked."""
         store, node_id = self._engine.store, NodeId(entry.membership.subject)
-        known = store.roster_entry(node_id)
+        known = store.entry_bytes(node_id)
         if known is None and is_old_news(entry, store.was_forgotten(node_id), time.time_ns()):
             return False
-        return entry != known and not self._engine.covers(entry.membership) and (known is not None or self._may_join(entry))
+        if entry_to_bytes(entry) == known:  # to open what is known costs more
+            return False
+        return not self._engine.covers(entry.membership) and (known is not None or self._may_join(entry))
 
-    def forget(self, entry: RosterEntry) -> None:
-        """That node is not in the book any more."""
-        invitation = entry.membership.invitation
-        if self._invited is not None and invitation is not None:
-            self._invited[invitation.key] -= 1
-
-    def _may_join(self, entry: RosterEntry) -> bool:
+    def _may_join(self, entry: RosterEntry, joined: Mapping[bytes, int] = MappingProxyType({})) -> bool:
+        """``joined`` are those of this very transaction, by their invitations."""
         invitation = entry.membership.invitation
         if invitation is None:
             return True
-        if self._counts()[invitation.key] < 2 * invitation.uses + SPARE:
+        if self._engine.pool.invited(invitation.key) + joined.get(invitation.key, 0) < 2 * invitation.uses + SPARE:
             return True
         if invitation.key not in self._warned and len(self._warned) < 1000:
             self._warned.add(invitation.key)
             log.warning("more nodes come by one invitation for %d than it can have let in: revoke it", invitation.uses)
         return False
 
-    def _counts(self) -> Counter[bytes]:
-        """Nodes of the book by the key of their invitation."""
-        if self._invited is None:
-            members = [member.entry.membership for member in self._engine.pool.members.values()]
-            self._invited = Counter(made.invitation.key for made in members if made.invitation is not None)
-        return self._invited
-
     def _record(self, entries: Sequence[RosterEntry]) -> int:
         """Those whose signatures hold; how many were new. It may have been revoked while they were checked."""
         engine, now, new = self._engine, time.time_ns(), list[NodeId]()
         joined: Counter[bytes] = Counter()
-        try:
-            with engine.store.writing():
-                for entry in entries:
-                    node_id = NodeId(entry.membership.subject)
-                    row = engine.store.node_row(node_id)
-                    if engine.covers(entry.membership) or (row is None and not self._may_join(entry)):
-                        continue
-                    if engine.store.save_node(entry, now):
-                        new.append(node_id)
-                        if row is None:
-                            engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
-                            if (invitation := entry.membership.invitation) is not None:
-                                joined[invitation.key] += 1
-                                self._counts()[invitation.key] += 1
-                engine.evidence.weigh(new)
-        except BaseException:  # the disk is full, most often: they did not join; raised again
-            self._counts().subtract(joined)
-            raise
+        with engine.store.writing():
+            for entry in entries:
+                node_id = NodeId(entry.membership.subject)
+                row = engine.store.node_row(node_id)
+                if engine.covers(entry.membership) or (row is None and not self._may_join(entry, joined)):
+                    continue
+                if engine.store.save_node(entry, now):
+                    new.append(node_id)
+                    if row is None:
+                        engine.store.save_node_row(node_id, NodeRow(NodeState.OFFLINE, now))
+                        joined[key_of_invitation(entry.membership)] += 1
+            engine.evidence.weigh(new)
         engine.pool.refresh(new)
         return len(new)
 

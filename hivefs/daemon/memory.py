@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,8 @@ MOST_BYTES: Final = 24 << 20
 """So much more of mapped files in memory than when it was last little is let go."""
 
 EVERY: Final = 0.2
+NEW_EVERY: Final = 0.2
+OLDER_EVERY: Final = 8
 _NAME: Final = "/data.mdb"
 _DONTNEED: Final = 4
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -31,8 +35,16 @@ def settled() -> None:
     """What was made so far lives as long as the process: the collector need not look at it again and again. (With a
     process of this size each of its long looks is some 50 ms in which nothing else happens.)
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
+
+
+def collect_nothing() -> None:
+    """Until ``settled``: what is read at the start stays, and the collector would look at all of it again and again, with
+    320 000 nodes for 200 ms at once.
+    """
+    gc.disable()
 
 
 def collect_often() -> None:
@@ -40,6 +52,31 @@ def collect_often() -> None:
     700 new objects of conversations that failed (frames, tracebacks) took 5 ms. What is old is looked at as seldom.
     """
     gc.set_threshold(150, 40, 50)
+
+
+def collect_seldom() -> None:
+    """Look at what is old a hundredth as often as the interpreter would: with 20 000 inodes in memory that takes 20 to 60
+    ms, and while very many files are walked through it would be done every few seconds, for nothing (they have no cycles).
+    """
+    gc.set_threshold(700, 10, 1000)
+
+
+def switch_often() -> None:
+    """Let a thread that runs Python give way to the loop's after half a millisecond. The interpreter's own 5 ms are what
+    each turn of the loop may have to wait for a thread that computes (what fails together, a question that the child of
+    thinker.py does not answer).
+    """
+    sys.setswitchinterval(0.0005)
+
+
+async def keep_few_new() -> None:
+    """Have the collector look at what is new some times a second, until cancelled. It is called by itself when more was
+    made than let go, by number. Where old objects are replaced by new ones (what is remembered of nodes and stripes) these
+    are equal: it is not called for an hour, and then looks at all that came in that hour at once.
+    """
+    for turn in count(1):
+        await trio.sleep(NEW_EVERY)
+        gc.collect(1 if turn % OLDER_EVERY == 0 else 0)
 
 
 def keep_buffers(most: int, arenas: int = 0) -> None:

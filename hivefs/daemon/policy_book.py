@@ -31,7 +31,8 @@ class EngineBook:
 
     def nodes(self) -> Iterator[Node]:
         """All nodes that are known now."""
-        for member in list(self._engine.pool.members.values()):
-            stays = member.row.state != NodeState.GONE and not member.leaving
-            here = stays and not self._engine.covers(member.entry.membership)
-            yield Node(member.node_id, member.row.state, member.weighed.attributes, here, member.row.free_bytes)
+        for node_id in self._engine.pool.met.walk():
+            member = self._engine.pool.members[node_id]
+            stays = member.state != NodeState.GONE and not member.leaving
+            here = stays and not self._engine.covers_keys(node_id, member.invited)
+            yield Node(node_id, member.state, member.weighed.attributes, here, member.free_bytes)

@@ -28,6 +28,7 @@ import trio
 from hivefs.daemon.launch import environment
 from hivefs.daemon.thinking import GREETING, LENGTH, Follows, packed, release
 from hivefs.model.node import Candidate
+from hivefs.placement.capacity import Block, Blocks
 from hivefs.placement.effort import BRIEF, TakesLong, within
 from hivefs.placement.field import Field, Part
 from hivefs.placement.picking import Missing
@@ -216,9 +217,12 @@ def _plain(given: tuple[Any, ...], more: dict[str, Any]) -> tuple[tuple[Any, ...
 
 async def _frames(asked: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> AsyncIterator[bytes]:
     question, given, more = asked
-    lists: list[Sequence[Candidate]] = []
+    lists: list[Sequence[Candidate | Block]] = []
 
     def short(one: Any) -> Any:
+        if isinstance(one, Blocks):
+            lists.append(one)
+            return Follows(len(one), False)
         if not (isinstance(one, list) and len(one) > MANY and isinstance(one[0], Candidate)):
             return one
         lists.append(one)
@@ -227,6 +231,7 @@ async def _frames(asked: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> AsyncIt
     head = question, tuple(map(short, given)), {name: short(one) for name, one in more.items()}
     yield packed(head)
     for one in lists:
-        for at in range(0, len(one), SLICE):
+        step = 1 if isinstance(one, Blocks) else SLICE
+        for at in range(0, len(one), step):
             await trio.lowlevel.checkpoint()
-            yield packed(list(one[at : at + SLICE]))
+            yield packed(list(one[at : at + step]))

@@ -17,7 +17,7 @@ from hivefs.maintenance.ports import State
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import StripeId
 
-BATCH: Final = 32
+BATCH: Final = 16
 GATHER_S: Final = 0.05
 """A scan that goes on notes more meanwhile."""
 MOST_WAITING: Final = 65_536

@@ -23,7 +23,7 @@ from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Candidate
 from hivefs.placement import code
-from hivefs.placement.field import Field
+from hivefs.placement.gathering import Gathering
 from hivefs.placement.policy import Policy
 from hivefs.placement.selector import choose
 
@@ -114,12 +114,11 @@ class Codes:
         return self._state.info("codes") or {}
 
     async def _code(self, policy: Policy, digest: bytes) -> tuple[int, int]:
-        nodes, turns = Field(), Turns()
+        nodes, turns = Gathering(policy), Turns()
         for node in self._nodes(policy):
-            nodes.put(node)
+            nodes.add(node)
             await turns.item()
-        count = len(nodes)
-        some = nodes.part(policy, bytes(32), 0, ())
+        count, some = nodes.count, nodes.found()
         match self._stored().get(digest.hex()):
             case [int(needed), int(total), int(then)] if then <= 2 * count <= 4 * then:
                 try:

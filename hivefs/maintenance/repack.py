@@ -50,7 +50,7 @@ YOUNG_NS: Final = 600 * 10**9
 PLACES: Final = 64
 """Places that are read, or switched, without letting others go on."""
 
-GIVEN_UP: Final = 4
+GIVEN_UP: Final = 1
 """Stripes whose shares are put into the trash in one transaction."""
 
 MOST_LOADS: Final = 2048

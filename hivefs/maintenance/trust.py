@@ -17,20 +17,24 @@ whoever tells of a node hears nothing of that.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Final, Protocol, TypeVar
+from struct import Struct
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import trio
 
 from hivefs.errors import DiskFull
+from hivefs.maintenance.ring import Ring
 from hivefs.maintenance.turns import Turns
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.placement import reputation
 from hivefs.placement.outages import History, domains
 from hivefs.placement.reputation import Owed, Reputation
+from hivefs.placement.reputations import Reputations
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +59,17 @@ MOST_SUSPENDED: Final = 3
 """At most one in so many nodes is suspended: when more seem bad, the book that says so may be the one that is wrong."""
 
 
-@dataclass(slots=True)
-class _Away:
+class _Away(NamedTuple):
     """Up to where of a Trust's sums the row of a node that is away is counted; ``since_ms``: where its absence began."""
 
     passed_ms: int
     counted_ms: int
     whole_ms: int
     since_ms: int
+
+
+_AWAY: Final = Struct("<4q")
+"""An _Away as it is kept: the collector of garbage does not look at bytes (placement/reputations.py says why)."""
 
 
 def _note(kept: dict[NodeId, T], node_id: NodeId, value: T, is_so: bool) -> None:
@@ -81,7 +88,7 @@ def _history(row: Reputation, now_s: float) -> History:
 class TrustBook(Protocol):
     """Where rows are kept (metadata/engine_trust.py)."""
 
-    def reputations(self) -> dict[NodeId, Reputation]: ...
+    def reputations(self) -> Iterable[tuple[NodeId, Reputation]]: ...
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None: ...
 
@@ -95,29 +102,32 @@ class Trust:
         self._book = book
         self._clock = clock
         self._setting = gone_after
-        self._rows = book.reputations()
-        self._unsaved: dict[
-            NodeId, None
-        ] = {}  # oldest first, so that none waits for ever, in an order that no hash decides
-        self._since_save = 0.0
-        self._round: tuple[NodeId, ...] = ()
-        self._written = 0
-        """Rows that are written in turn, since the time of their nodes goes on, and how many of them are. (A tuple, since
-        the collector of garbage would look through a list of so many again and again.)
+        self._rows = Reputations()
+        self._unsaved: OrderedDict[NodeId, None] = OrderedDict()
+        """Oldest first, so that none waits for ever, in an order that no hash decides. (A plain dictionary of which the
+        first are taken is looked through from its beginning, over all that were taken, each time.)
         """
+        self._since_save = 0.0
+        self._met = Ring()
+        self._round = self._written = 0
+        """So many of those that were met are written in turn, since the time of their nodes goes on, and so many are."""
         self._folded: dict[NodeId, float] = {}
         """Those online, and up to when their time is counted in their rows."""
-        self._away: dict[NodeId, _Away] = {}
+        self._away: dict[NodeId, bytes] = {}
         self._passed_ms = self._counted_ms = self._whole_ms = 0
         """Of all ticks: time, as much of it as counted for those away, and as was counted whole."""
         self._read_due: dict[NodeId, float] = {}
         self._time = 0.0
         self._waited = 0.0
         self.longest_tick = LONGEST_TICK
-        self._founded = min((row.first_seen_ns for row in self._rows.values()), default=0)
-        self._bad = {node_id: None for node_id, row in self._rows.items() if row.suspended}
-        self._owing = {node_id: len(row.owed) for node_id, row in self._rows.items() if row.owed}
-        self._swept = {node_id: None for node_id, row in self._rows.items() if row.sweep}
+        self._founded = 0
+        self._bad: dict[NodeId, None] = {}
+        self._owing: dict[NodeId, int] = {}
+        self._swept: dict[NodeId, None] = {}
+        for node_id, row in book.reputations():
+            self._rows[node_id] = row
+            self._met.add(node_id)
+            self._note_row(node_id, row)
         self._suspended = self._worst()
         self._said: frozenset[NodeId] | None = None
         """Who is out of trust by what is written."""
@@ -138,13 +148,17 @@ class Trust:
         if row is None:
             now = self._clock()
             row = self._rows[node_id] = Reputation(max(0, now), max(0, now))
-            self._founded = min(self._founded or row.first_seen_ns, row.first_seen_ns)
+            self._met.add(node_id)
+            self._note_row(node_id, row)
             self._unsaved[node_id] = None
-        away = self._away.get(node_id)
+        away = self._away_of(node_id)
         if away is not None and away.passed_ms != self._passed_ms:
-            self._fold_away(node_id, away)
-            return self._rows[node_id]
+            return self._fold_away(node_id, row, away)
         return row
+
+    def _away_of(self, node_id: NodeId) -> _Away | None:
+        kept = self._away.get(node_id)
+        return None if kept is None else _Away(*_AWAY.unpack(kept))
 
     @property
     def rows(self) -> Mapping[NodeId, Reputation]:
@@ -163,13 +177,13 @@ class Trust:
         unless we were cut off. (What passed is not written into the row for this: it is asked for very many, often.)
         """
         row = self._rows.get(node_id) or self.row(node_id)
-        away = self._away.get(node_id)
+        away = self._away_of(node_id)
         seen, doubted, before_our_eyes = row.away_ms / 1000, row.doubted, 0.0
         if away is not None:
             seen += (self._counted_ms - away.counted_ms) / 1000
             doubted = doubted or self._whole_ms - away.whole_ms < self._passed_ms - away.passed_ms
             before_our_eyes = (self._counted_ms - away.since_ms) / 1000
-        grace = min(GRACE_S, self.gone_after(node_id) / 4)
+        grace = min(GRACE_S, reputation.gone_after(row, self._setting) / 4)
         trusted = not doubted and not self.cut_off and before_our_eyes >= grace
         return max(seen, since_s) if trusted else seen
 
@@ -267,9 +281,7 @@ class Trust:
     def _set(self, node_id: NodeId, row: Reputation) -> None:
         before = self._rows.get(node_id)
         self._rows[node_id] = row
-        _note(self._bad, node_id, None, row.suspended)
-        _note(self._owing, node_id, len(row.owed), bool(row.owed))
-        _note(self._swept, node_id, None, bool(row.sweep))
+        self._note_row(node_id, row)
         self._unsaved[node_id] = None
         self.on_changed(node_id)
         if before is None or before.suspended != row.suspended or row.suspended:
@@ -283,6 +295,13 @@ class Trust:
                 self.on_changed(changed)
                 self.on_suspended(changed)
 
+    def _note_row(self, node_id: NodeId, row: Reputation) -> None:
+        """What is asked of all rows together is kept as they come and change."""
+        self._founded = min(self._founded or row.first_seen_ns, row.first_seen_ns)
+        _note(self._bad, node_id, None, row.suspended)
+        _note(self._owing, node_id, len(row.owed), bool(row.owed))
+        _note(self._swept, node_id, None, bool(row.sweep))
+
     def _worst(self) -> frozenset[NodeId]:
         bad = sorted(self._bad, key=lambda node_id: (reputation.score(self._rows[node_id]), node_id))
         return frozenset(bad[: max(1, len(self._rows) // MOST_SUSPENDED)])
@@ -292,7 +311,7 @@ class Trust:
         while True:
             now = self._clock() / 1e9
             seen, turns = dict[NodeId, History](), Turns()
-            for node_id in list(self._rows):
+            for node_id in self._met.walk():
                 row = self._rows.get(node_id)
                 if row is not None and row.outages:
                     seen[node_id] = _history(row, now)
@@ -330,11 +349,17 @@ class Trust:
             self._fold(node_id)
             del self._folded[node_id]
         self.row(node_id)
-        self._away[node_id] = _Away(self._passed_ms, self._counted_ms, self._whole_ms, self._counted_ms)
+        self._note_away(node_id, self._counted_ms)
+
+    def _note_away(self, node_id: NodeId, since_ms: int) -> None:
+        """Its row is counted up to now."""
+        self._away[node_id] = _AWAY.pack(self._passed_ms, self._counted_ms, self._whole_ms, since_ms)
 
     def forget(self, node_id: NodeId) -> None:
         """It is not known any more."""
-        for kept in (self._rows, self._folded, self._away, self._unsaved, self._read_due):
+        if self._rows.pop(node_id, None) is not None:
+            self._met.forget(node_id)
+        for kept in (self._folded, self._away, self._unsaved, self._read_due):
             kept.pop(node_id, None)
         self._bad.pop(node_id, None)
         self._owing.pop(node_id, None)
@@ -367,9 +392,9 @@ class Trust:
         self._counted_ms += round(ms * counted)
         self._whole_ms += ms if counted == 1 else 0
         self._since_save += seconds
-        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and self._written >= len(self._round):
+        if self._since_save >= max(1.0, min(SAVE_EVERY, self._setting / 8)) and self._written >= self._round:
             self._since_save = 0.0
-            self._round, self._written = tuple(self._rows), 0
+            self._round, self._written = len(self._met), 0
         before = self._said or frozenset()
         if self._save_distrusted():  # a full disk did not take it before: who heard of it looked into the book in vain
             for node_id in sorted(before ^ self._suspended):
@@ -379,8 +404,8 @@ class Trust:
         """Some of the rows that wait for it."""
         most = max(1, min(SAVE_SLICE, int(SAVE_RATE * seconds)))
         wanted = list(islice(self._unsaved, most))
-        while self._written < len(self._round) and len(wanted) < most:
-            node_id = self._round[self._written]
+        while self._written < self._round and len(wanted) < most:
+            node_id = self._met[self._written]
             self._written += 1
             if node_id in self._rows and node_id not in self._unsaved:
                 wanted.append(node_id)
@@ -394,12 +419,11 @@ class Trust:
             self._rows[node_id] = reputation.watched(self._rows[node_id], self._time - upto, True, 1.0)
             self.on_changed(node_id)
 
-    def _fold_away(self, node_id: NodeId, away: _Away) -> None:
+    def _fold_away(self, node_id: NodeId, row: Reputation, away: _Away) -> Reputation:
         passed, counted = self._passed_ms - away.passed_ms, self._counted_ms - away.counted_ms
-        if passed:
-            whole = self._whole_ms - away.whole_ms
-            self._rows[node_id] = reputation.absent(self._rows[node_id], passed, counted, whole)
-            away.passed_ms, away.counted_ms, away.whole_ms = self._passed_ms, self._counted_ms, self._whole_ms
+        row = self._rows[node_id] = reputation.absent(row, passed, counted, self._whole_ms - away.whole_ms)
+        self._note_away(node_id, away.since_ms)
+        return row
 
     def _save(self, nodes: list[NodeId]) -> None:
         for node_id in nodes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import cbor2
 
@@ -25,6 +25,7 @@ from hivefs.placement.language import parse
 from hivefs.placement.policies import Policies, Unwritten, Written
 from hivefs.placement.policy import Policy
 
+_EVIDENCE: Final = {int(evidence): evidence for evidence in Evidence}
 STEP = 128
 """Keys that are read at a time: a tenth of a millisecond."""
 
@@ -62,6 +63,10 @@ class EngineReader(CopyReader):
         value = self._load("tree", records.node_key(node_id))
         return None if value is None else entry_from_bytes(value)
 
+    def entry_bytes(self, node_id: NodeId) -> bytes | None:
+        """The same as it is kept (formats/member.py)."""
+        return self._load("tree", records.node_key(node_id))
+
     def node_row(self, node_id: NodeId) -> NodeRow | None:
         """State of a node as the engine last saw it."""
         value = self._load("nodes", node_id)
@@ -79,7 +84,7 @@ class EngineReader(CopyReader):
         value = self._load("known", node_id)
         if value is not None:
             attributes, problems = cbor2.loads(value)
-            return Weighed(tuple(_attribute(*said) for said in attributes), tuple(problems))
+            return Weighed(tuple(_said(*said) for said in attributes), tuple(problems))
         entry = self.roster_entry(node_id)
         return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.telling)
 
@@ -205,8 +210,23 @@ class EngineReader(CopyReader):
             if entry is not None and row is not None:
                 yield node_id, entry, row
 
+    def node_rows(self) -> Iterator[tuple[NodeId, NodeRow]]:
+        """All known nodes and what was last seen of them, one by one. Costs a sixth of ``nodes``: no entry is opened."""
+        for node_id in self.each_node():
+            row = self.node_row(node_id)
+            if row is not None:
+                yield node_id, row
 
-@lru_cache(maxsize=65_536)
+
+_OWN: Final = frozenset({"operator", "parent", "subnet"})
+"""Attributes of which most nodes have a value of their own."""
+
+
+def _said(name: str, value: str, evidence: int) -> Attribute:
+    return Attribute(name, value, _EVIDENCE[evidence]) if name in _OWN else _attribute(name, value, evidence)
+
+
+@lru_cache(maxsize=4096)
 def _attribute(name: str, value: str, evidence: int) -> Attribute:
     """One object for equal attributes: many nodes say the same."""
     return Attribute(name, value, Evidence(evidence))

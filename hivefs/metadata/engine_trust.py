@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from hivefs.errors import Corrupt
 from hivefs.formats import reputation as reputation_format
+from hivefs.metadata.engine_reader import STEP
 from hivefs.metadata.engine_tables import DISTRUSTED
 from hivefs.metadata.engine_writer import EngineWriter
 from hivefs.model.ids import NodeId, ShareId, StripeId
@@ -18,14 +19,15 @@ _SPARE = struct.Struct(">16sBQ")
 class TrustTables(EngineWriter):
     """Tables reputation, spare."""
 
-    def reputations(self) -> dict[NodeId, Reputation]:
-        """All rows. Raises Corrupt, UnknownVersion."""
-        found = {}
-        for key in self.keys("reputation"):
-            value = self._load("reputation", key)
-            if value is not None:
-                found[NodeId(key)] = reputation_format.from_bytes(value)
-        return found
+    def reputations(self) -> Iterator[tuple[NodeId, Reputation]]:
+        """All rows one by one. Raises Corrupt, UnknownVersion."""
+        after: bytes | None = None
+        while batch := self.keys("reputation", b"", after, STEP):
+            for key in batch:
+                value = self._load("reputation", key)
+                if value is not None:
+                    yield NodeId(key), reputation_format.from_bytes(value)
+            after = batch[-1]
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
         """Record these, in one transaction."""

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -87,6 +88,8 @@ class MetadataStore(OpenTransaction):
         self.inodes = 0
         """How many inode records there are; kept by the file system."""
         self._ranges: Ranges | None = None
+        self.on_cold: Callable[[], None] | None = None
+        """Called when a scan had to wait for the disk: pages of LMDB's file that were not in memory."""
         self._pieces: list[SegmentPiece] = []
         self._frame: bytes | None = None
         self._room = 0
@@ -222,8 +225,12 @@ class MetadataStore(OpenTransaction):
     def _slices(self, prefix: bytes, start: bytes, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """Sealed records of the tree in slices; NotLoaded once the next one might not be here."""
         position = _padded(max(start, prefix))
+        told = self.on_cold
         while True:
+            faults = 0 if told is None else _waits()
             batch = self._batch(self._tree, position, prefix, size)
+            if told is not None and _waits() > faults:
+                told()
             gap = None if self._ranges is None else self._ranges.first_gap(position)
             if gap is not None:
                 kept = [item for item in batch if item[0] < gap]
@@ -546,6 +553,11 @@ class MetadataStore(OpenTransaction):
         for one in swallowed:
             self._delete(self._loaded, b"r" + one)
         self._put(self._loaded, b"r" + low, high or b"")
+
+
+def _waits() -> int:
+    """How often this thread looked at a mapped page that had to be read from the disk (getrusage(2), a microsecond)."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
 
 
 def _padded(position: bytes) -> bytes:

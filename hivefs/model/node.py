@@ -91,6 +91,11 @@ class Membership:
     consent: bytes = b""
 
 
+def key_of_invitation(membership: Membership) -> bytes:
+    """The key of the invitation by which a member joined; empty for who the owner let in itself."""
+    return b"" if membership.invitation is None else membership.invitation.key
+
+
 @dataclass(frozen=True, slots=True)
 class Revocations:
     """The hive's owner says who does not belong any more: all of them, in one list. The higher ``sequence`` wins.
@@ -107,8 +112,7 @@ class Revocations:
 
     def covers(self, membership: Membership) -> bool:
         """Whether that member, or the invitation by which it joined, is revoked."""
-        invitation = membership.invitation
-        return self.covers_keys(membership.subject, b"" if invitation is None else invitation.key)
+        return self.covers_keys(membership.subject, key_of_invitation(membership))
 
     def covers_keys(self, subject: bytes, invitation: bytes) -> bool:
         """The same for the keys; ``invitation`` is empty for who the owner let in itself."""

@@ -39,17 +39,20 @@ def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CL
     blocs = blocs_of(frozenset(countries - {UNKNOWN}))
     return {
         "jurisdiction": _shared(frozenset(countries)),
-        "operator": _shared(frozenset(operators)),
+        "operator": frozenset(operators),
         "hoster": _shared(frozenset({known.get("hoster", UNKNOWN)})),
         "asn": _shared(frozenset({known.get("asn", UNKNOWN)})),
-        "subnet": _shared(subnets or frozenset({UNKNOWN})),
+        "subnet": subnets or frozenset({UNKNOWN}),
         "bloc": _shared(blocs | {UNKNOWN} if UNKNOWN in countries else blocs),
     }
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)
 def _shared(names: frozenset[str]) -> frozenset[str]:
-    """One object for equal sets: of hundreds of thousands of nodes most are under the same few authorities."""
+    """One object for equal sets: of hundreds of thousands of nodes most are under the same few authorities. (Not of
+    families in which most nodes have one of their own: what a look through all nodes puts into a cache and throws out of it
+    again is work for the collector of garbage, 4 ms at once.)
+    """
     return names
 
 

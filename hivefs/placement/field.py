@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from itertools import accumulate
 from math import inf, log
+from typing import Protocol
 
 import blake3
 
@@ -33,6 +34,14 @@ _MASK = _UNIT - 1
 
 _Entry = tuple[int, float, Candidate]
 """64 bits of the hash of its id, one by its room (0: not usable now), the node."""
+
+
+class Others(Protocol):
+    """Nodes that are known, and not looked at for placing: they cannot be asked now."""
+
+    def get(self, node_id: NodeId) -> Candidate | None: ...
+
+    def known(self) -> int: ...
 
 
 class Part(list[Candidate]):
@@ -87,9 +96,12 @@ class _Class:
 
 
 class Field:
-    """See the head of the file. Changes are put() and remove(): there is nothing to build anew."""
+    """See the head of the file. Changes are put() and remove(): there is nothing to build anew. ``others`` knows the nodes
+    that are not in here (and those that are).
+    """
 
-    def __init__(self, candidates: Iterable[Candidate] = ()) -> None:
+    def __init__(self, candidates: Iterable[Candidate] = (), others: Others | None = None) -> None:
+        self._others = others
         self._nodes: dict[NodeId, frozenset[str]] = {}
         self._classes: dict[frozenset[str], _Class] = {}
         self._names: list[frozenset[str]] = []
@@ -105,8 +117,18 @@ class Field:
             for bucket in found.buckets:
                 yield from (node for _, _, node in bucket.values())
 
+    @property
+    def known(self) -> int:
+        """How many nodes there are, in here or not."""
+        return len(self) if self._others is None else self._others.known()
+
     def get(self, node_id: NodeId) -> Candidate | None:
-        """What is known of a node."""
+        """What is known of a node, be it in here or not."""
+        if node_id not in self._nodes:
+            return None if self._others is None else self._others.get(node_id)
+        return self._listed(node_id)
+
+    def _listed(self, node_id: NodeId) -> Candidate | None:
         name = self._nodes.get(node_id)
         if name is None:
             return None
@@ -122,7 +144,7 @@ class Field:
         if name not in self._classes:
             self._classes[name] = _Class()
             self._names = sorted(self._classes, key=sorted)
-        self._count(self.get(node.node_id), -1)
+        self._count(self._listed(node.node_id), -1)
         self._count(node, 1)
         self._nodes[node.node_id] = name
         found = self._classes[name]
@@ -132,7 +154,7 @@ class Field:
 
     def remove(self, node_id: NodeId) -> None:
         """Forget a node."""
-        self._count(self.get(node_id), -1)
+        self._count(self._listed(node_id), -1)
         name = self._nodes.pop(node_id, None)
         if name is not None:
             self._classes[name].take(node_id, _hashed(node_id))

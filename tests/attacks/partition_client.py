@@ -25,7 +25,7 @@ from hivefs.chunkstore.pool import Pool
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon.network import Conversations
 from hivefs.errors import HivefsError
-from hivefs.formats.member import entry_valid
+from hivefs.formats.member import entry_to_bytes, entry_valid
 from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId, ShareId
 from hivefs.model.node import RosterEntry
@@ -44,14 +44,24 @@ class Book:
     def nodes(self, node_ids: object = None) -> list[tuple[NodeId, RosterEntry, NodeRow]]:
         return self._rows
 
-    def reputations(self) -> dict[NodeId, Reputation]:
-        return {}
+    def node_rows(self) -> list[tuple[NodeId, NodeRow]]:
+        return [(node_id, row) for node_id, _, row in self._rows]
+
+    def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
+        return next((entry for known, entry, _ in self._rows if known == node_id), None)
+
+    def reputations(self) -> list[tuple[NodeId, Reputation]]:
+        return []
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
         pass
 
     def save_distrusted(self, nodes: Collection[NodeId]) -> None:
         pass
+
+    def entry_bytes(self, node_id: NodeId) -> bytes | None:
+        entry = self.roster_entry(node_id)
+        return None if entry is None else entry_to_bytes(entry)
 
     def weighed(self, node_id: NodeId) -> Weighed:
         return Weighed(())

@@ -11,11 +11,14 @@ import trio
 import trio.testing
 
 from hivefs.chunkstore.listing import AGAIN_S
-from hivefs.chunkstore.pool import Member, Pool
+from hivefs.chunkstore.member import Member
+from hivefs.chunkstore.pool import Pool
+from hivefs.formats.member import entry_to_bytes
 from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId
 from hivefs.model.node import LEAVING_MARK, AddressRecord, Attribute, Evidence, Membership, Role, RosterEntry
 from hivefs.placement.evidence import Weighed
+from hivefs.placement.field import Field
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
 from hivefs.placement.reputation import VET_AUDITS, VET_S
@@ -35,14 +38,21 @@ class Book:
         row = NodeRow(NodeState.ONLINE, 1, 1 << 30, 1 << 40)
         return [(n, entry, row) for n, entry in self.entries.items() if node_ids is None or n in node_ids]
 
+    def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
+        return self.entries.get(node_id)
+
+    def entry_bytes(self, node_id: NodeId) -> bytes | None:
+        entry = self.roster_entry(node_id)
+        return None if entry is None else entry_to_bytes(entry)
+
     def weighed(self, node_id: NodeId) -> Weighed:
         return self.known[node_id]
 
     def save_seen(self, rows: dict[NodeId, NodeRow]) -> None:
         return
 
-    def reputations(self) -> dict[NodeId, Any]:
-        return {}
+    def reputations(self) -> list[tuple[NodeId, Any]]:
+        return []
 
     def save_reputations(self, rows: Any) -> None:
         return
@@ -80,11 +90,20 @@ class World:
         """Whether what is listed is another thing than what making all anew gives."""
         for policy in (None, ATTESTED):
             weakest = Evidence.CLAIMED if policy is None else policy.evidence
-            listed = {c.node_id: c for c in self.pool.candidates(policy)}
+            field = cast("Field", self.pool.candidates(policy))
+            listed = {c.node_id: c for c in field}
             fresh = {n: self.pool._as_listed(n, weakest) for n in self.pool.members}
-            if listed != fresh:
+            if listed != {n: c for n, c in fresh.items() if self.pool.client(n) is not None}:
+                return True
+            if fresh != {n: field.get(n) for n in fresh} or field.known != len(fresh):
                 return True
         return False
+
+    def answers(self, node_id: NodeId) -> Member:
+        member: Member = self.pool.members[node_id]
+        member.client = cast("Any", self.pool)
+        self.pool._set(member, NodeState.ONLINE)
+        return member
 
     def event(self) -> None:
         dice, pool, trust = self.dice, self.pool, self.trust
@@ -143,18 +162,37 @@ def test_what_is_listed_is_always_what_making_all_anew_gives(seed: int) -> None:
 def test_a_change_that_is_not_told_would_be_seen() -> None:
     async def go() -> None:
         world = World(5, 0)
+        member = world.answers(next(iter(world.pool.members)))
         assert not world.differs()
-        next(iter(world.pool.members.values())).reserved += 1
+        member.reserved += 1
         assert world.differs()
 
     trio.run(go)
 
 
+def test_a_pool_that_does_not_hear_of_conduct_would_be_seen() -> None:
+    async def go(deaf: bool) -> bool:
+        world = World(5, 0)
+        node_id = next(iter(world.pool.members))
+        world.answers(node_id)
+        assert not world.differs()
+        if deaf:
+            world.trust.on_changed = lambda node_id: None
+        world.trust.failed(node_id)
+        return world.differs()
+
+    assert trio.run(go, True) and not trio.run(go, False)
+
+
 def test_nodes_of_which_nothing_changed_are_not_made_again() -> None:
     async def go() -> None:
-        world = World(500, 1)
-        field = world.pool.candidates()
-        assert world.pool.listing.made == 500 == len(field)  # type: ignore[arg-type]
+        world = World(600, 1)
+        for node_id in list(world.pool.members)[:500]:
+            world.answers(node_id)
+        field = cast("Field", world.pool.candidates())
+        assert world.pool.listing.made == 500 == len(field) and field.known == 600, (
+            "those that cannot be asked are not made"
+        )
         for _ in range(20):
             for node_id in list(world.pool.members)[:10]:
                 world.pool.reserve(node_id, 1)
@@ -174,6 +212,7 @@ def test_a_node_that_becomes_old_enough_is_seen_to_be_vetted() -> None:
         world.pool.refresh([new])
         for _ in range(VET_AUDITS):
             world.trust.passed(new)
+        world.answers(new)
 
         def seen() -> bool:
             return next(c.vetted for c in world.pool.candidates() if c.node_id == new)
@@ -190,9 +229,8 @@ def test_a_node_that_becomes_old_enough_is_seen_to_be_vetted() -> None:
 def test_a_node_that_leaves_is_not_usable_any_more() -> None:
     async def go() -> None:
         world = World(3, 1)
-        node_id, member = next(iter(world.pool.members.items()))
-        member.client = cast("Any", world.pool)
-        world.pool._set(member, NodeState.ONLINE)
+        node_id = next(iter(world.pool.members))
+        world.answers(node_id)
         assert next(c.usable for c in world.pool.candidates() if c.node_id == node_id)
         entry = world.book.entries[node_id]
         marked = replace(entry.address, addresses=(*entry.address.addresses, f"{LEAVING_MARK}5"))
@@ -235,7 +273,7 @@ def test_who_asks_first_by_another_class_of_evidence_hides_no_change_from_others
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, trio.testing.MockClock)
         node_id = next(iter(world.pool.members))
-        world.pool.members[node_id].client = cast("Any", world.pool)
+        world.answers(node_id)
         world.pool.candidates()
         world.pool.answered_put(node_id, busy=True)
         assert not {c.node_id: c for c in world.pool.candidates()}[node_id].usable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import lmdb
@@ -55,3 +56,51 @@ def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", read_text)
     assert memory.file_bytes() == 0
     memory.let_go()
+
+
+class Replaced:
+    """An object that the collector looks at."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def test_what_replaces_old_objects_does_not_pile_up(autojump_clock: trio.testing.MockClock) -> None:
+    """As many are let go as are made, so the collector is not called by itself."""
+    threshold = gc.get_threshold()
+    kept = {number: Replaced(number) for number in range(30_000)}
+    gc.collect()
+    gc.freeze()
+    try:
+        memory.collect_often()
+
+        def replace_all() -> None:
+            for number in kept:
+                kept[number] = Replaced(-number)
+
+        async def main() -> tuple[int, int]:
+            replace_all()
+            alone = len(gc.get_objects(generation=0))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(memory.keep_few_new)
+                await trio.sleep(1.5 * memory.NEW_EVERY)
+                looked_at = len(gc.get_objects(generation=0))
+                nursery.cancel_scope.cancel()
+            return alone, looked_at
+
+        alone, looked_at = trio.run(main, clock=autojump_clock)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
+    assert alone > 20_000, "this is what it is there for"
+    assert looked_at < 1000
+
+
+def test_the_collector_does_nothing_while_the_engine_starts() -> None:
+    try:
+        memory.collect_nothing()
+        assert not gc.isenabled()
+    finally:
+        memory.settled()
+        gc.unfreeze()
+    assert gc.isenabled()

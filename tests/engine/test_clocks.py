@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hivefs.chunkstore import pool as pool_module
+from hivefs.chunkstore import shifts
 from hivefs.chunkstore.clocks import AGREE_NS, MOST_AHEAD_NS, Clocks
 from hivefs.chunkstore.pool import Pool
 from hivefs.cli.status import trust_words
@@ -38,8 +38,9 @@ def test_the_clock_is_right_while_most_who_answer_say_so() -> None:
     for gone in (NODES[1], NODES[2], NODES[4], NODES[5]):
         clocks.lost(gone)
     assert clocks.right
-    clocks.stepped()
-    assert not clocks.right and not clocks.asked
+    clocks.heard(NODES[1], NOW + 2 * DAY, NOW)
+    assert clocks.stepped() == [NODES[1]]
+    assert not clocks.right and not clocks.asked and clocks.stepped() == []
 
 
 def test_the_first_that_answers_is_not_enough() -> None:
@@ -94,7 +95,7 @@ def step(pool: Pool, by: int, wall: list[int]) -> None:
     wall[0] += by
     for _ in range(3):
         pool._follow_clock(0.0)
-    assert not pool._shifts
+    assert not pool._shifts.pending
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_a_time_that_is_written_now_does_not_follow_a_step_of_before(tmp_path: P
             member.row = replace(member.row, since_ns=0)
             pool._undated[node_id] = None
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pool_module, "SHIFTED", 0)  # the looks do not come so far
+                patch.setattr(shifts, "SHIFTED", 0)  # the looks do not come so far
                 wall[0] -= 400 * DAY
                 pool._follow_clock(0.0)
                 for other in hive.nodes[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -209,12 +210,16 @@ def test_a_damaged_share_is_noticed_read_elsewhere_and_made_again(tmp_path: Path
             assert await content(engine, vault, 3, 0) == plain[3]
             assert engine.pool.members[node.node_id].problems == 1
 
-            def moved() -> bool:
+            def made_again() -> bool:
+                """Elsewhere, or at the same node, when it has deleted what it had before a place was looked for."""
                 now = engine.store.stripe(stripe.stripe_id)
-                assert now is not None
-                return now.shares[place.index].node not in (None, node.node_id)
+                holder = None if now is None else now.shares[place.index].node
+                there = None if holder is None else hive.by_id(holder)
+                if there is None or share.share_id in there.rotten:
+                    return False
+                return hashlib.sha256(there.shares.get(share.share_id, b"")).digest() == share.share_id
 
-            await until(moved)
+            await until(made_again)
             assert engine.store.stripe_level(stripe.stripe_id) == Level.GUARANTEED
 
     run(test)

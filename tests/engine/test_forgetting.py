@@ -167,7 +167,7 @@ class Talks:
         await trio.sleep(0)
 
     def __getattr__(self, name: str) -> Any:
-        return SimpleNamespace(node_membership=None)
+        return SimpleNamespace(node_membership=SimpleNamespace(subject=b"", invitation=None))
 
 
 def test_an_answer_of_one_that_is_forgotten_is_not_heard(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_an_answer_of_one_that_is_forgotten_is_not_heard(engine: Engine, monkeyp
             engine._forgot(old.node_id)
 
         monkeypatch.setattr(engine.pool, "_dial", lambda entry: Talks(forgotten))
-        monkeypatch.setattr(engine.pool, "revoked", lambda membership: False)
+        monkeypatch.setattr(engine.pool, "revoked", lambda subject, invitation: False)
         member = engine.pool.members[old.node_id]
         await engine.pool._talk(old.node_id, member.turn, Slot(trio.Semaphore(1)))
 

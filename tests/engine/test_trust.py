@@ -30,8 +30,8 @@ class Book:
         self.rows: dict[NodeId, Reputation] = {}
         self.distrusted: frozenset[NodeId] = frozenset()
 
-    def reputations(self) -> dict[NodeId, Reputation]:
-        return dict(self.rows)
+    def reputations(self) -> list[tuple[NodeId, Reputation]]:
+        return list(self.rows.items())
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
         self.rows |= rows

@@ -239,6 +239,7 @@ def duties(engine: Engine) -> Iterator[tuple[str, Callable[[], Awaitable[Any]]]]
         await engine.moving.repack.look()
 
     async def infeasible() -> None:
+        engine.pool.candidates(NEVER)
         for member in engine.pool.members.values():
             member.client = cast("Any", engine)  # it answers, as far as the pool knows
             engine.pool.listing.changed(member.node_id)

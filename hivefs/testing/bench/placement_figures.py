@@ -21,7 +21,8 @@ from typing import Any, Final, cast
 import trio
 
 from hivefs.chunkstore.claims import Claims
-from hivefs.chunkstore.pool import Member, Pool
+from hivefs.chunkstore.member import Member
+from hivefs.chunkstore.pool import Pool
 from hivefs.chunkstore.writer import Writer
 from hivefs.errors import PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.trust import Trust
@@ -29,6 +30,7 @@ from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.model.node import AddressRecord, Attribute, Candidate, Membership, Role, RosterEntry
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement.attributes import authorities
+from hivefs.placement.evidence import Weighed
 from hivefs.placement.field import Field
 from hivefs.placement.health import NodeRow, NodeState
 from hivefs.placement.policy import Policy
@@ -133,8 +135,8 @@ class _Nobody:
     def nodes(self) -> list[Any]:
         return []
 
-    def reputations(self) -> dict[NodeId, Any]:
-        return {}
+    def reputations(self) -> list[tuple[NodeId, Any]]:
+        return []
 
     def save_distrusted(self, nodes: Any) -> None:
         return
@@ -151,7 +153,11 @@ def engine_steps(counts: Sequence[int], times: int = _TIMED) -> Iterator[dict[st
         entry = RosterEntry(Membership(b"", b"", Role.NODE, (), 1, 0, 1), AddressRecord(NodeId(b""), (), 1))
         for node in nodes(count):
             row = NodeRow(NodeState.ONLINE, 1, node.free_bytes, 1 << 40)
-            pool.members[node.node_id] = Member(node.node_id, entry, row, dict(node.authorities), client=cast("Any", pool))
+            member = pool.members[node.node_id] = Member(node.node_id, pool.shelf, row)
+            member.client = cast("Any", pool)
+            member.hear(entry)
+            member._weighed = Weighed(()), dict(node.authorities)
+            pool.by_state[NodeState.ONLINE][node.node_id] = None
         writer = Writer(pool, policy, lambda: 1, random.Random(3).randbytes, Claims(lambda pairs: None), bytes(32))
         dice = random.Random(4)
 

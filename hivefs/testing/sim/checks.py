@@ -92,14 +92,19 @@ def _nodes_are_as_remembered(world: World) -> None:
     field = life.pool.candidates(life.policy)
     if not isinstance(field, Field):
         raise AssertionError("the engine's pool lists nodes in a field")
+    there = {candidate.node_id: candidate for candidate in field}
+    if more := there.keys() - life.pool.members.keys():
+        raise Violation(f"{len(more)} nodes are listed that are not known any more")
     parts = 1 + len(life.pool.members) // FEW
     for node_id in islice(life.pool.members, int(trio.current_time() // DAY) % parts, None, parts):
         name = node_id.hex()[:12]
         if EngineReader.node_view(life.store, node_id) != life.store.node_view(node_id):
             raise Violation(f"node {name} is remembered otherwise than the store has it")
-        made, listed = life.pool.candidate(node_id, life.policy), field.get(node_id)
+        made, listed = life.pool.candidate(node_id, life.policy), there.get(node_id)
         if listed is None:
-            raise Violation(f"node {name} is known, and not listed")
+            if life.pool.client(node_id) is not None:
+                raise Violation(f"node {name} answers, and is not listed")
+            continue
         weight = made.weight if listed.usable else listed.weight
         if listed != replace(made, weight=weight, vetted=listed.vetted):
             raise Violation(f"node {name} is listed as {listed}, and is {made}")

@@ -18,8 +18,8 @@ import trio
 
 from hivefs.chunkstore.cache import Cache
 from hivefs.chunkstore.claims import Claims, Pair
+from hivefs.chunkstore.member import Member
 from hivefs.chunkstore.node_client import NodeClient
-from hivefs.chunkstore.pool import Member
 from hivefs.chunkstore.reader import Reader
 from hivefs.chunkstore.writer import Writer
 from hivefs.content import packing
