@@ -25,7 +25,7 @@ from hivefs.daemon.launch import start_time, wait_gone
 from hivefs.errors import VaultMissing
 from hivefs.fuse.mounting import mounts_at
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 
 
