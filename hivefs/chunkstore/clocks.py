@@ -28,6 +28,8 @@ class Clocks:
     def __init__(self, known: Callable[[], int] = lambda: 0) -> None:
         self._known = known
         self._told: dict[NodeId, bool] = {}
+        self._apart: dict[NodeId, None] = {}
+        """Where leases go by another clock than ours."""
         self._agree = 0
         self._proved = False
 
@@ -44,17 +46,24 @@ class Clocks:
         self._proved = self._proved or (self._most_agree and 2 * self._agree >= self._known())
         if self._told[node_id] or (ahead < 0 and self._most_agree):
             return 0
+        self._apart[node_id] = None
         return min(ahead, MOST_AHEAD_NS)
 
     def lost(self, node_id: NodeId) -> None:
         """There is no conversation with it any more."""
         self._agree -= self._told.pop(node_id, False)
+        self._apart.pop(node_id, None)
 
-    def stepped(self) -> None:
-        """This machine's clock was set: what was told before says nothing of it."""
+    def stepped(self) -> list[NodeId]:
+        """This machine's clock was set: what was told before says nothing of it. The nodes at which leases went by another
+        clock than ours until now.
+        """
+        apart = list(self._apart)
+        self._apart.clear()
         self._told.clear()
         self._agree = 0
         self._proved = False
+        return apart
 
     @property
     def asked(self) -> bool:

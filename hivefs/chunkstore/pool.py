@@ -443,10 +443,10 @@ class Pool:
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
-            self.clocks.stepped()
-            for there in self.online():
-                if there.client is not None:
-                    there.client.ahead_ns = 0  # it was told of the clock of before
+            for node_id in self.clocks.stepped():
+                client = self.client(node_id)
+                if client is not None:
+                    client.ahead_ns = 0
             self._shifts.stepped(step)
         self._shifts.some()
         self._date(now)

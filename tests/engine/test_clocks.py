@@ -38,8 +38,9 @@ def test_the_clock_is_right_while_most_who_answer_say_so() -> None:
     for gone in (NODES[1], NODES[2], NODES[4], NODES[5]):
         clocks.lost(gone)
     assert clocks.right
-    clocks.stepped()
-    assert not clocks.right and not clocks.asked
+    clocks.heard(NODES[1], NOW + 2 * DAY, NOW)
+    assert clocks.stepped() == [NODES[1]]
+    assert not clocks.right and not clocks.asked and clocks.stepped() == []
 
 
 def test_the_first_that_answers_is_not_enough() -> None:
