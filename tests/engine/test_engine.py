@@ -34,7 +34,7 @@ SECRETS = Secrets(bytes(range(32)), bytes([9]) * 32)
 
 
 def make_home(path: Path, gone_after: int = 86_400, needed: int = 4, total: int = 6) -> Home:
-    settings = {"node_gone_after_s": gone_after, "read_deadline_s": 2, "cache_bytes": 64 << 20}
+    settings = {"node_gone_after_s": gone_after, "read_deadline_s": 30, "cache_bytes": 64 << 20}
     return Home.create(path, SECRETS, Lock("none"), HIVE_SEED, (), needed, total, settings)
 
 
@@ -241,8 +241,10 @@ def test_too_few_shares_end_after_the_deadline_and_come_back(tmp_path: Path) -> 
             for node in down:
                 node.stop()
             await until(lambda: len(engine.pool.online()) == 5)
+            deadline, engine.reader.deadline = engine.reader.deadline, 0.5
             with pytest.raises(NotEnoughShares):
                 await content(engine, vault, 1, 0)
+            engine.reader.deadline = deadline
             for node in down:
                 node.start()
             await until(lambda: len(engine.pool.online()) == 8)
@@ -398,10 +400,12 @@ def test_a_checkpoint_that_fails_half_way_leaves_nothing_and_is_made_later(tmp_p
             for node in hive.nodes[:7]:
                 node.stop()
             await until(lambda: len(engine.pool.online()) == 1)
+            engine.reader.deadline = 0.5
             vault.delete(1, 0)
             engine.checkpoint.poke()
             await until(lambda: engine.checkpoint.waiting_for)
             assert engine.checkpoint.head() == first
+            engine.reader.deadline = 30.0
             for node in hive.nodes:
                 node.start()
             await settle(engine, vault)
