@@ -97,9 +97,11 @@ class Pool:
         self._looks = Due()
         """When to look whether a node that is away is so for too long."""
         self._shifts = Shifts(self.members, self.met, self._unsaved)
-        self.clocks = Clocks()
+        self.clocks = Clocks(lambda: len(self.by_state[NodeState.ONLINE]) + len(self.by_state[NodeState.OFFLINE]))
         self._undated: OrderedDict[NodeId, None] = OrderedDict()
-        """Nodes given up while this machine's clock was not known to be right: since when is written once it is."""
+        """Nodes that went or were given up while this machine's clock was not known to be right: since when is written once
+        it is.
+        """
         self._changed = trio.Event()
         self._dialling = Dialling(self._talk)
         self._cut: dict[NodeId, None] = {}
@@ -317,12 +319,11 @@ class Pool:
         state = NodeState.OFFLINE if row.state == NodeState.ONLINE else row.state
         member = self.members[node_id] = Member(node_id, self.shelf, row)
         member.state = state
-        if state == NodeState.GONE and not row.since_ns:
-            self._undated[node_id] = None
-        elif state != row.state or not row.since_ns:
-            member.since_ns = self._clock()
-            member.dated = True
+        if state != row.state:
+            member.since_ns = 0
             self._unsaved.append(node_id)
+        if not member.since_ns:
+            self._undated[node_id] = None
         self.met.add(node_id)
         self._shifts.changed(node_id)
         self.by_state[state][node_id] = None
@@ -426,7 +427,7 @@ class Pool:
             return
         limit = self._conduct.gone_after(node_id)
         # What passed before this process began is known by the clock alone.
-        by_clock = self.clocks.right or member.dated
+        by_clock = bool(member.since_ns) and (self.clocks.right or member.dated)
         away = self._conduct.away(node_id, (self._wall - member.since_ns) / 1e9 if by_clock else 0.0)
         if away > limit:
             log.warning("node %s is gone: away for %.0f s", node_id.hex()[:12], limit)
@@ -437,9 +438,9 @@ class Pool:
 
     def _follow_clock(self, seconds: float) -> None:
         """A clock that was set, or a machine that slept, moves the times since when nodes are away or given up: nobody is
-        away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And who did not answer since this
-        start is away since then for later starts too: otherwise that would begin anew with each start, and of an engine
-        that is started every day no node would ever be gone.
+        away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And who did not answer since the
+        clock was known to be right is away since then for later starts too: otherwise that would begin anew with each
+        start, and of an engine that is started every day no node would ever be gone.
 
         A clock that is set back was ahead before, or is behind now. Times from before this process stay then: moved along
         they could be too early by all that it was ahead, and what is given up would be forgotten (that they are too late
@@ -449,7 +450,10 @@ class Pool:
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
-            self.clocks.stepped()
+            for node_id in self.clocks.stepped():
+                client = self.client(node_id)
+                if client is not None:
+                    client.ahead_ns = 0
             self._shifts.stepped(step)
         self._shifts.some()
         self._date(now)
@@ -462,10 +466,11 @@ class Pool:
             self._save_seen(rows)
 
     def _date(self, now: int) -> None:
-        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right else ():
+        """Not while times have still to follow a step of the clock: it would be moved along, too."""
+        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right and not self._shifts.pending else ():
             del self._undated[node_id]
             member = self.members.get(node_id)
-            if member is not None and member.state == NodeState.GONE and not member.since_ns:
+            if member is not None:
                 member.since_ns, member.dated = now, True
                 self._shifts.changed(node_id)
                 self._unsaved.append(node_id)
@@ -486,7 +491,7 @@ class Pool:
     def _set(self, member: Member, state: NodeState, free: int | None = None, capacity: int | None = None) -> None:
         self.listing.changed(member.node_id)
         row = member.row
-        dated = state != NodeState.GONE or self.clocks.right
+        dated = state == NodeState.ONLINE or self.clocks.right
         new = NodeRow(
             state,
             row.since_ns if row.state == state else self._clock() if dated else 0,

@@ -19,7 +19,8 @@ from hivefs.daemon import control
 from hivefs.daemon.control_values import level_of
 from hivefs.daemon.engine_link import EngineLink, LazyBook
 from hivefs.daemon.home import Home
-from hivefs.daemon.memory import keep_maps_small
+from hivefs.daemon.memory import keep_few_new, keep_maps_small
+from hivefs.daemon.warming import Warming
 from hivefs.errors import EngineUnavailable, NotMounted, StoreDamaged, VaultInUse
 from hivefs.filesystem.courtesy import Courtesy
 from hivefs.filesystem.filesystem import Filesystem
@@ -111,6 +112,8 @@ class Drive:
             owner=(os.getuid(), os.getgid()),
         )
         self._load = self.engine.loader(store)
+        self._warming = Warming(home.metadata / "data.mdb")
+        store.on_cold = self._warming.met
         self._operations = DriveOperations(self.filesystem, self._load)
         self._session = Session(self._operations, where, options.mount)
         courtesy = Courtesy(self._session.load, kernel_clock)
@@ -141,6 +144,8 @@ class Drive:
                 working.start_soon(self.engine.hydrate, self._store, self._load)
                 working.start_soon(self._give_hints)
                 working.start_soon(keep_maps_small)
+                working.start_soon(keep_few_new)
+                working.start_soon(self._warming.run)
                 await working.start(self._session_until_end, working.cancel_scope)
                 ready()
             self._ending = True

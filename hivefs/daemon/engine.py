@@ -430,7 +430,7 @@ async def _serve(
         if port := vault.setting("metrics_port"):
             from hivefs.daemon import engine_metrics  # loads prometheus_client: only where it is wanted
 
-            nursery.start_soon(engine_metrics.serve, port, engine.status)
+            nursery.start_soon(engine_metrics.serve, port, engine.told)
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
         settled()

@@ -470,7 +470,7 @@ class Engine:
         await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
-            if node_id in self.pool.members:  # else it was forgotten meanwhile
+            if node_id in self.pool.members:  # it may be forgotten meanwhile
                 nodes.append(self.node_status(node_id))
             await turns.item()
         return self.status(nodes)

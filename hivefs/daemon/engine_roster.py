@@ -79,7 +79,7 @@ class Learning:
         known = store.entry_bytes(node_id)
         if known is None and is_old_news(entry, store.was_forgotten(node_id), time.time_ns()):
             return False
-        if entry_to_bytes(entry) == known:  # to open what is known takes six times as long
+        if entry_to_bytes(entry) == known:  # to open what is known costs more
             return False
         return not self._engine.covers(entry.membership) and (known is not None or self._may_join(entry))
 

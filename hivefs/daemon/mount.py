@@ -24,7 +24,7 @@ import trio
 from hivefs.daemon import launch, priority
 from hivefs.daemon.drive import Drive, DriveOptions
 from hivefs.daemon.home import Home, Secrets
-from hivefs.daemon.memory import keep_buffers, settled
+from hivefs.daemon.memory import collect_seldom, keep_buffers, settled
 from hivefs.errors import HivefsError, MountBusy, MountFailed
 from hivefs.fuse.mounting import MountOptions
 
@@ -63,6 +63,7 @@ async def _serve(frame: dict[str, Any], report: launch.Report) -> None:
 
     def ready() -> None:
         settled()
+        collect_seldom()
         report.ready({"pid": os.getpid(), "mountpoint": str(drive.mountpoint)})
 
     # The receiver is the outermost: a second signal while the drive closes must not kill it half-way.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import suppress
 
 import trio
 
@@ -52,6 +53,9 @@ INLINE_PIECES = 128 << 10
 ROUNDS = 6
 SPREAD_OVER = 200
 """Changed inodes or files with staged bytes that are worth putting into the transaction before the commit."""
+
+SPREAD = 24
+"""Inodes, or files with changed slots, that are put in one go: half a millisecond."""
 
 MOVE_EVERY = 20.0
 MOVE_BYTES = 16 << 20
@@ -272,10 +276,12 @@ class Commits:
                 if self._stage.unsynced_bytes > MUCH and self._leading is None:
                     await trio.to_thread.run_sync(self._stage.sync, limiter=self._threads)
                 await self._handles.reap()
-                self._spread()
+                await self._spread()
                 if now - committed >= COMMIT_EVERY:
                     committed = now
                     if not self.settled:
+                        with suppress(HivefsError):  # the commit meets it again, and notes what it means
+                            await self._spread(0)
                         await self.all(settle=True)
                         self._said = ""
                 if now - moved >= MOVE_EVERY:
@@ -288,14 +294,15 @@ class Commits:
         """Much was written: begin to put it on the disk now, so that an fsync finds little left to do."""
         self._much.set()
 
-    def _spread(self) -> None:
-        """Put what was changed into the transaction a little at a time, so that a commit does not take long. (Each
-        commit syncs the stage before, so rows may be put early.)
+    async def _spread(self, over: int = SPREAD_OVER) -> None:
+        """Put what was changed into the transaction a little at a time, so that a commit does not take long, and with turns
+        for others. (Each commit syncs the stage before, and puts what is left, so some rows may be put early.)
         """
-        if self._overlay.unflushed > SPREAD_OVER:
-            self._overlay.flush()
-        if self._inodes.unflushed > SPREAD_OVER:
-            self._inodes.flush()
+        for part in (self._overlay, self._inodes):
+            if part.unflushed > over:
+                for _ in range(-(-part.unflushed // SPREAD)):
+                    part.flush(SPREAD)
+                    await trio.lowlevel.checkpoint()
 
     async def _empty_segment(self) -> None:
         """Give the space of a mostly dead stage segment back."""

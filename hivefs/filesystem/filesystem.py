@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
@@ -207,6 +207,10 @@ class Filesystem:
     def remembered(self, ino: int, count: int = 1) -> None:
         """The kernel was given this inode (lookup, create, mkdir, ..., readdirplus): one more reference."""
         self._handles.remembered(ino, count)
+
+    def remembered_all(self, inos: Iterable[int]) -> None:
+        """Each of these once more."""
+        self._handles.remembered_all(inos)
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel drops references. Never raises."""

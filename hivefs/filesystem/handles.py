@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -58,6 +58,12 @@ class Handles:
     def remembered(self, ino: int, count: int) -> None:
         """See Filesystem.remembered."""
         self._known.add(ino, count)
+
+    def remembered_all(self, inos: Iterable[int]) -> None:
+        """See Filesystem.remembered_all."""
+        add = self._known.add
+        for ino in inos:
+            add(ino, 1)
 
     def forget(self, ino: int, count: int) -> None:
         """See Filesystem.forget."""

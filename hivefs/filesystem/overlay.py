@@ -276,27 +276,38 @@ class Overlay:
             if not unflushed:
                 del self._unflushed[key[0]]
 
-    def flush(self) -> None:
-        """Put all changed rows into the open transaction, and PENDING into the maps of slots that were holes.
+    def flush(self, most: int | None = None) -> None:
+        """Put all changed rows into the open transaction, and PENDING into the maps of slots that were holes; or those of
+        ``most`` files.
 
         The stage must be synced between this and the commit.
         """
-        for ino, numbers in self._unflushed.items():
-            for number in sorted(numbers):
-                slot = self._slots[ino, number]
-                value = bytes([_LOST if slot.lost else 0]) + extents_to_bytes(slot.extents)
-                self._store.put_staged(ino, number, value)
-                if slot.new:
-                    self._maps.append_pending(ino, number)
-                elif slot.fresh:
-                    self._maps.set_slot(ino, number, SlotKind.PENDING)
-                slot.fresh = slot.new = False
-                slot.kept = True
-        self._unflushed.clear()
+        unflushed = self._unflushed
+        for _ in range(len(unflushed) if most is None else min(most, len(unflushed))):
+            ino, numbers = unflushed.popitem()
+            try:
+                self._flush(ino, numbers)
+            except BaseException:  # whatever it is, these rows are not all put; raised again
+                unflushed[ino] = numbers
+                raise
+        if unflushed:
+            return
         if len(self._slots) > CACHED:
             self._shrink()
         if len(self._stamps) > 2 * STAMPED:
             self._cool()
+
+    def _flush(self, ino: int, numbers: set[int]) -> None:
+        for number in sorted(numbers):
+            slot = self._slots[ino, number]
+            value = bytes([_LOST if slot.lost else 0]) + extents_to_bytes(slot.extents)
+            self._store.put_staged(ino, number, value)
+            if slot.new:
+                self._maps.append_pending(ino, number)
+            elif slot.fresh:
+                self._maps.set_slot(ino, number, SlotKind.PENDING)
+            slot.fresh = slot.new = False
+            slot.kept = True
 
     def _cool(self) -> None:
         """Forget the oldest stamps; all rows are in the store."""

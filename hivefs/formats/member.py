@@ -217,7 +217,7 @@ def entry_from_bytes(data: bytes) -> RosterEntry:
 
 def outline_from_bytes(data: bytes) -> tuple[AddressRecord, bytes]:
     """Of an entry that was read once (and kept where nobody changes it) the addresses without their signature, and the key
-    of the invitation by which the member joined, empty when there is none. A quarter of what ``entry_from_bytes`` costs:
+    of the invitation by which the member joined, empty when there is none. A fifth of what ``entry_from_bytes`` costs:
     nothing is compared. Raises Corrupt or UnknownVersion.
     """
     what = "a roster entry"

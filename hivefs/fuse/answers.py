@@ -77,9 +77,23 @@ class Answerer(Protocol):
     load: Loader
 
 
-def entry_of(inode: Inode) -> pyfuse3.EntryAttributes:
-    """The attributes of an inode, to be believed for KERNEL_CACHE_SECONDS."""
+def new_entry() -> pyfuse3.EntryAttributes:
+    """Name and attributes to be believed for KERNEL_CACHE_SECONDS, of nothing yet."""
     entry = pyfuse3.EntryAttributes()
+    entry.entry_timeout = entry.attr_timeout = KERNEL_CACHE_SECONDS
+    return entry
+
+
+def entry_of(inode: Inode) -> pyfuse3.EntryAttributes:
+    """The attributes of an inode."""
+    entry = new_entry()
+    describe(entry, inode)
+    return entry
+
+
+def describe(entry: pyfuse3.EntryAttributes, inode: Inode) -> None:
+    """Make ``entry`` that of an inode, whatever it was before (readdir_reply copies it, FewerNames changes a time-out)."""
+    entry.attr_timeout = KERNEL_CACHE_SECONDS
     entry.st_ino = inode.ino
     entry.st_mode = inode.mode
     entry.st_nlink = inode.nlink
@@ -91,8 +105,6 @@ def entry_of(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
-    entry.entry_timeout = entry.attr_timeout = KERNEL_CACHE_SECONDS
-    return entry
 
 
 def _groups(pid: int) -> Sequence[int]:
@@ -108,9 +120,8 @@ def caller_of(context: pyfuse3.RequestContext) -> Caller:
 
 
 def _no_such_name() -> pyfuse3.EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
+    entry = new_entry()
     entry.st_ino = pyfuse3.InodeT(0)
-    entry.entry_timeout = entry.attr_timeout = KERNEL_CACHE_SECONDS
     return entry
 
 

@@ -12,7 +12,16 @@ import pyfuse3
 
 from hivefs.errors import HivefsError, NotLoaded, PosixError
 from hivefs.filesystem.filesystem import Filesystem
-from hivefs.fuse.answers import NO_SUCH_NAME, FewerNames, Loader, answering, caller_of, entry_of
+from hivefs.fuse.answers import (
+    NO_SUCH_NAME,
+    FewerNames,
+    Loader,
+    answering,
+    caller_of,
+    describe,
+    entry_of,
+    new_entry,
+)
 from hivefs.fuse.files import file_info
 from hivefs.model.inode import Inode
 
@@ -117,19 +126,23 @@ class Names:
 
         When something fails after some entries, those are answered; the next call meets the failure first.
         """
-        reply, remembered, kept = pyfuse3.readdir_reply, self.fs.remembered, self.fewer.kept
+        reply, kept, entry = pyfuse3.readdir_reply, self.fewer.kept, new_entry()
         answered = False
+        given: list[int] = []
         try:
             for next_cookie, name, inode in self.fs.readdir(ino, cookie):
-                if not reply(token, name, kept(entry_of(inode)), next_cookie):
+                describe(entry, inode)
+                if not reply(token, name, kept(entry), next_cookie):
                     break
                 answered = True
                 if name != b"." and name != b"..":
-                    remembered(inode.ino)
+                    given.append(inode.ino)
         except (NotLoaded, PosixError, HivefsError):
             if not answered:
                 raise
             return
+        finally:
+            self.fs.remembered_all(given)
         if not cookie:
             self.fs.listed(ino)
 

@@ -149,8 +149,10 @@ class Repair:
         """Stripes that left the queue because their nodes came back."""
         self.risked = 0
         """Stripes that were about to be lost and were repaired without regard to old copies at nodes given up."""
-        self._why: dict[StripeId, tuple[str, bool]] = {}
-        """Why a stripe had to wait when it was tried last, and whether for old copies only, in the order of those tries."""
+        self._why: dict[StripeId, str] = {}
+        """Why a stripe had to wait when it was tried last, in the order of those tries."""
+        self._beside: set[StripeId] = set()
+        """Those of them that wait for nothing but the deletion of old copies."""
         self.keep: Keep = unkept
         """Starts the workers, and starts them again when there is room (maintenance/full_disk.py)."""
         self.admit: Callable[[int, bool], Awaitable[None]] = _at_once
@@ -173,23 +175,33 @@ class Repair:
     @property
     def waiting_for_copies(self) -> int:
         """Those that wait for nothing but the deletion of old copies."""
-        return sum(map(self.waits_for_copies, self._why))
+        return len(self._beside)
 
     def waits_for_copies(self, stripe_id: StripeId) -> bool:
         """Whether this stripe waits for nothing but the deletion of old copies."""
-        return self._why.get(stripe_id, ("", False))[1] and self._waits(stripe_id)
+        return stripe_id in self._beside
 
     @property
     def waiting_for(self) -> str:
         """Why the stripe that was tried last among those that still wait must wait; empty when none does."""
-        return next((why for stripe_id, (why, _) in reversed(self._why.items()) if self._waits(stripe_id)), "")
+        return next((why for stripe_id, why in reversed(self._why.items()) if self._waits(stripe_id)), "")
 
     def _waits(self, stripe_id: StripeId) -> bool:
         return any(stripe_id in there for there in (self._queued, self._parked, self._stuck, self._again))
 
+    def _must_wait(self, stripe_id: StripeId, why: str, copies: bool) -> None:
+        self._may_go(stripe_id)  # so that the newest is the last
+        self._why[stripe_id] = why
+        if copies:
+            self._beside.add(stripe_id)
+
+    def _may_go(self, stripe_id: StripeId) -> None:
+        self._why.pop(stripe_id, None)
+        self._beside.discard(stripe_id)
+
     def _is_gone(self, stripe_id: StripeId) -> None:
         """Nothing names this stripe any more: forget what was tried with it."""
-        self._why.pop(stripe_id, None)
+        self._may_go(stripe_id)
         self._vain.pop(stripe_id, None)
 
     @property
@@ -211,7 +223,7 @@ class Repair:
         health = self._state.health(stripe)
         urgency = decision.urgency
         if not _to_do(decision, health):
-            self._why.pop(stripe_id, None)
+            self._may_go(stripe_id)
             if not decision.wanted and health.level == Level.GUARANTEED and not self._state.certified(stripe):
                 self.unproved.note(stripe_id)  # it is proved as it lies, by the policy that it has now
             return
@@ -296,7 +308,7 @@ class Repair:
             if stripe is None or not _to_do(plan(stripe, self._look), self._state.health(stripe)):
                 self._queued.discard(stripe_id)
                 self.cancelled += 1
-                self._why.pop(stripe_id, None)
+                self._may_go(stripe_id)
                 if stripe is None:
                     self._is_gone(stripe_id)
             await turns.item()
@@ -337,7 +349,7 @@ class Repair:
             try:
                 done = await self.repair(stripe_id)
             except DiskFull as error:
-                why = str(error)
+                self._must_wait(stripe_id, str(error), False)
                 self._parked[stripe_id] = None
                 raise
             except HivefsError as error:
@@ -348,13 +360,12 @@ class Repair:
             finally:
                 self._queued.discard(stripe_id)
                 self._working.discard(stripe_id)
-                self._why.pop(stripe_id, None)  # so that the newest is the last
-                if not done:
-                    self._why[stripe_id] = why, copies
             if done:
+                self._may_go(stripe_id)
                 self._vain.pop(stripe_id, None)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
+                self._must_wait(stripe_id, why, copies)
                 (self._stuck if stuck else self._parked)[stripe_id] = None
                 stripe = self._state.stripe(stripe_id)
                 if stripe is not None and stuck and len(self._stuck) <= MANY:

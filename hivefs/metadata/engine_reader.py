@@ -211,7 +211,7 @@ class EngineReader(CopyReader):
                 yield node_id, entry, row
 
     def node_rows(self) -> Iterator[tuple[NodeId, NodeRow]]:
-        """All known nodes and what was last seen of them, one by one. Costs a tenth of ``nodes``: no entry is opened."""
+        """All known nodes and what was last seen of them, one by one. Costs a sixth of ``nodes``: no entry is opened."""
         for node_id in self.each_node():
             row = self.node_row(node_id)
             if row is not None:

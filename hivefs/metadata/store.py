@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -48,9 +49,6 @@ FORMAT = b"\x02"
 DISK_RESERVE = 32 << 20
 """A commit is refused (and can be tried again) while the disk has less free than this: LMDB's own failure would lose
 the transaction."""
-
-ROOM_BYTES = 1 << 20
-"""So many bytes of frames are written at most before the disk is asked for its room again."""
 
 OWN_PREFIXES = b"dimx"
 FIRST_COUNTER = 2
@@ -87,10 +85,10 @@ class MetadataStore(OpenTransaction):
         self.inodes = 0
         """How many inode records there are; kept by the file system."""
         self._ranges: Ranges | None = None
+        self.on_cold: Callable[[], None] | None = None
+        """Called when a scan had to wait for the disk: pages of LMDB's file that were not in memory."""
         self._pieces: list[SegmentPiece] = []
         self._frame: bytes | None = None
-        self._room = 0
-        """Bytes of frames that may be written before the disk is asked again how much is free."""
         self.durable = 0
         """The last commit that is known to be on the disk, by LMDB or by the journal."""
         try:
@@ -222,8 +220,12 @@ class MetadataStore(OpenTransaction):
     def _slices(self, prefix: bytes, start: bytes, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """Sealed records of the tree in slices; NotLoaded once the next one might not be here."""
         position = _padded(max(start, prefix))
+        told = self.on_cold
         while True:
+            faults = 0 if told is None else _waits()
             batch = self._batch(self._tree, position, prefix, size)
+            if told is not None and _waits() > faults:
+                told()
             gap = None if self._ranges is None else self._ranges.first_gap(position)
             if gap is not None:
                 kept = [item for item in batch if item[0] < gap]
@@ -435,15 +437,13 @@ class MetadataStore(OpenTransaction):
             raise RuntimeError("a frame of the journal is being written")
         if self._rows is None or self._pieces:
             return None
-        if self._room <= 0:
-            self._require_room()
+        self._require_room()
         self._count()
         numbers = Numbers(self._counter, self.inodes, self._release_counter, self.changed_seq)
         frame = self._journal.next_frame(self.seq, body_to_bytes(numbers, self._row_bytes(), pieces))
         if frame is None:
             return None
         self._frame = frame
-        self._room -= len(frame)
         self._begin_rows()
         self._touched.clear()
         self.seq += 1
@@ -462,14 +462,9 @@ class MetadataStore(OpenTransaction):
         return written
 
     def _require_room(self) -> None:
-        """Asking takes as long as sealing a frame. But others fill the disk too: the closer it is to the reserve, the
-        sooner it is asked again, and every commit asks. Raises DiskFull.
-        """
         free = self.disk()[1]
         if free < DISK_RESERVE:
-            self._room = 0
             raise DiskFull(path=self.path, free=free)
-        self._room = min(ROOM_BYTES, (free - DISK_RESERVE) // 2)
 
     def _count(self) -> None:
         if self._touched:
@@ -546,6 +541,11 @@ class MetadataStore(OpenTransaction):
         for one in swallowed:
             self._delete(self._loaded, b"r" + one)
         self._put(self._loaded, b"r" + low, high or b"")
+
+
+def _waits() -> int:
+    """How often this thread looked at a mapped page that had to be read from the disk (getrusage(2), a microsecond)."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
 
 
 def _padded(position: bytes) -> bytes:

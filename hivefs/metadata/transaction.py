@@ -32,7 +32,6 @@ from hivefs.metadata.environment import (
     take_lock,
 )
 from hivefs.metadata.journal import FRAME_BYTES, Journal
-from hivefs.metadata.mapping import ReadAround
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +57,6 @@ class OpenTransaction:
             self._environment: Any = open_environment(path, readonly=False)
             self.tables = tables = open_tables(path, self._environment, create=True)
             self._journal = Journal(path, self._sealer)
-            self._read_around = ReadAround(path / "data.mdb")
-            self._read_around.follow()
         except HivefsError:
             drop_lock(self._lock)
             raise
@@ -195,4 +192,3 @@ class OpenTransaction:
         self._journal.begin_round()
         self._begin_rows()
         self.journaled = False
-        self._read_around.follow()

@@ -134,6 +134,7 @@ def partition(root: Path, seconds: float) -> State:
         return {"here": last[here], "there": last[there]}
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seconds", [2.0, pytest.param(25.0, marks=pytest.mark.slow)])
 def test_a_partition_that_heals_is_forgotten(tmp_path: Path, seconds: float) -> None:
     """Two seconds are shorter than what takes a conversation for lost, 25 s longer: then it is begun anew."""

@@ -31,6 +31,7 @@ from hivefs.node.config import create_node
 from hivefs.protocol.frames import Kind
 from hivefs.transport import open_host
 
+pytestmark = pytest.mark.timeout(900)
 ATTACKERS = Path(__file__).parent / "attackers.py"
 MOST_MORE_RSS = 32 << 20
 """Bytes that an attack may cost the node, at its worst moment."""

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +63,27 @@ def test_two_rounds_against_the_ceiling(tmp_path: Path) -> None:
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
-def run(target: Target, directory: Path, workload: str) -> Record:
+@pytest.fixture
+def fast(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where that can be had: what is told here is not how long a disk, on which others write as well,
+    takes to write all that it was given.
+    """
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="hivefs-bench-", dir="/dev/shm") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> sources.Sources:
+    """To make them all of Python's library is looked through: once is enough, nobody changes them."""
+    return sources.make(tmp_path_factory.mktemp("bench") / "inputs", sources.QUICK)
+
+
+def run(target: Target, inputs: sources.Sources, workload: str) -> Record:
     """One round of one workload on one target, in this process."""
     record = Record(1)
-    inputs = sources.make(directory / "inputs", sources.QUICK)
     target.start()
     rounds = Rounds([target], inputs, sources.QUICK, record, settle=True, deadline=float("inf"))
     rounds.run(w for w in workloads.WORKLOADS if w.name == workload)
@@ -85,18 +104,18 @@ class Rotting(Disk):
 
 
 @pytest.mark.parametrize("workload", ["sequential", "small", "random", "photos"])
-def test_a_changed_byte_is_seen(tmp_path: Path, workload: str) -> None:
-    record = run(Rotting("rotting", tmp_path / "disk"), tmp_path, workload)
+def test_a_changed_byte_is_seen(fast: Path, inputs: sources.Sources, workload: str) -> None:
+    record = run(Rotting("rotting", fast / "disk"), inputs, workload)
     assert len(record.errors) == 1 and "Differs" in record.errors[0], record.errors
 
 
-def test_nothing_is_wrong_on_a_disk(tmp_path: Path) -> None:
-    record = run(Disk("disk", tmp_path / "disk"), tmp_path, "sequential")
+def test_nothing_is_wrong_on_a_disk(fast: Path, inputs: sources.Sources) -> None:
+    record = run(Disk("disk", fast / "disk"), inputs, "sequential")
     assert record.errors == [] and set(record.values["disk"]) == {"write", "read_cold", "read_warm"}
-    assert list((tmp_path / "disk" / "drive").iterdir()) == []
+    assert list((fast / "disk" / "drive").iterdir()) == []
 
 
-def test_a_target_that_hangs_is_left_out(tmp_path: Path) -> None:
+def test_a_target_that_hangs_is_left_out(fast: Path, inputs: sources.Sources) -> None:
     """The step is ended at its limit, said so, and the rest goes on."""
     import signal
     from dataclasses import replace
@@ -107,8 +126,7 @@ def test_a_target_that_hangs_is_left_out(tmp_path: Path) -> None:
 
     stuck = workloads.Workload("stuck", (hang,), ())
     record = Record(1)
-    inputs = sources.make(tmp_path / "inputs", sources.QUICK)
-    target = Disk("disk", tmp_path / "disk")
+    target = Disk("disk", fast / "disk")
     target.start()
     sizes = replace(sources.QUICK, step_limit_s=0.5)
     rounds = Rounds([target], inputs, sizes, record, settle=True, deadline=float("inf"))
@@ -124,20 +142,20 @@ def test_a_wrong_command_line(words: list[str]) -> None:
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
-def test_a_node_that_fills_is_measured_and_survives_its_kill(tmp_path: Path) -> None:
-    done, result = bench(tmp_path, "--only", "node", "--shares", "300,600")
+def test_a_node_that_fills_is_measured_and_survives_its_kill(fast: Path) -> None:
+    done, result = bench(fast, "--only", "node", "--shares", "300,600")
     assert result["errors"] == [] and result["targets"] == [] and result["rows"] == {}
     figures = result["hive"]
     assert {key.split("_")[1] for key in figures} == {"put", "get", "have", "stat", "resident", "anonymous", "start"}
     assert all(figure["value"] > 0 for figure in figures.values())
     assert figures["node_put_300"]["against"] == "1.00 of the first" and "600 shares" in done.stdout
-    assert [p.name for p in tmp_path.iterdir()] == ["out.json"], "the benchmark left something behind"
+    assert [p.name for p in fast.iterdir()] == ["out.json"], "the benchmark left something behind"
 
 
-def test_every_step_is_measured_by_itself(tmp_path: Path) -> None:
+def test_every_step_is_measured_by_itself(fast: Path) -> None:
     from hivefs.testing.bench import stages
 
-    found = stages.measure(tmp_path / "stages", (2, 3), 1)
+    found = stages.measure(fast / "stages", (2, 3), 1)
     assert {key for key, *_ in stages.ROWS} == set(found)
     assert all(found[key] > 0 for key in ("stage_read", "seal", "zfec", "sha_engine", "check", "read", "cache_read"))
 

@@ -57,11 +57,14 @@ def _lives(pid: int) -> bool:
 
 
 def test_processes_are_seen() -> None:
-    child = subprocess.Popen(["sh", "-c", "while :; do :; done"], start_new_session=True)
+    # Several at work: on a machine that has many others one alone would get too little of it to count as busy.
+    child = subprocess.Popen(["sh", "-c", "for i in 1 2 3 4; do while :; do :; done & done; wait"], start_new_session=True)
     try:
         assert child.pid in processes.descendants(os.getpid())
-        assert not processes.wait_idle([child.pid], 1.5)
-        assert processes.cpu_seconds([child.pid]) > 0
+        while len(busy := processes.descendants(child.pid)) < 5:
+            time.sleep(0.01)
+        assert not processes.wait_idle(busy, 1.5)
+        assert processes.cpu_seconds(busy) > 0
         assert processes.memory(child.pid)["resident"] > 0
     finally:
         processes.end(child)

@@ -170,6 +170,20 @@ def test_a_change_that_is_not_told_would_be_seen() -> None:
     trio.run(go)
 
 
+def test_a_pool_that_does_not_hear_of_conduct_would_be_seen() -> None:
+    async def go(deaf: bool) -> bool:
+        world = World(5, 0)
+        node_id = next(iter(world.pool.members))
+        world.answers(node_id)
+        assert not world.differs()
+        if deaf:
+            world.trust.on_changed = lambda node_id: None
+        world.trust.failed(node_id)
+        return world.differs()
+
+    assert trio.run(go, True) and not trio.run(go, False)
+
+
 def test_nodes_of_which_nothing_changed_are_not_made_again() -> None:
     async def go() -> None:
         world = World(600, 1)
@@ -237,7 +251,8 @@ def test_a_clock_that_is_set_makes_nobody_longer_given_up() -> None:
         year, states = 365 * 86_400 * 10**9, (NodeState.ONLINE, NodeState.OFFLINE, NodeState.GONE)
         world.now += year
         world.pool._follow_clock(365 * 86_400.0)
-        world.pool.clocks.heard(next(iter(world.pool.members)), world.now, world.now)
+        for node_id in world.pool.members:
+            world.pool.clocks.heard(node_id, world.now, world.now)
         for member, state in zip(world.pool.members.values(), states, strict=True):
             world.pool._set(member, NodeState.ONLINE)
             world.pool._set(member, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from hivefs.cli.drive import stop_engine
 from hivefs.daemon.embedded import EmbeddedHive
+from hivefs.daemon.home import Home
 from hivefs.daemon.launch import start_time, wait_gone
+from hivefs.errors import VaultMissing
 from hivefs.fuse.mounting import mounts_at
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 
 
@@ -69,6 +74,11 @@ class User:
         os.kill(pid, signal.SIGKILL)
         assert born is not None and wait_gone(pid, born, 60)
 
+    def stop_engine(self) -> None:
+        """As 'down' does, which would stop the nodes as well."""
+        with contextlib.suppress(VaultMissing):
+            trio.run(stop_engine, Home.load(self.home))
+
     def level(self, path: Path) -> str:
         return os.getxattr(path, "user.hivefs.durability").decode()
 
@@ -85,8 +95,8 @@ def user(tmp_path: Path, hive: EmbeddedHive) -> Iterator[User]:
     made = User(tmp_path, hive)
     yield made
     made.start("umount", made.drive, "--json").communicate(timeout=200)
-    made.start("down").communicate(timeout=200)
-    hive.start()
+    made.stop_engine()
+    hive.start()  # those that the test stopped
 
 
 @pytest.fixture

@@ -53,4 +53,4 @@ def test_what_is_started_has_its_frame_before_it_runs(tmp_path: Path, monkeypatc
     with pytest.raises(HivefsError, match="no process"):
         launch.begin([], {"home": "x" * 1000}, tmp_path / "log", lambda reason: HivefsError(detail=reason))
     assert waiting[0] > 1000
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= set(before)  # others of this process may be closed meanwhile

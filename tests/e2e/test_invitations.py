@@ -57,6 +57,7 @@ def join(hive: Live, invitation: str, directory: Path, country: str, **how: Any)
 
 
 @pytest.mark.fuse
+@pytest.mark.timeout(900)
 def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> None:
     hive = Live(tmp_path)
     key, nodes = str(tmp_path / "hive.key"), [tmp_path / f"node{i}" for i in range(6)]

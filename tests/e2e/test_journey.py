@@ -16,7 +16,7 @@ import pytest
 from .live import Live, attributes, diff, live, until
 from .trees import photos, standard_library
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 from .live import Live, kill, live, until
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(900)]
 
 WRITER = textwrap.dedent(
     """

@@ -28,10 +28,19 @@ from .book import check_book
 from .memory_vault import MemoryVault
 from .test_engine import content, drop_cache, make_home, no_heads, run, running, settle, until
 
+DUTY = Repack.run
+
+
+async def idle(_: Repack) -> None:
+    await trio.sleep_forever()
+
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "EVERY", 0.05)
+    # The tests look and move themselves: the duty would take their jobs when it is the first.
+    monkeypatch.setattr(Repack, "run", idle)
+    monkeypatch.setattr(engine_moving, "POLICIES_EVERY", 10_000.0)
 
 
 def data_stripes(engine: Engine) -> int:
@@ -353,10 +362,13 @@ def test_chunks_whose_file_has_another_policy_now_move_and_those_beside_them_sta
     run(test)
 
 
-def test_files_move_as_soon_as_the_code_of_their_policy_is_chosen_and_only_once(tmp_path: Path) -> None:
+def test_files_move_as_soon_as_the_code_of_their_policy_is_chosen_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A text whose codes are left to the engine: it looks for them when the text is set, and files are not to wait for the
     next look at everything, nor to move by the code that is known first.
     """
+    monkeypatch.setattr(Repack, "run", DUTY)
 
     async def test() -> None:
         hive, vault = MemoryHive(), MemoryVault()
@@ -499,6 +511,7 @@ def test_what_another_text_or_a_move_of_files_calls_for_happens_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The looks every few seconds and minutes are a net only: here they never come."""
+    monkeypatch.setattr(Repack, "run", DUTY)
     monkeypatch.setattr(engine_moving, "POLICIES_EVERY", 3600.0)
     monkeypatch.setattr(reassign, "ASK", 0.05)
 

@@ -186,7 +186,11 @@ class Machine(RuleBasedStateMachine):
     @rule(at=picks)
     def unlink(self, at: int) -> None:
         path = self.pick(at)
-        self.both(lambda: self.drive.fs.unlink(*self.split(path)), lambda: os.unlink(self.there(path)))
+
+        def ours() -> None:
+            self.drive.fs.unlink(*self.split(path))  # it says how many names are left
+
+        self.both(ours, lambda: os.unlink(self.there(path)))
 
     @precondition(lambda self: self.paths)
     @rule(at=picks)

@@ -1,4 +1,6 @@
-"""The decoders under atheris for a bounded time: five seconds, a minute with the slow tests, or HIVEFS_FUZZ_SECONDS."""
+"""The decoders under atheris: as many inputs as take some seconds, always from the same seed, so that what passed here also
+passes there; with the slow tests a minute, or HIVEFS_FUZZ_SECONDS, with others each time.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_mutations import CASES
 
-SECONDS, LONG = 5, int(os.environ.get("HIVEFS_FUZZ_SECONDS", "60"))
+RUNS, LONG = 100_000, int(os.environ.get("HIVEFS_FUZZ_SECONDS", "60"))
 PROGRAM = Path(__file__).with_name("fuzzing.py")
 
 pytestmark = pytest.mark.skipif(
@@ -35,13 +38,18 @@ def fuzz(directory: Path, *options: str, program: str = "") -> subprocess.Comple
     )
 
 
-@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(LONG, marks=pytest.mark.slow)])
-def test_no_input_makes_a_decoder_do_what_it_does_not_say(tmp_path: Path, seconds: int) -> None:
-    done = fuzz(tmp_path, f"-max_total_time={seconds}", "-timeout=10", "-max_len=4096")
+@pytest.mark.parametrize(
+    "bound",
+    [(f"-runs={RUNS}", "-seed=1"), pytest.param((f"-max_total_time={LONG}",), marks=pytest.mark.slow)],
+    ids=["few", "many"],
+)
+def test_no_input_makes_a_decoder_do_what_it_does_not_say(tmp_path: Path, bound: tuple[str, ...]) -> None:
+    done = fuzz(tmp_path, *bound, "-timeout=60", "-max_len=4096")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     runs = re.search(r"Done (\d+) runs", done.stderr)
     assert runs is not None and int(runs[1]) > 1000, done.stderr[-2000:]
-    assert len(list((tmp_path / "corpus").iterdir())) > 100, "it found no new paths: nothing is instrumented"
+    begun = sum(len(case.seeds) for case in CASES.values())
+    assert len(list((tmp_path / "corpus").iterdir())) > begun + 50, "it found no new paths: nothing is instrumented"
 
 
 def test_a_decoder_that_raises_something_else_is_found(tmp_path: Path) -> None:
@@ -66,5 +74,5 @@ fuzzing.fill(Path(sys.argv[1]))
 fuzzing.atheris.Setup(sys.argv, fuzzing.one)
 fuzzing.atheris.Fuzz()
 """
-    done = fuzz(tmp_path, "-max_total_time=60", "-max_len=512", program=program)
+    done = fuzz(tmp_path, "-runs=5000000", "-seed=3", "-timeout=60", "-max_len=512", program=program)
     assert done.returncode != 0 and "a mistake" in done.stdout + done.stderr, done.stderr[-2000:]

@@ -178,3 +178,30 @@ def test_attributes_of_a_file_with_a_name_less_are_not_kept_for_a_while() -> Non
     assert (seconds(7), seconds(8)) == (0.0, KERNEL_CACHE_SECONDS)
     now[0] += FEWER_SECONDS
     assert seconds(7) == KERNEL_CACHE_SECONDS and not fewer._since
+
+
+def test_entries_of_a_listing_are_each_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object is filled for all of them, and pyfuse3 copies it: nothing of one entry is in the next, and what did not
+    fit was not given to the kernel.
+    """
+    inodes = [Inode(ino, 0o100600 + ino, size=ino, nlink=ino) for ino in (5, 6, 7, 8)]
+    listing = [(number, b"name%d" % inode.ino, inode) for number, inode in enumerate(inodes, 3)]
+    given: list[int] = []
+    fs = SimpleNamespace(
+        readdir=lambda ino, cookie: iter([(1, b".", Inode(1, 0o40755)), *listing]),
+        remembered_all=given.extend,
+        listed=lambda ino: None,
+    )
+    drive = DriveOperations(cast(Filesystem, fs))
+    drive.fewer.lost(6)
+    seen = []
+
+    def reply(token: object, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int) -> bool:
+        seen.append((name, entry.st_ino, entry.st_mode, entry.st_size, entry.st_nlink, entry.attr_timeout, cookie))
+        return len(seen) < 5
+
+    monkeypatch.setattr(pyfuse3, "readdir_reply", reply)
+    trio.run(drive.readdir, 1, 0, None)
+    kept = {5: KERNEL_CACHE_SECONDS, 6: 0.0, 7: KERNEL_CACHE_SECONDS, 8: KERNEL_CACHE_SECONDS}
+    assert seen[1:] == [(name, i.ino, i.mode, i.size, i.nlink, kept[i.ino], cookie) for cookie, name, i in listing]
+    assert given == [5, 6, 7]

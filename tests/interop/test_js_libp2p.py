@@ -25,6 +25,7 @@ from hivefs.model.ids import ShareId
 from hivefs.model.node import Membership, Role
 from hivefs.transport import Limits, open_host, peer_id_from_key
 
+pytestmark = pytest.mark.timeout(900)
 BOTH = pytest.mark.parametrize("security", ["tls", "noise"])
 WIRE = {"tls": "/tls/1.0.0", "noise": "/noise"}
 SPOKEN = {"/hivefs/node/1", "/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"}

@@ -98,6 +98,33 @@ def test_what_is_looked_at_again_waits_all_the_time(monkeypatch: pytest.MonkeyPa
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+class Counted(dict[StripeId, str]):
+    """Counts what is looked at of it."""
+
+    looked = 0
+
+    def __iter__(self) -> Any:
+        for key in super().__iter__():
+            self.looked += 1
+            yield key
+
+
+def test_status_does_not_look_at_all_that_waits() -> None:
+    """With a million stripes that wait for nodes it would hold up the loop for a third of a second."""
+    nothing = cast(Any, None)
+    repair = Repair(nothing, nothing, nothing, nothing, trio.Event)
+    repair._why = why = Counted()
+    for number in range(1000):
+        stripe_id = StripeId(number.to_bytes(16, "big"))
+        repair._must_wait(stripe_id, f"reason {number}", number % 2 == 0)
+        repair._parked[stripe_id] = None
+    assert repair.waiting_for_copies == 500 and repair.waiting_for == "reason 999"
+    assert why.looked == 0
+    repair._must_wait(StripeId(bytes(16)), "nodes", False)
+    repair._may_go(StripeId((2).to_bytes(16, "big")))
+    assert repair.waiting_for_copies == 498 and repair.waiting_for == "nodes"
+
+
 def test_what_may_wait_longer_leaves_the_queue_when_a_node_is_back() -> None:
     """A large code misses few of many shares now: as ``add`` would not have queued it, so it does not stay."""
     nodes = [NodeId(bytes([n]) * 32) for n in range(5)]

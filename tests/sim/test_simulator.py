@@ -151,7 +151,7 @@ def test_repair_that_forgets_what_lies_elsewhere_is_caught() -> None:
 
 def test_a_pool_that_does_not_hear_of_conduct_is_caught() -> None:
     with patched([(Pool, "conduct_changed", lambda self, node_id: None)]):
-        _caught(preset("storm", 4), Life, "is listed as")
+        _caught(preset("storm", 2), Life, "is listed as")
 
 
 def test_a_store_that_remembers_nodes_too_long_is_caught() -> None:
