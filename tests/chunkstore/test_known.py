@@ -330,8 +330,10 @@ def test_a_time_that_is_first_known_while_others_follow_a_step_of_the_clock_is_o
         world.now += step
         world.pool._follow_clock(0.0)
         assert world.pool._shifts.pending
-        world.pool.clocks.heard(node(0), world.now, world.now)
-        while world.pool._shifts.pending:
+        for number in range(2 * SHIFTED):
+            world.pool.clocks.heard(node(number), world.now, world.now)
+        assert world.pool.clocks.right
+        while world.pool._shifts.pending or world.pool._undated:
             world.pool._follow_clock(0.0)
         assert member.since_ns == world.now
 
