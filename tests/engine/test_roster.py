@@ -106,8 +106,9 @@ def test_many_entries_are_taken_while_others_have_their_turn(tmp_path: Path) -> 
                 assert await engine.hear([*many, forged, *many[:5]]) == len(many)
                 assert turns >= 6
                 turns = 0
-                assert await engine.hear(many) == 0, "also when all is known"
-                assert turns >= len(many) // MOST
+                assert await engine.hear(4 * many) == 0, "also when all is known"
+                # In which order two tasks that are ready have their turn is drawn: the first or the last may be missing.
+                assert turns >= 4 * len(many) // MOST - 1 > 3
                 nursery.cancel_scope.cancel()
             assert {e.address.node_id for e in many} <= engine.pool.members.keys()
 
