@@ -330,7 +330,8 @@ def test_a_time_that_is_first_known_while_others_follow_a_step_of_the_clock_is_o
         world.now += step
         world.pool._follow_clock(0.0)
         assert world.pool._shifts.pending
-        world.pool.clocks.heard(node(0), world.now, world.now)
+        for node_id in world.pool.members:
+            world.pool.clocks.heard(node_id, world.now, world.now)
         while world.pool._shifts.pending:
             world.pool._follow_clock(0.0)
         assert member.since_ns == world.now
