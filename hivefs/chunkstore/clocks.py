@@ -28,11 +28,15 @@ class Clocks:
     def __init__(self, known: Callable[[], int] = lambda: 0) -> None:
         self._known = known
         self._told: dict[NodeId, bool] = {}
+        self._apart: dict[NodeId, None] = {}
+        """Where leases go by another clock than ours."""
         self._agree = 0
         self._proved = False
 
     def heard(self, node_id: NodeId, told_ns: int, now_ns: int) -> int:
-        """A node told its clock (ns since 1970; 0: it does not say). By how much it is ahead, 0 for a day or less."""
+        """A node told its clock (ns since 1970; 0: it does not say). By how much leases there are to be later than by ours:
+        0 for a day or less; less than 0 where the node's is behind, only while most say that ours is wrong.
+        """
         self.lost(node_id)
         if not told_ns:
             return 0
@@ -40,17 +44,26 @@ class Clocks:
         self._told[node_id] = abs(ahead) <= AGREE_NS
         self._agree += self._told[node_id]
         self._proved = self._proved or (self._most_agree and 2 * self._agree >= self._known())
-        return min(ahead, MOST_AHEAD_NS) if ahead > AGREE_NS else 0
+        if self._told[node_id] or (ahead < 0 and self._most_agree):
+            return 0
+        self._apart[node_id] = None
+        return min(ahead, MOST_AHEAD_NS)
 
     def lost(self, node_id: NodeId) -> None:
         """There is no conversation with it any more."""
         self._agree -= self._told.pop(node_id, False)
+        self._apart.pop(node_id, None)
 
-    def stepped(self) -> None:
-        """This machine's clock was set: what was told before says nothing of it."""
+    def stepped(self) -> list[NodeId]:
+        """This machine's clock was set: what was told before says nothing of it. The nodes at which leases went by another
+        clock than ours until now.
+        """
+        apart = list(self._apart)
+        self._apart.clear()
         self._told.clear()
         self._agree = 0
         self._proved = False
+        return apart
 
     @property
     def asked(self) -> bool:

@@ -66,8 +66,9 @@ class NodeClient:
         self.way = ""
         """The address that was dialled, of the relay when it goes through one; empty when who dialled did not say."""
         self.ahead_ns = 0
-        """By how much the node's clock is ahead of ours, where that is more than a day: leases go by it, and one that is
-        asked for by a clock that is months behind would have ended already. Set by whoever asks for STAT.
+        """By how much the node's clock is ahead of ours, where that is more than a day: leases go by it. One that is asked
+        for by a clock that is months behind would have ended already; by one that is ahead it would last for longer than
+        old copies count (maintenance/old_copies.py). Set by whoever asks for STAT (clocks.py).
         """
         self.vault_id = vault_id_of(credentials.subject) if greeted.membership.roles & Role.CLIENT else None
         self._conversation = Conversation(stream, self.peer)

@@ -256,16 +256,12 @@ class Pool:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep conversations with all nodes in the book until cancelled."""
-        turns = Turns()
-        for node_id, row in self._book.node_rows():
-            if node_id not in self.members:
-                self._meet(node_id, row)
-            await turns.item()
+        await self.meet_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._dialling.run)
             nursery.start_soon(self._revoke)
             task_status.started()
-            before = trio.current_time()
+            before, turns = trio.current_time(), Turns()
             while True:
                 await trio.sleep(LOOK_EVERY)
                 now = trio.current_time()
@@ -276,6 +272,14 @@ class Pool:
                 for node_id in self._due(now):
                     self._look(node_id)
                     await turns.item()
+
+    async def meet_all(self) -> None:
+        """Take in all nodes of the book that are not known here: at the start, and when the book came from the hive."""
+        turns = Turns()
+        for node_id, row in self._book.node_rows():
+            if node_id not in self.members:
+                self._meet(node_id, row)
+            await turns.item()
 
     def refresh(self, node_ids: Iterable[NodeId] | None = None) -> None:
         """Take in nodes (and new addresses) that the book learnt since: these, or all, however long that takes."""
@@ -439,7 +443,10 @@ class Pool:
         step = now - self._wall - int(seconds * 1e9)
         self._wall = now
         if abs(step) > CLOCK_STEP_NS:
-            self.clocks.stepped()
+            for node_id in self.clocks.stepped():
+                client = self.client(node_id)
+                if client is not None:
+                    client.ahead_ns = 0
             self._shifts.stepped(step)
         self._shifts.some()
         self._date(now)
@@ -458,6 +465,7 @@ class Pool:
             member = self.members.get(node_id)
             if member is not None:
                 member.since_ns, member.dated = now, True
+                self._shifts.changed(node_id)
                 self._unsaved.append(node_id)
 
     def _save_seen(self, rows: dict[NodeId, NodeRow]) -> None:

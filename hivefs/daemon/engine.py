@@ -62,8 +62,7 @@ REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
 MOST_NODES = 128
-"""In one answer: to encode it takes half a millisecond."""
-"""Nodes that one answer tells of: some 700 KB."""
+"""Nodes that one answer tells of: to encode it takes half a millisecond."""
 KEPT_BYTES = 64 << 20
 """Free memory that malloc keeps for the next shares: three stripes on their way are some 30 MiB."""
 
@@ -94,7 +93,7 @@ class Process:
         methods = control.Methods(
             {
                 "status": lambda _: engine.told(),
-                "ledger": lambda _: engine.moving.accounts(),
+                "ledger": self._ledger,
                 "nodes": self._nodes,
                 "hurry": lambda _: engine.hurry(),
                 "relays": self._use_relays,
@@ -125,6 +124,10 @@ class Process:
         """{after, most}: the next nodes in the order of their ids. (null, of a command of an older release: the first.)"""
         after = None if value is None or value["after"] is None else NodeId(value["after"])
         return await self._engine.told_nodes(after, MOST_NODES if value is None else min(MOST_NODES, int(value["most"])))
+
+    async def _ledger(self, _: Any) -> dict[str, Any]:
+        await self._engine.pool.all_read()  # so that it is known whom they credit
+        return self._engine.moving.accounts()
 
     async def _fetch(self, value: Any) -> bytes | list[Any] | None:
         span = value.get("span")
@@ -427,7 +430,7 @@ async def _serve(
         if port := vault.setting("metrics_port"):
             from hivefs.daemon import engine_metrics  # loads prometheus_client: only where it is wanted
 
-            nursery.start_soon(engine_metrics.serve, port, engine.status)
+            nursery.start_soon(engine_metrics.serve, port, engine.told)
         nursery.start_soon(keep_maps_small)
         nursery.start_soon(_signals, process, signals)
         settled()

@@ -55,6 +55,8 @@ class HiveCapacity:
             policy = engine.policies.named(DEFAULT)
         except HivefsError:
             return None
+        if engine.home.vault.setting("enforce_entitlement"):
+            await engine.pool.all_read()  # whoever asks for what was counted wants to know at once who credits this vault
         rooms, turns = Rooms(policy), Turns()
         for node_id in engine.pool.met.walk():
             member = engine.pool.members[node_id]

@@ -316,7 +316,9 @@ class Engine:
             nursery.start_soon(self.moving.run)
 
     async def _load_book(self) -> None:
-        await self.hydration.run()
+        if not self.hydration.done.is_set():
+            await self.hydration.run()
+            await self.pool.meet_all()  # rosters that name them are no news any more
         self.evidence.reload()
         await self.evidence.weigh_all()
 
@@ -468,7 +470,8 @@ class Engine:
         await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
-            nodes.append(self.node_status(node_id))
+            if node_id in self.pool.members:  # it may be forgotten meanwhile
+                nodes.append(self.node_status(node_id))
             await turns.item()
         return self.status(nodes)
 

@@ -6,7 +6,7 @@ Nodes are named by the first 12 hex digits of their ids. Nothing here names file
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import trio
@@ -107,7 +107,7 @@ def page(status: dict[str, Any]) -> bytes:
     return text
 
 
-async def serve(port: int, status: Callable[[], dict[str, Any]]) -> None:
+async def serve(port: int, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
     """Answer on 127.0.0.1 until cancelled. A port that is taken is no reason to end: it is tried again."""
     said = ""
     while True:

@@ -72,11 +72,27 @@ def switch_often() -> None:
 async def keep_few_new() -> None:
     """Have the collector look at what is new some times a second, until cancelled. It is called by itself when more was
     made than let go, by number. Where old objects are replaced by new ones (what is remembered of nodes and stripes) these
-    are equal: it is not called for an hour, and then looks at all that came in that hour at once.
+    are equal: it is not called for an hour, and then looks at all that came in that hour at once. What got old meanwhile it
+    looks at by its own rule, when that is a quarter more than was left of it last.
     """
     for turn in count(1):
         await trio.sleep(NEW_EVERY)
-        gc.collect(1 if turn % OLDER_EVERY == 0 else 0)
+        if turn % OLDER_EVERY:
+            gc.collect(0)
+        else:
+            gc.collect(1)
+            _by_its_rule()
+
+
+def _by_its_rule() -> None:
+    """Have the collector called as if by itself. With each call as above it counts from zero again: it would never come to
+    its own rule, and cycles that lived for two seconds (a dial that waited for a node) would stay for ever.
+    """
+    _kept = [_Counted() for _ in range(gc.get_threshold()[0] + 1)]
+
+
+class _Counted:
+    """Each one counts for the collector (lists and the like may not: Python has some ready)."""
 
 
 def keep_buffers(most: int, arenas: int = 0) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -104,12 +104,21 @@ def text_of(status: dict[str, Any]) -> bytes:
 async def serve(
     host: str,
     port: int,
-    status: Callable[[], dict[str, Any]],
+    status: Callable[[], dict[str, Any] | Awaitable[dict[str, Any]]],
     page: Callable[[dict[str, Any]], bytes] = text_of,
     *,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer until cancelled; started with the port. Raises BadSetting when the address cannot be had."""
+    """Answer until cancelled; started with the port. Raises BadSetting when the address cannot be had. A status that has to
+    be waited for is a long one: its page is made by a thread.
+    """
+
+    async def told() -> bytes:
+        found = status()
+        if isinstance(found, dict):
+            return page(found)
+        return await trio.to_thread.run_sync(page, await found)
+
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=MAX_CONNECTIONS)
     except OSError as error:
@@ -117,10 +126,10 @@ async def serve(
     room = trio.Semaphore(MAX_CONNECTIONS)
     found = listeners[0].socket.getsockname()[1]
     task_status.started(found)
-    await trio.serve_listeners(partial(_answer, room, lambda: page(status())), listeners)
+    await trio.serve_listeners(partial(_answer, room, told), listeners)
 
 
-async def _answer(room: trio.Semaphore, page: Callable[[], bytes], stream: trio.SocketStream) -> None:
+async def _answer(room: trio.Semaphore, page: Callable[[], Awaitable[bytes]], stream: trio.SocketStream) -> None:
     try:
         room.acquire_nowait()
     except trio.WouldBlock:
@@ -130,7 +139,7 @@ async def _answer(room: trio.Semaphore, page: Callable[[], bytes], stream: trio.
         with trio.move_on_after(SECONDS):
             line = await _request_line(stream)
             if line is not None:
-                await stream.send_all(_response(line, page))
+                await stream.send_all(await _response(line, page))
                 await stream.send_eof()
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
         return  # the peer is gone
@@ -150,7 +159,7 @@ async def _request_line(stream: trio.SocketStream) -> bytes | None:
     return data.split(b"\n", 1)[0].strip()
 
 
-def _response(line: bytes, page: Callable[[], bytes]) -> bytes:
+async def _response(line: bytes, page: Callable[[], Awaitable[bytes]]) -> bytes:
     words = line.split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
         return _http("400 Bad Request", b"")
@@ -159,7 +168,7 @@ def _response(line: bytes, page: Callable[[], bytes]) -> bytes:
     if words[1].partition(b"?")[0] != b"/metrics":
         return _http("404 Not Found", b"see /metrics\n")
     try:
-        text = page()
+        text = await page()
     except Exception as error:  # what fails for one page (a disk, a mistake) must not end the process
         log.error("the metrics could not be made", exc_info=error)
         return _http("500 Internal Server Error", b"")

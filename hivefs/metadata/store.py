@@ -50,9 +50,6 @@ DISK_RESERVE = 32 << 20
 """A commit is refused (and can be tried again) while the disk has less free than this: LMDB's own failure would lose
 the transaction."""
 
-ROOM_BYTES = 1 << 20
-"""So many bytes of frames are written at most before the disk is asked for its room again."""
-
 OWN_PREFIXES = b"dimx"
 FIRST_COUNTER = 2
 _BATCH = 64
@@ -92,8 +89,6 @@ class MetadataStore(OpenTransaction):
         """Called when a scan had to wait for the disk: pages of LMDB's file that were not in memory."""
         self._pieces: list[SegmentPiece] = []
         self._frame: bytes | None = None
-        self._room = 0
-        """Bytes of frames that may be written before the disk is asked again how much is free."""
         self.durable = 0
         """The last commit that is known to be on the disk, by LMDB or by the journal."""
         try:
@@ -442,15 +437,13 @@ class MetadataStore(OpenTransaction):
             raise RuntimeError("a frame of the journal is being written")
         if self._rows is None or self._pieces:
             return None
-        if self._room <= 0:
-            self._require_room()
+        self._require_room()
         self._count()
         numbers = Numbers(self._counter, self.inodes, self._release_counter, self.changed_seq)
         frame = self._journal.next_frame(self.seq, body_to_bytes(numbers, self._row_bytes(), pieces))
         if frame is None:
             return None
         self._frame = frame
-        self._room -= len(frame)
         self._begin_rows()
         self._touched.clear()
         self.seq += 1
@@ -469,14 +462,9 @@ class MetadataStore(OpenTransaction):
         return written
 
     def _require_room(self) -> None:
-        """Asking takes as long as sealing a frame. But others fill the disk too: the closer it is to the reserve, the
-        sooner it is asked again, and every commit asks. Raises DiskFull.
-        """
         free = self.disk()[1]
         if free < DISK_RESERVE:
-            self._room = 0
             raise DiskFull(path=self.path, free=free)
-        self._room = min(ROOM_BYTES, (free - DISK_RESERVE) // 2)
 
     def _count(self) -> None:
         if self._touched:

@@ -317,6 +317,27 @@ def test_a_step_of_the_clock_moves_each_time_once_whatever_happens_meanwhile() -
     trio.run(go)
 
 
+@pytest.mark.parametrize("step", [-365 * 86_400 * 10**9, 10 * CLOCK_STEP_NS])
+def test_a_time_that_is_first_known_while_others_follow_a_step_of_the_clock_is_of_now(step: int) -> None:
+    """Moved by a year, old copies at the node would be forgotten at once."""
+
+    async def go() -> None:
+        world = World(3 * SHIFTED)
+        world.meet()
+        member = world.pool.members[node(3 * SHIFTED - 1)]
+        world.pool._set(member, NodeState.GONE)
+        assert not member.since_ns, "nobody said that the clock is right"
+        world.now += step
+        world.pool._follow_clock(0.0)
+        assert world.pool._shifts.pending
+        world.pool.clocks.heard(node(0), world.now, world.now)
+        while world.pool._shifts.pending:
+            world.pool._follow_clock(0.0)
+        assert member.since_ns == world.now
+
+    trio.run(go)
+
+
 def _signed(number: int) -> RosterEntry:
     seed = bytes([number % 250 + 1]) * 32
     if number % 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from pathlib import Path
 
 import lmdb
@@ -94,6 +95,51 @@ def test_what_replaces_old_objects_does_not_pile_up(autojump_clock: trio.testing
         gc.set_threshold(*threshold)
     assert alone > 20_000, "this is what it is there for"
     assert looked_at < 1000
+
+
+class Cycle:
+    """An object that only the collector can let go."""
+
+    gone = 0
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        Cycle.gone += 1
+
+
+def test_cycles_that_lived_for_a_while_are_let_go(autojump_clock: trio.testing.MockClock) -> None:
+    """Few at a time, so that the collector is never called by itself between two calls by time."""
+    threshold = gc.get_threshold()
+    made = 0
+
+    async def main() -> None:
+        nonlocal made
+        waiting = deque[Cycle]()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(memory.keep_few_new)
+            await trio.sleep(memory.NEW_EVERY / 2)
+            while made < 40_000 and not Cycle.gone:
+                waiting.extend(Cycle() for _ in range(10))
+                made += 10
+                if len(waiting) > 200:  # as long as it takes until they are old
+                    for _ in range(10):
+                        waiting.popleft()
+                await trio.sleep(memory.NEW_EVERY)
+            nursery.cancel_scope.cancel()
+
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # so that a quarter more than was left is little, whatever the other tests left
+    try:
+        memory.collect_often()
+        trio.run(main, clock=autojump_clock)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
+        gc.collect()
+    assert made < 40_000
 
 
 def test_the_collector_does_nothing_while_the_engine_starts() -> None:

@@ -32,14 +32,15 @@ def test_the_clock_is_right_while_most_who_answer_say_so() -> None:
     assert not clocks.right and not clocks.asked, "nobody says so"
     assert clocks.heard(NODES[0], NOW + AGREE_NS, NOW) == 0 and clocks.right
     assert clocks.heard(NODES[1], NOW + AGREE_NS + 1, NOW) == AGREE_NS + 1 and not clocks.right
-    assert clocks.heard(NODES[2], NOW - AGREE_NS - 1, NOW) == 0 and not clocks.right
+    assert clocks.heard(NODES[2], NOW - AGREE_NS - 1, NOW) == -AGREE_NS - 1 and not clocks.right
     assert clocks.heard(NODES[3], 0, NOW) == 0 and not clocks.right, "it does not say"
     assert clocks.heard(NODES[4], 2**63, NOW) == MOST_AHEAD_NS
     for gone in (NODES[1], NODES[2], NODES[4], NODES[5]):
         clocks.lost(gone)
     assert clocks.right
-    clocks.stepped()
-    assert not clocks.right and not clocks.asked
+    clocks.heard(NODES[1], NOW + 2 * DAY, NOW)
+    assert clocks.stepped() == [NODES[1]]
+    assert not clocks.right and not clocks.asked and clocks.stepped() == []
 
 
 def test_the_first_that_answers_is_not_enough() -> None:
@@ -62,6 +63,15 @@ def test_the_first_that_answers_is_not_enough() -> None:
     known[0] = 2  # the others were given up
     clocks.heard(NODES[0], NOW, NOW)
     assert clocks.right
+
+
+def test_leases_go_by_the_clock_of_a_node_that_is_behind_only_while_ours_is_ahead() -> None:
+    """A clock that is a year ahead would ask for 485 days, and an old copy counts for 151 (old_copies.py)."""
+    clocks = Clocks()
+    assert clocks.heard(NODES[0], NOW, NOW + 365 * DAY) == -365 * DAY
+    for node in NODES[1:4]:
+        clocks.heard(node, NOW, NOW)
+    assert clocks.heard(NODES[0], NOW - 365 * DAY, NOW) == 0, "it is the one that is wrong, and will be set"
 
 
 @settings(max_examples=200)
@@ -168,6 +178,22 @@ def test_who_is_given_up_by_a_wrong_clock_is_forgotten_only_after_a_right_one(tm
 def is_dated(engine: Engine, node: MemoryNode) -> bool:
     row = engine.store.node_row(node.node_id)
     return row is not None and row.state == NodeState.GONE and abs(time.time_ns() - row.since_ns) < DAY
+
+
+def test_a_step_of_the_clock_leaves_no_lease_by_what_was_told_before(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive = MemoryHive(per_country=1)
+        all_say(hive, -300)
+        async with running(make_home(tmp_path / "home"), hive, None) as engine:
+            await until(lambda: len(engine.pool.online()) == 4)
+            clients = [client for node in hive.nodes if (client := engine.pool.client(node.node_id)) is not None]
+            assert len(clients) == 4 and all(abs(client.ahead_ns + 300 * DAY) < DAY for client in clients)
+            pool, wall = engine.pool, [engine.pool._wall]
+            pool._clock = lambda: wall[0]
+            step(pool, -300 * DAY, wall)
+            assert not any(client.ahead_ns for client in clients)
+
+    run(test)
 
 
 def test_a_clock_that_is_ahead_at_the_start_gives_up_nobody(tmp_path: Path) -> None:

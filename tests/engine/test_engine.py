@@ -15,12 +15,14 @@ import trio
 
 from hivefs.crypto.seal import RecordSealer
 from hivefs.daemon.engine_core import Engine, opened
+from hivefs.daemon.engine_roster import Learning
 from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.errors import HivefsError, NotEnoughShares
 from hivefs.formats import head as head_format
 from hivefs.formats.records import map_key
 from hivefs.maintenance import checkpoint, spares
 from hivefs.maintenance.checkpoint import Checkpoint
+from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import CHUNK_BYTES, NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.placement.health import NodeState
@@ -32,7 +34,7 @@ SECRETS = Secrets(bytes(range(32)), bytes([9]) * 32)
 
 
 def make_home(path: Path, gone_after: int = 86_400, needed: int = 4, total: int = 6) -> Home:
-    settings = {"node_gone_after_s": gone_after, "read_deadline_s": 2, "cache_bytes": 64 << 20}
+    settings = {"node_gone_after_s": gone_after, "read_deadline_s": 30, "cache_bytes": 64 << 20}
     return Home.create(path, SECRETS, Lock("none"), HIVE_SEED, (), needed, total, settings)
 
 
@@ -239,8 +241,10 @@ def test_too_few_shares_end_after_the_deadline_and_come_back(tmp_path: Path) -> 
             for node in down:
                 node.stop()
             await until(lambda: len(engine.pool.online()) == 5)
+            deadline, engine.reader.deadline = engine.reader.deadline, 0.5
             with pytest.raises(NotEnoughShares):
                 await content(engine, vault, 1, 0)
+            engine.reader.deadline = deadline
             for node in down:
                 node.start()
             await until(lambda: len(engine.pool.online()) == 8)
@@ -396,10 +400,12 @@ def test_a_checkpoint_that_fails_half_way_leaves_nothing_and_is_made_later(tmp_p
             for node in hive.nodes[:7]:
                 node.stop()
             await until(lambda: len(engine.pool.online()) == 1)
+            engine.reader.deadline = 0.5
             vault.delete(1, 0)
             engine.checkpoint.poke()
             await until(lambda: engine.checkpoint.waiting_for)
             assert engine.checkpoint.head() == first
+            engine.reader.deadline = 30.0
             for node in hive.nodes:
                 node.start()
             await settle(engine, vault)
@@ -512,8 +518,6 @@ def test_recovery_reads_the_tree_as_needed_and_repair_waits_for_it(tmp_path: Pat
         second = make_home(tmp_path / "second")
         async with opened(second, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
             pass
-        from hivefs.metadata.engine_store import EngineStore
-
         store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
         with store.writing():
             store.save_info("root", head_format.root_to_bytes(root))
@@ -530,6 +534,33 @@ def test_recovery_reads_the_tree_as_needed_and_repair_waits_for_it(tmp_path: Pat
             assert engine.store.live(place.stripe_id) > 0
             for ino, data in plain.items():
                 assert await content(engine, vault, ino, 0) == data
+
+    run(test)
+
+
+def test_nodes_that_only_the_recovered_book_names_are_dialled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: Learning, entries: object) -> int:
+        return 0
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            vault.write(1, 0, os.urandom(3000))
+            await settle(engine, vault)
+            root = engine.checkpoint.root()
+        monkeypatch.setattr(Learning, "hear", nothing)  # no roster names the last node, or it is no news any more
+        second = make_home(tmp_path / "second")
+        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
+        with store.writing():
+            store.save_info("root", head_format.root_to_bytes(root))
+            store.save_info("hydrating", True)
+            store.save_info("head_out", False)
+        store.close()
+        async with opened(second, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
+            engine.learn([node.entry() for node in hive.nodes[:-1]])
+            await engine.hydration.done.wait()
+            await until(lambda: len(engine.pool.online()) == len(hive.nodes))
+            assert engine.learn([hive.nodes[-1].entry()]) == 0
 
     run(test)
 

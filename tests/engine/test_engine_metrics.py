@@ -76,7 +76,7 @@ def test_a_port_that_is_taken_is_waited_for(tmp_path: Path, monkeypatch: pytest.
             taken = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
             port = taken.socket.getsockname()[1]
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(engine_metrics.serve, port, engine.status)
+                nursery.start_soon(engine_metrics.serve, port, engine.told)
                 await trio.sleep(0.3)
                 await taken.aclose()
 

@@ -17,6 +17,7 @@ from hivefs.daemon.engine_core import Engine
 from hivefs.errors import DiskFull
 from hivefs.formats import records
 from hivefs.maintenance.forgetting import FORGET_S, Forgetting, is_old_news
+from hivefs.maintenance.turns import Turns
 from hivefs.metadata import engine_forgotten
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.attestation import TrustedKey
@@ -186,6 +187,20 @@ def test_an_answer_of_one_that_is_forgotten_is_not_heard(engine: Engine, monkeyp
     trio.run(go)
     assert engine.store.node_row(old.node_id) is None and old.node_id not in engine.trust.rows
     assert not any(old.node_id in there for there in engine.pool.by_state.values())
+
+
+def test_status_goes_on_while_nodes_are_forgotten(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have their turn between two nodes."""
+    first, second, *_ = engine.pool.members
+
+    async def forget_one(self: Turns) -> None:
+        if second in engine.pool.members:
+            engine.store.forget_node(second, NOW)
+            engine._forgot(second)
+
+    monkeypatch.setattr(Turns, "item", forget_one)
+    told = trio.run(engine.told)["nodes"]
+    assert told[0]["id"] == first.hex() and len(told) == len(engine.pool.members) == 39
 
 
 class Killed(BaseException):

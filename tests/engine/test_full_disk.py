@@ -401,7 +401,7 @@ def test_what_a_person_asks_for_is_refused_and_changes_nothing_until_there_is_ro
         async with running(make_home(tmp_path / "home"), hive, None) as engine:
             await until(lambda: len(engine.pool.online()) == 8)
             await engine.hydration.done.wait()
-            await trio.sleep(0.1)
+            await until(lambda: len(engine.news._told) == 8)  # all have told what they know: no more is heard by the way
             store = full_twice(monkeypatch, own=True)
             vouched = attestation.sign_attestation(NOTARY, Attestation(b"", node.node_id, (("country", "DE"),), 0, 0))
             listed = revoked.revocations_to_bytes(revoked.sign_revocations(HIVE_SEED, 5, 1, (), ()))

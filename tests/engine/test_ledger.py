@@ -27,7 +27,9 @@ from hivefs.maintenance.ledger import Ledger
 from hivefs.model.ids import DeviceId, NodeId, ShareId
 from hivefs.model.receipt import Listed, Receipt
 from hivefs.model.stripe import Level
+from hivefs.placement.health import NodeRow, NodeState
 from hivefs.protocol.answers import Listing
+from hivefs.testing.bench.loop_figures import SECRETS, filled
 from hivefs.testing.memory_hive import MemoryClient, MemoryHive, MemoryNode
 
 from .memory_vault import MemoryVault
@@ -529,6 +531,28 @@ def test_entitlement_counts_what_nodes_that_credit_the_vault_offer_and_only_a_se
             assert {r["availability"] for r in said["nodes"]} == {1.0, 0.5}
 
     run(test)
+
+
+def test_whom_nodes_credit_is_read_little_by_little_before_it_is_asked_of_all_at_once(tmp_path: Path) -> None:
+    """Also of nodes that never told their size."""
+    first = filled(tmp_path / "home", 40, 20, 0)
+    unseen = first.store.node_ids()[:10]
+    first.store.save_seen({node_id: NodeRow(NodeState.OFFLINE, 1) for node_id in unseen})
+    home = first.home
+    first.close()
+    home._vault = replace(home.vault, settings={**home.vault.settings, "enforce_entitlement": 1})
+    engine = Engine(home, SECRETS, first.pool._dial)
+
+    async def test() -> None:
+        await engine.pool.meet_all()
+        assert engine.pool.shelf.unread == 40
+        assert await engine.room.count() is not None
+        assert not engine.pool.shelf.unread
+
+    try:
+        run(test)
+    finally:
+        engine.close()
 
 
 def test_receipts_of_the_fake_are_real_ones() -> None:

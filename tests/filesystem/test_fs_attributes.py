@@ -290,7 +290,6 @@ def test_a_full_disk_is_enospc_until_there_is_room(drive: Drive, monkeypatch: py
     f = drive.file("f", b"data")
     with monkeypatch.context() as patch:
         patch.setattr(drive.store, "disk", lambda: (1 << 40, 0))
-        patch.setattr(drive.store, "_room", 0)
         refuses(errno.ENOSPC, run, drive.fs.fsync, f)
         refuses(errno.ENOSPC, drive.fs.write, f, 0, b"more")
         drive.fs.unlink(1, b"f")

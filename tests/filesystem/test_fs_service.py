@@ -185,7 +185,6 @@ def test_placing_waits_for_a_full_disk(drive: Timed, monkeypatch: pytest.MonkeyP
         return 1 << 40, 0 if attempts < 3 else 1 << 39
 
     monkeypatch.setattr(drive.store, "disk", disk)
-    monkeypatch.setattr(drive.store, "_room", 0)
     monkeypatch.setattr("hivefs.filesystem.service._RETRY", 0.01)
     assert run(drive.service.placed, [(work.ino, 0, work.generation, ref)]) == [True]
     assert not drive.fs.commits.pending
