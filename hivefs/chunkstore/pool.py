@@ -240,6 +240,13 @@ class Pool:
             member.last_problem = problem
             log.warning("node %s: %s", node_id.hex()[:12], problem)
 
+    @property
+    def dates_hold(self) -> bool:
+        """Whether since when nodes are given up, as the book has it, can be compared with this machine's clock: most nodes
+        say the same time, and what follows a step of the clock is written.
+        """
+        return self.clocks.right and not (self._shifts.pending or self._unsaved or self._refused)
+
     def change(self) -> trio.Event:
         """An event that is set when the next node comes or goes."""
         return self._changed

@@ -104,7 +104,7 @@ class Engine:
         self.thinker = Thinker()
         self.rules = EnginePolicies(self)
         secret = derive(self.keys.engine_key, "node sets")
-        self.old_copies = OldCopies(self.store, time.time_ns, lambda: self.pool.clocks.right)
+        self.old_copies = OldCopies(self.store, time.time_ns, lambda: self.pool.dates_hold)
         self.writer = Writer(self.pool, self.policy, time.time_ns, os.urandom, claims, secret, self.old_copies.of)
         self.writer.think = self.thinker
         self.stage = StageReader(home.stage, self.keys.stage_key)
@@ -123,7 +123,7 @@ class Engine:
             lambda: self.pool.by_state[NodeState.GONE],
             self._forgot,
             time.time_ns,
-            lambda: self.pool.clocks.right,
+            lambda: self.pool.dates_hold,
         )
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)

@@ -339,6 +339,31 @@ def test_a_time_that_is_first_known_while_others_follow_a_step_of_the_clock_is_o
     trio.run(go)
 
 
+def test_what_is_written_is_compared_with_the_clock_once_it_follows_its_step() -> None:
+    """A clock that was behind is set, and most nodes agree at once: in the book they are given up for a year too long."""
+
+    async def go() -> None:
+        world, step = World(2 * SHIFTED), 365 * 86_400 * 10**9
+        rows = world.book.rows
+        rows.update({n: NodeRow(NodeState.GONE, NOW - 10**9) for n in rows})
+        world.meet()
+        world.book.save_seen = rows.update  # type: ignore[method-assign, assignment]
+        world.pool.clocks.heard(node(0), world.now, world.now)
+        assert world.pool.dates_hold
+        world.now += step
+        world.pool._follow_clock(0.0)
+        world.pool.clocks.heard(node(0), world.now, world.now)
+        looks = 0
+        while not world.pool.dates_hold:
+            assert world.pool.clocks.right and looks < len(rows)
+            world.pool._follow_clock(0.0)
+            looks += 1
+        assert looks >= 2 * SHIFTED // SAVED_AT_ONCE - 2
+        assert {row.since_ns for row in rows.values()} == {NOW - 10**9 + step}
+
+    trio.run(go)
+
+
 def _signed(number: int) -> RosterEntry:
     seed = bytes([number % 250 + 1]) * 32
     if number % 2:

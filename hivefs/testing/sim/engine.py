@@ -150,7 +150,7 @@ class Life:
         self.pool.on_touch = self._tell
         self.reader = Reader(self.pool, NoCache(), self._bad, on_good=self.trust.read)
         self.claims = claims = Claims(self._intend)
-        self.old_copies = OldCopies(self.store, clock, lambda: self.pool.clocks.right)
+        self.old_copies = OldCopies(self.store, clock, lambda: self.pool.dates_hold)
         self.writer = Writer(self.pool, policy, clock, chance.randbytes, claims, copies=self.old_copies.of)
         self.repair = Repair(self.store, self.reader, self.writer, self._node_view, lambda: self._news)
         self.repair.on_bad = self.trust.failed
@@ -167,7 +167,7 @@ class Life:
             lambda: self.pool.by_state[NodeState.GONE],
             self.pool.forget,
             clock,
-            lambda: self.pool.clocks.right,
+            lambda: self.pool.dates_hold,
         )
         self.leases = Leases(self.store, cast("Any", self.online), clock, self._bad)
         self._news = trio.Event()
