@@ -466,8 +466,7 @@ class Pool:
             self._save_seen(rows)
 
     def _date(self, now: int) -> None:
-        """Not while times have still to follow a step of the clock: it would be moved along, too."""
-        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right and not self._shifts.pending else ():
+        for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right else ():
             del self._undated[node_id]
             member = self.members.get(node_id)
             if member is not None:

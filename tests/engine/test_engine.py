@@ -143,20 +143,6 @@ def test_placed_data_is_guaranteed_and_reads_back_with_any_two_nodes_gone(tmp_pa
     run(test)
 
 
-def test_small_slots_share_stripes(tmp_path: Path) -> None:
-    async def test() -> None:
-        hive, vault = MemoryHive(), MemoryVault()
-        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
-            for ino in range(3000):
-                vault.write(ino, 0, os.urandom(1024))
-            await settle(engine, vault)
-            data_stripes = [s for s in engine.store.stripes() if s.purpose == 1]
-            assert len(data_stripes) <= 4
-            assert sum(len(n.shares) for n in hive.nodes) < 80
-
-    run(test)
-
-
 def test_a_gone_node_is_repaired_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         hive, vault = MemoryHive(), MemoryVault()

@@ -76,6 +76,20 @@ async def all_reads(engine: Engine, vault: MemoryVault, plain: dict[int, bytes])
         assert await content(engine, vault, ino, 0) == data
 
 
+def test_small_slots_share_stripes(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            for ino in range(3000):
+                vault.write(ino, 0, os.urandom(1024))
+            await settle(engine, vault)
+            data_stripes = [s for s in engine.store.stripes() if s.purpose == 1]
+            assert len(data_stripes) <= 4
+            assert sum(len(n.shares) for n in hive.nodes) < 80
+
+    run(test)
+
+
 def test_half_dead_stripes_become_one_and_their_room_comes_back(tmp_path: Path) -> None:
     async def test() -> None:
         hive, vault = MemoryHive(), MemoryVault()
