@@ -218,6 +218,11 @@ CASES: dict[str, Case] = {
         member.entry_to_bytes,
         seeds("member", "entry", "leaving", "credits", "relay") + seeds("invite", "entry by invitation"),
     ),
+    "member.outline_from_bytes": Case(  # it looks at less of what was read as a whole before
+        member.outline_from_bytes,
+        None,
+        seeds("member", "entry", "leaving", "credits", "relay") + seeds("invite", "entry by invitation"),
+    ),
     "invite.invitation_from_bytes": Case(
         invite.invitation_from_bytes, invite.invitation_to_bytes, seeds("invite", "invitation")
     ),
