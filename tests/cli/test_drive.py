@@ -230,12 +230,12 @@ def test_a_busy_drive_stays(drive: User) -> None:
 def test_waiting_in_vain_says_why(drive: User, tmp_path: Path) -> None:
     drive.run("down")
     (drive.drive / "f").write_text("x")
-    said = drive.run("wait", "--timeout", 4, drive.drive / "f", code=56)
+    said = drive.run("wait", "--timeout", 1, drive.drive / "f", code=56)
     assert "not everything is guaranteed yet (0 of 1 files)" in said.lower()
     drive.run("wait", "--level", "local", "--timeout", 60, drive.drive / "f")
     assert "is not inside" in drive.run("wait", tmp_path, code=61)
     drive.run("wait", drive.drive / "missing", code=61)
-    assert "not everything" in drive.run("umount", "--wait", 2, code=56).lower() and not drive.mounted()
+    assert "not everything" in drive.run("umount", "--wait", 1, code=56).lower() and not drive.mounted()
 
 
 def test_foreground(drive: User) -> None:

@@ -149,6 +149,7 @@ def test_repair_that_forgets_what_lies_elsewhere_is_caught() -> None:
         _caught(preset("returns", 2), Life, "could bring together")
 
 
+@pytest.mark.slow
 def test_a_pool_that_does_not_hear_of_conduct_is_caught() -> None:
     with patched([(Pool, "conduct_changed", lambda self, node_id: None)]):
         _caught(preset("storm", 2), Life, "is listed as")
