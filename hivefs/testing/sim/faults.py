@@ -114,9 +114,15 @@ def _full(world: World, fault: Fault) -> None:
 
 
 def _step(world: World, fault: Fault) -> None:
-    """What went away before the step may be counted anew from it."""
+    """What went away before the step may be counted anew from it; what went while the clock was wrong did so at no known
+    time, and is counted from when it is right (docs/decisions/0035).
+    """
+    now = trio.current_time()
+    if world.step_ns:
+        world.truth.postpone(now - world.stepped)
     world.step_ns += round(fault.days * DAY_NS)
-    world.truth.grant_time(trio.current_time() + world.truth.lag)
+    world.stepped = now
+    world.truth.grant_time(now + world.truth.lag)
 
 
 def _grow(world: World, fault: Fault) -> None:

@@ -262,6 +262,13 @@ class Truth:
             if not holders:
                 kept.due.setdefault(index, trio.current_time() + self.lag)
 
+    def postpone(self, seconds: float) -> None:
+        """What is not due yet is so much later."""
+        now = trio.current_time()
+        for kept in self.stripes.values():
+            kept.due.update({index: due + seconds for index, due in kept.due.items() if due >= now})
+            kept.broken.update({copy: due + seconds for copy, due in kept.broken.items() if due >= now})
+
     def grant_time(self, until: float) -> None:
         """Repair was impossible meanwhile: nothing is due before ``until``. What a stripe that waits misses already is
         known, and stays so.

@@ -92,6 +92,8 @@ class World:
         self.policy = policy or Policy(scenario.needed, scenario.total, max_per=caps, repair_at=scenario.repair_at)
         self.chance = random.Random(f"world {scenario.seed}")
         self.step_ns = 0
+        self.stepped = 0.0
+        """By how much the engine's clock is wrong, and since when."""
         self.result = Result()
         self._hash = hashlib.sha256()
         self._trace = trace
