@@ -19,9 +19,6 @@ EARLIEST: Final = 8.0
 """Added to each time, so that none is negative: only numbers that are not sort as their bytes do."""
 
 
-_NEVER: Final = inf
-
-
 class Due:
     """Each node has one time at most: the one that was given last."""
 
@@ -52,6 +49,6 @@ class Due:
             node_id = NodeId(first[_WHEN.size :])
             known = self._when.get(node_id)
             if known is not None and known + EARLIEST == when:
-                self._when[node_id] = _NEVER
+                self._when[node_id] = inf
                 return node_id
         return None

@@ -406,11 +406,6 @@ class Pool:
         member.turn = 0
         self._cut[member.node_id] = None
 
-    def _follow(self, seconds: float) -> None:
-        """So much time passed since the last look, by a steady clock."""
-        self._follow_clock(seconds)
-        self._tick(seconds)
-
     def _tick(self, seconds: float) -> None:
         self._conduct.tick(seconds, len(self.by_state[NodeState.ONLINE]), len(self.by_state[NodeState.OFFLINE]))
 

@@ -199,8 +199,8 @@ class Repair:
         self._why.pop(stripe_id, None)
         self._beside.discard(stripe_id)
 
-    def _is_gone(self, stripe_id: StripeId) -> None:
-        """Nothing names this stripe any more: forget what was tried with it."""
+    def _forget(self, stripe_id: StripeId) -> None:
+        """It is repaired, or nothing names it any more: what was tried with it does not count."""
         self._may_go(stripe_id)
         self._vain.pop(stripe_id, None)
 
@@ -213,7 +213,7 @@ class Repair:
         """Look at this stripe soon."""
         stripe = self._state.stripe(stripe_id)
         if stripe is None:
-            self._is_gone(stripe_id)
+            self._forget(stripe_id)
         else:
             self._add(stripe)
 
@@ -308,9 +308,7 @@ class Repair:
             if stripe is None or not _to_do(plan(stripe, self._look), self._state.health(stripe)):
                 self._queued.discard(stripe_id)
                 self.cancelled += 1
-                self._may_go(stripe_id)
-                if stripe is None:
-                    self._is_gone(stripe_id)
+                (self._may_go if stripe is not None else self._forget)(stripe_id)
             await turns.item()
 
     async def _nodes(
@@ -361,8 +359,7 @@ class Repair:
                 self._queued.discard(stripe_id)
                 self._working.discard(stripe_id)
             if done:
-                self._may_go(stripe_id)
-                self._vain.pop(stripe_id, None)
+                self._forget(stripe_id)
             # What cannot be repaired now is put aside: as the most endangered it would keep all workers from the rest.
             if not done:
                 self._must_wait(stripe_id, why, copies)

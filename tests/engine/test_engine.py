@@ -23,6 +23,7 @@ from hivefs.formats.records import map_key
 from hivefs.maintenance import checkpoint, spares
 from hivefs.maintenance.checkpoint import Checkpoint
 from hivefs.metadata.engine_store import EngineStore
+from hivefs.model.head import Root
 from hivefs.model.ids import CHUNK_BYTES, NodeId, StripeId
 from hivefs.model.stripe import Level, Purpose
 from hivefs.placement.health import NodeState
@@ -73,6 +74,16 @@ async def settle(engine: Engine, vault: MemoryVault) -> None:
             if placed and status["published"] >= status["committed"] and quiet(engine):
                 return
             await trio.sleep(0.02)
+
+
+def recovered(home: Home, root: Root) -> None:
+    """Make the engine's store one that knows nothing but this root, as after a recovery."""
+    store = EngineStore(home.engine, SECRETS.keys().engine_key, home.policy())
+    with store.writing():
+        store.save_info("root", head_format.root_to_bytes(root))
+        store.save_info("hydrating", True)
+        store.save_info("head_out", False)
+    store.close()
 
 
 @contextmanager
@@ -504,12 +515,7 @@ def test_recovery_reads_the_tree_as_needed_and_repair_waits_for_it(tmp_path: Pat
         second = make_home(tmp_path / "second")
         async with opened(second, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
             pass
-        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
-        with store.writing():
-            store.save_info("root", head_format.root_to_bytes(root))
-            store.save_info("hydrating", True)
-            store.save_info("head_out", False)
-        store.close()
+        recovered(second, root)
         async with running(second, hive, None) as engine:
             await until(lambda: len(engine.pool.online()) == 8)
             engine.placing._stage = vault
@@ -536,12 +542,7 @@ def test_nodes_that_only_the_recovered_book_names_are_dialled(tmp_path: Path, mo
             root = engine.checkpoint.root()
         monkeypatch.setattr(Learning, "hear", nothing)  # no roster names the last node, or it is no news any more
         second = make_home(tmp_path / "second")
-        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
-        with store.writing():
-            store.save_info("root", head_format.root_to_bytes(root))
-            store.save_info("hydrating", True)
-            store.save_info("head_out", False)
-        store.close()
+        recovered(second, root)
         async with opened(second, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
             engine.learn([node.entry() for node in hive.nodes[:-1]])
             await engine.hydration.done.wait()

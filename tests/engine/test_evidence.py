@@ -14,8 +14,6 @@ from hivefs.crypto import keys
 from hivefs.daemon.engine_core import Engine, opened
 from hivefs.errors import BadAttestation, BadSetting
 from hivefs.formats import attestation
-from hivefs.formats import head as head_format
-from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.attestation import Attestation, Statement
 from hivefs.model.node import UNKNOWN, Attribute, Evidence
 from hivefs.model.stripe import Level, Purpose
@@ -23,7 +21,7 @@ from hivefs.placement.attributes import authorities
 from hivefs.testing.memory_hive import HIVE_SEED, MemoryHive, MemoryNode
 
 from .memory_vault import MemoryVault
-from .test_engine import SECRETS, make_home, run, running, settle, until
+from .test_engine import SECRETS, make_home, recovered, run, running, settle, until
 
 NOTARY, STRANGER = bytes([91]) * 32, bytes([92]) * 32
 KEY = keys.public_key(NOTARY)
@@ -217,12 +215,7 @@ def test_trust_and_attestations_come_back_at_a_recovery_before_anything_is_repai
             root = engine.checkpoint.root()
         hive.statements = []
         second = make_home(tmp_path / "second")
-        store = EngineStore(second.engine, SECRETS.keys().engine_key, second.policy())
-        with store.writing():
-            store.save_info("root", head_format.root_to_bytes(root))
-            store.save_info("hydrating", True)
-            store.save_info("head_out", False)
-        store.close()
+        recovered(second, root)
         states: list[Any] = []
         async with opened(second, SECRETS, hive.dial) as engine:  # type: ignore[arg-type]
             repair = engine.repair.run

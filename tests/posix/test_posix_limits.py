@@ -199,7 +199,7 @@ def test_an_overlay_takes_the_drive_as_its_lower_directory_only(here: Path, tmp_
         return done.returncode
 
     if overlay(tmp_path / "lower", tmp_path / "upper", "plain"):
-        pytest.skip(f"an overlay of plain directories is missing: {said}")
+        pytest.skip(f"overlayfs (CONFIG_OVERLAY_FS) over the directory of temporary files is missing: {said}")
     assert overlay(here / "lower", tmp_path / "upper2", "below") == 0
     assert overlay(tmp_path / "lower", here / "upper", "above") != 0
 

@@ -44,7 +44,7 @@ def test_stressor(drive: Mounted, plain: Path, name: str) -> None:
         expected, _ = stress(name, plain)
         assert status == expected, said
         pytest.skip(
-            f"missing for stress-ng's {name}, which ends with {status} on a plain directory too:"
+            f"what stress-ng's {name} needs of the kernel is missing, it ends with {status} on a plain directory too:"
             f" {said.strip().splitlines()[-1]}"
         )
     assert list(drive.path.iterdir()) == [], "it could not clean up"

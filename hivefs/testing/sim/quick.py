@@ -20,6 +20,7 @@ class SimPool(Pool):
 
     def give_up(self, seconds: float) -> None:
         """What ``run`` does in each round, without turns for others; so much time passed since the last."""
-        self._follow(seconds)
+        self._follow_clock(seconds)
+        self._tick(seconds)
         for node_id in list(self._due(trio.current_time())):
             self._look(node_id)

@@ -61,14 +61,18 @@ def _enter(namespace: int) -> None:
         )
 
 
-def _run(*words: str) -> None:
-    """A program of iproute2, in the namespace where this process is now."""
+def _run(package: str, *words: str, missing: str = "") -> None:
+    """A program of a package, in the namespace where this process is now. When it is refused, ``missing`` is what the
+    kernel lacks; where nothing can be missing it is our mistake (RuntimeError).
+    """
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
     except FileNotFoundError:
-        raise NoLink(f"the program {words[0]} is missing (package iproute2)") from None
+        raise NoLink(f"the program {words[0]} is missing (package {package})") from None
+    if done.returncode and missing:
+        raise NoLink(f"{missing} is missing in the kernel: {done.stderr.strip()}")
     if done.returncode:
-        raise NoLink(f"'{' '.join(words)}' failed: {done.stderr.strip()}")
+        raise RuntimeError(f"'{' '.join(words)}' failed: {done.stderr.strip()}")
 
 
 def _tun(address: str, peer: str) -> int:
@@ -83,10 +87,10 @@ def _tun(address: str, peer: str) -> int:
 
 
 def _address(device: str, address: str, peer: str) -> None:
-    _run("ip", "link", "set", "lo", "up")
-    _run("ip", "address", "add", address, "peer", peer, "dev", device)
+    _run("iproute2", "ip", "link", "set", "lo", "up")
+    _run("iproute2", "ip", "address", "add", address, "peer", peer, "dev", device)
     # A long queue here: the lane's own is the one that is full first.
-    _run("ip", "link", "set", device, "mtu", str(MTU), "txqueuelen", "10000", "up")
+    _run("iproute2", "ip", "link", "set", device, "mtu", str(MTU), "txqueuelen", "10000", "up")
 
 
 def _congestion(name: str) -> None:
@@ -95,7 +99,7 @@ def _congestion(name: str) -> None:
         try:
             Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(name)
         except OSError as error:
-            raise NoLink(f"the kernel has no congestion control '{name}': {error.strerror}") from None
+            raise NoLink(f"the congestion control '{name}' is missing in the kernel: {error.strerror}") from None
 
 
 def _netem(shape: Shape) -> list[str]:
@@ -109,19 +113,19 @@ def _veth(shape: Shape, near: int, far: int) -> bool:
     """A pair of devices with netem on both, or nothing and False where the kernel has none of it."""
     _enter(near)
     try:
-        _run(
-            "ip", "link", "add", _DEVICE, "type", "veth", "peer", "name", _DEVICE, "netns", f"/proc/{os.getpid()}/fd/{far}"
-        )
+        other = ("peer", "name", _DEVICE, "netns", f"/proc/{os.getpid()}/fd/{far}")
+        _run("iproute2", "ip", "link", "add", _DEVICE, "type", "veth", *other, missing="veth (CONFIG_VETH)")
     except NoLink:
         return False
     for namespace, address, peer in ((near, NEAR, FAR), (far, FAR, NEAR)):
         _enter(namespace)
         try:
-            _run("tc", "qdisc", "add", "dev", _DEVICE, "root", *_netem(shape))
+            words = ("qdisc", "add", "dev", _DEVICE, "root", *_netem(shape))
+            _run("iproute2", "tc", *words, missing="netem (CONFIG_NET_SCH_NETEM)")
         except NoLink:
-            _run("ip", "link", "del", _DEVICE)
+            _run("iproute2", "ip", "link", "del", _DEVICE)
             return False
-        _run("ethtool", "-K", _DEVICE, "tso", "off", "gso", "off", "gro", "off")
+        _run("ethtool", "ethtool", "-K", _DEVICE, "tso", "off", "gso", "off", "gro", "off")
         _address(_DEVICE, address, peer)
     return True
 

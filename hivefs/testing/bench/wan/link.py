@@ -58,11 +58,12 @@ def opened(shape: Shape, *, congestion: str = "", seed: int = 1, netem: bool = T
     for the machine's; ``netem`` False uses the TUN devices although the kernel may have netem. Raises NoLink, and
     RuntimeError when our own process fails.
     """
-    missing = [name for name in ("nsenter", "ip") if shutil.which(name) is None]
+    packages = {"nsenter": "util-linux", "ip": "iproute2"}
+    missing = [name for name in packages if shutil.which(name) is None]
     if os.geteuid():
         raise NoLink("root (uid 0) is missing: network namespaces and TUN devices are made")
     if missing:
-        raise NoLink(f"the program {missing[0]} is missing (packages util-linux and iproute2)")
+        raise NoLink(f"the program {missing[0]} is missing (package {packages[missing[0]]})")
     asked = {"shape": asdict(shape), "congestion": congestion, "seed": seed, "netem": netem}
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", _MODULE, json.dumps(asked)],
