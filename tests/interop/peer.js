@@ -33,7 +33,8 @@ const host = await createLibp2p({
   connectionManager: { inboundConnectionThreshold: 1000 },
   connectionMonitor: { pingInterval: 500, pingTimeout: { minTimeout: DEADLINE, maxTimeout: DEADLINE } },
   connectionGater: { denyDialMultiaddr: () => false },
-  services: { identify: identify({ maxOutboundStreams: 4 }), ping: ping() } // it identifies each new peer by itself, too
+  // Both are also done without being asked: each new peer is identified, and the monitor pings.
+  services: { identify: identify({ maxOutboundStreams: 4 }), ping: ping({ maxOutboundStreams: 4 }) }
 })
 const own = key.publicKey.raw
 const address = host.getMultiaddrs()[0].toString()
