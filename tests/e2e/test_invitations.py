@@ -132,5 +132,4 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
 
 
 def _node(hive: Live, node_id: str) -> dict[str, Any]:
-    engine = hive.status()["engine"]
-    return next((n for n in engine["nodes"] if n["id"] == node_id), {"state": "", "last_problem": ""})
+    return next((n for n in hive.engine()["nodes"] if n["id"] == node_id), {"state": "", "last_problem": ""})

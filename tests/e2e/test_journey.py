@@ -232,7 +232,7 @@ def test_ten_thousand_small_files_make_tens_of_stripes(tmp_path: Path) -> None:
     with live(tmp_path) as hive:
         copy_in(source, hive.drive)
         hive.wait(hive.drive, timeout=240)
-        stripes = hive.status()["engine"]["stripes"]
+        stripes = hive.engine()["stripes"]
         assert stripes < 100, f"{stripes} stripes"
         shares = sum(1 for d in hive.node_directories() for _ in d.glob("shares/*/*"))
         assert shares < 600, f"{shares} shares"
