@@ -23,6 +23,16 @@ PROGRAM = textwrap.dedent(
 
     root, how = Path(sys.argv[1]), sys.argv[2]
     root.mkdir()
+    if how == "wait for a guard that stands still":
+        fork = os.fork
+
+        def late():
+            pid = fork()
+            if pid:
+                time.sleep(0.5)
+            return pid
+
+        os.fork = late
 
     def work():
         # A daemon as the command line makes them: a session of its own, its starter gone.
@@ -30,7 +40,7 @@ PROGRAM = textwrap.dedent(
         daemon = subprocess.run(["sh", "-c", shell], stdout=subprocess.PIPE, text=True).stdout.strip()
         try:
             print(os.getpid(), daemon, flush=True)
-            if how == "wait":
+            if how.startswith("wait"):
                 time.sleep(300)
             if how == "fail":
                 raise RuntimeError("no")
@@ -108,10 +118,11 @@ def test_when_its_guard_is_killed_the_benchmark_stops_what_it_started(
     os.kill(daemon, signal.SIGKILL)  # this work function stops nothing by itself
 
 
+@pytest.mark.parametrize("how", ["wait", "wait for a guard that stands still"])
 def test_ctrl_c_is_told_to_the_child(
-    start: Callable[[str], tuple[subprocess.Popen[str], int, int]], tmp_path: Path
+    start: Callable[[str], tuple[subprocess.Popen[str], int, int]], tmp_path: Path, how: str
 ) -> None:
-    process, _, daemon = start("wait")
+    process, _, daemon = start(how)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert (tmp_path / "stopped").exists() and not alive(daemon)
