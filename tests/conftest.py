@@ -118,7 +118,8 @@ def pytest_sessionstart() -> None:
     """Take away dead mounts that earlier, killed runs left below the directory of pytest's temporary files."""
     root = Path(tempfile.gettempdir()).resolve()
     for path in _mounts(root):
-        if path.relative_to(root).parts[0].startswith(("pytest-of-", "hivefs-trial-")) and _dead(path):
+        parts = path.relative_to(root).parts
+        if parts[0].startswith(("pytest-of-", "hivefs-trial-")) and not _in_use(root.joinpath(*parts[:2])) and _dead(path):
             subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
 
 
@@ -195,6 +196,15 @@ def _mounts(root: Path) -> list[Path]:
         if right.startswith("fuse") and path.is_relative_to(root) and path != root:
             found.append(path)
     return found
+
+
+def _in_use(base: Path) -> bool:
+    """Whether the pytest to which that directory belongs still runs: its tests leave mounts dead for a moment."""
+    try:
+        os.kill(int((base / ".lock").read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _dead(path: Path) -> bool:
