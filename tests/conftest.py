@@ -82,7 +82,7 @@ def no_fuse() -> str:
         except HivefsError as error:
             return str(error)
         os.close(handle)
-        subprocess.run(mounting.unmount_command(Path(name), lazy=True), capture_output=True, timeout=20, check=False)
+        subprocess.run(mounting.unmount_command(Path(name), lazy=True), capture_output=True, timeout=60, check=False)
     return ""
 
 
@@ -91,7 +91,7 @@ def no_netns() -> str:
     """Why no network namespace can be made here; empty when it can."""
     if shutil.which("unshare") is None:
         return "the program unshare is missing (package util-linux)"
-    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=20, check=False)
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=60, check=False)
     said = tried.stderr.strip()
     return "" if tried.returncode == 0 else f"the right to make network namespaces (CAP_SYS_ADMIN) is missing: {said}"
 
@@ -120,7 +120,7 @@ def pytest_sessionstart() -> None:
     for path in _mounts(root):
         parts = path.relative_to(root).parts
         if parts[0].startswith(("pytest-of-", "hivefs-trial-")) and not _in_use(root.joinpath(*parts[:2])) and _dead(path):
-            subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+            subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -129,7 +129,7 @@ def _no_mount_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     yield
     left = _mounts(tmp_path_factory.getbasetemp().resolve())
     for path in left:
-        subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+        subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=60, check=False)
     assert not left, f"tests left mounts behind: {left}"
 
 

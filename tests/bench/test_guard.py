@@ -84,7 +84,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str
     yield one
     for process in started:
         process.kill()
-        process.wait(30)
+        process.wait(100)
 
 
 @pytest.mark.parametrize(("how", "status"), [("end", 7), ("fail", 1)])
@@ -111,7 +111,7 @@ def test_when_its_guard_is_killed_the_benchmark_stops_what_it_started(
 ) -> None:
     process, child, daemon = start("wait")
     process.kill()
-    process.wait(30)
+    process.wait(100)
     assert until(lambda: not alive(child))
     assert (tmp_path / "stopped").exists(), "its own ends were reached"
     assert not (tmp_path / "root").exists()
@@ -152,4 +152,4 @@ def test_a_killed_benchmark_of_a_hive_leaves_nothing(tmp_path: Path, victim: str
         assert until(lambda: not list(tmp_path.iterdir()), 30), "something is left on the disk"
     finally:
         process.kill()
-        process.wait(30)
+        process.wait(100)
