@@ -82,7 +82,7 @@ def no_fuse() -> str:
         except HivefsError as error:
             return str(error)
         os.close(handle)
-        subprocess.run(mounting.unmount_command(Path(name), lazy=True), capture_output=True, timeout=20, check=False)
+        subprocess.run(mounting.unmount_command(Path(name), lazy=True), capture_output=True, timeout=60, check=False)
     return ""
 
 
@@ -91,7 +91,7 @@ def no_netns() -> str:
     """Why no network namespace can be made here; empty when it can."""
     if shutil.which("unshare") is None:
         return "the program unshare is missing (package util-linux)"
-    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=20, check=False)
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=60, check=False)
     said = tried.stderr.strip()
     return "" if tried.returncode == 0 else f"the right to make network namespaces (CAP_SYS_ADMIN) is missing: {said}"
 
@@ -118,8 +118,9 @@ def pytest_sessionstart() -> None:
     """Take away dead mounts that earlier, killed runs left below the directory of pytest's temporary files."""
     root = Path(tempfile.gettempdir()).resolve()
     for path in _mounts(root):
-        if path.relative_to(root).parts[0].startswith(("pytest-of-", "hivefs-trial-")) and _dead(path):
-            subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+        parts = path.relative_to(root).parts
+        if parts[0].startswith(("pytest-of-", "hivefs-trial-")) and not _in_use(root.joinpath(*parts[:2])) and _dead(path):
+            subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -128,7 +129,7 @@ def _no_mount_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     yield
     left = _mounts(tmp_path_factory.getbasetemp().resolve())
     for path in left:
-        subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+        subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=60, check=False)
     assert not left, f"tests left mounts behind: {left}"
 
 
@@ -195,6 +196,15 @@ def _mounts(root: Path) -> list[Path]:
         if right.startswith("fuse") and path.is_relative_to(root) and path != root:
             found.append(path)
     return found
+
+
+def _in_use(base: Path) -> bool:
+    """Whether the pytest to which that directory belongs still runs: its tests leave mounts dead for a moment."""
+    try:
+        os.kill(int((base / ".lock").read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _dead(path: Path) -> bool:

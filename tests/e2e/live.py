@@ -242,4 +242,4 @@ def live(
         made.stop_engine()
         if shared is None:
             made.run("down", check=False, timeout=120)
-        subprocess.run(["fusermount3", "-u", "-z", str(made.drive)], capture_output=True, timeout=20, check=False)
+        subprocess.run(["fusermount3", "-u", "-z", str(made.drive)], capture_output=True, timeout=60, check=False)

@@ -37,7 +37,7 @@ class NodeProcess:
 
     def __exit__(self, *_: object) -> None:
         kill(self._running.pid)
-        self._running.wait(20)
+        self._running.wait(100)
 
     def address(self) -> str:
         assert self._running.stdout is not None
