@@ -200,6 +200,7 @@ class Process:
                 named = await trio.to_thread.run_sync(self._check_metadata, snapshot, check, step)
             finally:
                 snapshot.close()
+            await check.nodes(engine.store.each_node(), len(engine.pool.members), engine.store.damaged_of, step)
             await check.chunks(named, step, self._named_now)
             await check.stripes(step)
             if data:
@@ -323,6 +324,8 @@ class Process:
                     log.debug("bootstrap: %s", error)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
+            if self._engine.store.damaged and not self._engine.pool.online():
+                unasked = set(self._home.vault.nodes)  # nobody else can tell where the nodes are
             await self._ask_one(self._learn_from)
 
     def hear(self, address: str) -> None:

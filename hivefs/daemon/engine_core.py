@@ -59,6 +59,7 @@ from hivefs.maintenance.round_trips import RoundTrips
 from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
 from hivefs.maintenance.turns import Turns
+from hivefs.metadata.damaged import EVIDENCE, Record
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Membership, RosterEntry
@@ -88,6 +89,7 @@ class Engine:
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy)
         self.disk = FullDisk(self.store.probe)
         self.store.on_full = self.disk.note
+        self.store.damaged.on_found = self._set_aside
         self.cache = Cache(home.cache, setting("cache_bytes"))
         self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
@@ -197,6 +199,12 @@ class Engine:
         """A node as repair sees it: one that is out of trust is left as one that leaves."""
         view = self.store.node_view(node_id)
         return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
+
+    def _set_aside(self, node_id: NodeId, record: Record) -> None:
+        log.warning("node %s: %s", node_id.hex()[:12], record.words)
+        evidence: Evidence | None = getattr(self, "evidence", None)  # what is met before that begins with weighing all
+        if record in EVIDENCE and evidence is not None:
+            evidence.again()
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.bad_shares.take(stripe, index, reason)
@@ -506,6 +514,7 @@ class Engine:
                 "risked": self.repair.risked,
             },
             "disk": self.disk.status(),
+            "damaged": self.store.damaged.told(MOST_TOLD),
             "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
@@ -547,11 +556,12 @@ class Engine:
             "attributes": {a.name: a.value for a in weighed.attributes},
             "evidence": {a.name: a.evidence.name.lower() for a in weighed.attributes},
             "unsure": list(weighed.problems),
-            "revoked": self.covers(entry.membership),
-            "addresses": list(entry.address.reachable),
-            "relays": list(entry.address.relays),
+            "revoked": self.covers_keys(node_id, member.invited),
+            "addresses": [] if entry is None else list(entry.address.reachable),
+            "relays": [] if entry is None else list(entry.address.relays),
             "relayed": member.client is not None and member.client.relayed,
-            "leaving_s": entry.address.leaving_s,
+            "leaving_s": 0 if entry is None else entry.address.leaving_s,
+            "damaged": [record.name.lower() for record in self.store.damaged.of(node_id)],
             **self.trust.status(node_id),
         }
 
