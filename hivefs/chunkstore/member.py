@@ -28,13 +28,13 @@ _UNREAD: Final = -1
 
 class Shelf:
     """What the members of a pool share: the book, and what is counted of them as they are read. ``invited`` are those that
-    were read by the key of their invitation, ``crediting`` those that credit a vault, ``unread`` how many were not read.
+    were read by the key of their invitation, ``crediting`` those that credit each vault, ``unread`` how many were not read.
     """
 
     def __init__(self, book: NodeBook) -> None:
         self.book = book
         self.invited: Counter[bytes] = Counter()
-        self.crediting: dict[NodeId, None] = {}
+        self.crediting: dict[str, dict[NodeId, None]] = {}
         self.unread = 0
 
 
@@ -165,9 +165,12 @@ class Member:
         if not self._credits:
             return
         if sign > 0:
-            self._shelf.crediting[self.node_id] = None
-        else:
-            self._shelf.crediting.pop(self.node_id, None)
+            self._shelf.crediting.setdefault(self._credits, {})[self.node_id] = None
+            return
+        left = self._shelf.crediting[self._credits]
+        del left[self.node_id]
+        if not left:
+            del self._shelf.crediting[self._credits]
 
     def forgotten(self) -> None:
         """It is not known any more: it does not count."""

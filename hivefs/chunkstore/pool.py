@@ -135,11 +135,16 @@ class Pool:
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
         return self.listing.field(weakest, trio.current_time(), lambda: list(self.by_state[NodeState.ONLINE]))
 
+    async def listed(self, policy: Policy) -> Sequence[Candidate] | Field:
+        """``candidates``, with turns for others while what has changed is many."""
+        await self.warm(policy.evidence)
+        return self.candidates(policy)
+
     async def warm(self, weakest: Evidence) -> None:
         """List the nodes as ``candidates`` for such a policy wants them, with turns for others: later only changes are."""
         self.listing.begin(weakest, list(self.by_state[NodeState.ONLINE]))
         turns = Turns()
-        while self.listing.some(weakest, trio.current_time(), LISTED):
+        while self.listing.look_again(now := trio.current_time()) or self.listing.some(weakest, now, LISTED):
             await turns.item()
 
     def candidate(self, node_id: NodeId, policy: Policy) -> Candidate:
@@ -169,10 +174,10 @@ class Pool:
         self._read_all_now()
         return self.shelf.invited[key]
 
-    def crediting(self) -> list[Member]:
-        """The nodes that credit some vault; as ``invited``."""
+    def crediting(self, vault: str) -> list[Member]:
+        """The nodes that credit the vault with that id (in hex); as ``invited``."""
         self._read_all_now()
-        return [self.members[node_id] for node_id in self.shelf.crediting]
+        return [self.members[node_id] for node_id in self.shelf.crediting.get(vault, ())]
 
     def _read_all_now(self) -> None:
         if self.shelf.unread:

@@ -84,6 +84,8 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
     mount, engine = value["mount"] or {}, value["engine"]
     if engine is None:
         return {"seconds": None, "reason": "the engine does not run"}
+    if engine.get("starting"):
+        return {"seconds": None, "reason": "the engine reads what it knows of the nodes, and begins then"}
     left = mount.get("dirty_bytes", 0)
     placing, repair, checkpoint = engine.get("placing", {}), engine.get("repair", {}), engine.get("checkpoint", {})
     waiting = placing.get("waiting_for") or checkpoint.get("waiting_for")

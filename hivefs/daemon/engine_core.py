@@ -91,7 +91,9 @@ class Engine:
         self.store.on_full = self.disk.note
         self.store.damaged.on_found = self._set_aside
         self.cache = Cache(home.cache, setting("cache_bytes"))
-        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
+        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")), later=True)
+        self.ready = trio.Event()
+        """Set when it has read what it knows of nodes. Until then nobody is dialled, and nothing is placed."""
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
         self.trust.on_changed = self.pool.conduct_changed
         self.trust.on_suspended = lambda node_id: self.pool.touch()
@@ -275,13 +277,14 @@ class Engine:
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The duties that need no drive, until cancelled. Each is kept (maintenance/full_disk.py), but for those that write
-        nothing or put off what a full disk does not take (pool, trust).
+    async def run(self) -> None:
+        """The duties that need no drive, until cancelled, once ``ready``. Each is kept (maintenance/full_disk.py), but for
+        those that write nothing or put off what a full disk does not take (pool, trust).
         """
         keep = self.disk.keep
         with suppress(DiskFull):  # what is not forgotten now is forgotten before the next checkpoint
             self.checkpoint.sweep()
+        await self.trust.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.disk.run)
             await nursery.start(self.pool.run)
@@ -298,7 +301,7 @@ class Engine:
             nursery.start_soon(self._evict)
             nursery.start_soon(self.rules.measure)
             nursery.start_soon(self.room.run)
-            task_status.started()
+            self.ready.set()
             await trio.sleep_forever()
 
     async def _warm(self) -> None:
@@ -475,7 +478,8 @@ class Engine:
 
     async def told(self) -> dict[str, Any]:
         """``status`` of now, with turns for others between nodes."""
-        await self.rules.measured()
+        if self.ready.is_set():
+            await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
             if node_id in self.pool.members:  # it may be forgotten meanwhile
@@ -534,6 +538,7 @@ class Engine:
             "queues": queues(self),
             "audit": {**self.audit.status(), "clock_doubted": self.pool.clocks.doubted},
             "spares": self.spares.status(),
+            "starting": not self.ready.is_set(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
@@ -572,13 +577,21 @@ def _short(span: tuple[int, int], length: int) -> bool:
 
 
 @asynccontextmanager
-async def opened(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
-    """An engine with its stores open and its duties running."""
+async def opening(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
+    """An engine with its stores open, which begins with its next turn and will be ``ready``."""
     engine = Engine(home, secrets, dial)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
+            nursery.start_soon(engine.run)
             yield engine
             nursery.cancel_scope.cancel()
     finally:
         engine.close()
+
+
+@asynccontextmanager
+async def opened(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
+    """An engine with its stores open and its duties running."""
+    async with opening(home, secrets, dial) as engine:
+        await engine.ready.wait()
+        yield engine

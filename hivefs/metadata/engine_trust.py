@@ -48,6 +48,10 @@ class TrustTables(EngineWriter):
             for node_id, row in rows.items():
                 self.save("reputation", node_id, reputation_format.to_bytes(row))
 
+    def distrusted(self) -> Collection[NodeId]:
+        """The nodes that are out of trust by what is written."""
+        return [NodeId(node_id) for node_id in self.info(DISTRUSTED) or ()]
+
     def save_distrusted(self, nodes: Collection[NodeId]) -> None:
         """These nodes are out of trust now, and no others."""
         wanted = sorted(nodes)

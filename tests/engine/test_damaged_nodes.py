@@ -96,7 +96,7 @@ def test_one_that_is_merely_known_is_set_aside_until_its_entry_is_told_again(
             view = engine.store.node_view(one.node_id)
             assert view is not None and view.state == NodeState.OFFLINE, "its shares are not lost by it"
             await engine.evidence.weigh_all()
-            await engine.moving.accounts_told() if hasattr(engine.moving, "accounts_told") else engine.moving.accounts()
+            assert len((await engine.moving.accounts())["nodes"]) == len(hive.nodes)
             # The node is there again: it cannot be dialled before somebody tells where.
             one.start()
             await trio.sleep(1.0)
