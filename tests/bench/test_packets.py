@@ -39,14 +39,14 @@ READ = [
 def test_a_read_is_divided_into_both_sides_and_the_line() -> None:
     found = parts(READ, 100.0, 100.080, 0.02, 3000)
     assert found is not None
-    assert (found.near, found.line, found.far) == pytest.approx((0.003 + 0.029, 0.010 + 0.031, 0.007))
+    assert (found.before, found.line, found.far, found.after) == pytest.approx((0.003, 0.010 + 0.031, 0.007, 0.029))
     assert found.all == pytest.approx(0.080)
     assert (found.flights, found.bytes, found.again) == (2, 4200, False)
 
 
 def test_where_less_came_than_was_said_to_be_needed_the_last_packet_counts() -> None:
     found = parts(READ, 100.0, 100.080, 0.02, 1_000_000)
-    assert found is not None and found.bytes == 5600 and found.near == pytest.approx(0.003 + 0.028)
+    assert found is not None and found.bytes == 5600 and found.after == pytest.approx(0.028)
 
 
 def test_other_conversations_do_not_count_and_repeated_packets_are_told() -> None:
@@ -56,7 +56,7 @@ def test_other_conversations_do_not_count_and_repeated_packets_are_told() -> Non
     ]
     lost = [Seen(100.0205, FAR_TO_NEAR, False, head(FAR_TO_NEAR, 1400, 2800))]
     found = parts([*other, *READ, *lost], 100.0, 100.080, 0.02, 4200)
-    assert found is not None and found.near == pytest.approx(0.032) and found.again
+    assert found is not None and found.before == pytest.approx(0.003) and found.again
 
 
 def test_packets_without_an_answer_say_nothing() -> None:

@@ -2,9 +2,9 @@
 
 A read that waits for one answer has three parts. The *line*: half a round trip for the request, and from the first packet
 of the answer that a node sent until the one that brought the last byte that was needed, with every turn that TCP takes
-meanwhile. The *near* side: before the request left, and after that packet came. The *far* side: between the request's
-coming out of the link and the first packet of the answer. The last two are processors (and disks) only; what the process
-that carries the packets lost by being late counts as line.
+meanwhile. The *near* side: ``before`` the request left, and ``after`` that packet came. The *far* side: between the
+request's coming out of the link and the first packet of the answer. Both sides are processors (and disks) only; what the
+process that carries the packets lost by being late counts as line.
 
 Pure: records are made by the emulator, times are seconds of CLOCK_MONOTONIC, which time.perf_counter shows too.
 """
@@ -48,9 +48,10 @@ class Parts:
     came of the answer until then, with TLS; ``again`` says that a packet of it was sent again.
     """
 
-    near: float
+    before: float
     line: float
     far: float
+    after: float
     flights: int
     bytes: int
     again: bool
@@ -58,7 +59,7 @@ class Parts:
     @property
     def all(self) -> float:
         """The whole read."""
-        return self.near + self.line + self.far
+        return self.before + self.line + self.far + self.after
 
 
 def parts(seen: Sequence[Seen], began: float, ended: float, round_trip_s: float, needed: int) -> Parts | None:
@@ -88,10 +89,10 @@ def parts(seen: Sequence[Seen], began: float, ended: float, round_trip_s: float,
     came = came[: 1 + sum(before < needed for before in sums[:-1])]
     sent = [one for one in sent if one.at <= came[-1].at]
     flights = 1 + sum(after.at - before.at >= round_trip_s / 2 for before, after in itertools.pairwise(sent))
-    near = asked[0] - began + ended - came[-1].at
     line = heard[0] - asked[0] + came[-1].at - sent[0].at
     again = len({one.sequence for one in sent}) < len(sent)
-    return Parts(near, line, sent[0].at - heard[0], flights, sum(one.size for one in came), again)
+    after = ended - came[-1].at
+    return Parts(asked[0] - began, line, sent[0].at - heard[0], after, flights, sum(one.size for one in came), again)
 
 
 def _parsed(seen: Seen) -> _Tcp | None:
