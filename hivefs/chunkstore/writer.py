@@ -179,9 +179,9 @@ class Writer:
             raise problem
         return bool(holders)
 
-    def candidates(self, policy: Policy) -> Sequence[Candidate] | Field:
+    async def candidates(self, policy: Policy) -> Sequence[Candidate] | Field:
         """All nodes as that policy sees them."""
-        return self._nodes.candidates(policy)
+        return await self._nodes.listed(policy)
 
     async def look_for_place(
         self,
@@ -228,7 +228,7 @@ class Writer:
         where copies are. Raises when it is none.
         """
         size = stripe.share_bytes
-        candidates = self._nodes.candidates(policy)
+        candidates = await self._nodes.listed(policy)
         pairs = sorted(self.copies(stripe, discount, tried) - set(holders.items()))
         known = self.known(candidates, [*holders.values(), *(node for _, node in pairs)])
         kept = {number: known.get(node, Candidate(node, {})) for number, node in holders.items()}

@@ -84,6 +84,8 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
     mount, engine = value["mount"] or {}, value["engine"]
     if engine is None:
         return {"seconds": None, "reason": "the engine does not run"}
+    if engine.get("starting"):
+        return {"seconds": None, "reason": "the engine reads what it knows of the nodes, and begins then"}
     left = mount.get("dirty_bytes", 0)
     placing, repair, checkpoint = engine.get("placing", {}), engine.get("repair", {}), engine.get("checkpoint", {})
     waiting = placing.get("waiting_for") or checkpoint.get("waiting_for")
@@ -139,6 +141,8 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("engine", f"running (pid {engine.get('pid', '?')})" + (", finishing" if engine.get("draining") else ""))
     if (disk := engine.get("disk") or {}) and disk["waiting_for"]:
         facts.add_row("disk", Text(disk["waiting_for"], style="red"))
+    if damaged := engine.get("damaged"):
+        facts.add_row("damaged", Text("\n".join(damaged_words(damaged)), style="red"))
     wait = value["eta"]
     time_left = "" if wait["seconds"] is None else f"{duration(wait['seconds'])}, " if wait["seconds"] else ""
     facts.add_row("until safe", f"{time_left}{wait['reason']}")
@@ -165,6 +169,12 @@ def picture(value: dict[str, Any]) -> RenderableType:
 def queue_words(queues: dict[str, int]) -> list[str]:
     """What waits, a line for each queue that is not empty. One of another release of the engine has only its name."""
     return [f"{count} {QUEUES.get(duty, duty)}" for duty, count in queues.items() if count and QUEUES.get(duty, duty)]
+
+
+def damaged_words(damaged: list[dict[str, str]]) -> list[str]:
+    """A line for each record of a node that does not open, of very many for the first."""
+    words = [f"node {found['id'][:12]}: {found['words']}" for found in damaged[:8]]
+    return [*words, f"and {len(damaged) - 8} more"] if len(damaged) > 8 else words
 
 
 def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:

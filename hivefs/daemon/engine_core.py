@@ -59,6 +59,7 @@ from hivefs.maintenance.round_trips import RoundTrips
 from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
 from hivefs.maintenance.turns import Turns
+from hivefs.metadata.damaged import EVIDENCE, Record
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Membership, RosterEntry
@@ -88,8 +89,11 @@ class Engine:
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy)
         self.disk = FullDisk(self.store.probe)
         self.store.on_full = self.disk.note
+        self.store.damaged.on_found = self._set_aside
         self.cache = Cache(home.cache, setting("cache_bytes"))
-        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
+        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")), later=True)
+        self.ready = trio.Event()
+        """Set when it has read what it knows of nodes. Until then nobody is dialled, and nothing is placed."""
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
         self.trust.on_changed = self.pool.conduct_changed
         self.trust.on_suspended = lambda node_id: self.pool.touch()
@@ -198,6 +202,12 @@ class Engine:
         view = self.store.node_view(node_id)
         return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
 
+    def _set_aside(self, node_id: NodeId, record: Record) -> None:
+        log.warning("node %s: %s", node_id.hex()[:12], record.words)
+        evidence: Evidence | None = getattr(self, "evidence", None)  # what is met before that begins with weighing all
+        if record in EVIDENCE and evidence is not None:
+            evidence.again()
+
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.bad_shares.take(stripe, index, reason)
 
@@ -267,13 +277,14 @@ class Engine:
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The duties that need no drive, until cancelled. Each is kept (maintenance/full_disk.py), but for those that write
-        nothing or put off what a full disk does not take (pool, trust).
+    async def run(self) -> None:
+        """The duties that need no drive, until cancelled, once ``ready``. Each is kept (maintenance/full_disk.py), but for
+        those that write nothing or put off what a full disk does not take (pool, trust).
         """
         keep = self.disk.keep
         with suppress(DiskFull):  # what is not forgotten now is forgotten before the next checkpoint
             self.checkpoint.sweep()
+        await self.trust.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.disk.run)
             await nursery.start(self.pool.run)
@@ -290,7 +301,7 @@ class Engine:
             nursery.start_soon(self._evict)
             nursery.start_soon(self.rules.measure)
             nursery.start_soon(self.room.run)
-            task_status.started()
+            self.ready.set()
             await trio.sleep_forever()
 
     async def _warm(self) -> None:
@@ -467,7 +478,8 @@ class Engine:
 
     async def told(self) -> dict[str, Any]:
         """``status`` of now, with turns for others between nodes."""
-        await self.rules.measured()
+        if self.ready.is_set():
+            await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
             if node_id in self.pool.members:  # it may be forgotten meanwhile
@@ -506,6 +518,7 @@ class Engine:
                 "risked": self.repair.risked,
             },
             "disk": self.disk.status(),
+            "damaged": self.store.damaged.told(MOST_TOLD),
             "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
@@ -525,6 +538,7 @@ class Engine:
             "queues": queues(self),
             "audit": {**self.audit.status(), "clock_doubted": self.pool.clocks.doubted},
             "spares": self.spares.status(),
+            "starting": not self.ready.is_set(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
@@ -547,11 +561,12 @@ class Engine:
             "attributes": {a.name: a.value for a in weighed.attributes},
             "evidence": {a.name: a.evidence.name.lower() for a in weighed.attributes},
             "unsure": list(weighed.problems),
-            "revoked": self.covers(entry.membership),
-            "addresses": list(entry.address.reachable),
-            "relays": list(entry.address.relays),
+            "revoked": self.covers_keys(node_id, member.invited),
+            "addresses": [] if entry is None else list(entry.address.reachable),
+            "relays": [] if entry is None else list(entry.address.relays),
             "relayed": member.client is not None and member.client.relayed,
-            "leaving_s": entry.address.leaving_s,
+            "leaving_s": 0 if entry is None else entry.address.leaving_s,
+            "damaged": [record.name.lower() for record in self.store.damaged.of(node_id)],
             **self.trust.status(node_id),
         }
 
@@ -562,13 +577,21 @@ def _short(span: tuple[int, int], length: int) -> bool:
 
 
 @asynccontextmanager
-async def opened(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
-    """An engine with its stores open and its duties running."""
+async def opening(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
+    """An engine with its stores open, which begins with its next turn and will be ``ready``."""
     engine = Engine(home, secrets, dial)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
+            nursery.start_soon(engine.run)
             yield engine
             nursery.cancel_scope.cancel()
     finally:
         engine.close()
+
+
+@asynccontextmanager
+async def opened(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
+    """An engine with its stores open and its duties running."""
+    async with opening(home, secrets, dial) as engine:
+        await engine.ready.wait()
+        yield engine

@@ -30,7 +30,7 @@ class Swallowing:
         self.kept: dict[str, set[bytes]] = {country: set() for country in COUNTRIES}
         self.answers = False
 
-    def candidates(self, policy: Policy) -> Sequence[Candidate]:
+    async def listed(self, policy: Policy) -> Sequence[Candidate]:
         return self.all
 
     def client(self, node_id: NodeId) -> One:

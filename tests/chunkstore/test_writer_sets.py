@@ -28,7 +28,7 @@ class FakeNodes:
             Candidate(NodeId(bytes([n]) * 32), {"jurisdiction": frozenset({COUNTRIES[n % 5]})}, 1 << 40) for n in range(60)
         ]
 
-    def candidates(self, policy: Policy) -> Sequence[Candidate]:
+    async def listed(self, policy: Policy) -> Sequence[Candidate]:
         return self.all
 
     def client(self, node_id: NodeId) -> FakeNodes:
