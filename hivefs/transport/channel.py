@@ -25,10 +25,11 @@ from .raw import RawSocket
 
 SLICE = 64 * 1024
 READ_SIZE = 256 * 1024
-RECORD = 8 * 1024
+RECORD = 8 * 1024 + 32
 MIDDLE = 64 * 1024
-"""Bodies up to MIDDLE are sealed in pieces of so many bytes. The other end can open a piece only as a whole, and larger
-ones keep the first segment of a chunk waiting for another round trip on a line where TCP begins with 14 KiB."""
+"""Bodies up to MIDDLE are sealed in pieces of RECORD bytes. The other end can open a piece only as a whole, and larger ones
+keep the first segment of a chunk waiting for another round trip on a line where TCP begins with 14 KiB. Four of these hold
+that segment with its tag (32 KiB and 16 bytes), which with pieces of 8 KiB waited for a fifth."""
 
 SMALL = 8 * 1024
 """Bodies up to here are copied behind their header, so that many of them share one record."""

@@ -5,8 +5,8 @@ members: the relay cannot know them all, and the node asks each for its membersh
 here, as many as one place on the net may have (sites.py), and hold them until others need the room.
 
 What is bounded: reservations, circuits in all, for one node and from one place, bytes and seconds of a circuit, and its
-silence. Where circuits are too many, one from the place that has most of them makes room for somebody from elsewhere.
-A reservation lasts as long as the connection on which it was made, at most ``ttl`` seconds without renewal.
+silence. Where circuits or reservations are too many, one from the place that has most of them makes room for somebody from
+elsewhere. A reservation lasts as long as the connection on which it was made, at most ``ttl`` seconds without renewal.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Bounds:
 class _Reservation:
     connection: Connection
     until: float
+    site: Site
 
 
 class Relay:
@@ -111,13 +112,13 @@ class Relay:
         connection = None if self.host is None else self.host.connection_of(stream)
         if connection is None:
             return
-        if key not in self.nodes and len(self._reserved) >= bounds.nodes:
+        if key not in self.nodes and not self._room_for_node(stream.site):
             self._lines.say("relay", f"{peer_id_from_key(key)} is refused: {bounds.nodes} nodes have reserved")
             await _say(stream, Status.RESERVATION_REFUSED)
             return
         if key not in self._reserved:
             self._lines.say("reserved", f"{peer_id_from_key(key)} is reached through this relay", logging.INFO)
-        self._reserved[key] = _Reservation(connection, trio.current_time() + bounds.ttl)
+        self._reserved[key] = _Reservation(connection, trio.current_time() + bounds.ttl, stream.site)
         answer = Message(
             Hop.STATUS,
             expire=int(time.time()) + bounds.ttl,
@@ -126,6 +127,22 @@ class Relay:
             status=Status.OK,
         )
         await circuit_messages.send(stream, answer, hop=True)
+
+    def _room_for_node(self, site: Site) -> bool:
+        """Whether there is room for one more reservation from there, made if need be: keys of nodes cost whoever may invite
+        them nothing, places do. Who loses his is cut off, so that he does not go on telling others of this relay.
+        """
+        if len(self._reserved) < self._bounds.nodes:
+            return True
+        held = {key: one.site for key, one in self._reserved.items()}
+        victim = next(iter(crowd(held)), None)
+        places = Counter(held.values())
+        if victim is None or places[held[victim]] <= places[site] + 1:
+            return False
+        gone = self._reserved.pop(victim)
+        self._lines.say("relay", f"{peer_id_from_key(victim)} made room for a node from elsewhere", logging.INFO)
+        gone.connection.drop("its reservation made room for a node from elsewhere")
+        return True
 
     async def _connect(self, stream: Stream, peer: bytes) -> None:
         try:

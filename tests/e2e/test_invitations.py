@@ -37,7 +37,7 @@ class NodeProcess:
 
     def __exit__(self, *_: object) -> None:
         kill(self._running.pid)
-        self._running.wait(20)
+        self._running.wait(100)
 
     def address(self) -> str:
         assert self._running.stdout is not None
@@ -132,5 +132,4 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
 
 
 def _node(hive: Live, node_id: str) -> dict[str, Any]:
-    engine = hive.status()["engine"]
-    return next((n for n in engine["nodes"] if n["id"] == node_id), {"state": "", "last_problem": ""})
+    return next((n for n in hive.engine()["nodes"] if n["id"] == node_id), {"state": "", "last_problem": ""})

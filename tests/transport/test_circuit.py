@@ -312,6 +312,41 @@ def test_one_place_does_not_keep_others_out(run: Callable[..., None], kit: Any, 
     run(test)
 
 
+def test_one_place_does_not_take_all_reservations(
+    run: Callable[..., None], kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members only may reserve, but who may invite nodes has as many keys as he likes."""
+    places = Places(monkeypatch)
+
+    async def test() -> None:
+        async with net(kit, Bounds(nodes=3)) as all_:
+            places.now = "127.0.1.1"
+            greedy = [await all_.node() for _ in range(3)]
+            with pytest.raises(Refused, match="takes no reservation"):
+                await all_.node()
+            places.now = "127.0.2.1"
+            other = await all_.node()
+            with trio.fail_after(60):
+                await greedy[0].connection.wait_closed()  # so that it does not go on telling others of this relay
+            assert set(all_.relay.nodes) == {greedy[1].key, greedy[2].key, other.key}
+            with pytest.raises(Refused, match="takes no reservation"):
+                await all_.node()  # a place that has one already gets no other one for that of somebody with two
+            places.now = "127.0.3.1"
+            third = await all_.node()
+            places.now = "127.0.4.1"
+            with pytest.raises(Refused, match="takes no reservation"):
+                await all_.node()  # each has one
+            await reserve(greedy[2].connection)
+            assert set(all_.relay.nodes) == {greedy[2].key, other.key, third.key}
+            for node in (other, third):
+                circuit = await (await all_.engine()).dial_through(all_.address, node.key)
+                assert await kit.ask(circuit, b"here") == b"here"
+                await circuit.aclose()
+            await empty(all_.relay)
+
+    run(test)
+
+
 def test_who_is_pushed_out_while_a_circuit_is_opened_leaves_no_stream_to_the_node(
     run: Callable[..., None], kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--files", type=_numbers, default=[], help="numbers of files for the figure of memory (10000)")
     parser.add_argument("--wan", action="store_true", help="instead: a hive behind links of 20 and 100 ms (needs root)")
     parser.add_argument(
+        "--first-byte", type=int, default=0, metavar="N", help="with --wan: only the first byte of a cold file, N samples"
+    )
+    parser.add_argument(
         "--congestion", type=_words, default=[""], metavar="NAMES", help="TCP's controls for --wan (the machine's)"
     )
     parser.add_argument(
@@ -91,6 +94,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         chosen.targets = []
     if chosen.against is not None and not (chosen.against / "hivefs" / "__init__.py").is_file():
         parser.error(f"{chosen.against} is no checkout of HiveFS")
+    if chosen.first_byte < 0 or (chosen.first_byte and not chosen.wan):
+        parser.error("--first-byte is a number of samples, and goes with --wan")
     if chosen.rounds < 1:
         parser.error("at least one round")
     return chosen
@@ -163,7 +168,8 @@ def measure_wan(chosen: argparse.Namespace, root: Path, command: str) -> dict[st
     record, found = Record(1), wan_figures.Figures()
     context: dict[str, Any] = {"command": command, "quick": chosen.quick, "targets": ["wan"]}
     try:
-        found = wan_figures.measure(root, chosen.congestion, chosen.quick, record, time.monotonic() + chosen.budget)
+        deadline = time.monotonic() + chosen.budget
+        found = wan_figures.measure(root, chosen.congestion, chosen.quick, record, deadline, chosen.first_byte)
     except NoLink as reason:
         context["skipped"] = str(reason)
         say(f"skipped: {reason}")

@@ -3,7 +3,8 @@
 The process makes both namespaces itself and lives in the second one, so nothing has a name that could be left over:
 the devices go with the process, the namespaces with the last process inside them. It says one line of JSON when it is
 ready (its descriptors of the namespaces, for nsenter, and the kind of link), another one when its standard input is
-closed, and it ends when whoever started it ends (PR_SET_PDEATHSIG).
+closed, and it ends when whoever started it ends (PR_SET_PDEATHSIG). WATCH on its standard input makes it remember the heads
+of packets, TELL makes it say them in one line (packets.py; with netem there are none, the kernel carries the packets).
 
 Where the kernel has netem, a pair of veth devices with it carries the packets. Else a TUN device in each namespace does,
 and this process moves what comes out of one into the other, through a Lane for each direction. Both are given IPv4
@@ -22,11 +23,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from hivefs.testing.bench.wan.lane import Lane, Shape
+from hivefs.testing.bench.wan.packets import Seen
 
 NEAR: Final = "10.117.0.1"
 FAR: Final = "10.117.0.2"
@@ -39,6 +42,12 @@ _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _DEVICE: Final = "hivewan"
 _BATCH: Final = 64
 """Packets moved before the other direction gets its turn."""
+
+WATCH, TELL = b"w", b"t"
+_HEAD: Final = 60
+"""Bytes of a packet that are remembered: the headers of IP and TCP, with some options."""
+
+_MOST_SEEN: Final = 100_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -131,16 +140,18 @@ def _veth(shape: Shape, near: int, far: int) -> bool:
 
 
 def _forward(ends: Sequence[int], lanes: Sequence[Lane], until: int) -> None:
-    """Move packets until descriptor ``until`` can be read; lane 0 leads from end 0 to end 1."""
+    """Move packets until descriptor ``until`` is at its end; lane 0 leads from end 0 to end 1."""
     clock = time.monotonic
-    ready: list[int] = []
-    while until not in ready:
+    seen: deque[Seen] | None = None
+    while True:
         now = clock()
-        for lane, device in zip(lanes, reversed(ends), strict=True):
+        for number, (lane, device) in enumerate(zip(lanes, reversed(ends), strict=True)):
             for _ in range(_BATCH):
                 packet = lane.take(now)
                 if packet is None:
                     break
+                if seen is not None:
+                    seen.append(Seen(now, number, True, packet[:_HEAD]))
                 try:
                     os.write(device, packet)
                 except OSError:  # the device's own queue is full: lost, like on any line
@@ -149,13 +160,34 @@ def _forward(ends: Sequence[int], lanes: Sequence[Lane], until: int) -> None:
         # select() waits to the microsecond, poll() to the millisecond: too coarse for packets 0.24 ms apart.
         ready, _, _ = select.select([*ends, until], [], [], max(0.0, min(due) - clock()) if due else 1.0)
         now = clock()
-        for lane, device in zip(lanes, ends, strict=True):
+        for number, (lane, device) in enumerate(zip(lanes, ends, strict=True)):
             if device in ready:
                 for _ in range(_BATCH):
                     try:
-                        lane.offer(os.read(device, MTU + 64), now)
+                        packet = os.read(device, MTU + 64)
                     except BlockingIOError:
                         break
+                    lane.offer(packet, now)
+                    if seen is not None:
+                        seen.append(Seen(now, number, False, packet[:_HEAD]))
+        if until in ready:
+            words = os.read(until, 64)
+            if not words:
+                return
+            if TELL in words:
+                _tell(seen or ())
+            seen = deque(maxlen=_MOST_SEEN) if WATCH in words else None
+
+
+def _tell(seen: Iterable[Seen]) -> None:
+    _say({"seen": [[one.at, one.lane, one.out, one.head.hex()] for one in seen]})
+
+
+def _idle(until: int) -> None:
+    """The kernel moves the packets."""
+    while words := os.read(until, 64):
+        if TELL in words:
+            _tell(())
 
 
 def main(argument: str) -> None:
@@ -181,7 +213,7 @@ def main(argument: str) -> None:
     _say({"near": near, "far": far, "kind": "netem" if by_netem else "TUN"})
     lanes = [Lane(shape, asked["seed"]), Lane(shape, asked["seed"] + 1)]
     if by_netem:
-        select.select([0], [], [])
+        _idle(0)
     else:
         _forward(ends, lanes, 0)
     _say({"passed": [lane.passed_bytes for lane in lanes], "lost": [lane.lost for lane in lanes],

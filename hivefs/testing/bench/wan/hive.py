@@ -29,7 +29,7 @@ class FarHive(Drive):
 
     def __init__(self, name: str, root: Path, link: Link) -> None:
         super().__init__(name, root)
-        self._link = link
+        self.link = link
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -40,7 +40,7 @@ class FarHive(Drive):
         try:
             self.hivefs("hive", "create", str(key))
             addresses = [self._node(number, key) for number in range(NODES)]
-            self.before = self._link.near
+            self.before = self.link.near
             needed, total = CODE
             words = ["init", "--no-password", "--hive", str(key), "--node", addresses[0], "--code", f"{needed}/{total}"]
             self.hivefs(*words, "--phrase-out", str(self.root / "phrase"))
@@ -64,7 +64,7 @@ class FarHive(Drive):
             (self.root / "first").write_text(full)
         with (directory / "node.log").open("wb") as log:
             process = subprocess.Popen(
-                [*self._link.far, sys.executable, "-P", "-m", "hivefs", "node", "run", str(directory)],
+                [*self.link.far, sys.executable, "-P", "-m", "hivefs", "node", "run", str(directory)],
                 env=with_package(dict(os.environ)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

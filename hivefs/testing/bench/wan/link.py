@@ -14,8 +14,9 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from hivefs.testing.bench.targets import with_package
-from hivefs.testing.bench.wan.emulator import NoLink
+from hivefs.testing.bench.wan.emulator import TELL, WATCH, NoLink
 from hivefs.testing.bench.wan.lane import Shape
+from hivefs.testing.bench.wan.packets import Seen
 
 __all__ = ["Link", "NoLink", "Shape", "opened"]
 
@@ -29,11 +30,30 @@ class Link:
     network is another one, files and mounts are those of everybody.
     """
 
-    def __init__(self, shape: Shape, kind: str, pid: int, near: int, far: int) -> None:
+    def __init__(self, shape: Shape, kind: str, process: subprocess.Popen[bytes], near: int, far: int) -> None:
         self.shape = shape
         self.kind = kind
-        self.near = _inside(pid, near)
-        self.far = _inside(pid, far)
+        self.near = _inside(process.pid, near)
+        self.far = _inside(process.pid, far)
+        self._process = process
+
+    def watch(self) -> None:
+        """From now on the packets of the link are remembered, the last 100 000 of them."""
+        self._tell(WATCH)
+
+    def seen(self) -> list[Seen]:
+        """The packets since ``watch``; none where the kernel carries them. Raises RuntimeError."""
+        self._tell(TELL)
+        told = _line(self._process, _READY_SECONDS)
+        return [Seen(at, lane, out, bytes.fromhex(head)) for at, lane, out, head in told["seen"]]
+
+    def _tell(self, word: bytes) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            self._process.stdin.write(word)
+            self._process.stdin.flush()
+        except OSError as error:
+            raise RuntimeError(f"the process that carries the link is gone: {error.strerror}") from None
 
 
 def _inside(pid: int, descriptor: int) -> tuple[str, ...]:
@@ -73,7 +93,7 @@ def opened(shape: Shape, *, congestion: str = "", seed: int = 1, netem: bool = T
     )
     try:
         said = _line(process, _READY_SECONDS)
-        yield Link(shape, said["kind"], process.pid, said["near"], said["far"])
+        yield Link(shape, said["kind"], process, said["near"], said["far"])
     finally:
         _end(process)
 
