@@ -39,6 +39,9 @@ QUEUES = {
 """The engine's queues (daemon/engine_queues.py) in words, after a number."""
 
 
+CLOCK_DOUBTED = "most nodes say another time, so nothing is forgotten: is the clock of this machine right?"
+
+
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
 @json_option
@@ -141,6 +144,8 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("engine", f"running (pid {engine.get('pid', '?')})" + (", finishing" if engine.get("draining") else ""))
     if (disk := engine.get("disk") or {}) and disk["waiting_for"]:
         facts.add_row("disk", Text(disk["waiting_for"], style="red"))
+    if engine.get("clock_doubted"):
+        facts.add_row("clock", Text(CLOCK_DOUBTED, style="red"))
     if damaged := engine.get("damaged"):
         facts.add_row("damaged", Text("\n".join(damaged_words(damaged)), style="red"))
     wait = value["eta"]
@@ -190,8 +195,6 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
         words.append(f"{spares['waiting']} old copies of shares kept")
     if audit["cut_off"]:
         words.append("most nodes are away at once, so nobody is given up soon")
-    if audit.get("clock_doubted"):
-        words.append("most nodes say another time, so nothing is forgotten: is the clock of this machine right?")
     return ", ".join(words)
 
 

@@ -89,6 +89,7 @@ class EngineMoving:
             engine.pool.report,
         )
         engine.pool.on_dropped = self.ledger.hurry
+        engine.leases.lists = lambda node_id: self.ledger.row(node_id).number > 0
         self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take
