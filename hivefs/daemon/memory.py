@@ -12,6 +12,7 @@ import ctypes
 import gc
 import os
 import sys
+import time
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -24,11 +25,30 @@ MOST_BYTES: Final = 24 << 20
 EVERY: Final = 0.2
 NEW_EVERY: Final = 0.2
 OLDER_EVERY: Final = 8
+LITTLE_S: Final = 0.01
+"""Processor time of the process in which little is made or mapped, a twentieth of what EVERY and NEW_EVERY may bring: an
+idle one looks once a second or two.
+"""
 _NAME: Final = "/data.mdb"
 _DONTNEED: Final = 4
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_FROM: Final = 16 << 20
+
+
+class _Work:
+    """How much this process did: by that it is decided whether there is anything to look at."""
+
+    def __init__(self) -> None:
+        self._upto = time.process_time()
+
+    def was_little(self) -> bool:
+        """Less than LITTLE_S since this last was no; costs half a microsecond."""
+        now = time.process_time()
+        if now - self._upto < LITTLE_S:
+            return True
+        self._upto = now
+        return False
 
 
 def settled() -> None:
@@ -75,9 +95,13 @@ async def keep_few_new() -> None:
     are equal: it is not called for an hour, and then looks at all that came in that hour at once. What got old meanwhile it
     looks at by its own rule, when that is a quarter more than was left of it last.
     """
-    for turn in count(1):
+    work = _Work()
+    turns = count(1)
+    while True:
         await trio.sleep(NEW_EVERY)
-        if turn % OLDER_EVERY:
+        if work.was_little():
+            continue
+        if next(turns) % OLDER_EVERY:
             gc.collect(0)
         else:
             gc.collect(1)
@@ -115,10 +139,12 @@ def keep_buffers(most: int, arenas: int = 0) -> None:
 
 
 async def keep_maps_small() -> None:
-    """Look five times a second (20 microseconds each), until cancelled."""
-    least = file_bytes()
+    """Look five times a second, and seldom while the process does little, until cancelled."""
+    least, work = file_bytes(), _Work()
     while True:
         await trio.sleep(EVERY)
+        if work.was_little():
+            continue
         now = file_bytes()
         if now - least > MOST_BYTES:
             let_go()
