@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -23,10 +24,9 @@ MOST_BYTES: Final = 24 << 20
 """So much more of mapped files in memory than when it was last little is let go."""
 
 EVERY: Final = 0.2
-NEW_EVERY: Final = 0.2
 OLDER_EVERY: Final = 8
 LITTLE_S: Final = 0.01
-"""Processor time of the process in which little is made or mapped, a twentieth of what EVERY and NEW_EVERY may bring: an
+"""Processor time of the process in which little is made or mapped, a twentieth of what EVERY may bring: an
 idle one looks once a second or two.
 """
 _NAME: Final = "/data.mdb"
@@ -89,19 +89,35 @@ def switch_often() -> None:
     sys.setswitchinterval(0.0005)
 
 
+async def keep_small() -> None:
+    """Both that follow, in one task: an idle process is woken once for them."""
+    await _look([_Maps().look, _New().look])
+
+
 async def keep_few_new() -> None:
     """Have the collector look at what is new some times a second, until cancelled. It is called by itself when more was
     made than let go, by number. Where old objects are replaced by new ones (what is remembered of nodes and stripes) these
     are equal: it is not called for an hour, and then looks at all that came in that hour at once. What got old meanwhile it
     looks at by its own rule, when that is a quarter more than was left of it last.
     """
+    await _look([_New().look])
+
+
+async def _look(looks: Sequence[Callable[[], None]]) -> None:
     work = _Work()
-    turns = count(1)
     while True:
-        await trio.sleep(NEW_EVERY)
-        if work.was_little():
-            continue
-        if next(turns) % OLDER_EVERY:
+        await trio.sleep(EVERY)
+        if not work.was_little():
+            for look in looks:
+                look()
+
+
+class _New:
+    def __init__(self) -> None:
+        self._turns = count(1)
+
+    def look(self) -> None:
+        if next(self._turns) % OLDER_EVERY:
             gc.collect(0)
         else:
             gc.collect(1)
@@ -140,16 +156,19 @@ def keep_buffers(most: int, arenas: int = 0) -> None:
 
 async def keep_maps_small() -> None:
     """Look five times a second, and seldom while the process does little, until cancelled."""
-    least, work = file_bytes(), _Work()
-    while True:
-        await trio.sleep(EVERY)
-        if work.was_little():
-            continue
+    await _look([_Maps().look])
+
+
+class _Maps:
+    def __init__(self) -> None:
+        self._least = file_bytes()
+
+    def look(self) -> None:
         now = file_bytes()
-        if now - least > MOST_BYTES:
+        if now - self._least > MOST_BYTES:
             let_go()
             now = file_bytes()
-        least = min(least, now)
+        self._least = min(self._least, now)
 
 
 def file_bytes() -> int:
