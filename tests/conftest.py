@@ -21,6 +21,7 @@ from hivefs.chunkstore.steps import Counting
 from hivefs.errors import HivefsError
 from hivefs.fuse import mounting
 from hivefs.testing.jitter import Jitter, make_sleeps_late
+from hivefs.testing.stalls import Stalls
 
 # No example has a time limit and no draw is "too slow": a busy machine stops for a second anywhere. The usual run draws
 # the same examples each time, so that what passed here passes there; --slow looks further, with others each time.
@@ -41,17 +42,18 @@ def _counted(*given: Any, instruments: Sequence[trio.abc.Instrument] = (), **mor
 
 trio.run = _counted
 _longest = 0.0
+_stalls: Stalls | None = None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--jitter``: see jitter.py."""
+    """``--jitter``: see jitter.py and stalls.py."""
     parser.addoption(
-        "--jitter", type=float, default=0.0, metavar="SECONDS", help="stop loops for up to so long at any step"
+        "--jitter", type=float, default=0.0, metavar="SECONDS", help="stop processes for up to so long at any step"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    global _longest
+    global _longest, _stalls
     slow = "slow" in config.getoption("markexpr").replace("not slow", "", 1)
     if not config.getoption("--hypothesis-profile"):
         hypothesis.settings.load_profile("other" if slow else "same")
@@ -63,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _longest := config.getoption("--jitter"):
         make_sleeps_late(_longest)
+        _stalls = Stalls(_longest)
+
+
+def pytest_unconfigure() -> None:
+    if _stalls:
+        print(f"hivefs: {_stalls.end()} times a process that a test had started was stopped for a moment")
 
 
 @functools.cache
@@ -74,7 +82,7 @@ def no_fuse() -> str:
         except HivefsError as error:
             return str(error)
         os.close(handle)
-        subprocess.run(mounting.unmount_command(Path(name), lazy=True), capture_output=True, timeout=20, check=False)
+        subprocess.run(mounting.unmount_command(Path(name), lazy=True), capture_output=True, timeout=60, check=False)
     return ""
 
 
@@ -83,7 +91,7 @@ def no_netns() -> str:
     """Why no network namespace can be made here; empty when it can."""
     if shutil.which("unshare") is None:
         return "the program unshare is missing (package util-linux)"
-    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=20, check=False)
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=60, check=False)
     said = tried.stderr.strip()
     return "" if tried.returncode == 0 else f"the right to make network namespaces (CAP_SYS_ADMIN) is missing: {said}"
 
@@ -110,8 +118,9 @@ def pytest_sessionstart() -> None:
     """Take away dead mounts that earlier, killed runs left below the directory of pytest's temporary files."""
     root = Path(tempfile.gettempdir()).resolve()
     for path in _mounts(root):
-        if path.relative_to(root).parts[0].startswith(("pytest-of-", "hivefs-trial-")) and _dead(path):
-            subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+        parts = path.relative_to(root).parts
+        if parts[0].startswith(("pytest-of-", "hivefs-trial-")) and not _in_use(root.joinpath(*parts[:2])) and _dead(path):
+            subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -120,8 +129,15 @@ def _no_mount_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     yield
     left = _mounts(tmp_path_factory.getbasetemp().resolve())
     for path in left:
-        subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=20, check=False)
+        subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=60, check=False)
     assert not left, f"tests left mounts behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _others_stop_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """``--jitter`` leaves the processes alone of tests that stop processes themselves."""
+    with _stalls.still() if _stalls and request.node.get_closest_marker("stops") else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +196,15 @@ def _mounts(root: Path) -> list[Path]:
         if right.startswith("fuse") and path.is_relative_to(root) and path != root:
             found.append(path)
     return found
+
+
+def _in_use(base: Path) -> bool:
+    """Whether the pytest to which that directory belongs still runs: its tests leave mounts dead for a moment."""
+    try:
+        os.kill(int((base / ".lock").read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _dead(path: Path) -> bool:

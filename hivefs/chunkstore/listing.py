@@ -60,19 +60,26 @@ class Listing:
             heapq.heappush(self._again, (when, node_id, False))
 
     def field(self, weakest: Evidence, now: float, everybody: Callable[[], list[NodeId]]) -> Field:
-        """The nodes as they are now. ``everybody`` are all that can be asked, for the first time."""
+        """The nodes as they are now. ``everybody`` are all that can be asked, for the first time. All that changed are made
+        in one step: who can wait has ``look_again`` and ``some`` do it before.
+        """
         if weakest not in self._fields:
             self.begin(weakest, everybody())
-        for _ in range(MOST_AGAIN):
+        self.look_again(now)
+        self.some(weakest, now, len(self._stale[weakest]))
+        return self._fields[weakest]
+
+    def look_again(self, now: float) -> int:
+        """Nodes that are others by now count as changed, MOST_AGAIN at most; how many those were."""
+        for done in range(MOST_AGAIN):
             if not self._again or self._again[0][0] > now:
-                break
+                return done
             _, node_id, vetting = heapq.heappop(self._again)
             if vetting:
                 self._waiting.discard(node_id)
             if self._there(node_id):
                 self.changed(node_id)
-        self.some(weakest, now, len(self._stale[weakest]))
-        return self._fields[weakest]
+        return MOST_AGAIN
 
     def begin(self, weakest: Evidence, everybody: list[NodeId]) -> None:
         """A field for this class of evidence is going to be asked for: ``some`` makes it little by little."""

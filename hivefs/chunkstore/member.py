@@ -28,13 +28,13 @@ _UNREAD: Final = -1
 
 class Shelf:
     """What the members of a pool share: the book, and what is counted of them as they are read. ``invited`` are those that
-    were read by the key of their invitation, ``crediting`` those that credit a vault, ``unread`` how many were not read.
+    were read by the key of their invitation, ``crediting`` those that credit each vault, ``unread`` how many were not read.
     """
 
     def __init__(self, book: NodeBook) -> None:
         self.book = book
         self.invited: Counter[bytes] = Counter()
-        self.crediting: dict[NodeId, None] = {}
+        self.crediting: dict[str, dict[NodeId, None]] = {}
         self.unread = 0
 
 
@@ -122,13 +122,14 @@ class Member:
     # ---- what it says -----------------------------------------------------------------------------------------------
 
     @property
-    def entry(self) -> RosterEntry:
-        """Certificate and addresses. Raises KeyError when the book does not know it any more."""
+    def entry(self) -> RosterEntry | None:
+        """Certificate and addresses; None while the book has none that can be read."""
         if self._entry is not None:
             return self._entry
         entry = self._shelf.book.roster_entry(self.node_id)
         if entry is None:
-            raise KeyError(self.node_id)
+            self._told = 0  # it is news when it is told again
+            return None
         self.hear(entry)
         return entry
 
@@ -138,18 +139,21 @@ class Member:
         self._entry = entry if self.held else None
 
     def read(self) -> None:
-        """Look at its entry, if that was not done since the start. Raises KeyError as ``entry`` does."""
+        """Look at its entry, if that was not done since the start. One that cannot be read says nothing: that it leaves,
+        or who let it in, is known when it is told again.
+        """
         if self._leaving_s == _UNREAD:
             data = self._shelf.book.entry_bytes(self.node_id)
             if data is None:
-                raise KeyError(self.node_id)
-            self._note(*outline_from_bytes(data), hash(data))
+                self._note(None, b"", 0)
+            else:
+                self._note(*outline_from_bytes(data), hash(data))
 
-    def _note(self, address: AddressRecord, invited: bytes, told: int) -> None:
+    def _note(self, address: AddressRecord | None, invited: bytes, told: int) -> None:
         self._count(-1)
-        self._leaving_s = address.leaving_s
+        self._leaving_s = 0 if address is None else address.leaving_s
         self._invited = _one_of(invited)
-        self._credits = _one_of_words(address.credits)
+        self._credits = "" if address is None else _one_of_words(address.credits)
         self._told = told
         self._count(1)
 
@@ -161,9 +165,12 @@ class Member:
         if not self._credits:
             return
         if sign > 0:
-            self._shelf.crediting[self.node_id] = None
-        else:
-            self._shelf.crediting.pop(self.node_id, None)
+            self._shelf.crediting.setdefault(self._credits, {})[self.node_id] = None
+            return
+        left = self._shelf.crediting[self._credits]
+        del left[self.node_id]
+        if not left:
+            del self._shelf.crediting[self._credits]
 
     def forgotten(self) -> None:
         """It is not known any more: it does not count."""

@@ -52,6 +52,7 @@ LOOK_LATE = 60.0
 LISTED = 8
 """Nodes that are listed at a time."""
 CLOCK_STEP_NS = 60 * 10**9
+UNREADABLE = "its entry is damaged in this machine's store"
 SAVED_AT_ONCE = 8
 BUSY_SECONDS = 5.0
 BUSY_LONGEST = 300.0
@@ -134,11 +135,16 @@ class Pool:
         weakest = Evidence.CLAIMED if policy is None else policy.evidence
         return self.listing.field(weakest, trio.current_time(), lambda: list(self.by_state[NodeState.ONLINE]))
 
+    async def listed(self, policy: Policy) -> Sequence[Candidate] | Field:
+        """``candidates``, with turns for others while what has changed is many."""
+        await self.warm(policy.evidence)
+        return self.candidates(policy)
+
     async def warm(self, weakest: Evidence) -> None:
         """List the nodes as ``candidates`` for such a policy wants them, with turns for others: later only changes are."""
         self.listing.begin(weakest, list(self.by_state[NodeState.ONLINE]))
         turns = Turns()
-        while self.listing.some(weakest, trio.current_time(), LISTED):
+        while self.listing.look_again(now := trio.current_time()) or self.listing.some(weakest, now, LISTED):
             await turns.item()
 
     def candidate(self, node_id: NodeId, policy: Policy) -> Candidate:
@@ -168,10 +174,10 @@ class Pool:
         self._read_all_now()
         return self.shelf.invited[key]
 
-    def crediting(self) -> list[Member]:
-        """The nodes that credit some vault; as ``invited``."""
+    def crediting(self, vault: str) -> list[Member]:
+        """The nodes that credit the vault with that id (in hex); as ``invited``."""
         self._read_all_now()
-        return [self.members[node_id] for node_id in self.shelf.crediting]
+        return [self.members[node_id] for node_id in self.shelf.crediting.get(vault, ())]
 
     def _read_all_now(self) -> None:
         if self.shelf.unread:
@@ -272,8 +278,8 @@ class Pool:
             while True:
                 await trio.sleep(LOOK_EVERY)
                 now = trio.current_time()
-                self._follow_clock(now - before)
-                await trio.lowlevel.checkpoint()  # each writes a transaction
+                if self._follow_clock(now - before):
+                    await trio.lowlevel.checkpoint()  # the other writes a transaction, too
                 self._tick(now - before)
                 before = now
                 for node_id in self._due(now):
@@ -302,7 +308,8 @@ class Pool:
         if known:
             return
         before = known is not None and member.leaving
-        moved = known is None or not member.held or member.entry.address != entry.address
+        kept = member.entry if known is not None and member.held else None
+        moved = kept is None or kept.address != entry.address
         member.hear(entry)
         if member.client is not None and member.scope is not None and not _named(entry, member.client):
             member.scope.cancel()
@@ -431,11 +438,11 @@ class Pool:
             late = min(LOOK_LATE, limit / 16, (limit - away) / 2)
             self._looks.put(node_id, trio.current_time() + max(LOOK_EVERY, late))
 
-    def _follow_clock(self, seconds: float) -> None:
-        """A clock that was set, or a machine that slept, moves the times since when nodes are away or given up: nobody is
-        away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And who did not answer since the
-        clock was known to be right is away since then for later starts too: otherwise that would begin anew with each
-        start, and of an engine that is started every day no node would ever be gone.
+    def _follow_clock(self, seconds: float) -> bool:
+        """Whether something was written. A clock that was set, or a machine that slept, moves the times since when nodes
+        are away or given up: nobody is away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And
+        who did not answer since the clock was known to be right is away since then for later starts too: otherwise that
+        would begin anew with each start, and of an engine that is started every day no node would ever be gone.
 
         A clock that is set back was ahead before, or is behind now. Times from before this process stay then: moved along
         they could be too early by all that it was ahead, and what is given up would be forgotten (that they are too late
@@ -459,6 +466,7 @@ class Pool:
         rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
         if rows:
             self._save_seen(rows)
+        return bool(rows)
 
     def _date(self, now: int) -> None:
         for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right else ():
@@ -476,9 +484,7 @@ class Pool:
         except DiskFull:
             self._refused |= dict.fromkeys(rows)
             return
-        late = [node_id for node_id in rows if node_id in self._refused]
-        for node_id in late:
-            del self._refused[node_id]
+        late = [node_id for node_id in rows if self._refused.pop(node_id, 0) is None]
         if late:
             self._notify()  # who heard of it before looked into the book, and it was not there
 
@@ -524,13 +530,7 @@ class Pool:
         self._held[node_id] = member
         try:
             with member.scope:
-                async with self._dial(member.entry) as client:
-                    slot.free()
-                    member.pause = FIRST_PAUSE
-                    member.refused = ""
-                    greeted = client.greeted.node_membership
-                    if not self.revoked(greeted.subject, key_of_invitation(greeted)):
-                        await self._converse(member, client)
+                await self._once(member, slot)
         except HivefsError as error:
             if not error.transient and member.refused != str(error):
                 member.refused = str(error)
@@ -551,6 +551,19 @@ class Pool:
             member.turn = self._dialling.add(node_id, trio.current_time() + member.pause, recent)
             member.pause = min(self._dialling.longest, member.pause * 2)
 
+    async def _once(self, member: Member, slot: Slot) -> None:
+        entry = member.entry
+        if entry is None:
+            member.refused = UNREADABLE
+            return
+        async with self._dial(entry) as client:
+            slot.free()
+            member.pause = FIRST_PAUSE
+            member.refused = ""
+            greeted = client.greeted.node_membership
+            if not self.revoked(greeted.subject, key_of_invitation(greeted)):
+                await self._converse(member, client)
+
     async def _converse(self, member: Member, client: NodeClient) -> None:
         first, again = True, False
         while True:
@@ -561,7 +574,8 @@ class Pool:
             client.ahead_ns = self.clocks.heard(member.node_id, stat.time_ns, self._clock())
             # Room that goes or comes back all at once may be a node that leaves or stays after all: its own entry says so.
             news = not first and (stat.free_bytes == 0) != (member.free_bytes == 0)
-            if not _named(member.entry, client):
+            entry = member.entry
+            if entry is None or not _named(entry, client):
                 return  # it told other addresses while we dialled
             if first:
                 member.client = client

@@ -22,12 +22,12 @@ def command(peer: tuple[str, ...], as_json: bool) -> None:
     import trio
 
     from hivefs.cli.drive import ask
-    from hivefs.cli.nodes import all_nodes
+    from hivefs.cli.nodes import all_of
     from hivefs.daemon import dht  # loads all of libp2p: slow
     from hivefs.formats.member import entry_to_bytes
 
     home = Home.load(default_home())
-    away = dht.known(trio.run(all_nodes, home))
+    away = dht.known(trio.run(all_of, home, "nodes"))
     found = dht.find(peer, away, home.vault.hive_key, time.time_ns()) if away else {}
     learnt = 0
     if found:

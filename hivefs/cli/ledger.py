@@ -9,6 +9,7 @@ import click
 import trio
 
 from hivefs.cli.drive import ask
+from hivefs.cli.nodes import all_of
 from hivefs.cli.output import console, duration, json_option, show_json, size
 from hivefs.daemon.home import Home, default_home
 
@@ -26,11 +27,19 @@ def command(as_json: bool) -> None:
     there, over what a byte of data takes in shares. It limits the drive only with the setting enforce_entitlement.
     Needs a running engine.
     """
-    value = trio.run(ask, Home.load(default_home()), "engine", "ledger")
+    value = trio.run(accounts, Home.load(default_home()))
     if as_json:
         show_json(value)
     else:
         console().print(picture(value))
+
+
+async def accounts(home: Home) -> dict[str, Any]:
+    """The sums, and all nodes, some hundreds with each answer."""
+    value: dict[str, Any] = await ask(home, "engine", "ledger", {"nodes": False})
+    if value["nodes"] is None:  # else the engine is of an older release
+        value["nodes"] = await all_of(home, "ledger_nodes")
+    return value
 
 
 def picture(value: dict[str, Any]) -> RenderableType:

@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     """
     import trio
 
-    found: list[dict[str, Any]] = trio.run(all_nodes, Home.load(default_home()))
+    found: list[dict[str, Any]] = trio.run(all_of, Home.load(default_home()), "nodes")
     rows = sorted(found, key=lambda n: (n["attributes"].get("country", ""), n["id"]))
     if as_json:
         show_json(rows)
@@ -50,14 +50,14 @@ def command(as_json: bool) -> None:
     console().print(table)
 
 
-async def all_nodes(home: Home) -> list[dict[str, Any]]:
-    """All of them, some hundreds with each answer."""
+async def all_of(home: Home, method: str) -> list[dict[str, Any]]:
+    """All that a method of the engine tells of nodes, some hundreds with each answer."""
     from hivefs.daemon import control
 
     found: list[dict[str, Any]] = []
     async with control.connect(home.run, "engine") as engine:
         after: bytes | None = None
-        while more := await engine.call("nodes", {"after": after, "most": MOST}):
+        while more := await engine.call(method, {"after": after, "most": MOST}):
             found += more
             after = bytes.fromhex(more[-1]["id"])
     return found

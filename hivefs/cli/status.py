@@ -39,6 +39,9 @@ QUEUES = {
 """The engine's queues (daemon/engine_queues.py) in words, after a number."""
 
 
+CLOCK_DOUBTED = "most nodes say another time, so nothing is forgotten: is the clock of this machine right?"
+
+
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
 @json_option
@@ -84,6 +87,8 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
     mount, engine = value["mount"] or {}, value["engine"]
     if engine is None:
         return {"seconds": None, "reason": "the engine does not run"}
+    if engine.get("starting"):
+        return {"seconds": None, "reason": "the engine reads what it knows of the nodes, and begins then"}
     left = mount.get("dirty_bytes", 0)
     placing, repair, checkpoint = engine.get("placing", {}), engine.get("repair", {}), engine.get("checkpoint", {})
     waiting = placing.get("waiting_for") or checkpoint.get("waiting_for")
@@ -139,13 +144,17 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("engine", f"running (pid {engine.get('pid', '?')})" + (", finishing" if engine.get("draining") else ""))
     if (disk := engine.get("disk") or {}) and disk["waiting_for"]:
         facts.add_row("disk", Text(disk["waiting_for"], style="red"))
+    if engine.get("clock_doubted"):
+        facts.add_row("clock", Text(CLOCK_DOUBTED, style="red"))
+    if damaged := engine.get("damaged"):
+        facts.add_row("damaged", Text("\n".join(damaged_words(damaged)), style="red"))
     wait = value["eta"]
     time_left = "" if wait["seconds"] is None else f"{duration(wait['seconds'])}, " if wait["seconds"] else ""
     facts.add_row("until safe", f"{time_left}{wait['reason']}")
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
     facts.add_row("repair", repair_words(repair))
-    if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
+    if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"] or moving.get("rebalancing")):
         facts.add_row("moving", moving_words(moving))
     if queues := queue_words(engine.get("queues") or {}):
         facts.add_row("waiting", "\n".join(queues))
@@ -167,6 +176,12 @@ def queue_words(queues: dict[str, int]) -> list[str]:
     return [f"{count} {QUEUES.get(duty, duty)}" for duty, count in queues.items() if count and QUEUES.get(duty, duty)]
 
 
+def damaged_words(damaged: list[dict[str, str]]) -> list[str]:
+    """A line for each record of a node that does not open, of very many for the first."""
+    words = [f"node {found['id'][:12]}: {found['words']}" for found in damaged[:8]]
+    return [*words, f"and {len(damaged) - 8} more"] if len(damaged) > 8 else words
+
+
 def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
     """Audits, and what follows from them, in one line."""
     words = [f"{audit['passed']} audits passed, {audit['failed']} failed"]
@@ -180,8 +195,6 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
         words.append(f"{spares['waiting']} old copies of shares kept")
     if audit["cut_off"]:
         words.append("most nodes are away at once, so nobody is given up soon")
-    if audit.get("clock_doubted"):
-        words.append("most nodes say another time, so nothing is forgotten: is the clock of this machine right?")
     return ", ".join(words)
 
 
@@ -203,7 +216,10 @@ def freshness_words(fresh: dict[str, Any]) -> str:
 def moving_words(moving: dict[str, Any]) -> str:
     """What the engine moves of its own accord, in one line."""
     if not moving["queue"]:
-        return f"nothing now, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
+        now = "nothing now"
+        if moving.get("rebalancing"):  # a little of it, then a look at how full they are then
+            now = "filling nodes give to others, some each minute" + _waits(moving)
+        return f"{now}, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
     why = ", ".join(sorted(moving["reasons"]))
     left = "" if moving["eta_s"] is None else f", {duration(moving['eta_s'])} left"
     return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{_waits(moving)}"

@@ -18,7 +18,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +64,8 @@ class Methods:
     def __init__(self, methods: Mapping[str, Method] | None = None) -> None:
         self._methods: dict[str, Method] = dict(methods or {})
         self._streams: dict[str, Stream] = {}
+        self._held: Callable[[], Awaitable[object]] | None = None
+        self._at_once: frozenset[str] = frozenset()
         self._running = 0
         self._quiet = trio.Event()
         self._quiet.set()
@@ -92,8 +94,14 @@ class Methods:
         """Answer to ``name``, with progress."""
         self._streams[name] = stream
 
+    def hold(self, until: Callable[[], Awaitable[object]], but: Iterable[str]) -> None:
+        """Each call waits for ``until()`` first, but for these."""
+        self._held, self._at_once = until, frozenset(but)
+
     async def answer(self, name: str, value: Any, report: Report) -> Any:
         """Run one call. HivefsError for a name that is not there."""
+        if self._held is not None and name not in self._at_once:
+            await self._held()
         stream = self._streams.get(name)
         if stream is not None:
             return await stream(value, report)

@@ -24,7 +24,7 @@ from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control, evidence_control, priority
 from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.draining import opened_unmounted
-from hivefs.daemon.engine_core import Engine, opened
+from hivefs.daemon.engine_core import Engine, opening
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.looker import Looker
@@ -32,8 +32,7 @@ from hivefs.daemon.memory import (
     collect_nothing,
     collect_often,
     keep_buffers,
-    keep_few_new,
-    keep_maps_small,
+    keep_small,
     settled,
     switch_often,
 )
@@ -63,6 +62,8 @@ MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
 MOST_NODES = 128
 """Nodes that one answer tells of: to encode it takes half a millisecond."""
+AT_ONCE = ("status", "shutdown", "release_metadata")
+"""What is answered before the engine has read what it knows of nodes; who asks for more waits for that."""
 KEPT_BYTES = 64 << 20
 """Free memory that malloc keeps for the next shares: three stripes on their way are some 30 MiB."""
 
@@ -94,6 +95,7 @@ class Process:
             {
                 "status": lambda _: engine.told(),
                 "ledger": self._ledger,
+                "ledger_nodes": self._ledger_nodes,
                 "nodes": self._nodes,
                 "hurry": lambda _: engine.hurry(),
                 "relays": self._use_relays,
@@ -105,10 +107,24 @@ class Process:
                 "shutdown": lambda _: self.stop.set(),
             }
         )
+        methods.hold(engine.ready.wait, AT_ONCE)
         methods.add_stream("check", self._check)
         evidence_control.add(methods, engine)
         PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked).add_to(methods)
         return methods
+
+    async def begun(self) -> bool:
+        """Wait until the engine is ready; False when it was asked to stop before."""
+        async with trio.open_nursery() as nursery:
+
+            async def stopped() -> None:
+                await self.stop.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stopped)
+            await self._engine.ready.wait()
+            nursery.cancel_scope.cancel()
+        return not self.stop.is_set()
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
@@ -122,12 +138,14 @@ class Process:
 
     async def _nodes(self, value: Any) -> list[dict[str, Any]]:
         """{after, most}: the next nodes in the order of their ids. (null, of a command of an older release: the first.)"""
-        after = None if value is None or value["after"] is None else NodeId(value["after"])
-        return await self._engine.told_nodes(after, MOST_NODES if value is None else min(MOST_NODES, int(value["most"])))
+        return await self._engine.told_nodes(*_page(value))
 
-    async def _ledger(self, _: Any) -> dict[str, Any]:
-        await self._engine.pool.all_read()  # so that it is known whom they credit
-        return self._engine.moving.accounts()
+    async def _ledger(self, value: Any) -> dict[str, Any]:
+        """{nodes: false}: the sums alone. (null, of a command of an older release: with all nodes.)"""
+        return await self._engine.moving.accounts(value is None)
+
+    async def _ledger_nodes(self, value: Any) -> list[dict[str, Any]]:
+        return await self._engine.moving.accounts_of(*_page(value))
 
     async def _fetch(self, value: Any) -> bytes | list[Any] | None:
         span = value.get("span")
@@ -200,6 +218,7 @@ class Process:
                 named = await trio.to_thread.run_sync(self._check_metadata, snapshot, check, step)
             finally:
                 snapshot.close()
+            await check.nodes(engine.store.each_node(), len(engine.pool.members), engine.store.damaged_of, step)
             await check.chunks(named, step, self._named_now)
             await check.stripes(step)
             if data:
@@ -323,6 +342,8 @@ class Process:
                     log.debug("bootstrap: %s", error)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
+            if self._engine.store.damaged and not self._engine.pool.online():
+                unasked = set(self._home.vault.nodes)  # nobody else can tell where the nodes are
             await self._ask_one(self._learn_from)
 
     def hear(self, address: str) -> None:
@@ -372,6 +393,13 @@ class Process:
                 log.debug("a question for who belongs: %s", error)
 
 
+def _page(value: Any) -> tuple[NodeId | None, int]:
+    """After which node, and how many at most, an answer is to tell of."""
+    if value is None:
+        return None, MOST_NODES
+    return None if value["after"] is None else NodeId(value["after"]), min(MOST_NODES, int(value["most"]))
+
+
 def _told_by_itself(entries: list[RosterEntry], node_id: NodeId) -> list[RosterEntry]:
     """A roster without the node that gave it, when its invitation has ended: whoever found an old invitation may announce
     itself on a network. That it joined in time is what other nodes know.
@@ -416,13 +444,17 @@ async def _serve(
     collect_nothing()
     async with (
         Conversations.open(secrets.device_seed, keys, vault.hive_key, vault.membership) as conversations,
-        opened(home, secrets, conversations.with_node) as engine,
+        opening(home, secrets, conversations.with_node) as engine,
         trio.open_nursery() as nursery,
     ):
         process = Process(engine, conversations, home)
-        await nursery.start(control.serve, home.run, "engine", process.methods())
         conversations.revoked = engine.covers
         conversations.relays = bool(vault.setting("relays"))
+        await nursery.start(control.serve, home.run, "engine", process.methods())
+        nursery.start_soon(_signals, process, signals)
+        if not await process.begun():
+            nursery.cancel_scope.cancel()
+            return
         nursery.start_soon(process.bootstrap)
         nursery.start_soon(process.watch_revoked)
         if vault.setting("lan"):
@@ -431,12 +463,10 @@ async def _serve(
             from hivefs.daemon import engine_metrics  # loads prometheus_client: only where it is wanted
 
             nursery.start_soon(engine_metrics.serve, port, engine.told)
-        nursery.start_soon(keep_maps_small)
-        nursery.start_soon(_signals, process, signals)
         settled()
         collect_often()
         switch_often()
-        nursery.start_soon(keep_few_new)
+        nursery.start_soon(keep_small)
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

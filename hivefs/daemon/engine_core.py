@@ -34,6 +34,7 @@ from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.engine_roster import Learning
+from hivefs.daemon.engine_told import node_status
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.thinker import Thinker
 from hivefs.errors import Corrupt, DiskFull, HivefsError, NotEnoughShares
@@ -59,6 +60,7 @@ from hivefs.maintenance.round_trips import RoundTrips
 from hivefs.maintenance.spares import Spares
 from hivefs.maintenance.trust import Trust
 from hivefs.maintenance.turns import Turns
+from hivefs.metadata.damaged import EVIDENCE, Record
 from hivefs.metadata.engine_store import EngineStore
 from hivefs.model.ids import ChunkId, NodeId
 from hivefs.model.node import Membership, RosterEntry
@@ -88,8 +90,11 @@ class Engine:
         self.store = EngineStore(home.engine, self.keys.engine_key, self.policy)
         self.disk = FullDisk(self.store.probe)
         self.store.on_full = self.disk.note
+        self.store.damaged.on_found = self._set_aside
         self.cache = Cache(home.cache, setting("cache_bytes"))
-        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")))
+        self.trust = Trust(self.store, time.time_ns, float(setting("node_gone_after_s")), later=True)
+        self.ready = trio.Event()
+        """Set when it has read what it knows of nodes. Until then nobody is dialled, and nothing is placed."""
         self.pool = Pool(self.store, dial, time.time_ns, self.trust, self._greeted)
         self.trust.on_changed = self.pool.conduct_changed
         self.trust.on_suspended = lambda node_id: self.pool.touch()
@@ -127,7 +132,9 @@ class Engine:
         )
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
-        self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
+        self.leases = Leases(self.store, self.online, time.time_ns, self._bad, os.urandom)
+        self.leases.right, self.leases.on_absurd = lambda: self.pool.clocks.right, self._keeps_nothing
+        self.writer.on_short = self.leases.short
         self.placing = Placing(
             self.keys.vault_id,
             self.stage,
@@ -198,6 +205,16 @@ class Engine:
         view = self.store.node_view(node_id)
         return replace(view, leaving=True) if view is not None and self.trust.suspended(node_id) else view
 
+    def _set_aside(self, node_id: NodeId, record: Record) -> None:
+        log.warning("node %s: %s", node_id.hex()[:12], record.words)
+        evidence: Evidence | None = getattr(self, "evidence", None)  # what is met before that begins with weighing all
+        if record in EVIDENCE and evidence is not None:
+            evidence.again()
+
+    def _keeps_nothing(self, node_id: NodeId, words: str) -> None:
+        self.pool.report(node_id, words)
+        self.trust.failed(node_id)
+
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.bad_shares.take(stripe, index, reason)
 
@@ -267,13 +284,14 @@ class Engine:
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The duties that need no drive, until cancelled. Each is kept (maintenance/full_disk.py), but for those that write
-        nothing or put off what a full disk does not take (pool, trust).
+    async def run(self) -> None:
+        """The duties that need no drive, until cancelled, once ``ready``. Each is kept (maintenance/full_disk.py), but for
+        those that write nothing or put off what a full disk does not take (pool, trust).
         """
         keep = self.disk.keep
         with suppress(DiskFull):  # what is not forgotten now is forgotten before the next checkpoint
             self.checkpoint.sweep()
+        await self.trust.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.disk.run)
             await nursery.start(self.pool.run)
@@ -290,7 +308,7 @@ class Engine:
             nursery.start_soon(self._evict)
             nursery.start_soon(self.rules.measure)
             nursery.start_soon(self.room.run)
-            task_status.started()
+            self.ready.set()
             await trio.sleep_forever()
 
     async def _warm(self) -> None:
@@ -467,11 +485,12 @@ class Engine:
 
     async def told(self) -> dict[str, Any]:
         """``status`` of now, with turns for others between nodes."""
-        await self.rules.measured()
+        if self.ready.is_set():
+            await self.rules.measured()
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
             if node_id in self.pool.members:  # it may be forgotten meanwhile
-                nodes.append(self.node_status(node_id))
+                nodes.append(node_status(self, node_id))
             await turns.item()
         return self.status(nodes)
 
@@ -480,7 +499,7 @@ class Engine:
         found, turns = [], Turns()
         for node_id in self.store.each_node(after):
             if node_id in self.pool.members:
-                found.append(self.node_status(node_id))
+                found.append(node_status(self, node_id))
                 if len(found) >= most:
                     break
             await turns.item()
@@ -491,7 +510,7 @@ class Engine:
         rate = self.placing.progress.rate()
         capacity = self.capacity()
         return {
-            "nodes": [self.node_status(n) for n in islice(self.pool.members, MOST_TOLD)] if nodes is None else nodes,
+            "nodes": [node_status(self, n) for n in islice(self.pool.members, MOST_TOLD)] if nodes is None else nodes,
             "nodes_in_state": {state.name.lower(): len(there) for state, there in self.pool.by_state.items()},
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
@@ -506,6 +525,7 @@ class Engine:
                 "risked": self.repair.risked,
             },
             "disk": self.disk.status(),
+            "damaged": self.store.damaged.told(MOST_TOLD),
             "moving": self.moving.status(),
             "placing": {
                 "bytes": self.placing.progress.placed_bytes,
@@ -523,36 +543,15 @@ class Engine:
             "trash": self.store.count("trash"),
             "policies": self.rules.status(),
             "queues": queues(self),
-            "audit": {**self.audit.status(), "clock_doubted": self.pool.clocks.doubted},
+            "audit": self.audit.status(),
             "spares": self.spares.status(),
+            "clock_doubted": self.pool.clocks.doubted,
+            "starting": not self.ready.is_set(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
             "pid": os.getpid(),
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
-        }
-
-    def node_status(self, node_id: NodeId) -> dict[str, Any]:
-        """One node for people and programs."""
-        member = self.pool.members[node_id]
-        entry, weighed = member.entry, member.weighed
-        return {
-            "id": node_id.hex(),
-            "state": member.state.name.lower(),
-            "since_ns": member.since_ns,
-            "free": member.free_bytes,
-            "capacity": member.capacity,
-            "problems": member.problems,
-            "last_problem": member.last_problem or member.refused,
-            "attributes": {a.name: a.value for a in weighed.attributes},
-            "evidence": {a.name: a.evidence.name.lower() for a in weighed.attributes},
-            "unsure": list(weighed.problems),
-            "revoked": self.covers(entry.membership),
-            "addresses": list(entry.address.reachable),
-            "relays": list(entry.address.relays),
-            "relayed": member.client is not None and member.client.relayed,
-            "leaving_s": entry.address.leaving_s,
-            **self.trust.status(node_id),
         }
 
 
@@ -562,13 +561,21 @@ def _short(span: tuple[int, int], length: int) -> bool:
 
 
 @asynccontextmanager
-async def opened(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
-    """An engine with its stores open and its duties running."""
+async def opening(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
+    """An engine with its stores open, which begins with its next turn and will be ``ready``."""
     engine = Engine(home, secrets, dial)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
+            nursery.start_soon(engine.run)
             yield engine
             nursery.cancel_scope.cancel()
     finally:
         engine.close()
+
+
+@asynccontextmanager
+async def opened(home: Home, secrets: Secrets, dial: Dial) -> AsyncIterator[Engine]:
+    """An engine with its stores open and its duties running."""
+    async with opening(home, secrets, dial) as engine:
+        await engine.ready.wait()
+        yield engine

@@ -22,6 +22,7 @@ from hivefs.maintenance.rebalance import Rebalance
 from hivefs.maintenance.rebalance_plan import Fill
 from hivefs.maintenance.repack import Repack
 from hivefs.maintenance.repack_plan import Target
+from hivefs.maintenance.turns import Turns
 from hivefs.metadata.engine_contents import Contents
 from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.node import Candidate
@@ -80,7 +81,6 @@ class EngineMoving:
             self.contents,
             engine.claims,
             engine.online,
-            lambda: [(m.node_id, m.client is not None) for m in engine.pool.members.values()],
             self._unsettled,
             engine.checkpoint.compare,
             time.time_ns,
@@ -89,6 +89,7 @@ class EngineMoving:
             engine.pool.report,
         )
         engine.pool.on_dropped = self.ledger.hurry
+        engine.leases.lists = lambda node_id: self.ledger.row(node_id).number > 0
         self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take
@@ -164,8 +165,8 @@ class EngineMoving:
         mine = self._engine.keys.vault_id.hex()
         given = [
             Contribution(m.capacity, availability(self._engine.trust.row(m.node_id)))
-            for m in self._engine.pool.crediting()
-            if m.credits == mine and not m.leaving and m.state != NodeState.GONE
+            for m in self._engine.pool.crediting(mine)
+            if not m.leaving and m.state != NodeState.GONE
         ]
         return entitlement(given, self._engine.policy.expansion)
 
@@ -180,29 +181,58 @@ class EngineMoving:
         """Bytes of data with padding, as the engine measured last."""
         return sum(self._engine.levels.values())
 
-    def accounts(self) -> dict[str, Any]:
-        """For ``hivefs ledger``."""
-        engine = self._engine
-        rows = self.ledger.rows()
-        for row in rows:
-            member = engine.pool.members[NodeId(bytes.fromhex(row["id"]))]
-            row["credits"] = member.credits or None
-            row["capacity"] = member.capacity
-            row["availability"] = round(availability(engine.trust.row(member.node_id)), 4)
-        counted = [row for row in rows if row["receipt"]]
+    def account(self, node_id: NodeId) -> dict[str, Any]:
+        """One known node, for ``hivefs ledger``."""
+        member = self._engine.pool.members[node_id]
+        return self.ledger.told(node_id) | {
+            "online": member.client is not None,
+            "credits": member.credits or None,
+            "capacity": member.capacity,
+            "availability": round(availability(self._engine.trust.row(node_id)), 4),
+        }
+
+    async def accounts(self, nodes: bool = True) -> dict[str, Any]:
+        """For ``hivefs ledger``: the sums, and ``nodes`` one by one (else None), with turns for others between them."""
+        engine, ledger = self._engine, self.ledger
+        await engine.pool.all_read()  # so that it is known whom they credit
+        told: list[dict[str, Any]] = []
+        leases = book = missing = unknown = 0
+        seen, balanced, turns = False, True, Turns()
+        for node_id in engine.pool.met.walk():
+            row = ledger.row(node_id)
+            missing += row.missing
+            unknown += row.unknown
+            if row.number:
+                seen, balanced = True, balanced and row.balanced
+                leases += row.leases
+                book += row.book
+            if nodes:
+                told.append(self.account(node_id))
+            await turns.item()
         return {
             "vault_id": engine.keys.vault_id.hex(),
             "expansion": round(engine.policy.expansion, 4),
             "data_bytes": self._data_bytes(),
             "entitlement": self.entitlement(),
             "enforced": bool(engine.home.vault.setting("enforce_entitlement")),
-            "leases": sum(row["leases"] for row in counted),
-            "book_shares": sum(row["book_shares"] for row in counted),
-            "missing": sum(row["missing"] for row in rows),
-            "unknown": sum(row["unknown"] for row in rows),
-            "balanced": bool(counted) and all(row["balanced"] for row in counted),
-            "nodes": rows,
+            "leases": leases,
+            "book_shares": book,
+            "missing": missing,
+            "unknown": unknown,
+            "balanced": seen and balanced,
+            "nodes": told if nodes else None,
         }
+
+    async def accounts_of(self, after: NodeId | None, most: int) -> list[dict[str, Any]]:
+        """The next nodes in the order of their ids, as ``account`` has them."""
+        found, turns = [], Turns()
+        for node_id in self._engine.store.each_node(after):
+            if node_id in self._engine.pool.members:
+                found.append(self.account(node_id))
+                if len(found) >= most:
+                    break
+            await turns.item()
+        return found
 
     # ---- what the duties ask ----------------------------------------------------------------------------------------
 
@@ -282,4 +312,7 @@ class EngineMoving:
         """For ``hivefs status``."""
         waiting = self.held() or self.budget.waiting_for
         both = Moving.together(self.repack.moving.status(waiting), self.rebalance.moving.status(waiting))
-        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated}
+        return both | {
+            "rebalancing": self.rebalance.active,
+            "metadata_stripes_evacuated": self.evacuation.evacuated,
+        }

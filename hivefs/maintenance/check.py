@@ -65,6 +65,18 @@ class HiveCheck:
     def found(self, kind: str, detail: str, problem: bool = True) -> None:
         self.findings.append(Finding(kind, detail, problem))
 
+    async def nodes(
+        self, node_ids: Iterable[NodeId], count: int, damaged_of: Callable[[NodeId], list[str]], report: Report
+    ) -> None:
+        """What this machine keeps of each node can be read."""
+        turns = Turns()
+        for number, node_id in enumerate(node_ids):
+            for words in damaged_of(node_id):
+                self.found("node-damaged", f"node {node_id.hex()}: {words}")
+            if number % SLICE == 0:
+                report("nodes", number, count)
+            await turns.item()
+
     async def chunks(
         self, named: Collection[ChunkId], report: Report, again: Callable[[], Awaitable[Collection[ChunkId]]]
     ) -> None:

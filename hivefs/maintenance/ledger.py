@@ -91,9 +91,8 @@ class Notes(Protocol):
 
 
 class Ledger:
-    """See the head of the file. ``nodes`` are all known nodes with whether they answer now; ``settled`` says in words
-    why nothing may be deleted now, empty when it may; ``compare`` takes the heads that a node keeps. ``run`` needs
-    the whole book.
+    """See the head of the file. ``settled`` says in words why nothing may be deleted now, empty when it may; ``compare``
+    takes the heads that a node keeps. ``run`` needs the whole book.
     """
 
     def __init__(
@@ -102,7 +101,6 @@ class Ledger:
         notes: Notes,
         claims: Claims,
         online: Callable[[], Iterable[tuple[NodeId, Teller]]],
-        nodes: Callable[[], Iterable[tuple[NodeId, bool]]],
         settled: Callable[[], str],
         compare: Callable[[Iterable[Head]], None],
         clock: Callable[[], int],
@@ -114,7 +112,6 @@ class Ledger:
         self._notes = notes
         self._claims = claims
         self._online = online
-        self._nodes = nodes
         self._settled = settled
         self._compare = compare
         self._clock = clock
@@ -372,28 +369,22 @@ class Ledger:
 
     # ---- showing ----------------------------------------------------------------------------------------------------
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One for each node, plain values."""
-        found = []
-        for node_id, there in self._nodes():
-            row = self.row(node_id)
-            found.append(
-                {
-                    "id": node_id.hex(),
-                    "online": there,
-                    "looked_ns": row.looked_ns,
-                    "told_ns": row.told_ns,
-                    "receipt": row.number,
-                    "countersigned": row.agreed,
-                    "leases": row.leases,
-                    "bytes": row.size,
-                    "book_shares": row.book,
-                    "book_bytes": row.book_size,
-                    "in_transit": row.transit,
-                    "missing": row.missing,
-                    "unknown": row.unknown,
-                    "balanced": row.balanced,
-                    "problem": row.problem,
-                }
-            )
-        return found
+    def told(self, node_id: NodeId) -> dict[str, Any]:
+        """One node, plain values."""
+        row = self.row(node_id)
+        return {
+            "id": node_id.hex(),
+            "looked_ns": row.looked_ns,
+            "told_ns": row.told_ns,
+            "receipt": row.number,
+            "countersigned": row.agreed,
+            "leases": row.leases,
+            "bytes": row.size,
+            "book_shares": row.book,
+            "book_bytes": row.book_size,
+            "in_transit": row.transit,
+            "missing": row.missing,
+            "unknown": row.unknown,
+            "balanced": row.balanced,
+            "problem": row.problem,
+        }

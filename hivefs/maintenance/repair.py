@@ -497,7 +497,7 @@ class Repair:
         """
         if self._state.health(stripe).verdict.holds and not decision.moving and not decision.missing:
             return decision
-        candidates = self._writer.candidates(policy)
+        candidates = await self._writer.candidates(policy)
         copied = self._writer.copies(stripe, discount)
         known = self._writer.known(candidates, [*decision.kept.values(), *(node for _, node in copied)])
         holders = [known.get(decision.kept[i]) if i in decision.kept else None for i in range(stripe.total)]

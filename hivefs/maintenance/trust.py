@@ -90,15 +90,22 @@ class TrustBook(Protocol):
 
     def reputations(self) -> Iterable[tuple[NodeId, Reputation]]: ...
 
+    def reputation(self, node_id: NodeId) -> Reputation | None: ...
+
+    def distrusted(self) -> Collection[NodeId]: ...
+
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None: ...
 
     def save_distrusted(self, nodes: Collection[NodeId]) -> None: ...
 
 
 class Trust:
-    """``clock`` gives nanoseconds since 1970; ``gone_after`` is the vault's setting in seconds."""
+    """``clock`` gives nanoseconds since 1970; ``gone_after`` is the vault's setting in seconds. ``later``: rows are read by
+    ``load``, with turns for others. Until then a row is read when it is asked for, who is out of trust is what was written,
+    and nobody counts as vetted for having been met first.
+    """
 
-    def __init__(self, book: TrustBook, clock: Callable[[], int], gone_after: float) -> None:
+    def __init__(self, book: TrustBook, clock: Callable[[], int], gone_after: float, later: bool = False) -> None:
         self._book = book
         self._clock = clock
         self._setting = gone_after
@@ -124,14 +131,10 @@ class Trust:
         self._bad: dict[NodeId, None] = {}
         self._owing: dict[NodeId, int] = {}
         self._swept: dict[NodeId, None] = {}
-        for node_id, row in book.reputations():
-            self._rows[node_id] = row
-            self._met.add(node_id)
-            self._note_row(node_id, row)
-        self._suspended = self._worst()
         self._said: frozenset[NodeId] | None = None
         """Who is out of trust by what is written."""
-        self._save_distrusted()
+        self._loaded = False
+        self._suspended: frozenset[NodeId] = frozenset()
         self.cut_off = False
         """Whether this machine seems to be the one that is away."""
         self.on_failed: Callable[[NodeId], None] = lambda node_id: None
@@ -139,17 +142,43 @@ class Trust:
         self.on_changed: Callable[[NodeId], None] = lambda node_id: None
         """Hears of nodes of which weight(), vetted(), suspended() or outage() may say something else now."""
         self.domains: Mapping[NodeId, str] = {}
+        if later:
+            self._suspended = frozenset(book.distrusted())
+        else:
+            for node_id, row in book.reputations():
+                self._take(node_id, row)
+            self._all_here()
+
+    async def load(self) -> None:
+        """Read the rows, with turns for others: what begins before that must do with what a single row says."""
+        turns = Turns()
+        for node_id, row in self._book.reputations():
+            if node_id not in self._rows:
+                self._take(node_id, row)
+            await turns.item()
+        self._all_here()
+
+    def _take(self, node_id: NodeId, row: Reputation) -> None:
+        self._rows[node_id] = row
+        self._met.add(node_id)
+        self._note_row(node_id, row)
+
+    def _all_here(self) -> None:
+        self._loaded = True
+        self._suspended = self._worst()
+        self._save_distrusted()
 
     # ---- what others ask --------------------------------------------------------------------------------------------
 
     def row(self, node_id: NodeId) -> Reputation:
         """What is known; a fresh row for a node that is met for the first time."""
         row = self._rows.get(node_id)
+        if row is None and not self._loaded and (row := self._book.reputation(node_id)) is not None:
+            self._take(node_id, row)
         if row is None:
-            now = self._clock()
-            row = self._rows[node_id] = Reputation(max(0, now), max(0, now))
-            self._met.add(node_id)
-            self._note_row(node_id, row)
+            now = max(0, self._clock())
+            row = Reputation(now, now)
+            self._take(node_id, row)
             self._unsaved[node_id] = None
         away = self._away_of(node_id)
         if away is not None and away.passed_ms != self._passed_ms:
@@ -194,7 +223,8 @@ class Trust:
     def vetted(self, node_id: NodeId) -> bool:
         """Candidate.vetted."""
         row = self.row(node_id)
-        return row.first_seen_ns - self._founded <= FOUNDING_NS or reputation.vetted(row, self._clock())
+        founder = self._loaded and row.first_seen_ns - self._founded <= FOUNDING_NS
+        return founder or reputation.vetted(row, self._clock())
 
     def suspended(self, node_id: NodeId) -> bool:
         """Too many wrong answers: its shares move away and it gets none."""
@@ -284,7 +314,7 @@ class Trust:
         self._note_row(node_id, row)
         self._unsaved[node_id] = None
         self.on_changed(node_id)
-        if before is None or before.suspended != row.suspended or row.suspended:
+        if self._loaded and (before is None or before.suspended != row.suspended or row.suspended):
             self._suspended, old = self._worst(), self._suspended
             self._save_distrusted()
             for changed in sorted(self._suspended ^ old):
@@ -364,7 +394,8 @@ class Trust:
         self._bad.pop(node_id, None)
         self._owing.pop(node_id, None)
         self._swept.pop(node_id, None)
-        self._suspended = self._worst()
+        if self._loaded:
+            self._suspended = self._worst()
 
     def tick(self, seconds: float, online: int, away: int) -> None:
         """So much time passed since the last tick; so many answer, and so many do not and are not given up yet. Costs the
@@ -439,7 +470,7 @@ class Trust:
 
     def _save_distrusted(self) -> bool:
         """Whether that was written now."""
-        if self._said == self._suspended:
+        if not self._loaded or self._said == self._suspended:
             return False
         with suppress(DiskFull):  # with a later tick, then
             self._book.save_distrusted(self._suspended)

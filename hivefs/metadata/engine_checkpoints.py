@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
+import lmdb
+
+from hivefs.errors import Corrupt
+from hivefs.formats import records
 from hivefs.metadata.engine_writer import U64, EngineWriter
 from hivefs.model.ids import StripeId
 from hivefs.model.stripe import Stripe
+
+_OF_NODE: Final = (records.node_key(b""), records.attestation_key(b"", b""), records.statement_key(b""))
 
 
 class CheckpointTables(EngineWriter):
@@ -16,12 +23,23 @@ class CheckpointTables(EngineWriter):
     @contextmanager
     def changes(self) -> Iterator[Iterator[tuple[bytes, bytes | None]]]:
         """Changed tree records since the last checkpoint with their values now (None: deleted), in key order: a snapshot,
-        which shows nothing that is changed while it is open. Raises RuntimeError inside writing().
+        which shows nothing that is changed while it is open. A damaged record about a single node is no change: the tree
+        keeps what it has of it until that is known anew. Raises RuntimeError inside writing().
         """
         if self._write is not None:
             raise RuntimeError("a snapshot does not see what its own transaction changed")
         with self._env.begin() as txn, txn.cursor(db=self._db["changed"]) as cursor:
-            yield ((key, self._opened("tree", key, txn)) for key in map(bytes, cursor.iternext(values=False)))
+            yield self._changes(txn, map(bytes, cursor.iternext(values=False)))
+
+    def _changes(self, txn: lmdb.Transaction, keys: Iterator[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
+        for key in keys:
+            try:
+                value = self._opened("tree", key, txn)
+            except Corrupt:
+                if not key.startswith(_OF_NODE):
+                    raise
+                continue
+            yield key, value
 
     def next_sequence(self) -> int:
         """Close the running sequence (returned): later changes belong to the next checkpoint."""

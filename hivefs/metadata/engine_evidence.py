@@ -29,11 +29,9 @@ class EvidenceTables(EngineWriter):
     def save_attestation(self, made: Attestation) -> bool:
         """Keep the newest of each attester for each node; whether it was news."""
         record = records.attestation_key(made.subject, made.attester)
-        kept = self._load("tree", record)
-        if kept is not None:
-            before = attestation.attestation_from_bytes(kept)
-            if (before.issued_ns, before.signature) >= (made.issued_ns, made.signature):
-                return False
+        before = self._attestation(NodeId(made.subject), record)
+        if before is not None and (before.issued_ns, before.signature) >= (made.issued_ns, made.signature):
+            return False
         self._save_tree(record, attestation.attestation_to_bytes(made))
         return True
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from hivefs.formats import records
+from hivefs.formats import reputation as reputation_format
+from hivefs.metadata.damaged import Record
 from hivefs.metadata.engine_nodes import NodeTables
 from hivefs.metadata.engine_stripes import StripeTables
+from hivefs.metadata.engine_tables import OF_NODE
 from hivefs.model.ids import NodeId
 
 _FORGOTTEN: Final = struct.Struct(">QQ")
-_OF_NODE: Final = ("renewed-", "ledger-", "receipt-", "answered-")
-"""Small values of the table ``info`` that are kept for each node, by the beginnings of their names."""
-
 _NOTES: Final = ("trash", "spare", "unknown")
 STEP: Final = 256
 
@@ -27,6 +27,15 @@ class ForgottenTables(StripeTables, NodeTables):
         if next(self.each_on(node_id), None) is not None:
             return True
         return any(node == node_id for left in self._copies().values() for _, node in left)
+
+    def damaged_of(self, node_id: NodeId) -> list[str]:
+        """Read all that is kept of a node; what of it is damaged, in words."""
+        self.roster_entry(node_id), self.node_row(node_id), self.weighed(node_id)
+        self.statement_of(node_id), self.attestations_of(node_id)
+        self._of_node(node_id, Record.CONDUCT, "reputation", node_id, reputation_format.from_bytes)
+        for name in OF_NODE:
+            self.info(name + node_id.hex())
+        return [record.words for record in self.damaged.of(node_id)]
 
     def forget_notes(self, node_id: NodeId) -> bool:
         """Forget what waits to be deleted at a node, or may come back with it: at most STEP notes, in one transaction.
@@ -43,16 +52,17 @@ class ForgottenTables(StripeTables, NodeTables):
 
     def forget_node(self, node_id: NodeId, now_ns: int) -> None:
         """Forget the node itself, in one transaction: afterwards it is one that was never there, but for ``forgotten``."""
-        entry = self.roster_entry(node_id)
-        if entry is None:
+        if not self.has_entry("tree", records.node_key(node_id)):
             return
+        entry = self.roster_entry(node_id)  # one that is damaged is as if it had never been heard
+        sequence = 0 if entry is None else entry.address.sequence
         with self.writing():
-            self.put("forgotten", node_id, _FORGOTTEN.pack(entry.address.sequence, max(0, now_ns) // 10**9))
+            self.put("forgotten", node_id, _FORGOTTEN.pack(sequence, max(0, now_ns) // 10**9))
             for key in list(self._tree_keys(node_id)):
                 self._save_tree(key, None)
             for table in ("nodes", "known", "reputation"):
                 self.delete(table, node_id)
-            for name in _OF_NODE:
+            for name in OF_NODE:
                 self.delete("info", (name + node_id.hex()).encode())
         self._views.pop(node_id, None)
 

@@ -13,6 +13,7 @@ from hivefs.formats import policy as policy_format
 from hivefs.formats import standing as standing_format
 from hivefs.formats import stripe as stripe_format
 from hivefs.formats.member import entry_from_bytes
+from hivefs.metadata.damaged import Record
 from hivefs.metadata.engine_copies import CopyReader
 from hivefs.metadata.engine_tables import DISTRUSTED
 from hivefs.model.attestation import Attestation, Statement, TrustedKey
@@ -59,18 +60,18 @@ class EngineReader(CopyReader):
         return None if value is None else standing_format.from_bytes(value)
 
     def roster_entry(self, node_id: NodeId) -> RosterEntry | None:
-        """Certificate and addresses of a node."""
-        value = self._load("tree", records.node_key(node_id))
-        return None if value is None else entry_from_bytes(value)
+        """Certificate and addresses of a node; None also when they are damaged."""
+        return self._of_node(node_id, Record.ENTRY, "tree", records.node_key(node_id), entry_from_bytes)
 
     def entry_bytes(self, node_id: NodeId) -> bytes | None:
         """The same as it is kept (formats/member.py)."""
-        return self._load("tree", records.node_key(node_id))
+        return self._of_node(node_id, Record.ENTRY, "tree", records.node_key(node_id), bytes)
 
     def node_row(self, node_id: NodeId) -> NodeRow | None:
-        """State of a node as the engine last saw it."""
-        value = self._load("nodes", node_id)
-        return None if value is None else self._row(value)
+        """State of a node as the engine last saw it. One of which that is damaged is away, nobody knows since when: it is
+        no reason to take its shares for lost.
+        """
+        return self._of_node(node_id, Record.SEEN, "nodes", node_id, self._row, NodeRow(NodeState.OFFLINE, 0))
 
     @staticmethod
     def _row(value: bytes) -> NodeRow:
@@ -79,18 +80,19 @@ class EngineReader(CopyReader):
 
     def weighed(self, node_id: NodeId) -> Weighed:
         """What is known of a node and with what evidence, as the engine weighed it last (maintenance/evidence.py). Of one
-        that it did not weigh yet, and of which it may know more, all is claimed.
+        that it did not weigh yet, and of which it may know more, all is claimed; of one of which that is damaged, which may
+        have been refuted, nothing is known.
         """
-        value = self._load("known", node_id)
-        if value is not None:
-            attributes, problems = cbor2.loads(value)
-            return Weighed(tuple(_said(*said) for said in attributes), tuple(problems))
+        lost = Weighed((), ("what was known of it is damaged in this machine's store",))
+        found = self._of_node(node_id, Record.KNOWN, "known", node_id, _weighed_from, lost)
+        if found is not None:
+            return found
         entry = self.roster_entry(node_id)
         return Weighed(()) if entry is None else weigh(entry.membership, addresses=entry.address.telling)
 
     def is_weighed(self, node_id: NodeId) -> bool:
-        """Whether the engine has weighed what is known of that node."""
-        return self._get("known", node_id) is not None
+        """Whether the engine has weighed what is known of that node, and that can be read."""
+        return self._get("known", node_id) is not None and not self.damaged.has("known", node_id)
 
     def trusted_keys(self) -> list[TrustedKey]:
         """Keys whose attestations the user believes."""
@@ -99,13 +101,16 @@ class EngineReader(CopyReader):
 
     def attestations_of(self, node_id: NodeId) -> list[Attestation]:
         """Attestations about a node that the user imported; their signatures were checked then."""
-        found = (self._load("tree", key) for key in self.keys("tree", records.attestation_key(node_id, b"")))
-        return [attestation.attestation_from_bytes(value) for value in found if value is not None]
+        found = (self._attestation(node_id, key) for key in self.keys("tree", records.attestation_key(node_id, b"")))
+        return [made for made in found if made is not None]
+
+    def _attestation(self, node_id: NodeId, key: bytes) -> Attestation | None:
+        return self._of_node(node_id, Record.ATTESTATION, "tree", key, attestation.attestation_from_bytes)
 
     def statement_of(self, node_id: NodeId) -> Statement | None:
         """What a node says of itself; its signatures were checked when it came."""
-        value = self._load("tree", records.statement_key(node_id))
-        return None if value is None else attestation.statement_from_bytes(value)
+        key = records.statement_key(node_id)
+        return self._of_node(node_id, Record.STATEMENT, "tree", key, attestation.statement_from_bytes)
 
     def node_ids(self) -> list[NodeId]:
         """All nodes of the book."""
@@ -128,10 +133,11 @@ class EngineReader(CopyReader):
         if known is not None and known[1] == stored:
             return known[0]
         node_row, roster = self.node_row(node_id), self.roster_entry(node_id)
-        if node_row is None or roster is None:
+        if node_row is None:
             return None
         trusted = node_id not in (self.info(DISTRUSTED) or ())
-        view = NodeView(node_row.state, self.weighed(node_id).attributes, bool(roster.address.leaving_s), trusted)
+        leaving = roster is not None and bool(roster.address.leaving_s)  # a damaged entry does not say
+        view = NodeView(node_row.state, self.weighed(node_id).attributes, leaving, trusted)
         self._views[node_id] = (view, stored)
         return view
 
@@ -220,6 +226,11 @@ class EngineReader(CopyReader):
 
 _OWN: Final = frozenset({"operator", "parent", "subnet"})
 """Attributes of which most nodes have a value of their own."""
+
+
+def _weighed_from(value: bytes) -> Weighed:
+    attributes, problems = cbor2.loads(value)
+    return Weighed(tuple(_said(*said) for said in attributes), tuple(problems))
 
 
 def _said(name: str, value: str, evidence: int) -> Attribute:

@@ -34,13 +34,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import cbor2
 import lmdb
 
 from hivefs.crypto.seal import RecordSealer
-from hivefs.errors import StoreDamaged
+from hivefs.errors import Corrupt, StoreDamaged
+from hivefs.metadata.damaged import Damaged, Record
 from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.placement.health import NodeView
 from hivefs.placement.policies import Policies
@@ -61,6 +62,19 @@ OWN_PREFIXES = (b"a", b"c", b"e", b"n", b"p", b"s")
 DISTRUSTED = "distrusted"
 """The name of the list of nodes out of trust."""
 
+OF_NODE: Final[dict[str, tuple[Record, Any]]] = {
+    "renewed-": (Record.RENEWED, 0),
+    "granted-": (Record.RENEWED, 0),
+    "ledger-": (Record.ACCOUNT, None),
+    "receipt-": (Record.RECEIPT, None),
+    "answered-": (Record.ANSWERED, None),
+}
+"""Small values of the table ``info`` that are kept for each node, by the beginnings of their names; what counts instead of
+one that is damaged.
+"""
+
+T = TypeVar("T")
+
 
 class EngineTables:
     """Read access, from any process. ``default`` is the vault's own policy: what holds without a text, and what a text that
@@ -74,6 +88,8 @@ class EngineTables:
         self.resolve: Callable[[Policy], Policy] = lambda policy: policy
         """Gives a policy with an automatic code its code; for who places."""
         self._policies: tuple[Policies, tuple[bytes | None, Policy]] | None = None
+        self.damaged = Damaged()
+        """Records about single nodes that do not open, as far as they were read."""
         try:
             self._env = self._open(path)
             self._db = {name: db for name in TABLES if (db := self._open_table(name)) is not None}
@@ -135,6 +151,23 @@ class EngineTables:
         value = self._get(table, key)
         return None if value is None else self._sealer.open(table.encode() + b"/" + key, value)
 
+    def _of_node(
+        self,
+        node_id: NodeId,
+        record: Record,
+        table: str,
+        key: bytes,
+        decode: Callable[[bytes], T],
+        instead: T | None = None,
+    ) -> T | None:
+        """A record about one node; None when there is none, and ``instead`` when it is damaged, which is noted."""
+        try:
+            value = self._load(table, key)
+            return None if value is None else decode(value)
+        except Corrupt:
+            self.damaged.met(table, key, node_id, record)
+            return instead
+
     def _opened(self, table: str, key: bytes, txn: lmdb.Transaction) -> bytes | None:
         value = txn.get(key, db=self._db[table])
         return None if value is None else self._sealer.open(table.encode() + b"/" + key, bytes(value))
@@ -148,7 +181,11 @@ class EngineTables:
         return self._get(table, key) is not None
 
     def info(self, name: str) -> Any:
-        """A small value by name, or None."""
+        """A small value by name, or None. Raises Corrupt, but for what is kept of single nodes."""
+        beginning, minus, of = name.partition("-")
+        if found := OF_NODE.get(beginning + minus):
+            record, instead = found
+            return self._of_node(NodeId(bytes.fromhex(of)), record, "info", name.encode(), cbor2.loads, instead)
         value = self._load("info", name.encode())
         return None if value is None else cbor2.loads(value)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
+from typing import Final
 
 from hivefs.errors import Corrupt
 from hivefs.formats import reputation as reputation_format
+from hivefs.metadata.damaged import Record
 from hivefs.metadata.engine_reader import STEP
 from hivefs.metadata.engine_tables import DISTRUSTED
 from hivefs.metadata.engine_writer import EngineWriter
@@ -14,26 +16,41 @@ from hivefs.model.ids import NodeId, ShareId, StripeId
 from hivefs.placement.reputation import Reputation
 
 _SPARE = struct.Struct(">16sBQ")
+_OUT_OF_TRUST: Final = 10_000
+"""Ten wrong answers."""
 
 
 class TrustTables(EngineWriter):
     """Tables reputation, spare."""
 
     def reputations(self) -> Iterator[tuple[NodeId, Reputation]]:
-        """All rows one by one. Raises Corrupt, UnknownVersion."""
+        """All rows one by one; of a node of which that is damaged none, unless it was out of trust: then one by which it
+        still is, until it gave right answers enough. Raises UnknownVersion.
+        """
         after: bytes | None = None
         while batch := self.keys("reputation", b"", after, STEP):
             for key in batch:
-                value = self._load("reputation", key)
-                if value is not None:
-                    yield NodeId(key), reputation_format.from_bytes(value)
+                row = self.reputation(NodeId(key))
+                if row is not None:
+                    yield NodeId(key), row
             after = batch[-1]
+
+    def reputation(self, node_id: NodeId) -> Reputation | None:
+        """One of them."""
+        row = self._of_node(node_id, Record.CONDUCT, "reputation", node_id, reputation_format.from_bytes)
+        if row is None and self.damaged.has("reputation", node_id) and node_id in (self.info(DISTRUSTED) or ()):
+            return Reputation(self.clock(), self.clock(), bad=_OUT_OF_TRUST, suspended=True)
+        return row
 
     def save_reputations(self, rows: dict[NodeId, Reputation]) -> None:
         """Record these, in one transaction."""
         with self.writing():
             for node_id, row in rows.items():
                 self.save("reputation", node_id, reputation_format.to_bytes(row))
+
+    def distrusted(self) -> Collection[NodeId]:
+        """The nodes that are out of trust by what is written."""
+        return [NodeId(node_id) for node_id in self.info(DISTRUSTED) or ()]
 
     def save_distrusted(self, nodes: Collection[NodeId]) -> None:
         """These nodes are out of trust now, and no others."""

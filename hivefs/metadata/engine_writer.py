@@ -136,6 +136,7 @@ class EngineWriter(EngineReader):
         return self._seen[node_id]
 
     def _forget_seen(self, table: str, key: bytes) -> None:
+        self.damaged.written(table, key)
         if table in ("nodes", "known"):
             self._seen.pop(key, None)
         elif table == "tree" and key[:1] == b"n":

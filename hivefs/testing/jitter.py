@@ -1,7 +1,7 @@
 """A noisy machine for tests: ``pytest --jitter 0.2`` makes every loop of this process stop and every short sleep end late.
 
 No test may depend on speed; this finds the ones that do before a busy machine does. Real machines stop a process for some
-tenths of a second at any step, and promise no sleep an upper bound. Processes that a test starts are as they are.
+tenths of a second at any step, and promise no sleep an upper bound. The processes that tests start stop too: stalls.py.
 """
 
 from __future__ import annotations

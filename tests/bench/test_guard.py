@@ -23,6 +23,16 @@ PROGRAM = textwrap.dedent(
 
     root, how = Path(sys.argv[1]), sys.argv[2]
     root.mkdir()
+    if how == "wait for a guard that stands still":
+        fork = os.fork
+
+        def late():
+            pid = fork()
+            if pid:
+                time.sleep(0.5)
+            return pid
+
+        os.fork = late
 
     def work():
         # A daemon as the command line makes them: a session of its own, its starter gone.
@@ -30,7 +40,7 @@ PROGRAM = textwrap.dedent(
         daemon = subprocess.run(["sh", "-c", shell], stdout=subprocess.PIPE, text=True).stdout.strip()
         try:
             print(os.getpid(), daemon, flush=True)
-            if how == "wait":
+            if how.startswith("wait"):
                 time.sleep(300)
             if how == "fail":
                 raise RuntimeError("no")
@@ -74,7 +84,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str
     yield one
     for process in started:
         process.kill()
-        process.wait(30)
+        process.wait(100)
 
 
 @pytest.mark.parametrize(("how", "status"), [("end", 7), ("fail", 1)])
@@ -101,17 +111,18 @@ def test_when_its_guard_is_killed_the_benchmark_stops_what_it_started(
 ) -> None:
     process, child, daemon = start("wait")
     process.kill()
-    process.wait(30)
+    process.wait(100)
     assert until(lambda: not alive(child))
     assert (tmp_path / "stopped").exists(), "its own ends were reached"
     assert not (tmp_path / "root").exists()
     os.kill(daemon, signal.SIGKILL)  # this work function stops nothing by itself
 
 
+@pytest.mark.parametrize("how", ["wait", "wait for a guard that stands still"])
 def test_ctrl_c_is_told_to_the_child(
-    start: Callable[[str], tuple[subprocess.Popen[str], int, int]], tmp_path: Path
+    start: Callable[[str], tuple[subprocess.Popen[str], int, int]], tmp_path: Path, how: str
 ) -> None:
-    process, _, daemon = start("wait")
+    process, _, daemon = start(how)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert (tmp_path / "stopped").exists() and not alive(daemon)
@@ -141,4 +152,4 @@ def test_a_killed_benchmark_of_a_hive_leaves_nothing(tmp_path: Path, victim: str
         assert until(lambda: not list(tmp_path.iterdir()), 30), "something is left on the disk"
     finally:
         process.kill()
-        process.wait(30)
+        process.wait(100)

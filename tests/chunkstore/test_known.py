@@ -206,11 +206,11 @@ def test_of_each_node_the_entry_is_read_once_for_what_is_asked_of_all() -> None:
         await world.pool.all_read()
         for _ in range(2):
             assert [m.node_id for m in world.pool.members.values() if m.leaving] == [node(5)]
-            assert [m.node_id for m in world.pool.crediting()] == [node(6)] and world.pool.invited(mine.key) == 2
+            assert [m.node_id for m in world.pool.crediting(VAULT)] == [node(6)] and world.pool.invited(mine.key) == 2
         assert world.book.asked == {"entry_bytes": 300} and not world.pool.shelf.unread
         world.pool.forget(node(6))
         world.pool.forget(node(8))
-        assert not world.pool.crediting() and world.pool.invited(mine.key) == 1
+        assert not world.pool.crediting(VAULT) and not world.pool.shelf.crediting and world.pool.invited(mine.key) == 1
         del world.book.invited[node(7)]
         world.pool.refresh([node(7)])
         assert not world.pool.invited(mine.key)

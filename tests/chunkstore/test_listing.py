@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from typing import Any, cast
@@ -12,8 +13,9 @@ import trio.testing
 
 from hivefs.chunkstore.listing import AGAIN_S
 from hivefs.chunkstore.member import Member
-from hivefs.chunkstore.pool import Pool
+from hivefs.chunkstore.pool import LISTED, Pool
 from hivefs.formats.member import entry_to_bytes
+from hivefs.maintenance import turns
 from hivefs.maintenance.trust import Trust
 from hivefs.model.ids import NodeId
 from hivefs.model.node import LEAVING_MARK, AddressRecord, Attribute, Evidence, Membership, Role, RosterEntry
@@ -282,3 +284,44 @@ def test_who_asks_first_by_another_class_of_evidence_hides_no_change_from_others
         assert {c.node_id: c for c in world.pool.candidates()}[node_id].usable and not world.differs()
 
     trio.run(go, clock=trio.testing.MockClock())
+
+
+class Made(trio.abc.Instrument):
+    """The most candidates that were made in one pass of the loop."""
+
+    def __init__(self) -> None:
+        self.most = self._before = 0
+        self.world: World | None = None
+
+    def before_io_wait(self, timeout: float) -> None:
+        del timeout
+        if self.world is not None:
+            now = self.world.pool.listing.made
+            self.most, self._before = max(self.most, now - self._before), now
+
+
+@pytest.mark.parametrize("reason", ["changed", "vetting"])
+def test_when_very_many_changed_others_have_their_turn(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """However fast the machine is: also when their time to be looked at has come."""
+    monkeypatch.setattr(turns, "SLICE_S", math.inf)
+    made, count = Made(), 2000
+
+    async def go() -> None:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        made.world = world = World(count, 3)
+        monkeypatch.setattr(world.trust, "vetted", lambda node_id: False)
+        for node_id in world.pool.members:
+            world.answers(node_id)
+        field = await world.pool.listed(Policy(2, 3))
+        assert len(field) == world.pool.listing.made == count
+        await trio.sleep(0)
+        if reason == "vetting":
+            clock.jump(AGAIN_S + 1)
+        else:
+            world.pool.weighed_anew(list(world.pool.members))
+        assert await world.pool.listed(Policy(2, 3)) is field and world.pool.listing.made == 2 * count
+        assert await world.pool.listed(Policy(2, 3)) is field and world.pool.listing.made == 2 * count
+
+    trio.run(go, clock=trio.testing.MockClock(), instruments=[made])
+    assert 0 < made.most <= LISTED * turns.MOST

@@ -28,16 +28,17 @@ class FakeNodes:
             Candidate(NodeId(bytes([n]) * 32), {"jurisdiction": frozenset({COUNTRIES[n % 5]})}, 1 << 40) for n in range(60)
         ]
 
-    def candidates(self, policy: Policy) -> Sequence[Candidate]:
+    async def listed(self, policy: Policy) -> Sequence[Candidate]:
         return self.all
 
     def client(self, node_id: NodeId) -> FakeNodes:
         self._asked = node_id
         return self
 
-    async def put(self, share_id: bytes, data: bytes, lease_ns: int, *, timeout: float) -> None:
+    async def put(self, share_id: bytes, data: bytes, lease_ns: int, *, timeout: float) -> int:
         if self._asked in self.bad:
             raise NodeFull(peer="one", reason="full")
+        return lease_ns
 
     def reserve(self, node_id: NodeId, size: int) -> None: ...
 

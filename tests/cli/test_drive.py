@@ -67,9 +67,19 @@ class User:
     def mounted(self) -> bool:
         return bool(mounts_at(self.drive))
 
+    def status(self, process: str) -> dict[str, Any]:
+        """The status when that process says something in it."""
+        status: dict[str, Any] = {}
+
+        def answers() -> bool:
+            status.update(self.json("status"))
+            return status[process] is not None
+
+        until(answers)
+        return status
+
     def kill(self, process: str) -> None:
-        until(lambda: self.json("status")[process] is not None)
-        pid = self.json("status")[process]["pid"]
+        pid = self.status(process)[process]["pid"]
         born = start_time(pid)
         os.kill(pid, signal.SIGKILL)
         assert born is not None and wait_gone(pid, born, 60)
@@ -256,8 +266,7 @@ def test_secrets_are_not_in_arguments_nor_readable(user: User) -> None:
     password.write_text("ein geheimes Wort\n")
     user.run("up", user.drive, "--password-file", password, "--phrase-out", user.phrase)
     assert user.json("up", user.drive)["started"] == 0, "mounted there already: nobody needs the password"
-    until(lambda: user.json("status")["engine"] is not None)
-    status = user.json("status")
+    status = user.status("engine")
     words = user.phrase.read_text().split()
     for process in ("mount", "engine"):
         arguments = Path(f"/proc/{status[process]['pid']}/cmdline").read_bytes()

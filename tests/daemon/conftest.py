@@ -31,4 +31,4 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
     yield one
     for process in started:
         process.kill()
-        process.wait(30)
+        process.wait(100)

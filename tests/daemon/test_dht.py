@@ -21,12 +21,12 @@ from hivefs.cli import main as cli
 from hivefs.crypto import keys
 from hivefs.daemon import dht
 from hivefs.daemon.dht import judge, known
-from hivefs.daemon.embedded import _free_ports
 from hivefs.errors import PeerUnreachable
 from hivefs.formats.member import entry_to_bytes, sign_address, sign_member
 from hivefs.model.ids import NodeId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
 from hivefs.node.config import change_settings, create_node
+from hivefs.testing.ports import free_ports
 from hivefs.transport.dht import Dht
 
 HIVE, NODE, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
@@ -74,7 +74,7 @@ def test_only_nodes_that_are_away_are_looked_for() -> None:
 )
 def test_an_address_where_nothing_can_listen_is_refused(address: str, code: int) -> None:
     """And the one beside it, where it could, does not hide that."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     words = ["dht", "serve", "--listen", f"/ip4/127.0.0.1/tcp/{port}", "--listen", address]
     done = subprocess.run(
         [sys.executable, "-m", "hivefs", *words], capture_output=True, text=True, timeout=120, check=False
@@ -145,7 +145,7 @@ def test_a_failure_of_the_library_does_not_end_the_member(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_node_that_moved_is_found(tmp_path: Path, start: Callable[..., tuple[subprocess.Popen[str], str]]) -> None:
-    ports = _free_ports(4)
+    ports = free_ports(4)
     first, said = start("dht", "serve", "--listen", f"/ip4/127.0.0.1/tcp/{ports[0]}")
     member = said.removeprefix("Serving at ").split(" ")[0]
     assert "/p2p/" in member

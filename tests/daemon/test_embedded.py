@@ -39,7 +39,7 @@ def test_start_and_stop_can_be_repeated(hive: EmbeddedHive) -> None:
     assert None not in first and len(set(first)) == 3
     for member in hive.members():
         port = int(member.address.split("/")[4])
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
         assert (member.directory / "node.log").stat().st_mode & 0o777 == 0o600
     assert EmbeddedHive.load(hive.path).start() == [] and pids(hive) == first
     assert hive.stop() == 3 and pids(hive) == [None] * 3 and hive.stop() == 0

@@ -20,12 +20,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hivefs.cli import main as cli
-from hivefs.daemon.embedded import _free_ports
 from hivefs.daemon.metrics import MAX_CONNECTIONS, listen_address
 from hivefs.daemon.node_process import running_node
 from hivefs.daemon.service_manager import notify
 from hivefs.daemon.unit import unit_for
 from hivefs.errors import BadSetting, NodeProblem
+from hivefs.testing.ports import free_ports
 
 
 def hivefs(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 90) -> No
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     hivefs("hive", "create", str(tmp_path / "key"))
-    where = ["--hive", str(tmp_path / "key"), "--listen", f"/ip4/127.0.0.1/tcp/{_free_ports(1)[0]}"]
+    where = ["--hive", str(tmp_path / "key"), "--listen", f"/ip4/127.0.0.1/tcp/{free_ports(1)[0]}"]
     caps = ["--max-upload", "10M", "--quiet-hours", "22:00-06:00", "--quiet-upload", "0"]
     hivefs("node", "init", str(tmp_path / "n"), *where, "--country", "DE", "--operator", "me", *caps)
     return tmp_path / "n"
@@ -64,7 +64,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 def test_a_node_from_its_start_to_its_end(directory: Path, manager: socket.socket) -> None:
     said = hivefs("node", "status", str(directory), code=39).stderr
     assert "never run" in said
-    port = _free_ports(1)[0]
+    port = free_ports(1)[0]
     environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
     command = [sys.executable, "-m", "hivefs", "node", "run", str(directory), "--metrics", str(port)]
     with (directory.parent / "run.log").open("wb") as log:
@@ -98,12 +98,12 @@ def test_a_node_from_its_start_to_its_end(directory: Path, manager: socket.socke
         assert process.wait(90) == 0
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(100)
     assert running_node(directory) is None and not (directory / "node.sock").exists()
 
 
 def _page(port: int) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         page: bytes = answer.read()
         return page
@@ -132,7 +132,7 @@ def _check_metrics(port: int) -> None:
     head = _raw(port, b"HEAD /metrics HTTP/1.1\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200") and head.endswith(b"\r\n\r\n")
     assert _raw(port, b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n") == b""
-    idle = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(MAX_CONNECTIONS + 4)]
+    idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(MAX_CONNECTIONS + 4)]
     try:
         until(lambda: _served(port), "the page after idle connections were dropped")
     finally:
@@ -141,7 +141,7 @@ def _check_metrics(port: int) -> None:
 
 
 def _raw(port: int, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
         data = b""
         try:
             connection.sendall(request)

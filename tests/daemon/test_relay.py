@@ -22,7 +22,6 @@ from hivefs.cli.relay_serve import MOST_CIRCUITS, MOST_NODES
 from hivefs.crypto import keys
 from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import node_control
-from hivefs.daemon.embedded import _free_ports
 from hivefs.daemon.network import Conversations
 from hivefs.daemon.relay import SERVE_LIMITS, own_place
 from hivefs.errors import BadSetting, HivefsError, PeerUnreachable, Refused
@@ -30,6 +29,7 @@ from hivefs.formats.member import entry_from_bytes, sign_member
 from hivefs.model.ids import ShareId
 from hivefs.model.node import Attribute, Membership, Role, RosterEntry
 from hivefs.node.config import NodeConfig, create_node, load_node
+from hivefs.testing.ports import free_ports
 from hivefs.transport import open_host, peer_id_from_key
 from hivefs.transport.circuit import reserve
 from hivefs.transport.circuit_messages import HOP
@@ -90,7 +90,7 @@ class Hive:
 
     def __init__(self, root: Path, start: Start, *relay_options: object) -> None:
         self.root, self.start, self.options = root, start, relay_options
-        self.ports = _free_ports(4)
+        self.ports = free_ports(4)
         self.near, self.hidden = root / "near", root / "hidden"
         make(self.near, NEAR, self.ports[0])
         _, said = start("node", "run", self.near)
@@ -152,11 +152,11 @@ def test_a_node_that_nobody_dials_is_used_through_a_relay(
         limits = Path(f"/proc/{process.pid}/limits").read_text()
         assert f" {512 << 20} " in next(line for line in limits.splitlines() if line.startswith("Max data size"))
     accepting.kill()
-    accepting.wait(30)
+    accepting.wait(100)
     assert entry_of(hive.hidden).address.relays == (hive.address,), "it stays in the settings until it is taken back"
     accepting = hive.accept()
     accepting.send_signal(signal.SIGTERM)
-    assert accepting.wait(30) == 0
+    assert accepting.wait(100) == 0
     assert entry_of(hive.hidden).address.relays == () == load_node(hive.hidden)[0].relays, "told no more"
 
 

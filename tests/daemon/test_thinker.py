@@ -184,6 +184,7 @@ def test_a_question_that_is_cancelled_leaves_no_child_with_its_answer() -> None:
     assert left is None and pid != os.getpid()
 
 
+@pytest.mark.stops
 def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of placement waits for it, one question after the other."""
 

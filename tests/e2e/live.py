@@ -59,7 +59,7 @@ class Live:
 
     def status(self) -> dict[str, Any]:
         """What 'hivefs status' shows, without a process for it: it is asked again and again while the nodes need the
-        processors.
+        processors. A process that does not answer in time is None there, as one that does not run.
         """
         return gather(Home.load(self.home))
 
@@ -100,14 +100,21 @@ class Live:
         return said
 
     def mount_pid(self) -> int:
-        return int(self.status()["mount"]["pid"])
+        said: dict[str, Any] = {}
+
+        def answers() -> bool:
+            said.update(self.status()["mount"] or {})
+            return bool(said)
+
+        until(answers, what="an answer of the mount")
+        return int(said["pid"])
 
     def engine_pid(self) -> int:
         return int(self.engine()["pid"])
 
     def online(self) -> int:
-        engine = self.status()["engine"]
-        return 0 if not engine else sum(1 for n in engine["nodes"] if n["state"] == "online")
+        """Nodes that the engine speaks with, by what it says: no answer does not mean none."""
+        return sum(1 for node in self.engine()["nodes"] if node["state"] == "online")
 
     def wait(self, *paths: Path, level: str = "guaranteed", timeout: float = 120) -> None:
         self.run("wait", "--level", level, "--timeout", str(timeout), *map(str, paths), timeout=timeout + 30)
@@ -235,4 +242,4 @@ def live(
         made.stop_engine()
         if shared is None:
             made.run("down", check=False, timeout=120)
-        subprocess.run(["fusermount3", "-u", "-z", str(made.drive)], capture_output=True, timeout=20, check=False)
+        subprocess.run(["fusermount3", "-u", "-z", str(made.drive)], capture_output=True, timeout=60, check=False)

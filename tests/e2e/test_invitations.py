@@ -37,7 +37,7 @@ class NodeProcess:
 
     def __exit__(self, *_: object) -> None:
         kill(self._running.pid)
-        self._running.wait(20)
+        self._running.wait(100)
 
     def address(self) -> str:
         assert self._running.stdout is not None
@@ -102,7 +102,8 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
 
         victim = next(m for m in members if any(a["value"] == "CH" for a in m["attributes"]))
         said = hive.json("hive", "revoke", victim["id"][:16], "--hive", key, "--node", address)
-        assert said["members"] == [victim["id"]] and said["told"] == 4
+        # The victim is not told; who is busy for ten seconds hears it from the others.
+        assert said["members"] == [victim["id"]] and 1 <= said["told"] <= 4
         assert Path(said["list"]).exists()
         until(lambda: _node(hive, victim["id"])["state"] == "gone", what="the revoked node given up")
         hive.wait(hive.drive)
@@ -132,5 +133,4 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
 
 
 def _node(hive: Live, node_id: str) -> dict[str, Any]:
-    engine = hive.status()["engine"]
-    return next((n for n in engine["nodes"] if n["id"] == node_id), {"state": "", "last_problem": ""})
+    return next((n for n in hive.engine()["nodes"] if n["id"] == node_id), {"state": "", "last_problem": ""})

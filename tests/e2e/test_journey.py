@@ -89,7 +89,8 @@ def test_damaged_shares_are_detected_read_elsewhere_and_reported(tmp_path: Path,
         swapped.write_bytes(other.read_bytes())
         found = hive.run("check", "--data", "--json", check=False, timeout=300)
         report = json.loads(found.stdout)
-        assert found.returncode == 54 and report["problems"] >= 3
+        # An audit may have found one first, and repair have made it again meanwhile.
+        assert found.returncode == 54 and report["problems"] + hive.engine()["repair"]["repaired"] >= 3
         assert any("damaged" in f["kind"] or "missing" in f["kind"] for f in report["findings"])
         hive.drop_caches()
         diff(tree, hive.drive / "photos")
@@ -232,7 +233,7 @@ def test_ten_thousand_small_files_make_tens_of_stripes(tmp_path: Path) -> None:
     with live(tmp_path) as hive:
         copy_in(source, hive.drive)
         hive.wait(hive.drive, timeout=240)
-        stripes = hive.status()["engine"]["stripes"]
+        stripes = hive.engine()["stripes"]
         assert stripes < 100, f"{stripes} stripes"
         shares = sum(1 for d in hive.node_directories() for _ in d.glob("shares/*/*"))
         assert shares < 600, f"{shares} shares"

@@ -73,7 +73,7 @@ def _round(hive: Live, number: int, dice: random.Random, promised: dict[str, str
             time.sleep(0.2)
     finally:
         kill(writer.pid)
-        writer.wait(timeout=20)
+        writer.wait(timeout=100)
     for line in said.read_text().split("\n")[:-1]:
         name, digest = line.split("\t")
         promised[name] = digest

@@ -21,7 +21,7 @@ def shares(directory: Path) -> int:
 
 
 def leaving(hive: Live, number: int) -> bool:
-    node = next(n for n in hive.status()["engine"]["nodes"] if n["id"] == node_id(hive, number))
+    node = next(n for n in hive.engine()["nodes"] if n["id"] == node_id(hive, number))
     return bool(node["leaving_s"])
 
 

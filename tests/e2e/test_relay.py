@@ -63,7 +63,7 @@ class Running:
     def end(self) -> None:
         """nsenter has become the command: it is one process."""
         kill(self.process.pid)
-        self.process.wait(20)
+        self.process.wait(100)
 
 
 def nodes_of(hive: Live) -> dict[str, Any]:

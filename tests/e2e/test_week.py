@@ -117,7 +117,7 @@ class Week:
 
     def _free(self, number: int) -> int:
         name = public_key((self.hive.node_directories()[number] / "node.seed").read_bytes()).hex()
-        return next(int(node["free"]) for node in self.hive.status()["engine"]["nodes"] if node["id"] == name)
+        return next(int(node["free"]) for node in self.hive.engine()["nodes"] if node["id"] == name)
 
     def _late(self, name: str) -> None:
         """Six more files."""
@@ -146,7 +146,7 @@ class Week:
         self.readable("an operator was sold")
 
     def _sold(self) -> int:
-        nodes = self.hive.status()["engine"]["nodes"]
+        nodes = self.hive.engine()["nodes"]
         return sum(1 for node in nodes if node["attributes"].get("parent_country") == "US")
 
 

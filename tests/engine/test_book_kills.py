@@ -94,7 +94,7 @@ def rounds(path: Path, count: int) -> None:
             time.sleep(0.05 + dice.random() * 0.25)
         finally:
             process.send_signal(signal.SIGKILL)
-            process.wait(30)
+            process.wait(100)
         store = EngineStore(path, bytes(32), Policy(1, 1, ()))
         try:
             check_book(store)

@@ -16,6 +16,7 @@ from hivefs.daemon import engine_metrics
 from hivefs.model.ids import CHUNK_BYTES
 from hivefs.placement.health import NodeState
 from hivefs.testing.memory_hive import MemoryHive
+from hivefs.testing.ports import free_port
 
 from .memory_vault import MemoryVault
 from .test_engine import make_home, run, running, settle, until
@@ -73,8 +74,8 @@ def test_a_port_that_is_taken_is_waited_for(tmp_path: Path, monkeypatch: pytest.
         async with running(make_home(tmp_path / "home"), hive, None) as engine:
             await until(lambda: len(engine.pool.online()) == 8)
             monkeypatch.setattr(engine_metrics, "AGAIN", 0.1)
-            taken = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-            port = taken.socket.getsockname()[1]
+            port = free_port()  # not one that a connection of anybody may get as soon as it is free again
+            (taken,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(engine_metrics.serve, port, engine.told)
                 await trio.sleep(0.3)

@@ -86,13 +86,13 @@ def test_receipts_and_book_agree_and_the_sum_of_leases_is_the_sum_of_shares(tmp_
                 row = await account(engine, node)
                 assert row.balanced and row.agreed and row.leases == row.book == len(node.shares)
                 assert row.size == row.book_size == node.used
-            said = engine.moving.accounts()
+            said = await engine.moving.accounts()
             assert said["balanced"] and not said["missing"] and not said["unknown"]
             named = sum(s.node is not None for stripe in engine.store.stripes() for s in stripe.shares)
             assert said["leases"] == said["book_shares"] == named
         async with running(home, hive, None) as engine:  # the latest are kept
             assert ledger_of(engine).receipt(hive.nodes[0].node_id) == hive.nodes[0].agreed[-1]
-            assert engine.moving.accounts()["leases"] == named
+            assert (await engine.moving.accounts())["leases"] == named
 
     run(test)
 
@@ -107,7 +107,7 @@ def test_a_share_that_a_node_lost_is_found_shown_and_made_again(tmp_path: Path) 
             del node.shares[gone]
             row = await account(engine, node)
             assert row.missing == 1 and not row.balanced
-            assert engine.moving.accounts()["missing"] == 1
+            assert (await engine.moving.accounts())["missing"] == 1
             await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
             await until(lambda: not engine.store.count("trash"))
             row = await account(engine, node)
@@ -359,9 +359,9 @@ def test_forged_stale_and_replayed_receipts_are_refused_and_named(tmp_path: Path
             monkeypatch.setattr(MemoryClient, "get_receipt", forged)
             row = await account(engine, node)
             assert "refused" in row.problem and row.number == good.number
-            rows = {r["id"]: r for r in engine.moving.accounts()["nodes"]}
+            rows = {r["id"]: r for r in (await engine.moving.accounts())["nodes"]}
             assert "refused" in rows[node.node_id.hex()]["problem"]
-            assert not engine.moving.accounts()["balanced"]
+            assert not (await engine.moving.accounts())["balanced"]
 
     run(test)
 
@@ -525,7 +525,7 @@ def test_entitlement_counts_what_nodes_that_credit_the_vault_offer_and_only_a_se
             engine.rules.levels = {"remote": 0, "guaranteed": 1 << 20}
             limited = engine.capacity()
             assert limited == (min(worth, free[0]), min(worth - (1 << 20), free[1])) and limited[0] < free[0]
-            said = engine.moving.accounts()
+            said = await engine.moving.accounts()
             assert said["enforced"] and said["entitlement"] == worth
             assert {r["credits"] for r in said["nodes"]} == {mine, "0" * 32, None}
             assert {r["availability"] for r in said["nodes"]} == {1.0, 0.5}

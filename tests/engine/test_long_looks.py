@@ -18,9 +18,10 @@ from hivefs.daemon.engine_core import Engine
 from hivefs.formats import stripe as stripe_format
 from hivefs.maintenance import certify, turns
 from hivefs.maintenance.certify import Certify
+from hivefs.maintenance.ledger import Ledger
 from hivefs.maintenance.turns import Turns
 from hivefs.metadata.engine_store import EngineStore
-from hivefs.model.ids import StripeId
+from hivefs.model.ids import NodeId, StripeId
 from hivefs.placement import effort, selector
 from hivefs.placement.explain import LONG
 from hivefs.testing.bench.loop_figures import duties, filled
@@ -201,6 +202,33 @@ def test_who_notes_very_many_waits_for_room(engine: Engine, monkeypatch: pytest.
     engine.repair.unproved = Watched(engine.store)
     trio.run(dict(duties(engine))["certify"])
     assert max(seen) <= 10 and all(engine.store.certified(stripe) for stripe in engine.store.stripes())
+
+
+def test_the_ledger_is_summed_up_and_told_node_by_node(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SLICE_S", 0.0)
+    passes, row = Passes(), Ledger.row
+
+    def counted(self: Ledger, node_id: NodeId) -> Any:
+        passes.one()
+        return row(self, node_id)
+
+    monkeypatch.setattr(Ledger, "row", counted)
+
+    async def go() -> None:
+        sums = await engine.moving.accounts(nodes=False)
+        assert sums["nodes"] is None
+        whole = await engine.moving.accounts()
+        assert {**whole, "nodes": None} == sums and len(whole["nodes"]) == NODES
+        told, after = list[dict[str, Any]](), None
+        while more := await engine.moving.accounts_of(after, 7):
+            assert len(more) <= 7
+            told += more
+            after = NodeId(bytes.fromhex(more[-1]["id"]))
+        assert told == sorted(whole["nodes"], key=lambda node: node["id"])
+        await trio.lowlevel.checkpoint()
+
+    trio.run(go, instruments=[passes])
+    assert passes.total >= 3 * NODES and passes.most <= 4
 
 
 def test_what_is_seen_of_a_node_is_what_is_written(engine: Engine) -> None:

@@ -219,6 +219,7 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.stops
 def test_who_goes_away_takes_the_child_along(
     engine: Engine, looker: Looker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +273,7 @@ def test_a_child_that_dies_is_an_error_and_no_hang(engine: Engine, looker: Looke
     assert steps
 
 
+@pytest.mark.stops
 def test_a_child_that_was_killed_holds_no_page_of_the_stores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else both would grow with every commit until all who have them open end, and no reader be let in after some such."""
     interrupted(monkeypatch, signal.SIGSTOP)  # so that it does not end by itself
@@ -335,6 +337,7 @@ def test_a_child_of_another_release_is_not_told_anything(engine: Engine, looker:
     assert not looker.children
 
 
+@pytest.mark.stops
 def test_keys_are_in_no_argument_and_no_environment_of_the_child(
     engine: Engine, looker: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

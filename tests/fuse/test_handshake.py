@@ -78,7 +78,7 @@ def test_what_is_no_usable_init_is_refused(data: bytes) -> None:
 def test_the_kernel_and_libfuse_end_up_connected_directly() -> None:
     kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with kernel:
-        kernel.settimeout(5)
+        kernel.settimeout(60)
         asked = request(HANDLE_KILLPRIV_V2 | OTHER)
         kernel.send(asked)
         shake = Handshake(device.detach())
@@ -100,7 +100,7 @@ def test_the_kernel_and_libfuse_end_up_connected_directly() -> None:
 def test_a_libfuse_that_does_not_answer_ends_the_mount() -> None:
     kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with kernel:
-        kernel.settimeout(5)
+        kernel.settimeout(60)
         kernel.send(request(0))
         shake = Handshake(device.detach())
         shake.begin()

@@ -339,7 +339,7 @@ def test_a_peer_that_does_not_greet_as_it_should_is_refused(said: bytes) -> None
         if not said:
             await theirs.aclose()
         with pytest.raises((Refused, ConnectionLost)):
-            await login(mine, WHO, time.time_ns(), timeout=5)
+            await login(mine, WHO, time.time_ns(), timeout=60)
 
     within(body)
 
@@ -384,6 +384,26 @@ def dripping(body) -> None:  # type: ignore[no-untyped-def]
             await body(client, node)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("ahead", [0, 1000, -500])
+def test_what_counts_of_a_lease_is_what_was_asked_for_or_less_if_less_was_granted(ahead: int) -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(50)
+        for granted, counts in ((70_000, 70_000), (1 << 62, 70_000), (69_999, 69_999), (501, 501), (0, 0)):
+            client.ahead_ns, got = ahead, list[int]()
+
+            async def put(got: list[int] = got) -> None:
+                got.append(await client.put(share_id, data, 70_000))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(put)
+                number, _ = await node.request()
+                client.ahead_ns = 7  # it tells another time meanwhile
+                await node.answer(number, answers.Kept(max(0, granted + ahead)))
+            assert got == [max(counts, -ahead)]
+
+    dripping(body)
 
 
 def test_leases_go_by_the_nodes_clock_when_ours_is_far_behind() -> None:

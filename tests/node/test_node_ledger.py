@@ -46,7 +46,6 @@ def test_a_real_node_and_the_book_agree_differ_and_agree_again(tmp_path: Path) -
             Contents(store),
             Claims(lambda pairs: None),
             list,
-            lambda: [(node_id, True)],
             lambda: "",
             lambda heads: None,
             lambda: now,

@@ -303,7 +303,7 @@ def test_a_revoked_member_is_cut_off_in_mid_conversation_and_not_let_in_again(tm
             ):
                 await bad.put(share_id, data, lease())
                 assert await good.put_revoked(listed)
-                with trio.fail_after(20):
+                with trio.fail_after(100):
                     await bad.wait_closed()
                 with pytest.raises(ConnectionLost):
                     await bad.get(share_id)

@@ -191,6 +191,7 @@ def test_every_acknowledged_share_survives_kill_9(tmp_path: Path, rounds: int) -
     assert on_disk >= {share_id.hex() for share_id in acknowledged}
 
 
+@pytest.mark.stops
 def test_a_node_that_is_frozen_costs_a_deadline_and_no_more(tmp_path: Path) -> None:
     node_in(tmp_path / "n")
     process = Process(tmp_path / "n")

@@ -302,7 +302,7 @@ def test_a_share_put_again_while_it_is_released_is_there_or_not_as_a_whole(store
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
         assert not thread.is_alive()
     assert len(ended) == 3
     assert (store.index.size(one[0]) is not None) == (files(store) == {one[0].hex()})

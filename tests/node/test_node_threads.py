@@ -130,7 +130,7 @@ def test_a_lane_without_a_thread_does_its_work_itself(limit: Limit) -> None:
             nursery.start_soon(batching.run)
             for left in (0, 1):
                 limit.left = left
-                with trio.fail_after(30):
+                with trio.fail_after(100):
                     assert [await batching.do(n) for n in range(5)] == [0, 2, 4, 6, 8]
             nursery.cancel_scope.cancel()
 
@@ -145,7 +145,7 @@ def test_upkeep_goes_on_without_a_thread(limit: Limit, tmp_path: Path) -> None:
         upkeep = Upkeep(store, open_lease_clock(store, now), lambda: now, Events(trio.current_time))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upkeep.run)
-            with trio.fail_after(30):
+            with trio.fail_after(100):
                 while not (tmp_path / RESERVE).exists():
                     await trio.sleep(0.01)
             await trio.sleep(0.1)

@@ -144,6 +144,7 @@ def test_other_kinds_of_address(kit, run, listen):
     run(test)
 
 
+@pytest.mark.stops
 def test_a_frozen_peer_is_noticed(kit, run):
     async def test():
         limits = Limits()
@@ -170,6 +171,7 @@ def test_a_frozen_peer_is_noticed(kit, run):
     run(test, clock=clock)
 
 
+@pytest.mark.stops
 def test_a_frozen_peer_is_noticed_by_a_blocked_sender(kit, run):
     async def test():
         async def send(stream):
@@ -204,6 +206,7 @@ def test_a_killed_peer_is_noticed(kit, run):
     run(test)
 
 
+@pytest.mark.stops
 def test_a_frozen_client_does_not_stay_a_connection_of_the_server(kit, run):
     program = """
         import os, sys, trio

@@ -61,7 +61,7 @@ class Peer:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(100)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from hivefs.testing.bench.targets import unmount
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _KILL_SECONDS: Final = 20.0
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 INTERRUPTED: Final = 130
 
 
@@ -40,6 +41,7 @@ def guarded(work: Callable[[], int], root: Path, *, keep: bool = False) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     guard = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # until both know what to do with them
     pid = os.fork()
     if not pid:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -49,8 +51,9 @@ def guarded(work: Callable[[], int], root: Path, *, keep: bool = False) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDING:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     try:
         status = _wait_for(pid)
     finally:
@@ -65,8 +68,9 @@ def _child(work: Callable[[], int], guard: int, remove: Path | None) -> None:
     status = 1
     try:
         os.setsid()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _ENDING:
             signal.signal(number, _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         if os.getppid() != guard:
             raise KeyboardInterrupt
         status = work()
@@ -86,7 +90,7 @@ def _child(work: Callable[[], int], guard: int, remove: Path | None) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     # Once: what is stopped now must not be stopped half-way.
-    for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for other in _ENDING:
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 

@@ -113,6 +113,7 @@ async def _figures(engine: Engine, nodes: int, before: int, begun: float, steps:
     pool._on_connect = _nothing
     found: dict[str, Any] = {"nodes": nodes, "steps": {}}
     async with trio.open_nursery() as nursery:
+        await engine.trust.load()
         await nursery.start(pool.run)
         await engine._warm()
         found["load_s"] = time.process_time() - begun

@@ -59,12 +59,11 @@ def check_balanced(world: World) -> None:
     """In the end the engine's own accounts say so too, by receipts that both have signed: leases, and what lies on the
     disks of all nodes that are there, are what the book names. Raises Violation.
     """
-    rows = {row["id"]: row for row in world.life.wired.moving.accounts()["nodes"]}
     book = _book(world)
     for node in world.nodes.values():
         if not node.reachable or node.drops or node.flips or trio.current_time() - node.began < 5 * 86_400:
             continue
-        row, disk = rows[node.node_id.hex()], len(node.shares)
+        row, disk = world.life.wired.moving.account(node.node_id), len(node.shares)
         named = len(book.get(node.node_id, ()))
         if not (row["balanced"] and row["countersigned"] and row["leases"] == named == disk):
             raise Violation(
