@@ -23,8 +23,8 @@ Path = bytes
 
 
 def coarse_ns() -> int:
-    """The clock that files are stamped with, nanoseconds, a tick ago: on a busy machine ext4 was seen to stamp with the tick
-    before the one that was read here before the call.
+    """The clock that files are stamped with, nanoseconds, a tick ago: on a busy machine ext4 was seen to stamp with the
+    tick before the one that was read here before the call.
     """
     return time.clock_gettime_ns(_COARSE) - int(time.clock_getres(_COARSE) * 1e9)
 
