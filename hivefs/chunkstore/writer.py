@@ -36,11 +36,11 @@ PUT_TIMEOUT = 30.0
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
 LEASE_NS = 120 * DAY_NS
+"""How long a node promises to keep a share; maintenance/leases.py renews long before."""
 LEAST_LEASE_NS = LEASE_NS // 4
 """A node that keeps shares for less than this is of no use: an engine may not run for weeks. (An honest one gives up to two
 years, so one that gives less than what is asked for has a clock that is years behind, or does not want to keep it.)
 """
-"""How long a node promises to keep a share; maintenance/leases.py renews long before."""
 
 ROUNDS = 4
 

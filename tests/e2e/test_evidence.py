@@ -43,7 +43,7 @@ def test_vouched_for_relabelled_and_claimed_all_of_it_seen_within_seconds(tmp_pa
 
         other = node(1)["id"]
         made = hive.json("hive", "relabel", other[:16], "--parent", "Big Corp", "--parent-country", "us")
-        assert made["epoch"] == 1 and made["told"] == 4
+        assert made["epoch"] == 1 and 1 <= made["told"] <= 4, "who is busy for ten seconds hears it from the others"
         until(lambda: known(1, "parent_country") == ("US", "claimed"), what="the sale heard of")
         hive.run("trust", "--owner")
         until(lambda: known(1, "parent_country") == ("US", "attested"), what="the owner trusted")

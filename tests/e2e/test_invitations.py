@@ -102,7 +102,8 @@ def test_from_the_first_invitation_to_the_last_revocation(tmp_path: Path) -> Non
 
         victim = next(m for m in members if any(a["value"] == "CH" for a in m["attributes"]))
         said = hive.json("hive", "revoke", victim["id"][:16], "--hive", key, "--node", address)
-        assert said["members"] == [victim["id"]] and said["told"] == 4
+        # The victim is not told; who is busy for ten seconds hears it from the others.
+        assert said["members"] == [victim["id"]] and 1 <= said["told"] <= 4
         assert Path(said["list"]).exists()
         until(lambda: _node(hive, victim["id"])["state"] == "gone", what="the revoked node given up")
         hive.wait(hive.drive)
