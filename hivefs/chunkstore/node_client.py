@@ -77,12 +77,14 @@ class NodeClient:
 
     # ---- shares -----------------------------------------------------------------------------------------------------
 
-    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = DEFAULT_TIMEOUT) -> int:
         """Keep a share (1 byte to 2 MiB) until ``lease_ns`` (since 1970, by our clock). When this returns it is on the
-        node's disk.
+        node's disk. Returns until when it counts: what was asked for, or less if the node says less.
         """
-        request = requests.Put(share_id, lease_ns + self.ahead_ns, data)
-        await self._ask(request, answers.Kept, timeout, "to a share sent", share=share_id.hex()[:12])
+        ahead = self.ahead_ns
+        request = requests.Put(share_id, lease_ns + ahead, data)
+        kept = await self._ask(request, answers.Kept, timeout, "to a share sent", share=share_id.hex()[:12])
+        return min(lease_ns, kept.lease_ns - ahead)
 
     async def get(
         self,
@@ -140,7 +142,7 @@ class NodeClient:
 
     async def renew(self, share_ids: Sequence[ShareId], lease_ns: int, *, timeout: float = DEFAULT_TIMEOUT) -> list[bool]:
         """Prolong our leases to ``lease_ns`` (since 1970, by our clock; never shortens); for each share whether the node
-        holds it for us.
+        holds it for us. It does not say until when: ``list_shares`` does.
         """
         held: list[bool] = []
         for ids in _batches(share_ids):

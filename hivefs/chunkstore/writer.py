@@ -33,8 +33,14 @@ from hivefs.placement.policy import Policy
 log = logging.getLogger(__name__)
 
 PUT_TIMEOUT = 30.0
-LEASE_NS = 120 * 86_400 * 10**9
+HOUR_NS = 3600 * 10**9
+DAY_NS = 24 * HOUR_NS
+LEASE_NS = 120 * DAY_NS
 """How long a node promises to keep a share; maintenance/leases.py renews long before."""
+LEAST_LEASE_NS = LEASE_NS // 4
+"""A node that keeps shares for less than this is of no use: an engine may not run for weeks. (An honest one gives up to two
+years, so one that gives less than what is asked for has a clock that is years behind, or does not want to keep it.)
+"""
 
 ROUNDS = 4
 
@@ -61,6 +67,14 @@ def name_share(share: bytes) -> Coded:
 def named(stripe: Stripe) -> set[tuple[int, NodeId]]:
     """The holders that a stripe names, by share number."""
     return {(i, share.node) for i, share in enumerate(stripe.shares) if share.node is not None}
+
+
+def too_short(granted_ns: int) -> str:
+    """What is wrong with a node that keeps shares for so long, in words."""
+    if granted_ns <= 0:
+        return "it says that it keeps a share until a time in the past: is its clock wrong?"
+    long = f"{granted_ns // HOUR_NS} hours" if granted_ns < DAY_NS else f"{granted_ns / DAY_NS:.1f} days"
+    return f"it keeps a share for {long} only, {LEASE_NS // DAY_NS} days were asked for"
 
 
 class Writer:
@@ -91,6 +105,8 @@ class Writer:
         self._copies = copies
         self.think: Think = at_once
         """Answers what may take long (daemon/thinker.py)."""
+        self.on_short: Callable[[NodeId, int], None] = lambda node_id, granted_ns: None
+        """Hears that a node keeps a share for so long only, and not for LEASE_NS."""
 
     def new_id(self) -> StripeId:
         """A name for a stripe that is being made."""
@@ -280,7 +296,14 @@ class Writer:
                 return
             self._nodes.reserve(node_id, len(share.data))
             try:
-                await client.put(share.share_id, share.data, self._clock() + LEASE_NS, timeout=PUT_TIMEOUT)
+                asked = self._clock() + LEASE_NS
+                until = await client.put(share.share_id, share.data, asked, timeout=PUT_TIMEOUT)
+                if asked - until > LEASE_NS - LEAST_LEASE_NS:
+                    reason = too_short(LEASE_NS - (asked - until))
+                    self._nodes.report(node_id, reason)
+                    raise NodeBusy(peer=node_id.hex()[:12], reason=reason)
+                if until < asked:
+                    self.on_short(node_id, LEASE_NS - (asked - until))
                 holders[index] = node_id
                 self._nodes.answered_put(node_id, busy=False)
             except HivefsError as error:

@@ -39,6 +39,9 @@ QUEUES = {
 """The engine's queues (daemon/engine_queues.py) in words, after a number."""
 
 
+CLOCK_DOUBTED = "most nodes say another time, so nothing is forgotten: is the clock of this machine right?"
+
+
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
 @json_option
@@ -141,6 +144,8 @@ def picture(value: dict[str, Any]) -> RenderableType:
     facts.add_row("engine", f"running (pid {engine.get('pid', '?')})" + (", finishing" if engine.get("draining") else ""))
     if (disk := engine.get("disk") or {}) and disk["waiting_for"]:
         facts.add_row("disk", Text(disk["waiting_for"], style="red"))
+    if engine.get("clock_doubted"):
+        facts.add_row("clock", Text(CLOCK_DOUBTED, style="red"))
     if damaged := engine.get("damaged"):
         facts.add_row("damaged", Text("\n".join(damaged_words(damaged)), style="red"))
     wait = value["eta"]
@@ -149,7 +154,7 @@ def picture(value: dict[str, Any]) -> RenderableType:
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
     facts.add_row("repair", repair_words(repair))
-    if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
+    if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"] or moving.get("rebalancing")):
         facts.add_row("moving", moving_words(moving))
     if queues := queue_words(engine.get("queues") or {}):
         facts.add_row("waiting", "\n".join(queues))
@@ -190,8 +195,6 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
         words.append(f"{spares['waiting']} old copies of shares kept")
     if audit["cut_off"]:
         words.append("most nodes are away at once, so nobody is given up soon")
-    if audit.get("clock_doubted"):
-        words.append("most nodes say another time, so nothing is forgotten: is the clock of this machine right?")
     return ", ".join(words)
 
 
@@ -213,7 +216,10 @@ def freshness_words(fresh: dict[str, Any]) -> str:
 def moving_words(moving: dict[str, Any]) -> str:
     """What the engine moves of its own accord, in one line."""
     if not moving["queue"]:
-        return f"nothing now, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
+        now = "nothing now"
+        if moving.get("rebalancing"):  # a little of it, then a look at how full they are then
+            now = "filling nodes give to others, some each minute" + _waits(moving)
+        return f"{now}, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
     why = ", ".join(sorted(moving["reasons"]))
     left = "" if moving["eta_s"] is None else f", {duration(moving['eta_s'])} left"
     return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{_waits(moving)}"

@@ -34,6 +34,7 @@ from hivefs.daemon.engine_news import News
 from hivefs.daemon.engine_policies import EnginePolicies
 from hivefs.daemon.engine_queues import queues
 from hivefs.daemon.engine_roster import Learning
+from hivefs.daemon.engine_told import node_status
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.thinker import Thinker
 from hivefs.errors import Corrupt, DiskFull, HivefsError, NotEnoughShares
@@ -131,7 +132,9 @@ class Engine:
         )
         self.garbage = Garbage(self.store, claims, self.online)
         self.definitions = Definitions(self.store)
-        self.leases = Leases(self.store, self.online, time.time_ns, self._bad)
+        self.leases = Leases(self.store, self.online, time.time_ns, self._bad, os.urandom)
+        self.leases.right, self.leases.on_absurd = lambda: self.pool.clocks.right, self._keeps_nothing
+        self.writer.on_short = self.leases.short
         self.placing = Placing(
             self.keys.vault_id,
             self.stage,
@@ -207,6 +210,10 @@ class Engine:
         evidence: Evidence | None = getattr(self, "evidence", None)  # what is met before that begins with weighing all
         if record in EVIDENCE and evidence is not None:
             evidence.again()
+
+    def _keeps_nothing(self, node_id: NodeId, words: str) -> None:
+        self.pool.report(node_id, words)
+        self.trust.failed(node_id)
 
     def _bad(self, stripe: Stripe, index: int, reason: str) -> None:
         self.bad_shares.take(stripe, index, reason)
@@ -483,7 +490,7 @@ class Engine:
         nodes, turns = [], Turns()
         for node_id in list(islice(self.pool.members, MOST_TOLD)):
             if node_id in self.pool.members:  # it may be forgotten meanwhile
-                nodes.append(self.node_status(node_id))
+                nodes.append(node_status(self, node_id))
             await turns.item()
         return self.status(nodes)
 
@@ -492,7 +499,7 @@ class Engine:
         found, turns = [], Turns()
         for node_id in self.store.each_node(after):
             if node_id in self.pool.members:
-                found.append(self.node_status(node_id))
+                found.append(node_status(self, node_id))
                 if len(found) >= most:
                     break
             await turns.item()
@@ -503,7 +510,7 @@ class Engine:
         rate = self.placing.progress.rate()
         capacity = self.capacity()
         return {
-            "nodes": [self.node_status(n) for n in islice(self.pool.members, MOST_TOLD)] if nodes is None else nodes,
+            "nodes": [node_status(self, n) for n in islice(self.pool.members, MOST_TOLD)] if nodes is None else nodes,
             "nodes_in_state": {state.name.lower(): len(there) for state, there in self.pool.by_state.items()},
             "code": {"needed": self.policy.needed, "total": self.policy.total},
             "stripes": self.store.count("live"),
@@ -536,38 +543,15 @@ class Engine:
             "trash": self.store.count("trash"),
             "policies": self.rules.status(),
             "queues": queues(self),
-            "audit": {**self.audit.status(), "clock_doubted": self.pool.clocks.doubted},
+            "audit": self.audit.status(),
             "spares": self.spares.status(),
+            "clock_doubted": self.pool.clocks.doubted,
             "starting": not self.ready.is_set(),
             "hydrating": not self.hydration.done.is_set(),
             "cache_bytes": self.cache.usage,
             "capacity": None if capacity is None else {"total": capacity[0], "free": capacity[1]},
             "pid": os.getpid(),
             "draining": self.vault is not None and not hasattr(self.vault, "_client"),
-        }
-
-    def node_status(self, node_id: NodeId) -> dict[str, Any]:
-        """One node for people and programs."""
-        member = self.pool.members[node_id]
-        entry, weighed = member.entry, member.weighed
-        return {
-            "id": node_id.hex(),
-            "state": member.state.name.lower(),
-            "since_ns": member.since_ns,
-            "free": member.free_bytes,
-            "capacity": member.capacity,
-            "problems": member.problems,
-            "last_problem": member.last_problem or member.refused,
-            "attributes": {a.name: a.value for a in weighed.attributes},
-            "evidence": {a.name: a.evidence.name.lower() for a in weighed.attributes},
-            "unsure": list(weighed.problems),
-            "revoked": self.covers_keys(node_id, member.invited),
-            "addresses": [] if entry is None else list(entry.address.reachable),
-            "relays": [] if entry is None else list(entry.address.relays),
-            "relayed": member.client is not None and member.client.relayed,
-            "leaving_s": 0 if entry is None else entry.address.leaving_s,
-            "damaged": [record.name.lower() for record in self.store.damaged.of(node_id)],
-            **self.trust.status(node_id),
         }
 
 

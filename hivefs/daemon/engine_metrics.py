@@ -51,7 +51,7 @@ class _Engine:
         yield GaugeMetricFamily("hivefs_engine_stripes", "Stripes", s["stripes"])
         yield GaugeMetricFamily("hivefs_engine_cache_bytes", "Bytes of the cache", s["cache_bytes"])
         yield GaugeMetricFamily("hivefs_engine_cut_off", "1 while most nodes are away at once", int(s["audit"]["cut_off"]))
-        doubted = int(s["audit"]["clock_doubted"])
+        doubted = int(s["clock_doubted"])
         yield GaugeMetricFamily("hivefs_engine_clock_doubted", "1 while most nodes say another time", doubted)
         yield GaugeMetricFamily(
             "hivefs_engine_checkpoint_seconds", "Time of the last head", s["checkpoint"]["published_ns"] / 1e9

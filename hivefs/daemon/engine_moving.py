@@ -89,6 +89,7 @@ class EngineMoving:
             engine.pool.report,
         )
         engine.pool.on_dropped = self.ledger.hurry
+        engine.leases.lists = lambda node_id: self.ledger.row(node_id).number > 0
         self.ledger.needed.append(engine.store.has_spare)
         engine.repair.admit = self.budget.take
         engine.audit.admit = self.budget.take
@@ -311,4 +312,7 @@ class EngineMoving:
         """For ``hivefs status``."""
         waiting = self.held() or self.budget.waiting_for
         both = Moving.together(self.repack.moving.status(waiting), self.rebalance.moving.status(waiting))
-        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated}
+        return both | {
+            "rebalancing": self.rebalance.active,
+            "metadata_stripes_evacuated": self.evacuation.evacuated,
+        }

@@ -64,6 +64,7 @@ DISTRUSTED = "distrusted"
 
 OF_NODE: Final[dict[str, tuple[Record, Any]]] = {
     "renewed-": (Record.RENEWED, 0),
+    "granted-": (Record.RENEWED, 0),
     "ledger-": (Record.ACCOUNT, None),
     "receipt-": (Record.RECEIPT, None),
     "answered-": (Record.ANSWERED, None),

@@ -46,7 +46,7 @@ class MemoryNode:
     and counts how many it ``refused``; ``leaving_s`` is since when it leaves; ``also`` is what the owner says of it
     beside country and operator. An ``old`` one knows no receipts and ends the conversation when it is asked for one;
     ``clock_ns`` is what its clock says (None: the machine's), ``credits`` the vault that it credits, ``dropped`` how
-    many shares it says that its disk has lost.
+    many shares it says that its disk has lost, ``grants_ns`` for how long it keeps shares at most (by ``now``).
     """
 
     number: int
@@ -71,6 +71,14 @@ class MemoryNode:
     clock_ns: int | None = None
     credits: str = ""
     dropped: int = 0
+    grants_ns: int | None = None
+    now: Callable[[], int] = time.time_ns
+
+    def lease(self, share_id: ShareId, wanted_ns: int) -> int:
+        """Until when it keeps a share that is wanted until then (ns since 1970)."""
+        until = wanted_ns if self.grants_ns is None else min(wanted_ns, self.now() + self.grants_ns)
+        self.leases[share_id] = max(until, self.leases.get(share_id, until))
+        return self.leases[share_id]
 
     @property
     def seed(self) -> bytes:
@@ -140,7 +148,7 @@ class MemoryClient:
         if self._stopped.is_set() or not self._node.up:
             raise ConnectionLost(peer=str(self._node.number), reason="it is down")
 
-    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> None:
+    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> int:
         """Keep a share."""
         await self._answer()
         if hashlib.sha256(data).digest() != share_id:
@@ -151,9 +159,10 @@ class MemoryClient:
         if self._node.leaving_s or self._node.used + len(data) > self._node.capacity:
             raise NodeFull(peer=str(self._node.number), reason="full")
         self._node.shares[share_id] = data
-        self._node.leases[share_id] = max(lease_ns, self._node.leases.get(share_id, 0))
+        until = self._node.lease(share_id, lease_ns)
         self._node.rotten.discard(share_id)
         self._node.puts += 1
+        return min(lease_ns, until)
 
     async def get(
         self,
@@ -190,7 +199,7 @@ class MemoryClient:
         await self._answer()
         for share_id in share_ids:
             if share_id in self._node.shares:
-                self._node.leases[share_id] = max(lease_ns, self._node.leases.get(share_id, 0))
+                self._node.lease(share_id, lease_ns)
         return [s in self._node.shares for s in share_ids]
 
     def _know(self) -> None:

@@ -12,6 +12,7 @@ import trio
 from engine.memory_vault import MemoryVault
 from engine.test_engine import content, drop_cache, make_home, run, running, settle, until
 
+from hivefs.chunkstore.writer import DAY_NS, LEASE_NS
 from hivefs.daemon.engine_core import Engine
 from hivefs.errors import Corrupt, NodeFull, NotEnoughShares
 from hivefs.maintenance.check import HiveCheck
@@ -176,11 +177,11 @@ def test_nodes_that_run_full_or_refuse_while_shares_are_on_their_way(
         full = hive.nodes[::4] + hive.nodes[1:2]
         real = MemoryClient.put
 
-        async def put(self: MemoryClient, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> None:
+        async def put(self: MemoryClient, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> int:
             node: MemoryNode = self._node
             if node in full and len(node.shares) >= 2:
                 raise NodeFull(peer=str(node.number), reason="no space left on device")
-            await real(self, share_id, data, lease_ns, timeout=timeout)
+            return await real(self, share_id, data, lease_ns, timeout=timeout)
 
         monkeypatch.setattr(MemoryClient, "put", put)
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
@@ -198,5 +199,65 @@ def test_nodes_that_run_full_or_refuse_while_shares_are_on_their_way(
                 return {(node.node_id, name) for node in hive.nodes for name in node.shares} <= named
 
             await until(nothing_leaked)
+
+    run(test)
+
+
+@pytest.mark.parametrize("days", [-1000, 0, 3])
+def test_a_node_that_takes_shares_and_means_to_keep_them_for_days_only(tmp_path: Path, days: int) -> None:
+    """It counts as one that takes none, `hivefs status` says why, and what it took is deleted there."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        one, other = hive.nodes[0], hive.nodes[5]
+        one.grants_ns, other.grants_ns = days * DAY_NS, 60 * DAY_NS
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            plain = {ino: os.urandom(CHUNK_BYTES) for ino in range(12)}
+            for ino, data in plain.items():
+                vault.write(ino, 0, data)
+            await settle(engine, vault)
+            await all_guaranteed(engine)
+            named = [share.node for stripe in engine.store.stripes() for share in stripe.shares]
+            assert one.node_id not in named and other.node_id in named
+            said = next(n for n in (await engine.told())["nodes"] if n["id"] == one.node_id.hex())
+            assert {-1000: "past", 0: "0 hours", 3: "3.0 days"}[days] in said["last_problem"]
+            await until(lambda: not one.shares)
+            # The one that keeps them for less than it was asked is used, and asked again in time.
+            assert abs(engine.leases.granted(other.node_id) - 60 * DAY_NS) < DAY_NS
+            assert engine.leases.granted(one.node_id) == LEASE_NS, "nothing lies there"
+
+    run(test)
+
+
+def test_a_node_that_renews_and_says_that_it_does_not_comes_out_of_trust(tmp_path: Path) -> None:
+    """Its leases are seen in its own listing after a renewal; its shares move while they are there."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            plain = {ino: os.urandom(CHUNK_BYTES) for ino in range(6)}
+            for ino, data in plain.items():
+                vault.write(ino, 0, data)
+            await settle(engine, vault)
+            await all_guaranteed(engine)
+            one = max(hive.nodes, key=lambda node: len(node.shares))
+            one.grants_ns = 2 * DAY_NS
+            for share_id in one.shares:
+                one.leases[share_id] = one.now() + DAY_NS
+            client = engine.pool.client(one.node_id)
+            assert client is not None
+            engine.leases.lists = lambda node_id: True
+            for _ in range(9):
+                now = engine.leases._clock()
+                some = await engine.leases._renew(one.node_id, client, now + LEASE_NS)
+                await engine.leases._look_up(one.node_id, client, some, now, trio.current_time())
+                if engine.trust.suspended(one.node_id):
+                    break
+            assert engine.trust.suspended(one.node_id) and "days only" in engine.pool.members[one.node_id].last_problem
+            await until(lambda: not one.shares)
+            await all_guaranteed(engine)
+            drop_cache(engine)
+            for ino, data in plain.items():
+                assert await content(engine, vault, ino, 0) == data
 
     run(test)

@@ -47,11 +47,12 @@ class One:
     def __init__(self, nodes: Swallowing, node_id: NodeId) -> None:
         self.nodes, self.country = nodes, COUNTRIES[node_id[0] % 5]
 
-    async def put(self, share_id: bytes, data: bytes, lease_ns: int, *, timeout: float) -> None:
+    async def put(self, share_id: bytes, data: bytes, lease_ns: int, *, timeout: float) -> int:
         self.nodes.kept[self.country].add(share_id)
         await trio.lowlevel.checkpoint()
         if not self.nodes.answers:
             raise ConnectionLost(peer="one", reason="the answer is lost")
+        return lease_ns
 
 
 def test_a_stripe_that_is_placed_again_and_again_gives_nobody_k_shares() -> None:

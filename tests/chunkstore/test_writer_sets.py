@@ -35,9 +35,10 @@ class FakeNodes:
         self._asked = node_id
         return self
 
-    async def put(self, share_id: bytes, data: bytes, lease_ns: int, *, timeout: float) -> None:
+    async def put(self, share_id: bytes, data: bytes, lease_ns: int, *, timeout: float) -> int:
         if self._asked in self.bad:
             raise NodeFull(peer="one", reason="full")
+        return lease_ns
 
     def reserve(self, node_id: NodeId, size: int) -> None: ...
 

@@ -283,6 +283,8 @@ def test_what_the_engine_moves_is_one_line() -> None:
         "waiting_for": "",
     }
     assert moving_words(moving) == "nothing now, 3.0 MiB so far, 5.0 MiB of room came back by it"
+    evened = moving_words(moving | {"rebalancing": True})
+    assert evened == "filling nodes give to others, some each minute, 3.0 MiB so far, 5.0 MiB of room came back by it"
     moving |= {"queue": 2, "bytes_left": 4 << 20, "reasons": {"b": {}, "a": {}}, "rate": 1 << 20, "eta_s": 4}
     assert moving_words(moving) == "4.0 MiB (a, b), 1.0 MiB/s, 4 s left"
     moving |= {"eta_s": None, "waiting_for": "The drive is in use."}

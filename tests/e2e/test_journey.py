@@ -89,7 +89,8 @@ def test_damaged_shares_are_detected_read_elsewhere_and_reported(tmp_path: Path,
         swapped.write_bytes(other.read_bytes())
         found = hive.run("check", "--data", "--json", check=False, timeout=300)
         report = json.loads(found.stdout)
-        assert found.returncode == 54 and report["problems"] >= 3
+        # An audit may have found one first, and repair have made it again meanwhile.
+        assert found.returncode == 54 and report["problems"] + hive.engine()["repair"]["repaired"] >= 3
         assert any("damaged" in f["kind"] or "missing" in f["kind"] for f in report["findings"])
         hive.drop_caches()
         diff(tree, hive.drive / "photos")

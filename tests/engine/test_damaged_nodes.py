@@ -24,6 +24,7 @@ from hivefs.placement.reputation import Reputation
 from hivefs.testing.memory_hive import MemoryHive
 
 from .memory_vault import MemoryVault
+from .test_clocks import shown
 from .test_engine import SECRETS, content, drop_cache, make_home, run, running, settle, until
 
 
@@ -88,6 +89,7 @@ def test_one_that_is_merely_known_is_set_aside_until_its_entry_is_told_again(
             mine = next(node for node in status["nodes"] if node["id"] == one.node_id.hex())
             assert "entry" in mine["damaged"] and "damaged" in mine["last_problem"] and mine["addresses"] == []
             assert told(caplog, one.node_id, Record.ENTRY) == 1
+            assert f"node {one.node_id.hex()[:12]}: its entry is damaged" in " ".join(shown(engine).split())
             vault.write(6, 0, b"more" * 1000)
             await settle(engine, vault)
             drop_cache(engine)

@@ -66,7 +66,7 @@ LIVING: Final = {
     "maintenance/garbage.py:Garbage.empty_trash",
     "maintenance/garbage.py:Garbage.reap",
     "maintenance/garbage.py:Garbage.take_released",
-    "maintenance/leases.py:Leases._note",
+    "maintenance/leases.py:Leases._write",
     "maintenance/repair.py:Repair._record",
     "maintenance/repair.py:Repair.bad_share",
     "maintenance/spares.py:Spares._give_up",

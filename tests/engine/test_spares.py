@@ -82,9 +82,9 @@ def test_an_old_copy_is_taken_back_instead_of_being_made_again(tmp_path: Path, m
     sent: list[ShareId] = []
     real = MemoryClient.put
 
-    async def put(self: MemoryClient, share_id: ShareId, data: bytes, lease_ns: int, **options: float) -> None:
+    async def put(self: MemoryClient, share_id: ShareId, data: bytes, lease_ns: int, **options: float) -> int:
         sent.append(share_id)
-        await real(self, share_id, data, lease_ns, **options)
+        return await real(self, share_id, data, lease_ns, **options)
 
     async def test() -> None:
         monkeypatch.setattr(MemoryClient, "put", put)

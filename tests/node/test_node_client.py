@@ -386,6 +386,26 @@ def dripping(body) -> None:  # type: ignore[no-untyped-def]
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+@pytest.mark.parametrize("ahead", [0, 1000, -500])
+def test_what_counts_of_a_lease_is_what_was_asked_for_or_less_if_less_was_granted(ahead: int) -> None:
+    async def body(client: NodeClient, node: PlayedNode) -> None:
+        share_id, data = share(50)
+        for granted, counts in ((70_000, 70_000), (1 << 62, 70_000), (69_999, 69_999), (501, 501), (0, 0)):
+            client.ahead_ns, got = ahead, list[int]()
+
+            async def put(got: list[int] = got) -> None:
+                got.append(await client.put(share_id, data, 70_000))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(put)
+                number, _ = await node.request()
+                client.ahead_ns = 7  # it tells another time meanwhile
+                await node.answer(number, answers.Kept(max(0, granted + ahead)))
+            assert got == [max(counts, -ahead)]
+
+    dripping(body)
+
+
 def test_leases_go_by_the_nodes_clock_when_ours_is_far_behind() -> None:
     async def body(client: NodeClient, node: PlayedNode) -> None:
         client.ahead_ns = 1000

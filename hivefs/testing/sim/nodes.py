@@ -147,7 +147,7 @@ class SimClient:
         if not self.node.reachable:
             raise ConnectionLost(peer=self.peer, reason="it is down")
 
-    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> None:
+    async def put(self, share_id: ShareId, data: bytes, lease_ns: int, *, timeout: float = 30) -> int:
         """Keep a share; the bytes are there before the answer is."""
         await self._answer(timeout)
         if hashlib.sha256(data).digest() != share_id:
@@ -156,19 +156,20 @@ class SimClient:
         if node.used + len(data) > node.capacity:
             raise NodeFull(peer=self.peer, reason="full")
         self._truth.traffic.put(len(data))
+        until = grant(lease_ns + self.ahead_ns, node.time(self._clock(), self._running()))
         if node.drops:
             node.pretended.add(share_id)
             self._truth.pretended(node, share_id)
         else:
             if share_id not in node.shares:
                 node.used += len(data)
-            until = grant(lease_ns + self.ahead_ns, node.time(self._clock(), self._running()))
             node.shares[share_id] = Held(data, until)
             if node.flips:
                 self._truth.pretended(node, share_id)
             else:
                 self._truth.stored(node, share_id)
         await self._answer(timeout)
+        return min(lease_ns, until - self.ahead_ns)
 
     @staticmethod
     def _running() -> int:

@@ -69,6 +69,7 @@ class Wired:
             claims=life.claims,
             trust=life.trust,
             audit=life.audit,
+            leases=life.leases,
             online=life.online,
             node_view=life.store.node_view,
             policy=life.policy,
