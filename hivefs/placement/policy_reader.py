@@ -14,7 +14,7 @@ from hivefs.model.words import showable, shown
 from hivefs.placement.arithmetic import MOST_SHARES, PLURALS, impossible
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.conjunction import join, limits_of, split
-from hivefs.placement.countries import COUNTRIES
+from hivefs.placement.countries import COUNTRIES, MEANT
 from hivefs.placement.policy import AT_ONCE, Policy
 from hivefs.placement.toml_places import Path, Place, position
 from hivefs.placement.verifier import Rules
@@ -142,6 +142,8 @@ class Reader:
     def _no_place(self, word: str, blocs: Iterable[str]) -> str:
         if word.upper() in COUNTRIES:
             return f'"{word}" must be in capitals: {word.upper()}'
+        if word.upper() in MEANT:
+            return f'"{word}" is no country of ISO 3166; say {MEANT[word.upper()]}'
         names = list(blocs)
         close = get_close_matches(word[:64].upper(), names, 1)
         hint = f" (did you mean {close[0]})" if close else f"; blocs are {', '.join(names[:12])}"

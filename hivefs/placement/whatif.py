@@ -24,7 +24,7 @@ from hivefs.model.ids import NodeId
 from hivefs.model.node import UNKNOWN
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.conjunction import split
-from hivefs.placement.countries import COUNTRIES
+from hivefs.placement.countries import COUNTRIES, MEANT
 from hivefs.placement.policy_reader import NAMED
 
 Authorities = Mapping[str, frozenset[str]]
@@ -49,7 +49,8 @@ def named(
             found.append(word)
         else:
             there = f"a country (two letters), one of {', '.join(known)}, or {', '.join(f'{f}:NAME' for f in NAMED)}"
-            raise BadSetting(name=option, reason=f"'{word}' is not {there}")
+            meant = f"; say {MEANT[word.upper()]}" if word.upper() in MEANT else ""
+            raise BadSetting(name=option, reason=f"'{word}' is not {there}{meant}")
     return split(found)
 
 

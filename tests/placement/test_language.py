@@ -110,6 +110,7 @@ def test_families_of_their_own_rules() -> None:
         ("[policy.x]\nmax_per = { operators = 2 }", 2, 13, "did you mean operator"),
         ("[policy.x]\nmax_per = { operator = 0 }", 2, 24, "from 1 to"),
         ('[policy.x]\nallow = ["DE", "XX"]', 2, 16, "neither a country"),
+        ('[policy.x]\nallow = ["DE", "UK"]', 2, 16, "say GB"),
         ('[policy.x]\nallow = ["de"]', 2, 10, "capitals: DE"),
         ("[policy.x]\nallow = []", 2, 9, "no node"),
         ('[policy.x]\nallow = ["owner:me"]', 2, 10, "no family"),

@@ -86,6 +86,9 @@ def test_who_is_meant() -> None:
     for word in ("XX", "", "owner:me", "operator:"):
         with pytest.raises(BadSetting, match="--lose"):
             named([word], "--lose")
+    for word, meant in (("UK", "GB"), ("uk", "GB"), ("EL", "GR")):
+        with pytest.raises(BadSetting, match=f"--seize.*'{word}' is not a country .*say {meant}"):
+            named([word], "--seize")
     acme: Authorities = {"jurisdiction": frozenset({"DE"}), "operator": frozenset({UNKNOWN})}
     assert under({"operator": frozenset({"acme"})}, acme) and not under({"jurisdiction": frozenset({"FR"})}, acme)
     assert under({"hoster": frozenset({"h"})}, acme) and not under({}, acme)
