@@ -28,12 +28,12 @@ from hivefs.model.attestation import Attestation, Said
 from hivefs.model.node import ATTRIBUTE_NAMES, JURISDICTION_NAMES, Attribute, Evidence, Membership
 from hivefs.model.words import showable
 from hivefs.placement.countries import COUNTRIES
+from hivefs.placement.networks import V4_PREFIX, V6_PREFIX, network_number
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SUBNET = "subnet"
 FROM_TABLE = ("country", "asn", "hoster")
-V4_PREFIX, V6_PREFIX = 24, 48
 MOST_SUBNETS = 16
 
 
@@ -149,7 +149,7 @@ def same(name: str, one: str, other: str) -> bool:
 
 def _plain(name: str, value: str) -> str:
     value = value.strip().casefold()
-    return value.removeprefix("as") if name == "asn" else value
+    return network_number(value) or value if name == "asn" else value
 
 
 def _words(
@@ -164,6 +164,8 @@ def _words(
             value = ""  # nobody is called so: it would steer a terminal, or write a line of a log
         if name.endswith("country"):
             value = value.upper() if len(value) == 2 and value.isascii() and value.isalpha() else ""
+        if name == "asn":
+            value = network_number(value)  # AS64500 and 64500 are the same, and rules name the latter
         found.setdefault(name, []).append(_Word(evidence, value, who))
 
     for made in attested:

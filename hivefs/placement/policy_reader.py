@@ -15,6 +15,7 @@ from hivefs.placement.arithmetic import MOST_SHARES, PLURALS, impossible
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.conjunction import join, limits_of, split
 from hivefs.placement.countries import COUNTRIES, MEANT
+from hivefs.placement.networks import WRONG, written
 from hivefs.placement.policy import AT_ONCE, Policy
 from hivefs.placement.toml_places import Path, Place, position
 from hivefs.placement.verifier import Rules
@@ -32,10 +33,11 @@ _KINDS = {bool: "a truth value", int: "a number", str: "a text", list: "a list",
 
 
 class Reader:
-    """The text with the places of what is in it."""
+    """The text with the places of what is in it. ``kept``: it is in force, maybe since a release that looked at less."""
 
-    def __init__(self, text: str, places: Mapping[Path, Place]) -> None:
+    def __init__(self, text: str, places: Mapping[Path, Place], kept: bool = False) -> None:
         self._text = text
+        self._kept = kept
         self._places = places
 
     # ---- saying what is wrong ---------------------------------------------------------------------------------------
@@ -270,7 +272,10 @@ class Reader:
             if colon and family in NAMED:
                 if not name or len(name) > MAX_WORD or not showable(name) or name != name.strip():
                     raise self.wrong(path, f'"{self.short(word)}" names no {family}', value=True)
-                found.add(word)
+                meant = written(family, name) or (name if self._kept else "")
+                if not meant:
+                    raise self.wrong(path, f'"{self.short(word)}" is {WRONG[family]}', value=True)
+                found.add(join(family, meant))
                 continue
             place = name if colon and family in ("jurisdiction", "bloc") else word
             if place in known and family != "jurisdiction":

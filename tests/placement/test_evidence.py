@@ -138,7 +138,7 @@ def test_the_users_table_confirms_fills_in_and_contradicts() -> None:
     assert of("country", two.attributes) == ("", REGISTRY) and "lie in DE and US" in two.problems[0]
     assert of("country", known(DE, registry=GERMAN, addresses=["/ip4/127.0.0.1/tcp/1"])) == ("DE", CLAIMED)
     claim = member(Attribute("asn", "AS24940"), Attribute("hoster", "HETZNER"))
-    assert of("asn", known(claim, registry=GERMAN, addresses=[AT_8])) == ("AS24940", REGISTRY)
+    assert of("asn", known(claim, registry=GERMAN, addresses=[AT_8])) == ("24940", REGISTRY), "as a rule names it"
     assert of("hoster", known(claim, registry=GERMAN, addresses=[AT_8])) == ("HETZNER", REGISTRY)
 
 
@@ -248,6 +248,14 @@ def test_a_country_that_is_none_is_unknown_whoever_says_it_and_contradicts_what_
     table = Fake(_8_8_8_8=Origin("EU", "1", "x"))
     assert of("country", known(member(), registry=table, addresses=[AT_8])) == ("", REGISTRY)
     assert of("country", known(DE, registry=table, addresses=[AT_8])) == ("", REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("AS64500", "64500"), ("as064500", "64500"), ("abc", ""), ("4294967296", ""), ("0", "")]
+)
+def test_the_number_of_a_network_is_known_as_rules_name_it(said: str, found: str) -> None:
+    """Under deny = ["asn:64500"] a node in "AS64500" was allowed."""
+    assert of("asn", known(member(Attribute("asn", said)))) == (found, CLAIMED)
 
 
 def test_a_value_that_cannot_be_shown_is_unknown() -> None:
