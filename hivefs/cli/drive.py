@@ -81,7 +81,7 @@ def mounted_at(home: Home, only: Path | None = None) -> dict[str, Any]:
 
 def place_of(mountpoint: Path) -> Path:
     """A mount point as mounts are listed: nothing is followed there, where a dead drive may be."""
-    path = Path(os.path.abspath(mountpoint))  # noqa: PTH100 - Path.absolute() keeps "..", and resolve() asks the drive
+    path = Path(os.path.abspath(mountpoint))  # Path.absolute() keeps ".."; resolve() asks the drive
     return Path(os.path.realpath(path.parent)) / path.name
 
 

@@ -20,7 +20,7 @@ from hivefs.daemon.control_values import level_of
 from hivefs.daemon.engine_link import EngineLink, LazyBook
 from hivefs.daemon.first_use import open_or_make
 from hivefs.daemon.home import Home
-from hivefs.daemon.memory import keep_few_new, keep_maps_small
+from hivefs.daemon.memory import keep_small
 from hivefs.daemon.warming import Warming
 from hivefs.errors import EngineUnavailable, NotMounted, StoreDamaged, VaultInUse
 from hivefs.filesystem.courtesy import Courtesy
@@ -150,8 +150,7 @@ class Drive:
                 working.start_soon(lambda: self.engine.supervise(secrets, start=self._options.engine))
                 working.start_soon(self.engine.hydrate, self._store, self._load)
                 working.start_soon(self._give_hints)
-                working.start_soon(keep_maps_small)
-                working.start_soon(keep_few_new)
+                working.start_soon(keep_small)
                 working.start_soon(self._warming.run)
                 await working.start(self._session_until_end, working.cancel_scope)
                 ready()

@@ -33,8 +33,7 @@ from hivefs.daemon.memory import (
     collect_nothing,
     collect_often,
     keep_buffers,
-    keep_few_new,
-    keep_maps_small,
+    keep_small,
     settled,
     switch_often,
 )
@@ -468,11 +467,10 @@ async def _serve(
             from hivefs.daemon import engine_metrics  # loads prometheus_client: only where it is wanted
 
             nursery.start_soon(engine_metrics.serve, port, engine.told)
-        nursery.start_soon(keep_maps_small)
         settled()
         collect_often()
         switch_often()
-        nursery.start_soon(keep_few_new)
+        nursery.start_soon(keep_small)
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

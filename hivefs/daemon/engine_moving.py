@@ -312,4 +312,7 @@ class EngineMoving:
         """For ``hivefs status``."""
         waiting = self.held() or self.budget.waiting_for
         both = Moving.together(self.repack.moving.status(waiting), self.rebalance.moving.status(waiting))
-        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated}
+        return both | {
+            "rebalancing": self.rebalance.active,
+            "metadata_stripes_evacuated": self.evacuation.evacuated,
+        }

@@ -93,7 +93,7 @@ class _Near:
 def explain(look: Look, path: str) -> dict[str, Any]:
     """Who holds what of the files at and below a path, and what proves that it is as their policies say."""
     book, nodes = look.book, look.nodes
-    made = parse(book.policy_text(), book.default)
+    made = parse(book.policy_text(), book.default, kept=True)
     keys = SortedKeys(look.room, NUMBER + ID_BYTES)
     try:
         names, files, local = _named_stripes(look, path, made, keys)
@@ -185,7 +185,7 @@ def _repair(policy: Policy, codes: Iterable[str]) -> dict[str, str]:
 def simulate(look: Look, path: str, lose: list[str], seize: list[str], gone: int) -> dict[str, Any]:
     """What would be left, and what could be put together. Raises BadSetting for words that name no authority."""
     book, nodes = look.book, look.nodes
-    made = parse(book.policy_text(), book.default)
+    made = parse(book.policy_text(), book.default, kept=True)
     ask = WhatIf(
         {n.node_id: authorities(n.attributes, made.policies[DEFAULT].evidence) for n in nodes if n.state != NodeState.GONE},
         named(lose, "--lose", made.blocs),
