@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ def apply(
     key_file: Path | None,
     as_json: bool,
     said: str = "The policies are in force.",
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Put a text into force and say so, and what waits. Raises BadPolicy, PolicyInfeasible (without ``force``)."""
+    """Put a text into force and say so, and what waits; ``more`` is what else programs are told. Raises BadPolicy,
+    PolicyInfeasible (without ``force``).
+    """
     parse(text, home.policy())
     value = {"text": text, "force": force}
     found: dict[str, Any] = ask_engine(home, "policy_set", value, password_file, key_file, visible=not as_json)
     if as_json:
-        show_json(found)
+        show_json({**found, **(more or {})})
         return found
     click.echo(said)
     for name in found["in_use"]:

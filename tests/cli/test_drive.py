@@ -189,6 +189,7 @@ def test_what_runs_before_the_first_mount_does_no_harm(user: User) -> None:
     assert user.json("check")["problems"] == 0
     assert user.json("placement", "/")["files"] == 0
     user.run("policy", "simulate", "--nodes-gone", 1)
+    assert user.json("policy", "set", "/Later", "default", "--force")["nothing_there"] is True
     user.run("mount", user.drive)
     (user.drive / "f").write_text("x")
     user.run("umount")
