@@ -415,11 +415,36 @@ def test_edit(world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert code == 0 and "Nothing was changed" in out and world.book.kept == before
 
 
+@pytest.mark.parametrize("written", ["", " \n\n", "# nothing\n"])
+def test_an_empty_text_takes_no_rule_away_unless_that_is_forced(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, written: str
+) -> None:
+    monkeypatch.setattr(policy_edit.click, "edit", lambda filename: Path(filename).write_text(written))
+    text = tmp_path / "policy.toml"
+    text.write_text(written)
+    before = '[policy.default]\ncode = "4/8"\nno_hostage = { slack = 1 }\n'
+    for world.book.kept in ("", before):
+        kept = world.book.kept
+        code, out, err = run("policy", "edit")
+        assert code == 0 and "Nothing was changed" in out and "The text is empty" in err and world.book.kept == kept
+        assert bool(list(tmp_path.rglob("policy-refused.toml"))) == written.startswith("#"), "what says something is kept"
+        code, _, err = run("policy", "apply", text)
+        assert code == 62 and "it is empty" in err and "--force" in err and world.book.kept == kept
+    for more in ((), ("--text-only",)):
+        code, out, _ = run("policy", "check", text, *more)
+        assert code == 0 and "The text is empty: the vault's own default holds" in out
+        assert json.loads(run("policy", "check", text, "--json", *more)[1])["empty"] is True
+    assert run("policy", "apply", text, "--force")[0] == 0 and world.book.kept == written
+    world.book.kept = before
+    assert run("policy", "edit", "--force")[0] == 0 and world.book.kept == written
+    assert json.loads(run("policy", "check", "--json")[1])["empty"] is True, "in force"
+
+
 @pytest.mark.parametrize("moment", ["editor", "question", "engine", "gave up"])
 def test_what_was_written_in_the_editor_is_kept_and_named_when_it_is_interrupted(
     world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
 ) -> None:
-    rounds = iter(("[policy.default]\nmine = 1\n",) if moment != "engine" else ("# mine = 1\n",))
+    rounds = iter(("[policy.default]\nmine = 1\n",) if moment != "engine" else ("[policy.p]\n# mine = 1\n",))
 
     def edit(filename: str) -> None:
         text = next(rounds, "")
