@@ -25,6 +25,7 @@ from hivefs.daemon import control, evidence_control, priority
 from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opening
+from hivefs.daemon.first_use import never_used
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.looker import Looker
@@ -262,7 +263,8 @@ class Process:
             while self._metadata is None:  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
                 await trio.sleep(0.05)
         if self._metadata is None:
-            raise StoreDamaged(path=self._home.metadata, reason="it cannot be opened now")
+            there = (self._home.metadata / "data.mdb").exists()
+            raise StoreDamaged(path=self._home.metadata, reason="it cannot be opened now" if there else "it is not there")
         return self._metadata.another()
 
     # ---- following the mount ----------------------------------------------------------------------------------------
@@ -292,8 +294,10 @@ class Process:
 
     async def _drain_or_done(self) -> bool:
         """Without a mount: place what is left. True when the engine may end."""
-        if not (self._home.metadata / "data.mdb").exists():
-            return False  # never mounted yet: the mount that started us is about to
+        if not (self._home.metadata / "data.mdb").exists() and not never_used(
+            self._home, self._engine.keys, self._engine.store
+        ):
+            return False  # it is lost: who asks for it hears that, and the nodes can be asked all the same
         try:
             with opened_unmounted(self._home, self._engine.keys, self._engine.store) as drive:
                 log.info("no mount: placing what is left")

@@ -5,8 +5,9 @@
     policy_set       {text, force}                              -> the same; raises PolicyInfeasible without force
     policy_explain   {path}            progress [what, n, total]  -> see policy_look.explain
     policy_simulate  {path, lose, seize, nodes_gone}  progress    -> see policy_look.simulate
+    policy_there     {path}                                     -> {there: bool}, of what is on this machine
 
-A text that is wrong raises BadPolicy before anything is looked at. The last two look through files and stripes: a process
+A text that is wrong raises BadPolicy before anything is looked at. The last three look through files and stripes: a process
 of its own does that (looker.py).
 """
 
@@ -63,6 +64,7 @@ class PolicyControl:
         methods.add("policy_set", self._set)
         methods.add_stream("policy_explain", self._explain)
         methods.add_stream("policy_simulate", self._simulate)
+        methods.add_stream("policy_there", self._there)
 
     async def _parse(self, text: str) -> PolicySet:
         return await trio.to_thread.run_sync(parse, text, self._book.default)
@@ -128,6 +130,11 @@ class PolicyControl:
         with self._busy():
             await self._ready()
             return await self._look("explain", {"path": _plain(str(value["path"]))}, self._book.nodes(), report)
+
+    async def _there(self, value: Any, report: Report) -> Encoded:
+        with self._busy():
+            await self._ready()
+            return await self._look("there", {"path": _plain(str(value["path"]))}, (), report)
 
     async def _simulate(self, value: Any, report: Report) -> Encoded:
         with self._busy():
