@@ -61,6 +61,8 @@ BOOTSTRAP_EVERY = 30.0
 REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
+MEET_SECONDS = 10.0
+"""Who asks whether nodes can keep a policy waits so long after a start for nodes to be heard of."""
 MOST_NODES = 128
 """Nodes that one answer tells of: to encode it takes half a millisecond."""
 AT_ONCE = ("status", "shutdown", "release_metadata")
@@ -77,6 +79,8 @@ class Process:
         self._conversations = conversations
         self._home = home
         self._drain: trio.CancelScope | None = None
+        self._begun = trio.current_time()
+        self._met = False
         self._released = trio.Event()
         self._calls = 0
         self._idle_since = trio.current_time()
@@ -111,7 +115,8 @@ class Process:
         methods.hold(engine.ready.wait, AT_ONCE)
         methods.add_stream("check", self._check)
         evidence_control.add(methods, engine)
-        PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked).add_to(methods)
+        rules = PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked, self.meeting)
+        rules.add_to(methods)
         return methods
 
     async def begun(self) -> bool:
@@ -333,6 +338,10 @@ class Process:
                 return
             await trio.sleep(0.5)
 
+    def meeting(self) -> bool:
+        """Whether this process has just started and did not hear of its nodes from those of the vault file yet."""
+        return not self._met and trio.current_time() - self._begun < MEET_SECONDS
+
     async def bootstrap(self) -> None:
         """Learn nodes: every address of the vault file is asked once, then some node that is online now and then."""
         unasked = set(self._home.vault.nodes)
@@ -344,6 +353,7 @@ class Process:
                     unasked.discard(address)
                 except HivefsError as error:
                     log.debug("bootstrap: %s", error)
+            self._met = self._met or len(unasked) < len(self._home.vault.nodes)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
             if self._engine.store.damaged and not self._engine.pool.online():

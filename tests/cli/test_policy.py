@@ -265,6 +265,37 @@ def test_an_automatic_code_is_feasible_when_some_code_is() -> None:
     assert infeasible(Policy(0, 0, auto=True), four[:2]) != "" and infeasible(Policy(4, 8), four) != ""
 
 
+def test_an_engine_that_has_just_started_waits_to_hear_of_its_nodes() -> None:
+    for name in ("policy_check", "policy_set"):
+        world = World()
+        there, world.book.there = world.book.there, []
+        looks = iter((True, True, True, False))
+
+        def meeting(there: list[Node] = there, world: World = world, looks: Iterator[bool] = looks) -> bool:
+            found = next(looks)
+            if not found:
+                world.book.there = there  # what was heard last counts
+            return found
+
+        PolicyControl(world.book, world.look, world.ready, meeting=meeting).add_to(world.methods)
+        steps: list[Any] = []
+        found = world.ask(name, {"text": ""}, steps)
+        assert found["nodes"] == 12 and not any(found["policies"].values()) and not found["metadata"]
+        assert steps == [["nodes heard of so far", 0, 0]] * 3
+
+
+def test_what_can_be_kept_waits_for_nobody_and_what_cannot_is_said_in_the_end() -> None:
+    world, steps = World(), list[Any]()
+    PolicyControl(world.book, world.look, world.ready, meeting=lambda: True).add_to(world.methods)
+    assert world.ask("policy_check", {"text": ""}, steps)["nodes"] == 12 and steps == []
+    world.book.there = []
+    looks = iter((True, False))
+    PolicyControl(world.book, world.look, world.ready, meeting=lambda: next(looks)).add_to(world.methods)
+    with pytest.raises(PolicyInfeasible):
+        world.ask("policy_set", {"text": ""}, steps)
+    assert len(steps) == 1
+
+
 # ---- the commands -------------------------------------------------------------------------------------------------------
 
 
