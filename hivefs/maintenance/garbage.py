@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 512
 EVERY = 1.0
-SELDOM = 2.0
-"""Seconds between two questions for what the drive released; the second when there was nothing for SELDOM_AFTER."""
 SELDOM_AFTER = 10.0
+"""When there was nothing for so many times EVERY, the drive is asked for what it released half as often."""
 DELETES = 256
 
 
@@ -65,7 +64,7 @@ class Garbage:
                         self._state.doom_chunk(chunk_id)
                 await vault.released_done(batch[-1][0])
             if len(batch) < BATCH:
-                with trio.move_on_after(EVERY if trio.current_time() - last < SELDOM_AFTER else SELDOM):
+                with trio.move_on_after(EVERY if trio.current_time() - last < SELDOM_AFTER * EVERY else 2 * EVERY):
                     await self._released.wait()
 
     async def empty_trash(self) -> None:

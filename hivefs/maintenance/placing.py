@@ -45,9 +45,8 @@ BATCH = 256
 BATCH_BYTES = 8 << 20
 STRIPES_AT_ONCE = 3
 IDLE = 0.5
-LONG_IDLE = 1.0
-"""Pauses between two questions for dirty slots, in seconds; the second when there was none for LONG_AFTER."""
 LONG_AFTER = 10.0
+"""Seconds between two questions for dirty slots; twice that when there was none for LONG_AFTER."""
 GIVE_UP = 60.0
 """Seconds after which the slots of a stripe that cannot be placed are looked at anew."""
 STUCK = 10.0
@@ -173,7 +172,7 @@ class Placing:
                 if idle:
                     hurried = False
                 if idle and not hurried:
-                    with trio.move_on_after(IDLE if trio.current_time() - worked < LONG_AFTER else LONG_IDLE):
+                    with trio.move_on_after(IDLE if trio.current_time() - worked < LONG_AFTER else 2 * IDLE):
                         await self.hurry.wait()
 
     # ---- lanes ------------------------------------------------------------------------------------------------------
