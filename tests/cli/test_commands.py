@@ -183,6 +183,8 @@ def test_hive_and_node_init(hivefs, places: Path) -> None:  # type: ignore[no-un
     assert hivefs(*node, "--listen", "/ip4/127.0.0.1/tcp/4001").code == 39
     assert hivefs(*node, "--listen", "nonsense").code == 41
     assert hivefs(*[{"de": "Germany"}.get(str(a), a) for a in node], "--listen", "/ip4/127.0.0.1/tcp/1").code == 60
+    ran = hivefs(*[{"de": "uk", places / "n": places / "m"}.get(a, a) for a in node], "--listen", "/ip4/127.0.0.1/tcp/1")
+    assert ran.code == 60 and "--country" in ran.err and "say GB" in ran.err and not (places / "m").exists()
     (places / "h.key").chmod(0o644)
     assert hivefs(*node, "--listen", "/ip4/127.0.0.1/tcp/4001").code == 16
 
