@@ -19,7 +19,9 @@ from hivefs.placement.whatif import independent, limits_in_words
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node as a policy looks at it. ``here``: it is not given up, not revoked and does not leave."""
+    """A node as a policy looks at it. ``here``: it is not given up, not revoked, not out of trust and does not
+    leave: the engine may place on it.
+    """
 
     node_id: NodeId
     state: NodeState

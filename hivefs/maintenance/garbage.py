@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 512
 EVERY = 1.0
-SELDOM = 2.0
-"""Seconds between two questions for what the drive released; the second when there was nothing for SELDOM_AFTER."""
-SELDOM_AFTER = 10.0
 DELETES = 256
 
 
@@ -54,18 +51,16 @@ class Garbage:
 
     async def take_released(self, vault: Vault) -> None:
         """Doom what the mount released, until cancelled. HivefsError of the vault passes out."""
-        last = trio.current_time()
         while True:
             self._released = trio.Event()
             batch = await vault.released(0, BATCH)
             if batch:
-                last = trio.current_time()
                 with self._state.writing():
                     for _, chunk_id in batch:
                         self._state.doom_chunk(chunk_id)
                 await vault.released_done(batch[-1][0])
             if len(batch) < BATCH:
-                with trio.move_on_after(EVERY if trio.current_time() - last < SELDOM_AFTER else SELDOM):
+                with trio.move_on_after(EVERY):
                     await self._released.wait()
 
     async def empty_trash(self) -> None:

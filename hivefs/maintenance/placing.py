@@ -45,9 +45,6 @@ BATCH = 256
 BATCH_BYTES = 8 << 20
 STRIPES_AT_ONCE = 3
 IDLE = 0.5
-LONG_IDLE = 1.0
-"""Pauses between two questions for dirty slots, in seconds; the second when there was none for LONG_AFTER."""
-LONG_AFTER = 10.0
 GIVE_UP = 60.0
 """Seconds after which the slots of a stripe that cannot be placed are looked at anew."""
 STUCK = 10.0
@@ -154,7 +151,7 @@ class Placing:
         """Place for one vault connection until cancelled; HivefsError of the vault passes out."""
         self._in_flight.clear()
         self._lanes.clear()
-        hurried, worked = False, trio.current_time()
+        hurried = False
         async with trio.open_nursery() as nursery:
             while True:
                 if self.hurry.is_set():
@@ -162,7 +159,6 @@ class Placing:
                     self.hurry = trio.Event()
                 work = await vault.dirty(BATCH, 0 if hurried else QUIET_NS, self._not_now())
                 idle = True
-                worked = trio.current_time() if work else worked
                 for batch in _batches([slot for slot in work if self._open(slot)]):
                     for sealed in await self._seal(batch):
                         idle = False
@@ -173,7 +169,7 @@ class Placing:
                 if idle:
                     hurried = False
                 if idle and not hurried:
-                    with trio.move_on_after(IDLE if trio.current_time() - worked < LONG_AFTER else LONG_IDLE):
+                    with trio.move_on_after(IDLE):
                         await self.hurry.wait()
 
     # ---- lanes ------------------------------------------------------------------------------------------------------

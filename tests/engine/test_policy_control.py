@@ -25,6 +25,31 @@ async def nothing(*_: Any) -> Any:
     await trio.lowlevel.checkpoint()
 
 
+def test_a_node_out_of_trust_is_not_counted(tmp_path: Path) -> None:
+    """The engine places nothing on it: a code that needs every node was said to be possible, and then all data waited."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(("DE", "FR", "CH", "IS", "SE", "NO", "FI", "NL"), 1), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            methods = Methods()
+            PolicyControl(EngineBook(engine), nothing, engine.hydration.done.wait).add_to(methods)
+            await until(lambda: sum(node.here for node in EngineBook(engine).nodes()) == 8)
+            all_of_them = {"text": '[policy.default]\ncode = "5/8"\n'}
+            assert not (await methods.answer("policy_check", all_of_them, nothing))["policies"]["default"]
+            bad = hive.nodes[3].node_id
+            for _ in range(1000):
+                if not engine.trust.suspended(bad):
+                    engine.trust.failed(bad)
+            assert engine.trust.suspended(bad)
+            found = await methods.answer("policy_check", all_of_them, nothing)
+            assert "needs 8 nodes" in found["policies"]["default"] and "only 7 are there" in found["policies"]["default"]
+            assert found["nodes"] == 7
+            with pytest.raises(PolicyInfeasible, match="only 7 are there"):
+                await methods.answer("policy_set", all_of_them, nothing)
+
+    run(test)
+
+
 def test_a_text_in_force_that_names_no_network_holds_on_and_its_mistake_is_told(tmp_path: Path) -> None:
     """Releases before this one took any name."""
 
