@@ -265,12 +265,17 @@ class Process:
             with suppress(HivefsError):  # it is being unmounted: then all is committed
                 await self._engine.vault.flush()
         with trio.move_on_after(SNAPSHOT_SECONDS):
-            while self._metadata is None:  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
+            while self._metadata is None and not self._lost():  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
                 await trio.sleep(0.05)
         if self._metadata is None:
-            there = (self._home.metadata / "data.mdb").exists()
-            raise StoreDamaged(path=self._home.metadata, reason="it cannot be opened now" if there else "it is not there")
+            reason = "it is not there" if self._lost() else "it cannot be opened now"
+            raise StoreDamaged(path=self._home.metadata, reason=reason)
         return self._metadata.another()
+
+    def _lost(self) -> bool:
+        """Whether the metadata is gone although the vault was used."""
+        there = (self._home.metadata / "data.mdb").exists()
+        return not there and not never_used(self._home, self._engine.keys, self._engine.store)
 
     # ---- following the mount ----------------------------------------------------------------------------------------
 
@@ -299,9 +304,7 @@ class Process:
 
     async def _drain_or_done(self) -> bool:
         """Without a mount: place what is left. True when the engine may end."""
-        if not (self._home.metadata / "data.mdb").exists() and not never_used(
-            self._home, self._engine.keys, self._engine.store
-        ):
+        if self._lost():
             return False  # it is lost: who asks for it hears that, and the nodes can be asked all the same
         try:
             with opened_unmounted(self._home, self._engine.keys, self._engine.store) as drive:
