@@ -25,6 +25,7 @@ from hivefs.daemon import control, evidence_control, priority
 from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opening
+from hivefs.daemon.first_use import never_used
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.looker import Looker
@@ -60,6 +61,8 @@ BOOTSTRAP_EVERY = 30.0
 REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
+MEET_SECONDS = 10.0
+"""Who asks whether nodes can keep a policy waits so long after a start for nodes to be heard of."""
 MOST_NODES = 128
 """Nodes that one answer tells of: to encode it takes half a millisecond."""
 AT_ONCE = ("status", "shutdown", "release_metadata")
@@ -76,6 +79,8 @@ class Process:
         self._conversations = conversations
         self._home = home
         self._drain: trio.CancelScope | None = None
+        self._begun = trio.current_time()
+        self._met = False
         self._released = trio.Event()
         self._calls = 0
         self._idle_since = trio.current_time()
@@ -110,7 +115,8 @@ class Process:
         methods.hold(engine.ready.wait, AT_ONCE)
         methods.add_stream("check", self._check)
         evidence_control.add(methods, engine)
-        PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked).add_to(methods)
+        rules = PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked, self.meeting)
+        rules.add_to(methods)
         return methods
 
     async def begun(self) -> bool:
@@ -262,7 +268,8 @@ class Process:
             while self._metadata is None:  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
                 await trio.sleep(0.05)
         if self._metadata is None:
-            raise StoreDamaged(path=self._home.metadata, reason="it cannot be opened now")
+            there = (self._home.metadata / "data.mdb").exists()
+            raise StoreDamaged(path=self._home.metadata, reason="it cannot be opened now" if there else "it is not there")
         return self._metadata.another()
 
     # ---- following the mount ----------------------------------------------------------------------------------------
@@ -292,8 +299,10 @@ class Process:
 
     async def _drain_or_done(self) -> bool:
         """Without a mount: place what is left. True when the engine may end."""
-        if not (self._home.metadata / "data.mdb").exists():
-            return False  # never mounted yet: the mount that started us is about to
+        if not (self._home.metadata / "data.mdb").exists() and not never_used(
+            self._home, self._engine.keys, self._engine.store
+        ):
+            return False  # it is lost: who asks for it hears that, and the nodes can be asked all the same
         try:
             with opened_unmounted(self._home, self._engine.keys, self._engine.store) as drive:
                 log.info("no mount: placing what is left")
@@ -329,6 +338,10 @@ class Process:
                 return
             await trio.sleep(0.5)
 
+    def meeting(self) -> bool:
+        """Whether this process has just started and did not hear of its nodes from those of the vault file yet."""
+        return not self._met and trio.current_time() - self._begun < MEET_SECONDS
+
     async def bootstrap(self) -> None:
         """Learn nodes: every address of the vault file is asked once, then some node that is online now and then."""
         unasked = set(self._home.vault.nodes)
@@ -340,6 +353,7 @@ class Process:
                     unasked.discard(address)
                 except HivefsError as error:
                     log.debug("bootstrap: %s", error)
+            self._met = self._met or len(unasked) < len(self._home.vault.nodes)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
             if self._engine.store.damaged and not self._engine.pool.online():

@@ -250,10 +250,14 @@ class EngineMoving:
             engine.store.save_policy(policy)  # so that the stripe's certificate is known for this policy's
         return await engine.writer.place(packed, Purpose.DATA, stripe_id, policy)
 
-    def _belongs(self, stripe: Stripe) -> tuple[Target, str, int]:
-        """By the name of the policy that the stripe was placed by, as that is written now."""
+    def _belongs(self, stripe: Stripe) -> tuple[Target | None, str, int]:
+        """By the name of the policy that the stripe was placed by, as that is written now. Of a name that is gone: it
+        stays until the mount has told which policy its files have now (reassign.py).
+        """
         policies = self._engine.store.policies
         name = policies.name_of(stripe)
+        if policies.gone(stripe):
+            return None, "", 0
         try:
             policy = policies.named(name)
         except (PolicyInfeasible, TooFewNodes):

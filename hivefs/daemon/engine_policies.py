@@ -88,9 +88,11 @@ class EnginePolicies:
         await engine.hydration.done.wait()
         if text:
             await trio.to_thread.run_sync(parse, text, engine.store.default)
+        before = [] if self.problem() else list(self.now.set.policies.values())
         with engine.store.writing():
             engine.store.save_policy_text(text)
             self._remember()
+            self.codes.inherit(before, self.now.set.policies.values())
         self._set.set()
         self._set = trio.Event()
         self.codes.forget()
@@ -162,6 +164,7 @@ class EnginePolicies:
         """The whole book is here: keep definitions, and have metadata of another code written anew. Until cancelled."""
         seen: Policies | None = None
         while True:
+            await self.readable()
             if seen is not self.now:
                 seen = self.now
                 with self._engine.store.writing():

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from hivefs.daemon.policy_nodes import Node, coded, holder, independent_nodes, infeasible, known_attributes, limits, shown
 from hivefs.daemon.policy_walk import Snapshot, files_with_chunks, inode_at
 from hivefs.daemon.sorted_keys import SortedKeys
+from hivefs.errors import PathNotInDrive
 from hivefs.model.ids import ID_BYTES, ChunkId, NodeId, StripeId
 from hivefs.placement import heads, lazy
 from hivefs.placement.attributes import authorities
@@ -85,6 +86,15 @@ class _Near:
                 self._known.clear()
             self._known[what] = self._ask(what)
         return self._known[what]
+
+
+def there(look: Look, path: str) -> dict[str, Any]:
+    """Whether there is something at a path."""
+    try:
+        inode_at(look.snapshot, look.names_key, path)
+    except PathNotInDrive:
+        return {"there": False}
+    return {"there": True}
 
 
 # ---- explain -----------------------------------------------------------------------------------------------------------

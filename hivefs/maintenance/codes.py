@@ -90,6 +90,19 @@ class Codes:
         """Policies or nodes are others now: look again at once."""
         self._answers = {digest: (0.0, answer) for digest, (_, answer) in self._answers.items()}
 
+    def inherit(self, before: Iterable[Policy], now: Iterable[Policy]) -> None:
+        """In a transaction, as the text changes: an automatic policy that only has another name now keeps its code. Another
+        one would move all its data.
+        """
+        codes = dict(self._stored())
+        chosen = {p.words: codes[digest] for p in before if p.auto and (digest := policy_format.digest(p).hex()) in codes}
+        for policy in now:
+            digest = policy_format.digest(policy).hex()
+            if policy.auto and digest not in codes and policy.words in chosen:
+                codes[digest] = chosen[policy.words]
+        if codes != self._stored():
+            self._state.save_info("codes", codes)
+
     async def run(self) -> None:
         """Look at what is asked for, until cancelled."""
         while True:

@@ -19,7 +19,6 @@ from hivefs.errors import PolicyInfeasible, TooFewNodes
 from hivefs.maintenance.ports import State, Vault
 from hivefs.maintenance.repack_plan import Target
 from hivefs.model.ids import ChunkId
-from hivefs.placement.policy import DEFAULT
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +111,7 @@ class Reassign:
         if stripe is None:
             return False
         policies = self._state.policies
-        known = policies.set.policies
-        now, then = (n if n in known else DEFAULT for n in (name, policies.name_of(stripe)))
-        return now != then
+        return not policies.same(name, policies.name_of(stripe))
 
     def _wished(self, name: str, chunk_ids: list[ChunkId]) -> int:
         try:

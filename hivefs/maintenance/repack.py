@@ -71,9 +71,9 @@ class Contents(Protocol):
 Place = Callable[[Packed, StripeId, Target], Awaitable[Stripe]]
 """Places a stripe by the policy of a target. Raises HivefsError."""
 
-Belongs = Callable[[Stripe], tuple[Target, str, int]]
-"""Where the chunks of a stripe belong, why they must go there (empty: they need not), and how many shares are out of
-policy.
+Belongs = Callable[[Stripe], tuple[Target | None, str, int]]
+"""Where the chunks of a stripe belong (None: that is not known now, and they stay), why they must go there (empty: they
+need not), and how many shares are out of policy.
 """
 
 
@@ -248,6 +248,8 @@ class Repack:
     async def _load(self, stripe: Stripe, price: float) -> Load | None:
         """All living chunks of a stripe that may be worth moving."""
         target, reason, out = self._belongs(stripe)
+        if target is None:
+            return None
         if not reason and 0 <= self._clock() - stripe.placed_ns < self.young_ns:
             return None
         chunks = tuple(await self._chunks(stripe.stripe_id))

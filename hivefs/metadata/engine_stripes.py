@@ -129,9 +129,7 @@ class StripeTables(PolicyTables):
 
     def _as_written(self, stripe: Stripe) -> Policy:
         """The policy that it obeys as the text says it, with the text's code: what the certificate names."""
-        policies = self.policies
-        data = stripe.purpose == Purpose.DATA
-        return policies.written(policies.name_of(stripe)) if data else policies.set.metadata()
+        return self.policies.definition(stripe)
 
     def _put_stripe(self, stripe: Stripe) -> None:
         before = self.stripe(stripe.stripe_id)

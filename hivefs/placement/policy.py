@@ -53,6 +53,11 @@ class Policy:
         return replace(self, needed=needed, total=total)
 
     @property
+    def words(self) -> Policy:
+        """What it says: the same without its name, and without the code that was chosen for an automatic one."""
+        return replace(self, name="", needed=0, total=0) if self.auto else replace(self, name="")
+
+    @property
     def expansion(self) -> float:
         """Bytes stored per byte of data, before padding: n/k."""
         return self.total / self.needed

@@ -1,0 +1,145 @@
+"""Data whose file has another policy now: it moves to where that lets it and nowhere else, and it shows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from hivefs.daemon import engine_moving
+from hivefs.daemon.engine_core import Engine
+from hivefs.maintenance import garbage
+from hivefs.maintenance.reassign import Reassign
+from hivefs.maintenance.repack import Repack
+from hivefs.model.ids import StripeId
+from hivefs.model.stripe import Purpose, Stripe
+from hivefs.placement.policies import Policies
+from hivefs.testing.memory_hive import MemoryHive
+
+from .memory_vault import MemoryVault
+from .test_engine import content, drop_cache, make_home, run, running, settle, until
+from .test_moving import idle, moved
+
+PHOT = """
+[policy.default]
+code = "4/6"
+[policy.phot]
+code = "2/4"
+deny = ["US"]
+[paths]
+"/Photos" = "phot"
+"""
+FAMILY = PHOT.replace("phot", "family")
+STRICTER = FAMILY.replace('"US"', '"US", "IS"')
+COUNTRIES = ("DE", "FR", "CH", "IS", "SE", "US")
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "EVERY", 0.05)
+    # The tests look and move themselves: the duty would take their jobs when it is the first.
+    monkeypatch.setattr(Repack, "run", idle)
+    monkeypatch.setattr(engine_moving, "POLICIES_EVERY", 10_000.0)
+
+
+async def never(duty: Reassign, vault: object) -> None:
+    """The mount has not told yet which policies files have."""
+    await trio.sleep_forever()
+
+
+def of_data(engine: Engine) -> dict[StripeId, Stripe]:
+    return {s.stripe_id: s for s in engine.store.stripes() if s.purpose == Purpose.DATA}
+
+
+def names(engine: Engine) -> set[str]:
+    policies: Policies = engine.store.policies
+    return {policies.name_of(stripe) for stripe in of_data(engine).values()}
+
+
+async def photos(engine: Engine, vault: MemoryVault, count: int = 4) -> dict[int, bytes]:
+    """Files of the policy phot, placed by it."""
+    plain = {ino: os.urandom(200_000) for ino in range(1, count + 1)}
+    for ino, data in plain.items():
+        vault.policies[ino] = "phot"
+        vault.write(ino, 0, data)
+    await settle(engine, vault)
+    assert all((s.needed, s.total) == (2, 4) for s in of_data(engine).values())
+    return plain
+
+
+def test_nothing_of_a_name_that_is_gone_moves_before_it_is_known_which_policy_its_files_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reassign, "run", never)
+
+    async def test() -> None:
+        hive, vault = MemoryHive(COUNTRIES, 2), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies(PHOT)
+            await photos(engine, vault)
+            before = {i: [share.node for share in s.shares] for i, s in of_data(engine).items()}
+            await engine.set_policies(STRICTER)
+            assert await moved(engine) == 0
+            assert {i: [share.node for share in s.shares] for i, s in of_data(engine).items()} == before
+            for stripe in of_data(engine).values():
+                assert engine.store.policies.of(stripe).deny == ("US",), "what it was placed by holds until it is moved"
+
+    run(test)
+
+
+def test_a_policy_that_only_gets_another_name_moves_nothing_and_certificates_get_the_name(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(COUNTRIES, 2), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies(PHOT)
+            plain = await photos(engine, vault)
+            before = {i: [share.node for share in s.shares] for i, s in of_data(engine).items()}
+            vault.policies = dict.fromkeys(plain, "family")
+            await engine.set_policies(FAMILY)
+            assert names(engine) == {"family"}
+            await until(lambda: all(engine.store.certified(s) for s in of_data(engine).values()))
+            assert await moved(engine) == 0
+            assert {i: [share.node for share in s.shares] for i, s in of_data(engine).items()} == before
+            named = {engine.store.policy_of(s.policy_hash) for s in of_data(engine).values()}
+            assert {policy.name for policy in named if policy is not None} == {"family"}
+
+    run(test)
+
+
+def test_another_name_with_other_words_moves_once_and_to_where_it_belongs(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(COUNTRIES, 2), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies(PHOT)
+            plain = await photos(engine, vault)
+            vault.policies = dict.fromkeys(plain, "family")
+            await engine.set_policies(STRICTER)
+            await until(lambda: bool(engine.moving.repack._wishes))
+            assert await moved(engine) >= 1
+            await until(lambda: names(engine) == {"family"})
+            for stripe in of_data(engine).values():
+                assert (stripe.needed, stripe.total) == (2, 4)
+                assert not {"US", "IS"} & {hive.by_id(s.node).country for s in stripe.shares if s.node is not None}
+            drop_cache(engine)
+            for ino, data in plain.items():
+                assert await content(engine, vault, ino, 0) == data
+
+    run(test)
+
+
+def test_an_automatic_code_goes_with_a_policy_that_gets_another_name(tmp_path: Path) -> None:
+    async def test() -> None:
+        hive, vault = MemoryHive(COUNTRIES, 2), MemoryVault()
+        auto = PHOT.replace('code = "2/4"', 'code = "auto"')
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies(auto)
+            codes = engine.store.info
+            await until(lambda: bool(codes("codes")))
+            (chosen,) = codes("codes").values()
+            await engine.set_policies(auto.replace("phot", "family"))
+            policy = engine.store.policies.named("family")  # and it is not "being chosen"
+            assert [policy.needed, policy.total] == chosen[:2]
+
+    run(test)
