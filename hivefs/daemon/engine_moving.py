@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -257,7 +258,7 @@ class EngineMoving:
         """
         policies = self._engine.store.policies
         name = policies.name_of(stripe)
-        asking = self._engine.vault is not None and policies.set.text and not self.reassign.known
+        asking = self._engine.vault is not None and not self._known()
         if asking or policies.gone(stripe) or stripe.stripe_id in self.reassign.elsewhere:
             return None, "", 0
         try:
@@ -318,4 +319,15 @@ class EngineMoving:
         """For ``hivefs status``."""
         waiting = self.held() or self.budget.waiting_for
         both = Moving.together(self.repack.moving.status(waiting), self.rebalance.moving.status(waiting))
-        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated}
+        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated, "elsewhere": self.elsewhere()}
+
+    def elsewhere(self) -> dict[str, Any]:
+        """How many stripes hold data of files that have another policy, by its name; ``asking`` while that is not known;
+        why none can be moved to some of them.
+        """
+        asking = self._engine.vault is not None and not self._engine.rules.problem() and not self._known()
+        problems = "; ".join(f"policy {name}: {words}" for name, words in self.reassign.problems.items())
+        return {"stripes": dict(Counter(self.reassign.elsewhere.values())), "asking": asking, "problems": problems}
+
+    def _known(self) -> bool:
+        return self.reassign.known or not self._engine.store.policies.set.text

@@ -64,6 +64,8 @@ class Reassign:
         """How often policies, or those of files, were seen to be others."""
         self.elsewhere: dict[StripeId, str] = {}
         """With the name of the policy of a file that has data in it."""
+        self.problems: dict[str, str] = {}
+        """Why nothing can be moved to the policy of a name, as of the last look."""
 
     @property
     def known(self) -> bool:
@@ -130,6 +132,7 @@ class Reassign:
         """Look at all slots. Returns for how many chunks it was wished that they move, at most some more than MOST."""
         after, count = b"", 0
         elsewhere: dict[StripeId, str] = {}
+        self.problems = {}
         while True:
             after, files = await vault.policies_of_chunks(after, SLOTS)
             found: dict[str, list[ChunkId]] = {}
@@ -171,7 +174,9 @@ class Reassign:
         try:
             policy = self._state.policies.named(name)
         except (PolicyInfeasible, TooFewNodes) as error:
-            log.info("files under policy %s stay where they are: %s", name, error)
+            if name not in self.problems:
+                log.info("files under policy %s stay where they are: %s", name, error)
+            self.problems[name] = str(error)
             return 0
         self._wish(chunk_ids, Target(policy.name, policy.needed, policy.total), f"files under policy {policy.name}")
         return len(chunk_ids)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import trio
 
+from hivefs.cli.status import eta, moving_words
 from hivefs.content.packing import Packed
 from hivefs.daemon import engine_moving
 from hivefs.daemon.engine_core import Engine
 from hivefs.maintenance import garbage
+from hivefs.maintenance.placement_check import PlacementCheck
 from hivefs.maintenance.reassign import Reassign
 from hivefs.maintenance.repack import Repack
 from hivefs.maintenance.repack_plan import Target
@@ -228,5 +230,43 @@ def test_what_was_on_its_way_as_the_text_changed_is_looked_at_when_it_is_there(
             assert not engine.moving.reassign.elsewhere
             go.set()
             await until(lambda: bool(engine.moving.repack._wishes))
+
+    run(test)
+
+
+def test_what_waits_to_be_moved_shows(tmp_path: Path) -> None:
+    """In status and its levels, as the reason of who waits, and in the check of placement: by the policy of the file."""
+
+    async def test() -> None:
+        hive, vault = MemoryHive(COUNTRIES, 2), MemoryVault()
+        async with running(make_home(tmp_path / "home"), hive, vault) as engine:
+            await engine.set_policies(PHOT)
+            plain = await photos(engine, vault)
+            await until(lambda: engine.moving.reassign.known)
+            await engine.rules._measure()
+            before = engine.status()
+            assert not any(before["moving"]["elsewhere"].values()) and not before["policies"]["out_of_policy"]
+            vault.policies = dict.fromkeys(plain, "family")
+            allowed = FAMILY.replace('deny = ["US"]', 'allow = ["US", "IS", "SE", "CH"]\nno_hostage = false')
+            await engine.set_policies(allowed.replace("2/4", "5/8") + "\n")
+            await until(lambda: engine.moving.reassign.known and bool(engine.moving.repack._wishes))
+            await engine.rules._measure()
+            status = engine.status()
+            number = len(of_data(engine))
+            assert status["moving"]["elsewhere"]["stripes"] == {"family": number}
+            words = f"stripes wait to be moved to the policy of their files: {number} to family"
+            assert moving_words(status["moving"]).startswith(words)
+            idle_ones = {"placing": {}, "checkpoint": {}, "repair": {}}
+            assert eta({"mount": {}, "engine": status | idle_ones})["reason"].startswith(words)
+            elsewhere = engine.moving.reassign.elsewhere
+            check = PlacementCheck(engine.store, elsewhere=elsewhere)
+            check.run()
+            assert check.counts["other-policy"] == number and not any(f.problem for f in check.findings)
+            outside = [s for s in of_data(engine).values() if not engine.store.health(s, "family").verdict.holds]
+            assert bool(outside) == bool(status["policies"]["out_of_policy"].get("family"))
+            assert sum(f.kind == "out-of-policy" for f in check.findings) >= len(outside)
+            assert await moved(engine)
+            await until(lambda: not engine.moving.reassign.elsewhere)
+            assert not any(engine.status()["moving"]["elsewhere"].values())
 
     run(test)
