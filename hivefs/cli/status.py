@@ -107,6 +107,8 @@ def eta(value: dict[str, Any]) -> dict[str, Any]:
     moving = engine.get("moving") or {}
     if moving.get("queue"):
         return {"seconds": moving.get("eta_s"), "reason": f"{size(moving['bytes_left'])} to move{_waits(moving)}"}
+    if words := elsewhere_words(moving):
+        return {"seconds": None, "reason": words}
     if mount and mount.get("published", 0) < mount.get("committed", 0):
         return {"seconds": None, "reason": "the next checkpoint is not out yet"}
     return {"seconds": 0, "reason": "everything is placed"}
@@ -213,8 +215,20 @@ def freshness_words(fresh: dict[str, Any]) -> str:
     return f"{kept}; freshness here: {fresh['remembering_device']}; on a fresh device: {fresh['fresh_device']}"
 
 
+def elsewhere_words(moving: dict[str, Any]) -> str:
+    """Which data lies by another policy than its files have; empty when none does. An engine of before does not say it."""
+    found = moving.get("elsewhere") or {"stripes": {}, "asking": False}
+    counts = ", ".join(f"{count} to {name}" for name, count in found["stripes"].items())
+    if counts:
+        why = f" ({found['problems']})" if found["problems"] else ""
+        return f"stripes wait to be moved to the policy of their files: {counts}{why}{_waits(moving)}"
+    return "it is being looked which policies files have now" if found["asking"] else ""
+
+
 def moving_words(moving: dict[str, Any]) -> str:
     """What the engine moves of its own accord, in one line."""
+    if not moving["queue"] and (words := elsewhere_words(moving)):
+        return words
     if not moving["queue"]:
         now = "nothing now"
         if moving.get("rebalancing"):  # a little of it, then a look at how full they are then

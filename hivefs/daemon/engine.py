@@ -196,7 +196,9 @@ class Process:
             if value and value.get("placement"):
                 # No node is asked, and nothing is waited for: after a recovery what is here already is looked at.
                 whole = self._engine.hydration.done.is_set()
-                return await self._looker.ask("check_placement", {"whole": whole}, (), report)
+                moving = self._engine.moving
+                given = {"whole": whole, "elsewhere": moving.reassign.elsewhere, "asking": moving.elsewhere()["asking"]}
+                return await self._looker.ask("check_placement", given, (), report)
             return await self._run_check(bool(value and value.get("data")), report)
 
     async def _run_check(self, data: bool, report: control.Report) -> list[dict[str, Any]]:

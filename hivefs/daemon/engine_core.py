@@ -174,6 +174,8 @@ class Engine:
         self.vault: Vault | None = None
         self.ahead = Ahead(self._bring)
         self.moving = EngineMoving(self)
+        self.placing.as_of = lambda: self.moving.reassign.changes
+        self.placing.on_late = self.moving.reassign.ask_again
         self.room = HiveCapacity(self)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ class EngineMoving:
         self.repack.held = self.held
         self.repack.on_recorded = engine.repair.add
         self.reassign = Reassign(engine.store, self.repack.wish, self.repack.poke)
-        self.repack.on_full = lambda: self.reassign.wanted.set()  # another event each time
+        self.repack.on_full = self.reassign.ask
+        self.repack.on_wished = self.reassign.ask_again
         self.repack.full = self._nearly_full
         self.rebalance = Rebalance(
             engine.store, engine.reader, engine.writer, self._fills, self._takes, self._keeps, self.budget
@@ -122,7 +124,7 @@ class EngineMoving:
     def look_again(self) -> None:
         """Policies or their codes are others: see what must move because of it."""
         # First which policy each file has now: else data would move to the new code of its old policy, and again.
-        self.reassign.wanted.set()
+        self.reassign.ask()
         if self._engine.vault is None:
             self.repack.poke()
 
@@ -251,12 +253,13 @@ class EngineMoving:
         return await engine.writer.place(packed, Purpose.DATA, stripe_id, policy)
 
     def _belongs(self, stripe: Stripe) -> tuple[Target | None, str, int]:
-        """By the name of the policy that the stripe was placed by, as that is written now. Of a name that is gone: it
-        stays until the mount has told which policy its files have now (reassign.py).
+        """By the name of the policy that the stripe was placed by, as that is written now. It stays while it is not known
+        whether its files have that policy, when they have another one, and when that name is gone (reassign.py).
         """
         policies = self._engine.store.policies
         name = policies.name_of(stripe)
-        if policies.gone(stripe):
+        asking = self._engine.vault is not None and not self._known()
+        if asking or policies.gone(stripe) or stripe.stripe_id in self.reassign.elsewhere:
             return None, "", 0
         try:
             policy = policies.named(name)
@@ -319,4 +322,16 @@ class EngineMoving:
         return both | {
             "rebalancing": self.rebalance.active,
             "metadata_stripes_evacuated": self.evacuation.evacuated,
+            "elsewhere": self.elsewhere(),
         }
+
+    def elsewhere(self) -> dict[str, Any]:
+        """How many stripes hold data of files that have another policy, by its name; ``asking`` while that is not known;
+        why none can be moved to some of them.
+        """
+        asking = self._engine.vault is not None and not self._engine.rules.problem() and not self._known()
+        problems = "; ".join(f"policy {name}: {words}" for name, words in self.reassign.problems.items())
+        return {"stripes": dict(Counter(self.reassign.elsewhere.values())), "asking": asking, "problems": problems}
+
+    def _known(self) -> bool:
+        return self.reassign.known or not self._engine.store.policies.set.text

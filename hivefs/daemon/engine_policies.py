@@ -209,12 +209,14 @@ class EnginePolicies:
 
     def _count(self, stripe: Stripe, levels: dict[str, int], out: dict[str, int]) -> bool:
         """Whether its repair waits."""
-        health, size = self._engine.store.health(stripe), stripe.needed * stripe.share_bytes
-        data = stripe.purpose == Purpose.DATA
+        data, size = stripe.purpose == Purpose.DATA, stripe.needed * stripe.share_bytes
+        # A file's data that has yet to move is judged by the file's policy.
+        other = self._engine.moving.reassign.elsewhere.get(stripe.stripe_id, "")
+        health = self._engine.store.health(stripe, other)
         if data and health.level > Level.LOCAL:
             levels[health.level.name.lower()] += size
         if not health.verdict.holds:
-            name = self.now.name_of(stripe) if data else "metadata"
+            name = other or (self.now.name_of(stripe) if data else "metadata")
             out[name] = out.get(name, 0) + size
         return health.waits
 

@@ -103,9 +103,11 @@ def _files(
 def _check_placement(question: Question, book: SteadyReader, nodes: list[Node], tell: Steps) -> Any:
     del nodes  # what is recorded of them is looked at
     old = OldCopies(book, time.time_ns)
-    check = PlacementCheck(book, old.as_read, old.together)
+    check = PlacementCheck(book, old.as_read, old.together, question.given.get("elsewhere", {}))
     if not question.given["whole"]:
         check.found("hydrating", "a part of the certificates is still in the hive only", problem=False)
+    if question.given.get("asking"):
+        check.found("other-policy", "it is being looked which policies files have now; ask again", problem=False)
     check.run(tell, book.count("live"))
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(check.counts.items()))
     check.found("certificates", f"{counts} (of stripes)", problem=False)

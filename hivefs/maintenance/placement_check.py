@@ -13,13 +13,14 @@ and certificate once, and keeps MOST findings of a kind; of the others it says h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from hivefs.errors import Corrupt, UnknownVersion
-from hivefs.model.ids import NodeId
+from hivefs.model.ids import NodeId, StripeId
 from hivefs.model.node import Attribute
 from hivefs.model.stripe import Purpose, Stripe
 from hivefs.placement.health import Health, proved
@@ -35,7 +36,7 @@ MOST_SETS: Final = 8192
 MOST: Final = 1000
 
 
-_Set = tuple[bytes, Purpose, int, tuple[tuple[NodeId | None, bytes], ...]]
+_Set = tuple[bytes, str, Purpose, int, tuple[tuple[NodeId | None, bytes], ...]]
 
 
 class Certificates(Protocol):
@@ -44,12 +45,13 @@ class Certificates(Protocol):
     def stripes(self) -> Iterator[Stripe]: ...
     def policy_of(self, digest: bytes) -> Policy | None: ...
     def standing(self, digest: bytes) -> tuple[Attribute, ...] | None: ...
-    def health(self, stripe: Stripe) -> Health: ...
+    def health(self, stripe: Stripe, policy: str = ...) -> Health: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``kind`` is certificate-wrong (a problem), certificate-missing, out-of-policy (repair is on it) or old-copies.
+    """``kind`` is certificate-wrong (a problem), certificate-missing, out-of-policy (repair is on it), other-policy (it
+    waits to be moved to the policy that its files have now) or old-copies.
     ``count``: it stands for so many.
     """
 
@@ -75,7 +77,8 @@ def proved_then(stripe: Stripe, store: Certificates, standing: Callable[[bytes],
 
 class PlacementCheck:
     """Goes through all stripes; ``counts`` and ``findings`` are the result. ``copies`` says where shares of a stripe
-    may lie and ``together`` proves no reassembly with all of them counted (old_copies.py).
+    may lie and ``together`` proves no reassembly with all of them counted (old_copies.py). ``elsewhere`` are stripes that
+    wait to be moved to another policy, which is the one of the name, of the files that have data in them.
     """
 
     def __init__(
@@ -83,8 +86,10 @@ class PlacementCheck:
         store: Certificates,
         copies: Callable[[Stripe], frozenset[tuple[int, NodeId]]] = lambda stripe: frozenset(),
         together: Callable[[Stripe, frozenset[tuple[int, NodeId]]], tuple[Proof, ...]] = lambda stripe, pairs: (),
+        elsewhere: Mapping[StripeId, str] = MappingProxyType({}),
     ) -> None:
         self._store = store
+        self._elsewhere = elsewhere
         # Many stripes name the same few standings, which are named by what they say.
         self._standing = lru_cache(maxsize=STANDINGS)(store.standing)
         self._copies, self._together = copies, together
@@ -105,10 +110,10 @@ class PlacementCheck:
             self.findings.append(Finding(kind, f"and {count} more like these", problem, count))
         self._left.clear()
 
-    def _judge(self, stripe: Stripe) -> tuple[str, Health]:
+    def _judge(self, stripe: Stripe, policy: str) -> tuple[str, Health]:
         """What is wrong with the certificate, if it has one; the health. Of each set of holders once."""
         lies = tuple((share.node, share.standing) for share in stripe.shares)
-        key = stripe.policy_hash, stripe.purpose, stripe.needed, lies
+        key = stripe.policy_hash, policy, stripe.purpose, stripe.needed, lies
         if key not in self._judged:
             wrong = ""
             if any(share.standing for share in stripe.shares):
@@ -118,13 +123,17 @@ class PlacementCheck:
                     wrong = str(error)
             if len(self._judged) >= MOST_SETS:
                 self._judged.clear()
-            self._judged[key] = wrong, self._store.health(stripe)
+            self._judged[key] = wrong, self._store.health(stripe, policy)
         return self._judged[key]
 
     def _look(self, stripe: Stripe) -> None:
         name = stripe.stripe_id.hex()
         self.counts["stripes"] += 1
-        wrong, health = self._judge(stripe)
+        policy = self._elsewhere.get(stripe.stripe_id, "")
+        wrong, health = self._judge(stripe, policy)
+        if policy:
+            words = f"stripe {name}: its files have policy {policy} now, and it waits to be moved"
+            self.found("other-policy", words, problem=False)
         if not any(share.standing for share in stripe.shares):
             self.found("certificate-missing", f"stripe {name} has no certificate", problem=False)
         elif wrong:

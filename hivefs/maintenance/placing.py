@@ -71,6 +71,7 @@ class Lane:
     flying: int = 0
     failing: bool = False
     aside: set[tuple[int, int]] = field(default_factory=set)
+    as_of: int = 0
 
 
 @dataclass
@@ -135,6 +136,11 @@ class Placing:
         """The drive names new chunks now: it released those before them."""
         self.on_empty: Callable[[], None] = lambda: None
         """Called when the last of what was in flight has been placed, or given up, after somebody waited for it."""
+        self.as_of: Callable[[], int] = lambda: 0
+        """How often policies, or those of files, were seen to be others."""
+        self.on_late: Callable[[], None] = lambda: None
+        """What was taken was on its way as they changed: it may lie by a policy of before."""
+        self._round = 0
         self._awaited = False
 
     @property
@@ -157,6 +163,7 @@ class Placing:
                 if self.hurry.is_set():
                     hurried = True
                     self.hurry = trio.Event()
+                self._round = self.as_of()
                 work = await vault.dirty(BATCH, 0 if hurried else QUIET_NS, self._not_now())
                 idle = True
                 for batch in _batches([slot for slot in work if self._open(slot)]):
@@ -188,7 +195,7 @@ class Placing:
                 self.progress.waiting_for = f"policy {work.policy}: {error}"
                 self._stuck[(work.ino, work.slot)] = trio.current_time() + STUCK
                 return False
-            lane.packer, lane.held = Packer(lane.policy.needed), []
+            lane.packer, lane.held, lane.as_of = Packer(lane.policy.needed), [], self._round
         return True
 
     async def _fill(self, nursery: trio.Nursery, vault: Vault, sealed: Sealed) -> None:
@@ -212,11 +219,11 @@ class Placing:
         lane = self._lanes[name]
         while sum(one.flying for one in self._lanes.values() if not one.failing) >= STRIPES_AT_ONCE:
             await self._landed.wait()
-        policy, packer, held = lane.policy, lane.packer, lane.held
+        policy, packer, held, as_of = lane.policy, lane.packer, lane.held, lane.as_of
         lane.policy, lane.held = None, []
         lane.flying += 1
         if policy is not None:
-            nursery.start_soon(self._place, vault, name, policy, packer, held)
+            nursery.start_soon(self._place, vault, name, policy, packer, held, as_of)
 
     def _tell(self) -> None:
         """Something landed, or failed: who waits in ``_launch`` looks again."""
@@ -283,7 +290,7 @@ class Placing:
 
     # ---- placing ----------------------------------------------------------------------------------------------------
 
-    async def _place(self, vault: Vault, name: str, policy: Policy, packer: Packer, held: list[Sealed]) -> None:
+    async def _place(self, vault: Vault, name: str, policy: Policy, packer: Packer, held: list[Sealed], as_of: int) -> None:
         lane = self._lanes[name]
         try:
             packed = await trio.to_thread.run_sync(packer.pack, self._random)
@@ -303,6 +310,8 @@ class Placing:
                 for sealed, good in zip(held, taken, strict=True):
                     self._state.settle(sealed.ref.chunk_id, good)
             self.on_taken()
+            if as_of != self.as_of():
+                self.on_late()
             self.progress.note(sum(s.ref.length for s in held))
             # Also when all have a node: policies or nodes may have changed while it was on its way.
             self.on_recorded(stripe.stripe_id)

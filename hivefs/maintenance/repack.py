@@ -125,6 +125,10 @@ class Repack:
         self.on_recorded: Callable[[StripeId], None] = lambda stripe_id: None
         self.on_full: Callable[[], None] = lambda: None
         """The disk is full, and wishes that were taken may be forgotten: whoever wishes is to look again."""
+        self.on_wished: Callable[[], None] = lambda: None
+        """Of what was wished some is done, or lies somewhere else by now: whoever wishes is to look again soon."""
+        self._taken = self._lost = False
+        """Whether the last look took wishes, and whether something of them was not where it had been."""
         self.more_is_left = False
 
     def poke(self) -> None:
@@ -173,7 +177,7 @@ class Repack:
     async def work(self, jobs: list[Job]) -> int:
         """Do these jobs, one after the other; how many were done. What fails is left to the next look."""
         self.moving.plan([(job.reason, job.sent) for job in jobs])
-        went = 0
+        went, lost, self._lost = 0, self._lost, False
         for job in jobs:
             while words := self.held():
                 self.moving.waiting_for = words
@@ -181,6 +185,8 @@ class Repack:
             try:
                 if await self.move(job):
                     went += 1
+                else:
+                    lost = True
             except DiskFull:
                 raise
             except HivefsError as error:
@@ -188,6 +194,8 @@ class Repack:
                 if self.moving.waiting_for != str(error):
                     log.info("moving waits: %s", error)
                 self.moving.waiting_for = str(error)
+        if lost or (went and self._taken):
+            self.on_wished()
         return went
 
     # ---- looking ----------------------------------------------------------------------------------------------------
@@ -201,6 +209,7 @@ class Repack:
         count = 0
         self.more_is_left = False
         wishes, self._wishes = self._wishes, {}
+        self._taken = bool(wishes)
         turns = Turns()
         for stripe in self._state.stripes():
             await turns.item()
@@ -221,6 +230,9 @@ class Repack:
         for (stripe_id, target, reason), chunk_ids in wishes.items():
             chunks = tuple((c, p) for c, p in await self._chunks(stripe_id) if c in chunk_ids)
             loads.append(Load(stripe_id, target, chunks, 0, reason))
+            if len(chunks) < len(chunk_ids):
+                there = {c for c, _ in chunks}
+                self._lost = self._lost or any(self._state.place(c) is not None for c in chunk_ids - there)
             wished.setdefault(stripe_id, set()).update(chunk_ids)
         for _, stripe_id, load in best:
             # What is wished elsewhere goes there at once, not first to where its stripe as a whole belongs.

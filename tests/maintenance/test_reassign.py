@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
 from hivefs.errors import HivefsError, PolicyInfeasible
-from hivefs.maintenance.reassign import ASK, EVERY, SHARE, Reassign
+from hivefs.maintenance.reassign import AGAIN, ASK, EVERY, SHARE, Reassign
 from hivefs.model.ids import ChunkId
 
 
@@ -134,5 +135,52 @@ def test_a_policy_that_can_not_be_kept_holds_up_no_other() -> None:
         duty.wanted.set()
         await trio.testing.wait_all_tasks_blocked()
         assert len(mount.looks) == mount.handed_over == 1
+
+    played(mount, body)
+
+
+def test_what_was_wished_is_looked_at_again_soon_and_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = Mount()
+    left = [3]
+
+    async def once(duty: Reassign, vault: Mount) -> int:
+        await vault.policies_of_chunks(b"", 1)
+        return left[0]
+
+    monkeypatch.setattr(Reassign, "once", once)
+
+    async def body(duty: Reassign) -> None:
+        await trio.sleep(AGAIN + 1)
+        assert len(mount.looks) == 2
+        await trio.sleep(2 * AGAIN)
+        assert len(mount.looks) == 3
+        await trio.sleep(4 * AGAIN)
+        assert len(mount.looks) == 4
+        left[0] = 0
+        duty.ask_again()
+        await trio.sleep(ASK)
+        assert len(mount.looks) == 5
+        await trio.sleep(EVERY - 2 * ASK)
+        assert len(mount.looks) == 5
+
+    played(mount, body)
+
+
+def test_while_it_is_not_known_which_policies_files_have_it_says_so() -> None:
+    mount = Mount(took=5)
+
+    async def body(duty: Reassign) -> None:
+        assert not duty.known
+        await trio.sleep(6)
+        assert duty.known and mount.handed_over == 1
+        duty.ask()
+        assert not duty.known
+        await trio.sleep(1)
+        assert not duty.known
+        await trio.sleep(5)
+        assert duty.known and mount.handed_over == 2
+        changes, mount.moves = duty.changes, 1
+        await trio.sleep(5 * SHARE)
+        assert duty.changes == changes + 1
 
     played(mount, body)
