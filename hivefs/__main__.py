@@ -1,6 +1,14 @@
-"""``python -m hivefs``: the same as the command ``hivefs``."""
+"""``python -m hivefs``, and what the command ``hivefs`` begins with."""
 
-from hivefs.cli.main import main
+
+def main() -> None:
+    """Load the command, which Ctrl-C may end at any moment, and run it."""
+    from hivefs.cli.early import Loading
+
+    with Loading():
+        from hivefs.cli.main import main as command
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -111,9 +111,13 @@ class NoFuse(HivefsError):
 
 
 class NotMounted(HivefsError):
-    """No drive is mounted from {home}; mount it with 'hivefs mount MOUNTPOINT'."""
+    """No drive is mounted from {home}{where}; mount it with 'hivefs mount MOUNTPOINT'."""
 
     exit_code = 22
+
+    def __init__(self, *, where: str = "", **data: Any) -> None:
+        """``where``: words on a place that was asked for, after a space."""
+        super().__init__(where=where, **data)
 
 
 class MountFailed(HivefsError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import shutil
@@ -210,8 +211,6 @@ def _in_use(base: Path) -> bool:
 def _dead(path: Path) -> bool:
     try:
         path.stat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:  # another user's may refuse us
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -278,8 +278,8 @@ class Pool:
             while True:
                 await trio.sleep(LOOK_EVERY)
                 now = trio.current_time()
-                self._follow_clock(now - before)
-                await trio.lowlevel.checkpoint()  # each writes a transaction
+                if self._follow_clock(now - before):
+                    await trio.lowlevel.checkpoint()  # the other writes a transaction, too
                 self._tick(now - before)
                 before = now
                 for node_id in self._due(now):
@@ -438,11 +438,11 @@ class Pool:
             late = min(LOOK_LATE, limit / 16, (limit - away) / 2)
             self._looks.put(node_id, trio.current_time() + max(LOOK_EVERY, late))
 
-    def _follow_clock(self, seconds: float) -> None:
-        """A clock that was set, or a machine that slept, moves the times since when nodes are away or given up: nobody is
-        away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And who did not answer since the
-        clock was known to be right is away since then for later starts too: otherwise that would begin anew with each
-        start, and of an engine that is started every day no node would ever be gone.
+    def _follow_clock(self, seconds: float) -> bool:
+        """Whether something was written. A clock that was set, or a machine that slept, moves the times since when nodes
+        are away or given up: nobody is away longer for that, and no old copy is forgotten (maintenance/old_copies.py). And
+        who did not answer since the clock was known to be right is away since then for later starts too: otherwise that
+        would begin anew with each start, and of an engine that is started every day no node would ever be gone.
 
         A clock that is set back was ahead before, or is behind now. Times from before this process stay then: moved along
         they could be too early by all that it was ahead, and what is given up would be forgotten (that they are too late
@@ -466,6 +466,7 @@ class Pool:
         rows |= {node_id: self.members[node_id].row for node_id in refused if node_id in self.members}
         if rows:
             self._save_seen(rows)
+        return bool(rows)
 
     def _date(self, now: int) -> None:
         for node_id in list(islice(self._undated, SAVED_AT_ONCE)) if self.clocks.right else ():
@@ -483,9 +484,7 @@ class Pool:
         except DiskFull:
             self._refused |= dict.fromkeys(rows)
             return
-        late = [node_id for node_id in rows if node_id in self._refused]
-        for node_id in late:
-            del self._refused[node_id]
+        late = [node_id for node_id in rows if self._refused.pop(node_id, 0) is None]
         if late:
             self._notify()  # who heard of it before looked into the book, and it was not there
 

@@ -11,6 +11,7 @@ import trio
 
 from hivefs.cli.check import Bar
 from hivefs.cli.drive import ask_or_none, need_engine
+from hivefs.cli.output import plain
 from hivefs.cli.secrets import open_vault
 from hivefs.daemon import control
 from hivefs.daemon.home import Home
@@ -39,15 +40,9 @@ def vault_path(home: Home, path: str) -> str:
     """The place inside of the drive that is meant: of a path below the mount point, or one in the drive as it is. Raises
     BadSetting.
     """
-    status = trio.run(ask_or_none, home, "mount", "status")
-    try:
-        whole = os.path.normpath(Path.cwd() / path)
-    except OSError:  # the working directory was removed
-        whole = ""
-    if status is not None:
-        drive = os.path.normpath(str(status["mountpoint"]))
-        if whole == drive or whole.startswith(drive.rstrip("/") + "/"):
-            path = "/" + whole[len(drive) :].strip("/")
+    drive, whole = _mountpoint(home), _on_this_machine(path)
+    if drive and (whole == drive or whole.startswith(drive.rstrip("/") + "/")):
+        path = "/" + whole[len(drive) :].strip("/")
     reason = bad_path(path)
     if reason:
         raise BadSetting(
@@ -55,3 +50,36 @@ def vault_path(home: Home, path: str) -> str:
             reason=f"the path '{click.format_filename(path)}' {reason}, or below the mount point of a mounted drive",
         )
     return "/" + path.strip("/")
+
+
+def nothing_there(
+    home: Home, path: str, password_file: str | None, key_file: Path | None, *, visible: bool
+) -> tuple[bool, str]:
+    """Whether nothing is at ``path`` in the drive, as vault_path() understands it, and then words about it. ``path`` is as
+    it was said: it may be one of this machine that was taken for one in the drive.
+    """
+    inside, drive = vault_path(home, path), _mountpoint(home)
+    if drive:
+        there = os.path.lexists(drive.rstrip("/") + inside)
+    else:
+        there = ask_engine(home, "policy_there", {"path": inside}, password_file, key_file, visible=visible)["there"]
+    if there:
+        return False, ""
+    said = f"There is nothing at {plain(inside)} in the drive yet."
+    if plain(inside) == plain(path.rstrip("/")) and os.path.lexists(path):
+        said += f" What is at {plain(inside)} on this machine is not in the drive: paths are those inside of the drive."
+    return True, said
+
+
+def _mountpoint(home: Home) -> str:
+    """Where the drive is mounted; "" when it is not."""
+    status = trio.run(ask_or_none, home, "mount", "status")
+    return "" if status is None else os.path.normpath(str(status["mountpoint"]))
+
+
+def _on_this_machine(path: str) -> str:
+    """``path`` from the root on; "" when the working directory was removed."""
+    try:
+        return os.path.normpath(Path.cwd() / path)
+    except OSError:
+        return ""

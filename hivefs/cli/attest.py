@@ -12,6 +12,7 @@ from hivefs.cli.node_labels import label_options
 from hivefs.cli.output import json_option, show_json
 from hivefs.daemon.node_process import Labels
 from hivefs.errors import BadAttestation, BadSetting
+from hivefs.placement.networks import network_number
 
 VOUCHES = {
     "country": "Country where the machine stands (two letters).",
@@ -59,10 +60,10 @@ def command(
             click.echo(f"Key {key.public.hex()} in {key_file}\nUsers trust it: hivefs trust {key.public.hex()}")
         return
     if asn:
-        number = asn.strip().upper().removeprefix("AS")
-        if not (number.isascii() and number.isdigit() and len(number) <= 10):
+        number = network_number(asn)
+        if not number:
             raise BadSetting(name="--asn", reason=f"'{asn}' is not the number of a network, such as AS64500")
-        said["asn"] = str(int(number))
+        said["asn"] = number
     if not said:
         raise BadSetting(name="NODE", reason="say what you vouch for, such as --country DE")
     from hivefs.formats import attestation

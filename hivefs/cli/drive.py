@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from click import format_filename
 
 from hivefs.daemon import control, launch
 from hivefs.daemon.home import Home, Secrets
@@ -69,12 +70,27 @@ def signals_for(started: launch.Started) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def unmount_drive(home: Home) -> str:
+def mounted_at(home: Home, only: Path | None = None) -> dict[str, Any]:
+    """What the mount process says of itself. Raises NotMounted, also when the drive is not at ``only``, if that is said."""
+    status: dict[str, Any] = trio.run(ask, home, "mount", "status")
+    mountpoint = str(status["mountpoint"])
+    if only is not None and mountpoint not in (str(place_of(only)), os.path.realpath(only)):
+        raise NotMounted(home=home.path, where=f" at {format_filename(only)} (it is mounted at {mountpoint})")
+    return status
+
+
+def place_of(mountpoint: Path) -> Path:
+    """A mount point as mounts are listed: nothing is followed there, where a dead drive may be."""
+    path = Path(os.path.abspath(mountpoint))  # Path.absolute() keeps ".."; resolve() asks the drive
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def unmount_drive(home: Home, only: Path | None = None) -> str:
     """Unmount and wait until the mount process let go of the vault; returns the mount point.
 
-    Raises NotMounted, MountBusy.
+    Raises NotMounted (also when it is not at ``only``, if that is said), MountBusy.
     """
-    status = trio.run(ask, home, "mount", "status")
+    status = mounted_at(home, only)
     mountpoint = str(status["mountpoint"])
     pid = int(status["pid"])
     started = launch.start_time(pid)

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from hivefs.cli.early import Loading
+
 
 class LazyGroup(click.Group):
     """Command NAME lies in module ``hivefs.cli.`` + prefix + NAME as the attribute ``command``."""
@@ -25,7 +27,8 @@ class LazyGroup(click.Group):
         """Load it."""
         if cmd_name not in self._summaries:
             return None
-        command: click.Command = import_module(f"hivefs.cli.{self._prefix}{cmd_name}").command
+        with Loading():
+            command: click.Command = import_module(f"hivefs.cli.{self._prefix}{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,6 +6,7 @@ codes are those of errors.py (docs/exit-codes.md); 2 is a mistake in the command
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -17,6 +18,9 @@ import click
 
 from hivefs.cli.lazy import LazyGroup
 from hivefs.errors import HivefsError, Interrupted
+
+CLOSED_PIPE = 141
+"""As a shell tells of a process that SIGPIPE ended."""
 
 COMMANDS = {
     "init": "Make a vault: recovery phrase, password, a place in a hive.",
@@ -57,11 +61,43 @@ def hivefs() -> None:
 def main() -> None:
     """Run the command of sys.argv and exit."""
     sys.excepthook = _unexpected
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it ended
+        code = _say(Interrupted())
+    sys.exit(code if _flushed() else CLOSED_PIPE)
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of the command. Mistakes of the user and errors of the catalogue end here."""
+    """The exit code of the command. Mistakes of the user and errors of the catalogue end here, and so does that nobody
+    reads what is said any more, as with "| head".
+    """
+    before = sys.stdout
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        return CLOSED_PIPE
+    except SystemExit as end:  # so answers rich a closed pipe, and click, which replaces both streams then
+        if sys.stdout is not before or isinstance(end.__context__, BrokenPipeError):
+            return CLOSED_PIPE
+        raise
+
+
+def _flushed() -> bool:
+    """Write what is still to be written; False when nobody reads it. Python would complain of that at its end."""
+    whole = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            whole = False
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return whole
+
+
+def _run(arguments: list[str]) -> int:
     try:
         result = hivefs.main(arguments, prog_name="hivefs", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -76,10 +112,9 @@ def run(arguments: list[str]) -> int:
         return _say(error)
     except KeyboardInterrupt:
         return _say(Interrupted())
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
     except BaseExceptionGroup as group:
+        if group.split(BrokenPipeError)[1] is None:
+            raise BrokenPipeError from group
         found = _leaf(group)
         if found is None:
             raise
@@ -105,7 +140,10 @@ def _say(error: HivefsError) -> int:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> Any:
-    """One sentence for the user; the traceback goes to a log. Python exits with 1 afterwards."""
+    """One sentence for the user; the traceback goes to a log. Python exits with 1 afterwards, or as by Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        _say(Interrupted())
+        return
     from hivefs.daemon.home import default_home
 
     run_dir = default_home() / "run"

@@ -14,6 +14,7 @@ from hivefs.daemon.home import DEFAULT_CODE, Home, default_home
 from hivefs.errors import BadSetting, PolicyInfeasible, VaultMissing
 from hivefs.formats.policy import MAX_TEXT_BYTES
 from hivefs.placement.language import decode, parse
+from hivefs.placement.language_text import says_nothing
 from hivefs.placement.policy import Policy
 
 
@@ -47,6 +48,7 @@ def command(file: Path | None, text_only: bool, password_file: str | None, key_f
     else:
         text = ask_engine(home, "policy_get", None, password_file, key_file, visible=not as_json)["text"]
     found = ask_engine(home, "policy_check", {"text": text}, password_file, key_file, visible=not as_json)
+    found["empty"] = says_nothing(text)
     _say(found, as_json)
     for name in found["in_use"]:
         if found["policies"][name]:
@@ -62,7 +64,13 @@ def _text_only(text: str, as_json: bool) -> None:
     except VaultMissing:
         default, whose = Policy(*DEFAULT_CODE), "init"
     made = parse(text, default)
-    found = {"policies": dict.fromkeys(made.policies, ""), "in_use": list(made.in_use()), "metadata": "", "default": whose}
+    found = {
+        "policies": dict.fromkeys(made.policies, ""),
+        "in_use": list(made.in_use()),
+        "metadata": "",
+        "default": whose,
+        "empty": says_nothing(text),
+    }
     _say(found, as_json)
     if whose == "init" and not as_json:
         code = f"{default.needed}/{default.total}"
@@ -83,3 +91,5 @@ def _say(found: dict[str, Any], as_json: bool) -> None:
         console().print(table)
     else:
         click.echo(f"The text is right; {len(found['policies'])} policies.")
+    if found["empty"]:
+        click.echo("The text is empty: the vault's own default holds for everything where it is in force.")

@@ -15,7 +15,7 @@ from hivefs.cli.policy_check import text_of
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home, write_file
 from hivefs.errors import HivefsError
-from hivefs.placement.language_text import default_text
+from hivefs.placement.language_text import default_text, says_nothing
 
 
 @click.command("edit")
@@ -23,7 +23,9 @@ from hivefs.placement.language_text import default_text
 @unlock_options
 @json_option
 def command(force: bool, password_file: str | None, key_file: Path | None, as_json: bool) -> None:
-    """Open the text in your editor (EDITOR) and put it into force when it is saved. A mistake can be mended at once."""
+    """Open the text in your editor (EDITOR) and put it into force when it is saved. A mistake can be mended at once. An
+    empty text changes nothing.
+    """
     home = Home.load(default_home())
     found = ask_engine(home, "policy_get", None, password_file, key_file, visible=not as_json)
     before = (found["text"] or default_text(home.policy())).encode()
@@ -54,6 +56,11 @@ def _edit(
         if edited == before:
             return False
         try:
+            if not force and says_nothing(text_of(file)):
+                if edited.strip():
+                    _keep(home, file, before)  # comments
+                click.echo("The text is empty: all rules would go (with --force they do).", err=True)
+                return False
             if edited == refused:  # closed without a change: the user gave up
                 _keep(home, file, before)
                 return False

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hivefs.cli.asking import ask_engine, vault_path
+from hivefs.cli.asking import ask_engine, nothing_there, vault_path
 from hivefs.cli.output import json_option, plain
 from hivefs.cli.policy_apply import apply
 from hivefs.cli.secrets import unlock_options
 from hivefs.daemon.home import Home, default_home
+from hivefs.errors import BadSetting
 from hivefs.placement.language import parse
 from hivefs.placement.language_text import default_text, with_path
 
@@ -32,7 +33,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Set the policy of everything at and below PATH (in the drive, or below its mount point) to NAME. The rest of the text
-    stays as it is, with its comments.
+    stays as it is, with its comments. Where there is nothing in the drive yet, that is said: the policy holds for what
+    comes.
     """
     if (name is None) != remove:
         raise click.UsageError("say NAME, or --remove and no NAME")
@@ -42,10 +44,17 @@ def command(
     before = found["text"] or default_text(home.policy())
     parse(before, home.policy())
     text = with_path(before, inside, name)
+    if name is None and text == before:
+        raise BadSetting(name="PATH", reason=f"{plain(inside)} in the drive has no policy of its own; nothing was changed")
     # The path inside of the drive, as it was understood: one of another place on this machine would be taken for that.
     said = (
         f"{plain(inside)} in the drive has no policy of its own."
         if name is None
         else f"{plain(inside)} in the drive: {name}."
     )
-    apply(home, text, force, password_file, key_file, as_json, said)
+    missing, words = (False, "")
+    if name is not None:
+        missing, words = nothing_there(home, path, password_file, key_file, visible=not as_json)
+    apply(home, text, force, password_file, key_file, as_json, said, {"nothing_there": missing})
+    if missing and not as_json:
+        click.echo(f"Note: {words}", err=True)

@@ -156,7 +156,9 @@ def picture(value: dict[str, Any]) -> RenderableType:
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
     facts.add_row("repair", repair_words(repair))
-    if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"]):
+    if (moving := engine.get("moving")) and (
+        moving["queue"] or moving["moved"] or moving.get("rebalancing") or elsewhere_words(moving)
+    ):
         facts.add_row("moving", moving_words(moving))
     if queues := queue_words(engine.get("queues") or {}):
         facts.add_row("waiting", "\n".join(queues))
@@ -230,7 +232,10 @@ def moving_words(moving: dict[str, Any]) -> str:
     if not moving["queue"] and (words := elsewhere_words(moving)):
         return words
     if not moving["queue"]:
-        return f"nothing now, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
+        now = "nothing now"
+        if moving.get("rebalancing"):  # a little of it, then a look at how full they are then
+            now = "filling nodes give to others, some each minute" + _waits(moving)
+        return f"{now}, {size(moving['moved_bytes'])} so far, {size(moving['freed_bytes'])} of room came back by it"
     why = ", ".join(sorted(moving["reasons"]))
     left = "" if moving["eta_s"] is None else f", {duration(moving['eta_s'])} left"
     return f"{size(moving['bytes_left'])} ({why}), {size(moving['rate'])}/s{left}{_waits(moving)}"

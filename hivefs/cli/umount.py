@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hivefs.cli.drive import take_stale, unmount_drive
+from hivefs.cli.drive import mounted_at, place_of, take_stale, unmount_drive
 from hivefs.cli.output import json_option, show_json
 from hivefs.daemon.home import Home, default_home
 from hivefs.errors import NotMounted, NotReached
@@ -24,18 +24,19 @@ def command(mountpoint: Path | None, wait_s: float, as_json: bool) -> None:
 
     Everything is on this machine's disk when this returns; the engine goes on placing in the background and ends when
     it is done. With --wait everything is made safe in the hive first (exit code 56 when that was not reached in time;
-    it is unmounted all the same). MOUNTPOINT is only needed to take away what a killed mount process left.
+    it is unmounted all the same). With MOUNTPOINT nothing is done unless the drive is there (22), or what a killed mount
+    process left, which is taken away.
     """
     home = Home.load(default_home())
     late: NotReached | None = None
     try:
         if wait_s > 0:
-            late = _wait(home, wait_s)
-        place = unmount_drive(home)
+            late = _wait(home, wait_s, mountpoint)
+        place = unmount_drive(home, mountpoint)
     except NotMounted:
-        if mountpoint is None or not take_stale(mountpoint.absolute()):
+        if mountpoint is None or not take_stale(place_of(mountpoint)):
             raise
-        place = str(mountpoint.absolute())
+        place = str(place_of(mountpoint))
     if as_json:
         show_json({"unmounted": place})
     else:
@@ -44,14 +45,13 @@ def command(mountpoint: Path | None, wait_s: float, as_json: bool) -> None:
         raise late
 
 
-def _wait(home: Home, seconds: float) -> NotReached | None:
+def _wait(home: Home, seconds: float, only: Path | None) -> NotReached | None:
     """Wait until the whole drive is guaranteed; the error, to be raised after the unmount, when it is not in time."""
     import trio
 
-    from hivefs.cli.drive import ask
     from hivefs.cli.wait import wait_for
 
-    mountpoint = Path(trio.run(ask, home, "mount", "status")["mountpoint"])
+    mountpoint = Path(mounted_at(home, only)["mountpoint"])
     try:
         trio.run(wait_for, home, (mountpoint,), "guaranteed", seconds, sys.stderr.isatty())
     except NotReached as error:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hivefs.crypto.keys import VaultKeys
+from hivefs.daemon.first_use import open_or_make
 from hivefs.daemon.home import Home
 from hivefs.errors import HivefsError
 from hivefs.filesystem.filesystem import Filesystem
-from hivefs.filesystem.ports import Placements
 from hivefs.filesystem.service import VaultService
+from hivefs.metadata.engine_store import EngineReader
 from hivefs.metadata.store import MetadataStore
 from hivefs.model.inode import ChunkRef
 from hivefs.stage.log import StageLog
@@ -47,11 +48,11 @@ class Unmounted:
 
 
 @contextmanager
-def opened_unmounted(home: Home, keys: VaultKeys, placements: Placements) -> Iterator[Unmounted]:
-    """Open metadata and stage; they are committed and closed at the end. Raises VaultInUse while a mount has them,
-    StoreDamaged, DiskFull.
+def opened_unmounted(home: Home, keys: VaultKeys, book: EngineReader) -> Iterator[Unmounted]:
+    """Open metadata and stage, which are made where the vault was never mounted; they are committed and closed at the end.
+    ``book`` is the engine's store. Raises VaultInUse while a mount has them, StoreDamaged, DiskFull.
     """
-    store = MetadataStore(home.metadata, keys, device=home.vault.number, holder="the engine, which places what is left")
+    store = open_or_make(home, keys, "the engine, which places what is left", book)
     try:
         stage = StageLog(
             home.stage,
@@ -66,7 +67,7 @@ def opened_unmounted(home: Home, keys: VaultKeys, placements: Placements) -> Ite
                 stage,
                 NoChunks(),
                 clock=time.time_ns,
-                placements=placements,
+                placements=book,
                 owner=(os.getuid(), os.getgid()),
             )
             try:

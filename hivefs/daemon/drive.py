@@ -18,8 +18,9 @@ from hivefs.crypto.keys import VaultKeys
 from hivefs.daemon import control
 from hivefs.daemon.control_values import level_of
 from hivefs.daemon.engine_link import EngineLink, LazyBook
+from hivefs.daemon.first_use import open_or_make
 from hivefs.daemon.home import Home
-from hivefs.daemon.memory import keep_few_new, keep_maps_small
+from hivefs.daemon.memory import keep_small
 from hivefs.daemon.warming import Warming
 from hivefs.errors import EngineUnavailable, NotMounted, StoreDamaged, VaultInUse
 from hivefs.filesystem.courtesy import Courtesy
@@ -37,6 +38,9 @@ _CLOCK_REALTIME_COARSE = 5
 DRAIN_SECONDS = 30.0
 """How long a draining engine may take to let the metadata go."""
 LAST_ANSWERS_SECONDS = 2.0
+TRIES = 10
+"""An engine that let the metadata go takes it again when this process is slow."""
+TRY_AGAIN_SECONDS = 0.2
 
 
 def kernel_clock() -> int:
@@ -60,14 +64,17 @@ async def open_metadata(home: Home, keys: VaultKeys, holder: str) -> MetadataSto
     """The metadata of the vault, with its lock. An engine that drains it is asked to let go. Raises VaultInUse when
     another mount has it, StoreDamaged when it is gone although the vault was used before.
     """
-    fresh = home.vault.number == 1 and not (home.engine / "data.mdb").exists()
-    for attempt in range(2):
+    for attempt in range(1, TRIES + 1):
         try:
-            return MetadataStore(home.metadata, keys, create=fresh, device=home.vault.number, holder=holder)
+            return open_or_make(home, keys, holder)
         except VaultInUse as problem:
-            if attempt or not await _drained(home):
+            if attempt == TRIES or not await _drained(home):
                 raise
             log.info("the engine lets the metadata go (%s)", problem.mountpoint)
+        except StoreDamaged as problem:
+            if attempt == TRIES or problem.path != home.engine:
+                raise
+            await trio.sleep(TRY_AGAIN_SECONDS)  # an engine that runs for the first time makes its store this moment
     raise StoreDamaged(path=home.metadata, reason="its lock is taken again and again")
 
 
@@ -143,8 +150,7 @@ class Drive:
                 working.start_soon(lambda: self.engine.supervise(secrets, start=self._options.engine))
                 working.start_soon(self.engine.hydrate, self._store, self._load)
                 working.start_soon(self._give_hints)
-                working.start_soon(keep_maps_small)
-                working.start_soon(keep_few_new)
+                working.start_soon(keep_small)
                 working.start_soon(self._warming.run)
                 await working.start(self._session_until_end, working.cancel_scope)
                 ready()

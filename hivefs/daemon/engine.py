@@ -25,6 +25,7 @@ from hivefs.daemon import control, evidence_control, priority
 from hivefs.daemon.control_frames import Encoded
 from hivefs.daemon.draining import opened_unmounted
 from hivefs.daemon.engine_core import Engine, opening
+from hivefs.daemon.first_use import never_used
 from hivefs.daemon.home import Home, Secrets
 from hivefs.daemon.launch import Report, harden, problem_of, take_frame
 from hivefs.daemon.looker import Looker
@@ -32,8 +33,7 @@ from hivefs.daemon.memory import (
     collect_nothing,
     collect_often,
     keep_buffers,
-    keep_few_new,
-    keep_maps_small,
+    keep_small,
     settled,
     switch_often,
 )
@@ -61,6 +61,8 @@ BOOTSTRAP_EVERY = 30.0
 REVOKED_EVERY = 5.0
 MOST_HEARD = 64
 SNAPSHOT_SECONDS = 10.0
+MEET_SECONDS = 10.0
+"""Who asks whether nodes can keep a policy waits so long after a start for nodes to be heard of."""
 MOST_NODES = 128
 """Nodes that one answer tells of: to encode it takes half a millisecond."""
 AT_ONCE = ("status", "shutdown", "release_metadata")
@@ -77,6 +79,8 @@ class Process:
         self._conversations = conversations
         self._home = home
         self._drain: trio.CancelScope | None = None
+        self._begun = trio.current_time()
+        self._met = False
         self._released = trio.Event()
         self._calls = 0
         self._idle_since = trio.current_time()
@@ -111,7 +115,8 @@ class Process:
         methods.hold(engine.ready.wait, AT_ONCE)
         methods.add_stream("check", self._check)
         evidence_control.add(methods, engine)
-        PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked).add_to(methods)
+        rules = PolicyControl(EngineBook(engine), self._look, engine.hydration.done.wait, self._asked, self.meeting)
+        rules.add_to(methods)
         return methods
 
     async def begun(self) -> bool:
@@ -262,11 +267,17 @@ class Process:
             with suppress(HivefsError):  # it is being unmounted: then all is committed
                 await self._engine.vault.flush()
         with trio.move_on_after(SNAPSHOT_SECONDS):
-            while self._metadata is None:  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
+            while self._metadata is None and not self._lost():  # noqa: ASYNC110 - a mount comes and goes; this waits seldom and briefly
                 await trio.sleep(0.05)
         if self._metadata is None:
-            raise StoreDamaged(path=self._home.metadata, reason="it cannot be opened now")
+            reason = "it is not there" if self._lost() else "it cannot be opened now"
+            raise StoreDamaged(path=self._home.metadata, reason=reason)
         return self._metadata.another()
+
+    def _lost(self) -> bool:
+        """Whether the metadata is gone although the vault was used."""
+        there = (self._home.metadata / "data.mdb").exists()
+        return not there and not never_used(self._home, self._engine.keys, self._engine.store)
 
     # ---- following the mount ----------------------------------------------------------------------------------------
 
@@ -295,8 +306,8 @@ class Process:
 
     async def _drain_or_done(self) -> bool:
         """Without a mount: place what is left. True when the engine may end."""
-        if not (self._home.metadata / "data.mdb").exists():
-            return False  # never mounted yet: the mount that started us is about to
+        if self._lost():
+            return False  # it is lost: who asks for it hears that, and the nodes can be asked all the same
         try:
             with opened_unmounted(self._home, self._engine.keys, self._engine.store) as drive:
                 log.info("no mount: placing what is left")
@@ -332,6 +343,10 @@ class Process:
                 return
             await trio.sleep(0.5)
 
+    def meeting(self) -> bool:
+        """Whether this process has just started and did not hear of its nodes from those of the vault file yet."""
+        return not self._met and trio.current_time() - self._begun < MEET_SECONDS
+
     async def bootstrap(self) -> None:
         """Learn nodes: every address of the vault file is asked once, then some node that is online now and then."""
         unasked = set(self._home.vault.nodes)
@@ -343,6 +358,7 @@ class Process:
                     unasked.discard(address)
                 except HivefsError as error:
                     log.debug("bootstrap: %s", error)
+            self._met = self._met or len(unasked) < len(self._home.vault.nodes)
             with trio.move_on_after(BOOTSTRAP_EVERY if self._engine.pool.members else 1.0):
                 await self.stop.wait()
             if self._engine.store.damaged and not self._engine.pool.online():
@@ -466,11 +482,10 @@ async def _serve(
             from hivefs.daemon import engine_metrics  # loads prometheus_client: only where it is wanted
 
             nursery.start_soon(engine_metrics.serve, port, engine.told)
-        nursery.start_soon(keep_maps_small)
         settled()
         collect_often()
         switch_often()
-        nursery.start_soon(keep_few_new)
+        nursery.start_soon(keep_small)
         report.ready({})
         log.info("engine ready")
         await _until_stopped(process)

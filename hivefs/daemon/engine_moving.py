@@ -319,7 +319,11 @@ class EngineMoving:
         """For ``hivefs status``."""
         waiting = self.held() or self.budget.waiting_for
         both = Moving.together(self.repack.moving.status(waiting), self.rebalance.moving.status(waiting))
-        return both | {"metadata_stripes_evacuated": self.evacuation.evacuated, "elsewhere": self.elsewhere()}
+        return both | {
+            "rebalancing": self.rebalance.active,
+            "metadata_stripes_evacuated": self.evacuation.evacuated,
+            "elsewhere": self.elsewhere(),
+        }
 
     def elsewhere(self) -> dict[str, Any]:
         """How many stripes hold data of files that have another policy, by its name; ``asking`` while that is not known;

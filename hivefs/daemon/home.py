@@ -30,6 +30,8 @@ from hivefs.model.node import Membership, Role
 from hivefs.placement.policy import Policy
 
 STORES = ("metadata", "stage", "engine", "cache", "run")
+USED = "used"
+"""An empty file: this vault was opened here, so metadata that is gone is lost (see first_use.py)."""
 DEFAULT_CODE = (4, 6)
 """k and n of a vault for which no other code was said."""
 
@@ -104,6 +106,7 @@ class Home:
         self.cache = path / "cache"
         self.run = path / "run"
         self.file = path / "vault.json"
+        self.used = path / USED
         self.mount_log = self.run / "mount.log"
         self.engine_log = self.run / "engine.log"
 
@@ -241,6 +244,12 @@ class Home:
         """Replace fields of vault.json (``nodes``, ``membership``, ``settings``, ...), the wrap unchanged."""
         self._save(replace(self.vault, **fields), secrets, new=False)
 
+    def mark_used(self) -> None:
+        """Note that the vault has been opened here; it stays noted. Raises DiskFull, BadSetting."""
+        if not self.used.exists():
+            with _writing(self.path):
+                write_file(self.used, b"")
+
     def _save(self, vault: VaultFile, secrets: Secrets, *, new: bool) -> None:
         data = vault_format.to_bytes(vault, derive(secrets.master, _MAC_LABEL))
         try:
@@ -331,11 +340,13 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(("before-", ".vault.json."))
+    return name == USED or name.startswith(("before-", ".vault.json.", f".{USED}."))
 
 
 def _set_aside(path: Path) -> None:
     left = [path / name for name in STORES if name != "run" and (path / name).is_dir() and any((path / name).iterdir())]
+    if (path / USED).exists():
+        left.append(path / USED)
     if left:
         aside = path / f"before-{time.time_ns()}"
         aside.mkdir(mode=0o700)

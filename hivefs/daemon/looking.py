@@ -117,6 +117,7 @@ def _check_placement(question: Question, book: SteadyReader, nodes: list[Node], 
 KINDS: Final[dict[str, Callable[..., Any]]] = {
     "explain": partial(_files, policy_look.explain),
     "simulate": partial(_files, policy_look.simulate),
+    "there": partial(_files, policy_look.there),
     "check_placement": _check_placement,
 }
 

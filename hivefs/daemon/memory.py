@@ -12,6 +12,8 @@ import ctypes
 import gc
 import os
 import sys
+import time
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -22,13 +24,31 @@ MOST_BYTES: Final = 24 << 20
 """So much more of mapped files in memory than when it was last little is let go."""
 
 EVERY: Final = 0.2
-NEW_EVERY: Final = 0.2
 OLDER_EVERY: Final = 8
+LITTLE_S: Final = 0.01
+"""Processor time of the process in which little is made or mapped, a twentieth of what EVERY may bring: an
+idle one looks once a second or two.
+"""
 _NAME: Final = "/data.mdb"
 _DONTNEED: Final = 4
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_FROM: Final = 16 << 20
+
+
+class _Work:
+    """How much this process did: by that it is decided whether there is anything to look at."""
+
+    def __init__(self) -> None:
+        self._upto = time.process_time()
+
+    def was_little(self) -> bool:
+        """Less than LITTLE_S since this last was no; costs half a microsecond."""
+        now = time.process_time()
+        if now - self._upto < LITTLE_S:
+            return True
+        self._upto = now
+        return False
 
 
 def settled() -> None:
@@ -69,15 +89,35 @@ def switch_often() -> None:
     sys.setswitchinterval(0.0005)
 
 
+async def keep_small() -> None:
+    """Both that follow, in one task: an idle process is woken once for them."""
+    await _look([_Maps().look, _New().look])
+
+
 async def keep_few_new() -> None:
     """Have the collector look at what is new some times a second, until cancelled. It is called by itself when more was
     made than let go, by number. Where old objects are replaced by new ones (what is remembered of nodes and stripes) these
     are equal: it is not called for an hour, and then looks at all that came in that hour at once. What got old meanwhile it
     looks at by its own rule, when that is a quarter more than was left of it last.
     """
-    for turn in count(1):
-        await trio.sleep(NEW_EVERY)
-        if turn % OLDER_EVERY:
+    await _look([_New().look])
+
+
+async def _look(looks: Sequence[Callable[[], None]]) -> None:
+    work = _Work()
+    while True:
+        await trio.sleep(EVERY)
+        if not work.was_little():
+            for look in looks:
+                look()
+
+
+class _New:
+    def __init__(self) -> None:
+        self._turns = count(1)
+
+    def look(self) -> None:
+        if next(self._turns) % OLDER_EVERY:
             gc.collect(0)
         else:
             gc.collect(1)
@@ -115,15 +155,20 @@ def keep_buffers(most: int, arenas: int = 0) -> None:
 
 
 async def keep_maps_small() -> None:
-    """Look five times a second (20 microseconds each), until cancelled."""
-    least = file_bytes()
-    while True:
-        await trio.sleep(EVERY)
+    """Look five times a second, and seldom while the process does little, until cancelled."""
+    await _look([_Maps().look])
+
+
+class _Maps:
+    def __init__(self) -> None:
+        self._least = file_bytes()
+
+    def look(self) -> None:
         now = file_bytes()
-        if now - least > MOST_BYTES:
+        if now - self._least > MOST_BYTES:
             let_go()
             now = file_bytes()
-        least = min(least, now)
+        self._least = min(self._least, now)
 
 
 def file_bytes() -> int:

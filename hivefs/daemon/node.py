@@ -19,7 +19,7 @@ from hivefs.daemon import control, node_control
 from hivefs.daemon.hive import HiveKey
 from hivefs.daemon.joining import ask_in
 from hivefs.daemon.launch import Report
-from hivefs.daemon.memory import keep_buffers, keep_maps_small, switch_often
+from hivefs.daemon.memory import keep_buffers, keep_maps_small
 from hivefs.daemon.node_process import Labels, recorded, running_node
 from hivefs.daemon.service_manager import notify
 from hivefs.errors import BadInvitation, BadSetting, HivefsError, NodeProblem
@@ -165,7 +165,6 @@ def run(
     if other is not None:
         raise NodeProblem(path=directory, reason=f"it runs already (pid {other.pid})")
     keep_buffers(KEPT_BYTES, arenas=1)
-    switch_often()
     trio.run(_run, directory, report, told, at)
 
 

@@ -18,7 +18,9 @@ from hivefs.daemon.home import write_file
 from hivefs.daemon.launch import start_time, stop_process
 from hivefs.errors import NO_ROOM, BadSetting, NodeProblem
 from hivefs.model.node import Attribute
+from hivefs.model.words import shown
 from hivefs.node.reserve import Reserve
+from hivefs.placement.countries import no_country
 
 RUN_FILE = "run.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -26,7 +28,9 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a node's owner claims of it; empty means that nothing is said. Countries are two letters (ISO 3166)."""
+    """What a node's owner claims of it; empty means that nothing is said. Countries are codes of ISO 3166-1; raises
+    BadSetting for others.
+    """
 
     country: str = ""
     operator: str = ""
@@ -38,8 +42,9 @@ class Labels:
     def __post_init__(self) -> None:
         for name in ("country", "operator_country", "parent_country"):
             value = getattr(self, name)
-            if value and not (len(value) == 2 and value.isascii() and value.isalpha()):
-                raise BadSetting(name=name, reason=f"'{value}' is not a country code of two letters, such as DE")
+            wrong = value and no_country(value)
+            if wrong:
+                raise BadSetting(name="--" + name.replace("_", "-"), reason=f"'{shown(value[:40])}' is {wrong}")
         for name in ("operator", "parent", "hoster"):
             if len(getattr(self, name)) > 256:
                 raise BadSetting(name=name, reason="it is longer than 256 characters")

@@ -33,6 +33,6 @@ class EngineBook:
         """All nodes that are known now."""
         for node_id in self._engine.pool.met.walk():
             member = self._engine.pool.members[node_id]
-            stays = member.state != NodeState.GONE and not member.leaving
+            stays = member.state != NodeState.GONE and not member.leaving and not self._engine.trust.suspended(node_id)
             here = stays and not self._engine.covers_keys(node_id, member.invited)
             yield Node(node_id, member.state, member.weighed.attributes, here, member.free_bytes)

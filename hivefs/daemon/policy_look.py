@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from hivefs.daemon.policy_nodes import Node, coded, holder, independent_nodes, infeasible, known_attributes, limits, shown
 from hivefs.daemon.policy_walk import Snapshot, files_with_chunks, inode_at
 from hivefs.daemon.sorted_keys import SortedKeys
+from hivefs.errors import PathNotInDrive
 from hivefs.model.ids import ID_BYTES, ChunkId, NodeId, StripeId
 from hivefs.placement import heads, lazy
 from hivefs.placement.attributes import authorities
@@ -87,13 +88,22 @@ class _Near:
         return self._known[what]
 
 
+def there(look: Look, path: str) -> dict[str, Any]:
+    """Whether there is something at a path."""
+    try:
+        inode_at(look.snapshot, look.names_key, path)
+    except PathNotInDrive:
+        return {"there": False}
+    return {"there": True}
+
+
 # ---- explain -----------------------------------------------------------------------------------------------------------
 
 
 def explain(look: Look, path: str) -> dict[str, Any]:
     """Who holds what of the files at and below a path, and what proves that it is as their policies say."""
     book, nodes = look.book, look.nodes
-    made = parse(book.policy_text(), book.default)
+    made = parse(book.policy_text(), book.default, kept=True)
     keys = SortedKeys(look.room, NUMBER + ID_BYTES)
     try:
         names, files, local = _named_stripes(look, path, made, keys)
@@ -185,7 +195,7 @@ def _repair(policy: Policy, codes: Iterable[str]) -> dict[str, str]:
 def simulate(look: Look, path: str, lose: list[str], seize: list[str], gone: int) -> dict[str, Any]:
     """What would be left, and what could be put together. Raises BadSetting for words that name no authority."""
     book, nodes = look.book, look.nodes
-    made = parse(book.policy_text(), book.default)
+    made = parse(book.policy_text(), book.default, kept=True)
     ask = WhatIf(
         {n.node_id: authorities(n.attributes, made.policies[DEFAULT].evidence) for n in nodes if n.state != NodeState.GONE},
         named(lose, "--lose", made.blocs),

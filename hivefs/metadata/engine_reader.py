@@ -147,7 +147,7 @@ class EngineReader(CopyReader):
         stored = self._get("tree", records.policy_key(policy_format.TEXT_KEY))
         if self._policies is None or self._policies[1] != (stored, self.default):
             text = self.policy_text()
-            written: Written = parse(text, self.default) if text else Unwritten(self.default)
+            written: Written = parse(text, self.default, kept=True) if text else Unwritten(self.default)
             self._policies = Policies(written, self.policy_of, self.resolve), (stored, self.default)
         return self._policies[0]
 

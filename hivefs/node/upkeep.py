@@ -21,6 +21,9 @@ SCRUB_SHARES_PER_SECOND = 20.0
 """However small they are: each costs a seek and a thread. A million take fourteen hours."""
 
 SCRUB_PAGE = 64
+SWEPT = "all shares were looked for"
+"""Said when a node has gone through its files after a start; a million take it a minute or more."""
+
 COLLECT_SECONDS = 600.0
 CLOCK_SECONDS = 60.0
 SECOND_NS = 10**9
@@ -77,8 +80,8 @@ class Upkeep:
             orphans += swept.orphans
             lost += swept.lost
             await trio.sleep(trio.current_time() - began)  # at most half of the disk's time
-        if orphans or lost:
-            self._events.say("sweep", f"{orphans} files without entry removed, {lost} shares without file dropped")
+        found = f"{orphans} files without entry removed, {lost} shares without file dropped"
+        self._events.say("sweep", f"{SWEPT}: {found}" if orphans or lost else SWEPT)
 
     async def _scrub(self) -> None:
         """Reread one share after the other; returns when the directories of shares are not there."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hivefs.model.node import JURISDICTION_NAMES, UNKNOWN, Attribute, Evidence
 from hivefs.placement.blocs import blocs_of
+from hivefs.placement.countries import COUNTRIES
 
 if TYPE_CHECKING:
     from hivefs.placement.policy import Policy
@@ -20,7 +21,8 @@ NOBODY_SAID = ("operator", "hoster", "asn", "subnet")
 
 def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CLAIMED) -> dict[str, frozenset[str]]:
     """The authorities of a node by family. An attribute that is missing, empty or known only by evidence weaker than
-    ``weakest`` gives UNKNOWN, which counts against every authority. An owner's parent that does not exist is stated by
+    ``weakest`` gives UNKNOWN, which counts against every authority; so does a country that is no country (certificates and
+    entries of others may say anything). An owner's parent that does not exist is stated by
     leaving out parent and parent_country both. A node with several addresses is in several subnets, each an attribute.
     """
     stated = tuple(attributes)
@@ -29,7 +31,8 @@ def authorities(attributes: Iterable[Attribute], weakest: Evidence = Evidence.CL
     countries = set()
     for name in JURISDICTION_NAMES:
         if name in known:
-            countries.add(known[name].upper())
+            country = known[name].upper()
+            countries.add(country if country in COUNTRIES and known[name].isascii() else UNKNOWN)
         elif name != "parent_country" or "parent" in said or "parent_country" in said:
             countries.add(UNKNOWN)
     operators = {known["operator"]} if "operator" in known else {UNKNOWN}

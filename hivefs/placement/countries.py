@@ -1,5 +1,6 @@
 """The countries there are: officially assigned codes of ISO 3166-1 alpha-2 (as of 2024), and XK, which the European Union
-uses for Kosovo. A rule for a country that does not exist would hold for ever and mean nothing.
+uses for Kosovo. A rule for a country that does not exist would hold for ever and mean nothing; and a node under one would
+be under no country that a rule can name, so that nothing is denied to it. Pure data.
 """
 
 from __future__ import annotations
@@ -14,3 +15,14 @@ _CODES = (
     "UZ VA VC VE VG VI VN VU WF WS XK YE YT ZA ZM ZW"
 )
 COUNTRIES = frozenset(_CODES.split())
+
+MEANT = {"UK": "GB", "EL": "GR"}
+"""Codes that other lists have (the European Union's among them), and those of ISO 3166-1 for the same country."""
+
+
+def no_country(code: str) -> str:
+    """What is wrong with a code, in words that follow "'UK' is"; empty when it is one, in capitals or not."""
+    if code.upper() in COUNTRIES and code.isascii():
+        return ""
+    meant = MEANT.get(code.upper(), "")
+    return "not a country code of two letters (ISO 3166-1), such as DE" + (f"; say {meant}" if meant else "")

@@ -9,11 +9,11 @@ Who says something of a node, and what it counts for (docs/decisions/0019):
     the user's table     REGISTRY: country, network and hoster of its public addresses
 
 What is contradicted is unknown: two of the first three say different things; or the table does, and no attestation stands
-against it. What is refuted (by a round-trip time) is unknown whoever said it. Unknown is an attribute with an empty value,
-which counts against every authority. Subnets come from the addresses and from nobody's word: a node is only used where it
-answers, so the subnet where it really is is among them (MEASURED); the caller adds the one at which it answered last, for
-a node that is away (docs/decisions/0034). Addresses of a node that names a relay say nothing: it may answer through that,
-wherever it is (docs/decisions/0032).
+against it. A country that is none (ISO 3166-1) is unknown too. What is refuted (by a round-trip time) is unknown whoever
+said it. Unknown is an attribute with an empty value, which counts against every authority. Subnets come from the
+addresses and from nobody's word: a node is only used where it answers, so the subnet where it really is is among them
+(MEASURED); the caller adds the one at which it answered last, for a node that is away (docs/decisions/0034). Addresses of
+a node that names a relay say nothing: it may answer through that, wherever it is (docs/decisions/0032).
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from typing import Protocol
 
 from hivefs.formats.attestation import early, expired
 from hivefs.model.attestation import Attestation, Said
-from hivefs.model.node import ATTRIBUTE_NAMES, Attribute, Evidence, Membership
+from hivefs.model.node import ATTRIBUTE_NAMES, JURISDICTION_NAMES, Attribute, Evidence, Membership
 from hivefs.model.words import showable
+from hivefs.placement.countries import COUNTRIES
+from hivefs.placement.networks import V4_PREFIX, V6_PREFIX, network_number
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SUBNET = "subnet"
 FROM_TABLE = ("country", "asn", "hoster")
-V4_PREFIX, V6_PREFIX = 24, 48
 MOST_SUBNETS = 16
 
 
@@ -111,6 +112,10 @@ def weigh(
         reason = (refuted or {}).get(name, "")
         if reason and attribute is not None and attribute.value:
             attribute, problem = Attribute(name, "", Evidence.MEASURED), f"{name} {attribute.value} is refuted: {reason}"
+        if attribute is not None and attribute.value and name in JURISDICTION_NAMES and attribute.value not in COUNTRIES:
+            # It still contradicts what others say: who says that knows the node as something else.
+            problem = f"{name} {attribute.value} is no country (ISO 3166-1)"
+            attribute = Attribute(name, "", attribute.evidence)
         if attribute is not None:
             found.append(attribute)
         if problem:
@@ -144,7 +149,7 @@ def same(name: str, one: str, other: str) -> bool:
 
 def _plain(name: str, value: str) -> str:
     value = value.strip().casefold()
-    return value.removeprefix("as") if name == "asn" else value
+    return network_number(value) or value if name == "asn" else value
 
 
 def _words(
@@ -159,6 +164,8 @@ def _words(
             value = ""  # nobody is called so: it would steer a terminal, or write a line of a log
         if name.endswith("country"):
             value = value.upper() if len(value) == 2 and value.isascii() and value.isalpha() else ""
+        if name == "asn":
+            value = network_number(value)  # AS64500 and 64500 are the same, and rules name the latter
         found.setdefault(name, []).append(_Word(evidence, value, who))
 
     for made in attested:

@@ -73,8 +73,12 @@ def decode(data: bytes) -> str:
         raise BadPolicy(line=line, column=column, reason=f"the byte 0x{data[error.start]:02x} is not UTF-8") from None
 
 
-def parse(text: str, default: Policy) -> PolicySet:
-    """Read a policy.toml. What it does not say is as in ``default``, the vault's own. Raises BadPolicy."""
+def parse(text: str, default: Policy, *, kept: bool = False) -> PolicySet:
+    """Read a policy.toml. What it does not say is as in ``default``, the vault's own. Raises BadPolicy.
+
+    ``kept``: the text is in force. What releases before this one took is taken then: names of networks and subnets that no
+    node can be in.
+    """
     if len(text.encode("utf-8", "surrogatepass")) > policy_format.MAX_TEXT_BYTES:
         raise BadPolicy(line=1, column=1, reason=f"the text is longer than {policy_format.MAX_TEXT_BYTES >> 10} KiB")
     for number, line in enumerate(text.split("\n"), 1):
@@ -89,7 +93,7 @@ def parse(text: str, default: Policy) -> PolicySet:
         raise BadPolicy(line=1, column=1, reason="brackets are nested too deeply") from None
     except ValueError:  # Python converts no number of more than 4300 digits
         raise BadPolicy(line=1, column=1, reason="a number in it is too long") from None
-    reader = Reader(text, found)
+    reader = Reader(text, found, kept)
     reader.only(("policy", "paths", "blocs", "metadata"), data, ())
     blocs = reader.blocs(data)
     tables = reader.table(data, "policy", ())

@@ -42,6 +42,14 @@ def _guarantee(key: str, rules: Sequence[tuple[Rules, str]]) -> str:
     return f"{key} = {tables[0] if len(tables) == 1 else '[' + ', '.join(tables) + ']'}"
 
 
+def says_nothing(text: str) -> bool:
+    """Whether there is nothing in a text but comments: then the vault's own default holds alone."""
+    try:
+        return not tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+
+
 def with_path(text: str, path: str, name: str | None) -> str:
     """The text with the policy of one path set to ``name``, or without that path (None); comments and order stay.
 

@@ -14,7 +14,8 @@ from hivefs.model.words import showable, shown
 from hivefs.placement.arithmetic import MOST_SHARES, PLURALS, impossible
 from hivefs.placement.blocs import BLOCS
 from hivefs.placement.conjunction import join, limits_of, split
-from hivefs.placement.countries import COUNTRIES
+from hivefs.placement.countries import COUNTRIES, MEANT
+from hivefs.placement.networks import WRONG, written
 from hivefs.placement.policy import AT_ONCE, Policy
 from hivefs.placement.toml_places import Path, Place, position
 from hivefs.placement.verifier import Rules
@@ -32,10 +33,11 @@ _KINDS = {bool: "a truth value", int: "a number", str: "a text", list: "a list",
 
 
 class Reader:
-    """The text with the places of what is in it."""
+    """The text with the places of what is in it. ``kept``: it is in force, maybe since a release that looked at less."""
 
-    def __init__(self, text: str, places: Mapping[Path, Place]) -> None:
+    def __init__(self, text: str, places: Mapping[Path, Place], kept: bool = False) -> None:
         self._text = text
+        self._kept = kept
         self._places = places
 
     # ---- saying what is wrong ---------------------------------------------------------------------------------------
@@ -142,6 +144,8 @@ class Reader:
     def _no_place(self, word: str, blocs: Iterable[str]) -> str:
         if word.upper() in COUNTRIES:
             return f'"{word}" must be in capitals: {word.upper()}'
+        if word.upper() in MEANT:
+            return f'"{word}" is no country of ISO 3166; say {MEANT[word.upper()]}'
         names = list(blocs)
         close = get_close_matches(word[:64].upper(), names, 1)
         hint = f" (did you mean {close[0]})" if close else f"; blocs are {', '.join(names[:12])}"
@@ -268,7 +272,10 @@ class Reader:
             if colon and family in NAMED:
                 if not name or len(name) > MAX_WORD or not showable(name) or name != name.strip():
                     raise self.wrong(path, f'"{self.short(word)}" names no {family}', value=True)
-                found.add(word)
+                meant = written(family, name) or (name if self._kept else "")
+                if not meant:
+                    raise self.wrong(path, f'"{self.short(word)}" is {WRONG[family]}', value=True)
+                found.add(join(family, meant))
                 continue
             place = name if colon and family in ("jurisdiction", "bloc") else word
             if place in known and family != "jurisdiction":

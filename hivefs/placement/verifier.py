@@ -1,5 +1,5 @@
 """The verifier: proves G1 and G2 for one placement by counting every coalition. It shares no code with the selector: what
-authorities a node is under it derives from the attributes itself (a test proves what this file imports).
+authorities a node is under it derives from the attributes itself (a test proves what this file imports: tables, no code).
 
 G1(c), no reassembly: for every coalition of c authorities, the shares on nodes under any of them number at most k-1.
 G2(a, s), no hostage: after removing every node under any a authorities, at least k+s shares remain.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hivefs.model.node import UNKNOWN, Attribute, Evidence
 from hivefs.placement.blocs import BLOCS
+from hivefs.placement.countries import COUNTRIES
 
 if TYPE_CHECKING:
     from hivefs.placement.policy import Policy
@@ -121,13 +122,19 @@ class _Known:
     def _value(self, name: str) -> str:
         return self.values.get(name, UNKNOWN)
 
+    @staticmethod
+    def _country(said: str) -> str:
+        """A country that there is: what says anything else says nothing, and counts against every one."""
+        code = said.upper()
+        return code if said.isascii() and code in COUNTRIES else UNKNOWN
+
     def under(self, family: str) -> frozenset[str]:
         """The authorities of a family over the node."""
         if family == "jurisdiction":
             countries = [self._value("country"), self._value("operator_country")]
             if self.named & {"parent", "parent_country"}:
                 countries.append(self._value("parent_country"))
-            return frozenset(country.upper() for country in countries)
+            return frozenset(self._country(said) for said in countries)
         if family == "operator":
             mine = {self._value("operator")}
             return frozenset(mine | {self._value("parent")} if "parent" in self.named else mine)

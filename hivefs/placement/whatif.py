@@ -23,8 +23,9 @@ from hivefs.errors import BadSetting
 from hivefs.model.ids import NodeId
 from hivefs.model.node import UNKNOWN
 from hivefs.placement.blocs import BLOCS
-from hivefs.placement.conjunction import split
-from hivefs.placement.countries import COUNTRIES
+from hivefs.placement.conjunction import join, split
+from hivefs.placement.countries import COUNTRIES, MEANT
+from hivefs.placement.networks import WRONG, written
 from hivefs.placement.policy_reader import NAMED
 
 Authorities = Mapping[str, frozenset[str]]
@@ -45,11 +46,14 @@ def named(
             found += known[word]
         elif word.upper() in COUNTRIES:
             found.append(word.upper())
+        elif colon and family in WRONG and not written(family, name):
+            raise BadSetting(name=option, reason=f"'{word}' is {WRONG[family]}")
         elif colon and name and family in NAMED:
-            found.append(word)
+            found.append(join(family, written(family, name)))
         else:
             there = f"a country (two letters), one of {', '.join(known)}, or {', '.join(f'{f}:NAME' for f in NAMED)}"
-            raise BadSetting(name=option, reason=f"'{word}' is not {there}")
+            meant = f"; say {MEANT[word.upper()]}" if word.upper() in MEANT else ""
+            raise BadSetting(name=option, reason=f"'{word}' is not {there}{meant}")
     return split(found)
 
 

@@ -103,6 +103,11 @@ class Channel(ABC):
     def fill(self, consume: Callable[[memoryview], None]) -> int | None:
         """One read from the socket, opened, into ``consume``. Bytes read, 0 at the end, None when there are none."""
 
+    @property
+    @abstractmethod
+    def missing(self) -> int:
+        """Bytes that must come before anything more can be opened, at least 1."""
+
     @abstractmethod
     def say_goodbye(self) -> None:
         """Seal everything accepted so far, and behind it what says that nothing more comes, where there is such a thing."""

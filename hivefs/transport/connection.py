@@ -88,7 +88,7 @@ class Connection:
         self._writer_idle = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._pong_came = trio.lowlevel.ParkingLot()
-        self._kernel_full = False
+        self._kernel_full = self._in_doubt = False
         self._heard = self._moved = trio.current_time()
         self._flushed = 0.0
         self._reads = 0
@@ -247,6 +247,7 @@ class Connection:
             if got == READ_SIZE:
                 await trio.lowlevel.checkpoint()
             else:
+                channel.raw.wake_at(1 if self._in_doubt else channel.missing)
                 await channel.raw.readable()
 
     async def _write(self) -> None:
@@ -273,6 +274,9 @@ class Connection:
             self._session.sweep(now)
             if self._heard + interval > now:
                 continue
+            # Any byte is a sign of life, half a record too.
+            self._in_doubt = True
+            self._channel.raw.wake_at(1)
             before, self._moved = self._reads, now
             self._ask()
             while self._reads == before:
@@ -287,6 +291,7 @@ class Connection:
                         self._lose(self._too_slow("a keepalive", patience))
                         return
                     self._moved = now
+            self._in_doubt = False
 
     def _ask(self) -> None:
         self._ping_number = (self._ping_number + 1) & 0xFFFFFFFF

@@ -232,6 +232,11 @@ class NoiseChannel(Channel):
                 partial.clear()
                 consume(memoryview(self._open(message)))
 
+    @property
+    def missing(self) -> int:
+        partial = self._partial
+        return (2 if len(partial) < 2 else 2 + int.from_bytes(partial[:2], "big")) - len(partial)
+
     def open_buffered(self, consume: Callable[[memoryview], None]) -> bool:
         if self._opened:
             opened, self._opened = self._opened, bytearray()

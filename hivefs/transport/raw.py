@@ -25,6 +25,9 @@ MAX_NEGOTIATION_READ = 64 * 1024
 UNSENT_LOW_WATER = 256 * 1024
 """Bytes that may wait unsent in the kernel: enough to keep the line busy, and a ping is not stuck behind megabytes."""
 
+MOST_TOGETHER = 20 * 1024
+"""Bytes that are waited for before the reader is woken, at most: a record of TLS with some bytes to spare."""
+
 RELAYED = "relayed"
 """Stands for the IP address of a peer behind a relay, which we do not know."""
 
@@ -67,6 +70,7 @@ class RawSocket(IRawConnection):  # type: ignore[misc]
         self.remote_host, self.remote_port = _remote(stream)
         self.socket = socket.socket(fileno=stream.socket.detach())
         self.socket.setblocking(False)
+        self._wakes_at = 1
         if self.socket.family == socket.AF_UNIX:
             return  # one end of a pair: the other leads through a relay
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -80,6 +84,17 @@ class RawSocket(IRawConnection):  # type: ignore[misc]
     async def readable(self) -> None:
         """Wait for bytes, an end or an error to read."""
         await trio.lowlevel.wait_readable(self._open_file())
+
+    def wake_at(self, count: int) -> None:
+        """From now on ``readable`` returns when so many bytes are there (or MOST_TOGETHER, an end or an error). On a slow
+        line a record comes in a dozen packets, and each would wake a task that can do nothing yet. May be called while
+        a task waits: it is woken when what is there is enough by the new number.
+        """
+        count = min(count, MOST_TOGETHER)
+        if count != self._wakes_at and self.socket.fileno() >= 0 and self.socket.family != socket.AF_UNIX:
+            self._wakes_at = count
+            with contextlib.suppress(OSError):  # closed by the other end: that wakes whoever waits
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     async def writable(self) -> None:
         """Wait until the kernel takes bytes again."""

@@ -31,6 +31,9 @@ from .raw import EndOfConnection, RawSocket
 
 __all__ = ["PROTOCOL_ID", "TlsChannel", "TlsTransport"]
 
+HEADER_BYTES = 5
+"""Of a TLS record, type, version and length; the length is in the last two (RFC 8446, 5.1)."""
+
 _plain_scratch = memoryview(bytearray(SLICE))
 
 
@@ -122,6 +125,29 @@ class TlsChannel(Channel):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._header = bytearray()
+        self._record_left = 0
+
+    @property
+    def missing(self) -> int:
+        return self._record_left or HEADER_BYTES - len(self._header)
+
+    def _came(self, data: bytes | memoryview) -> None:
+        """Bytes from the socket go to OpenSSL; where they end inside of a record is remembered."""
+        self._incoming.write(data)
+        position, end, left, header = 0, len(data), self._record_left, self._header
+        while position < end:
+            if left:
+                step = min(left, end - position)
+                left -= step
+            else:
+                step = min(HEADER_BYTES - len(header), end - position)
+                header += data[position : position + step]
+                if len(header) == HEADER_BYTES:
+                    left = int.from_bytes(header[3:], "big")
+                    header.clear()
+            position += step
+        self._record_left = left
 
     # ---- handshake and negotiation: waits, under the caller's deadline --------------------------------------
 
@@ -132,7 +158,7 @@ class TlsChannel(Channel):
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self.raw.write(self._outgoing.read())
-                self._incoming.write(await self.raw.read(SLICE))
+                self._came(await self.raw.read(SLICE))
             except ssl.SSLError:
                 # The alert says why; sending it is a courtesy that may fail like everything else here.
                 await self.raw.write(self._outgoing.read())
@@ -153,7 +179,7 @@ class TlsChannel(Channel):
             try:
                 data = self._tls.read(n)
             except ssl.SSLWantReadError:
-                self._incoming.write(await self.raw.read(SLICE))
+                self._came(await self.raw.read(SLICE))
             except ssl.SSLZeroReturnError:
                 data = b""
                 break
@@ -212,7 +238,7 @@ class TlsChannel(Channel):
         except (BlockingIOError, InterruptedError):
             return None
         for start in range(0, got, SLICE):
-            self._incoming.write(cipher_scratch[start : min(start + SLICE, got)])
+            self._came(cipher_scratch[start : min(start + SLICE, got)])
             if not self.open_buffered(consume):
                 return 0
         return got

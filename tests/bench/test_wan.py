@@ -166,7 +166,7 @@ def test_all_rows_of_a_hive_behind_a_link(tmp_path: Path) -> None:
     rows = {title.partition(": ")[2]: row for title, row in result["hive"].items()}
     assert {"placing, all 6 shares", "first byte of a cold 1 MiB", "cold sequential read"} < set(rows)
     of_it = [title for title in rows if title.startswith("of that ")]  # none with netem
-    assert len(of_it) in (0, 4) and len(rows) == 3 + len(of_it) + sum(map(len, figures.CONNECTIONS.values()))
+    assert len(of_it) in (0, 4) and len(rows) == 5 + len(of_it) + sum(map(len, figures.CONNECTIONS.values()))
     assert all(row["value"] > 0 for row in rows.values())
     assert all(row["value"] <= 50 for title, row in rows.items() if row["unit"] == "Mbit/s"), "faster than the link"
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]

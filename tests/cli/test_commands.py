@@ -183,6 +183,8 @@ def test_hive_and_node_init(hivefs, places: Path) -> None:  # type: ignore[no-un
     assert hivefs(*node, "--listen", "/ip4/127.0.0.1/tcp/4001").code == 39
     assert hivefs(*node, "--listen", "nonsense").code == 41
     assert hivefs(*[{"de": "Germany"}.get(str(a), a) for a in node], "--listen", "/ip4/127.0.0.1/tcp/1").code == 60
+    ran = hivefs(*[{"de": "uk", places / "n": places / "m"}.get(a, a) for a in node], "--listen", "/ip4/127.0.0.1/tcp/1")
+    assert ran.code == 60 and "--country" in ran.err and "say GB" in ran.err and not (places / "m").exists()
     (places / "h.key").chmod(0o644)
     assert hivefs(*node, "--listen", "/ip4/127.0.0.1/tcp/4001").code == 16
 
@@ -283,6 +285,8 @@ def test_what_the_engine_moves_is_one_line() -> None:
         "waiting_for": "",
     }
     assert moving_words(moving) == "nothing now, 3.0 MiB so far, 5.0 MiB of room came back by it"
+    evened = moving_words(moving | {"rebalancing": True})
+    assert evened == "filling nodes give to others, some each minute, 3.0 MiB so far, 5.0 MiB of room came back by it"
     moving |= {"queue": 2, "bytes_left": 4 << 20, "reasons": {"b": {}, "a": {}}, "rate": 1 << 20, "eta_s": 4}
     assert moving_words(moving) == "4.0 MiB (a, b), 1.0 MiB/s, 4 s left"
     moving |= {"eta_s": None, "waiting_for": "The drive is in use."}

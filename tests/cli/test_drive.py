@@ -182,6 +182,24 @@ def test_recovering_a_vault_that_the_hive_does_not_know(user: User) -> None:
     assert not (user.home / "vault.json").exists()
 
 
+@pytest.mark.slow  # test_before_the_mount.py has most of it, without a hive
+def test_what_runs_before_the_first_mount_does_no_harm(user: User) -> None:
+    user.run("init", "--no-password", "--phrase-out", user.phrase)
+    assert "[policy.default]" in user.run("policy", "show")
+    assert user.json("check", "--placement")["problems"] == 0
+    assert user.json("check")["problems"] == 0
+    assert user.json("placement", "/")["files"] == 0
+    user.run("policy", "simulate", "--nodes-gone", 1)
+    assert user.json("policy", "set", "/Later", "default", "--force")["nothing_there"] is True
+    user.run("mount", user.drive)
+    (user.drive / "f").write_text("x")
+    user.run("umount")
+    user.stop_engine()
+    shutil.rmtree(user.home / "metadata")
+    assert "it is not there" in user.run("mount", user.drive, code=53), "lost metadata of a vault in use is noticed"
+    assert "it is not there" in user.run("check", code=53), "and a check says the same"
+
+
 def test_mount_points(drive: User, tmp_path: Path) -> None:
     second = tmp_path / "second"
     second.mkdir()

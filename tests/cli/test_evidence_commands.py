@@ -60,6 +60,8 @@ def test_a_key_is_made_and_vouches(hivefs: Run, tmp_path: Path) -> None:
         ((NODE,), 60, "say what you vouch for"),
         (("DE", "--country", "DE"), 60, "not a whole key"),
         ((NODE, "--country", "Germany"), 60, "country code"),
+        ((NODE, "--country", "UK"), 60, "'UK' is not a country code of two letters (ISO 3166-1), such as DE; say GB."),
+        ((NODE, "--parent-country", "xx"), 60, "--parent-country"),
         ((NODE, "--asn", "x"), 60, "not the number of a network"),
         ((NODE, "--country", "DE", "--expires", "soon"), 60, "not a time"),
         ((NODE, "--country", "DE", "--out", "/nowhere/file"), 60, "cannot be written"),

@@ -9,7 +9,7 @@ from hivefs import errors
 from hivefs.errors import HivefsError
 
 PAGE = Path(__file__).parents[2] / "docs" / "exit-codes.md"
-HEAD = """# Exit codes
+HEAD = r"""# Exit codes
 
 What the `hivefs` command exits with, and the sentence that it prints on standard error. Made from `hivefs/errors.py`;
 to make it again after a change: `python tests/cli/test_exit_codes.py`. "Later" means that trying again later can help.
@@ -18,6 +18,7 @@ to make it again after a change: `python tests/cli/test_exit_codes.py`. "Later" 
 |---|---|---|---|
 | 0 | | | done |
 | 2 | | | a mistake in the command line; `--help` tells what is possible |
+| 141 | | | nobody reads the output any more, as with `hivefs ... \| head` |
 """
 
 

@@ -12,9 +12,68 @@ from typing import Any
 import pytest
 import trio
 
+from hivefs.cli import early
 from hivefs.daemon import control
 from hivefs.daemon.home import Home, Lock, Secrets
 from hivefs.daemon.launch import environment
+from hivefs.errors import Interrupted
+
+
+def begun(words: tuple[str, ...], home: Path, stop_at: str, **more: Any) -> subprocess.Popen[bytes]:
+    """The command in a process that sends itself SIGINT when it begins to load the module ``stop_at``."""
+    program = (
+        "import os, signal, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *more):\n"
+        f"        if name == {stop_at!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"sys.argv = {['hivefs', *words]!r}\n"
+        "from hivefs.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    env = {**environment(), "HIVEFS_HOME": str(home)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, **{"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "env": env, **more})
+
+
+@pytest.mark.parametrize("module", ["hivefs.cli.main", "click", "hivefs.errors", "hivefs.cli.policy_show", "trio"])
+def test_an_interrupt_while_modules_are_loaded_is_one_sentence(tmp_path: Path, module: str) -> None:
+    with begun(("policy", "show"), tmp_path, module) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (130, b"", early.SAID)
+    assert early.SAID.decode() == f"hivefs: {Interrupted()}\n" and Interrupted.exit_code == early.CODE
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As of a shell's command in the background."""
+
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    with begun(("version",), tmp_path, "click", preexec_fn=ignore) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and out and not err
+
+
+@pytest.mark.parametrize("words", [("policy", "check", "/nowhere"), ("--help",), ("status",)])
+@pytest.mark.parametrize("closed", ["both", "stdout"])
+def test_a_closed_pipe_is_no_mistake_of_hivefs(tmp_path: Path, words: tuple[str, ...], closed: str) -> None:
+    home = Home.create(tmp_path / "vault", Secrets(bytes(32), bytes([9]) * 32), Lock("none"), bytes([7]) * 32, (), 4, 8, {})
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        stderr = theirs if closed == "both" else subprocess.PIPE
+        with begun(words, home.path, "", stdout=theirs, stderr=stderr) as process:
+            err = process.communicate(timeout=120)[1] or b""
+    finally:
+        os.close(theirs)
+    assert not (home.run / "cli.log").exists(), (home.run / "cli.log").read_text()
+    assert b"Traceback" not in err and b"Broken" not in err and b"mistake in HiveFS" not in err
+    assert process.returncode != 1
+    if closed == "both":
+        assert process.returncode == 141
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def test_a_qr_code_holds_the_line(hivefs: Run, key: Path) -> None:
         (("--expires", "0d"), "more than nothing"),
         (("--member-for", "9999999w"), "a hundred years"),
         (("--country", "Germany"), "two letters"),
+        (("--operator-country", "el"), "ISO 3166-1), such as DE; say GR."),
         (("--node", "example.org"), "not a node address"),
         (tuple(w for _ in range(17) for w in ("--node", NOBODY)), "at most 16"),
     ],
@@ -144,6 +145,25 @@ def test_a_node_gets_a_new_membership_and_keeps_its_key(hivefs: Run, key: Path, 
     said = hivefs("node", "join", foreign, tmp_path / "n", "--again")
     assert said.code == 49 and "another hive" in said.err and load_node(tmp_path / "n")[0] == after
     assert hivefs("node", "join", foreign, tmp_path / "none", "--again").code == 39
+
+
+def test_a_country_that_is_none_is_refused_wherever_it_is_said(hivefs: Run, key: Path, tmp_path: Path) -> None:
+    """Else it would be a country of its own, which no rule can name."""
+    line = invite(hivefs, key, "--role", "node", "--operator", "us")
+    for words in (
+        ("node", "join", line, tmp_path / "n", *LISTEN),
+        ("node", "join", line, tmp_path / "n", "--again"),
+        ("hive", "relabel", "ab" * 32, "--hive", key, "--node", NOBODY),
+        ("node", "set", tmp_path / "n"),
+        ("invite", "--hive", key),
+    ):
+        for option in ("--country", "--operator-country", "--parent-country"):
+            said = hivefs(*words, option, "UK")
+            assert (
+                said.code == 60 and f"{option} is wrong: 'UK' is not a country code" in said.err and "say GB." in said.err
+            )
+            assert said.err.count("\n") == 1 and not said.out and not (tmp_path / "n").exists()
+    assert hivefs("node", "join", line, tmp_path / "n", *LISTEN, "--country", "gb").code == 0
 
 
 def test_what_is_missing_or_contradicts_is_said(hivefs: Run, key: Path, tmp_path: Path) -> None:

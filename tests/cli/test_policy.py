@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +38,7 @@ from hivefs.errors import BadPolicy, BadSetting, HivefsError, PathNotInDrive, Po
 from hivefs.formats import records
 from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
-from hivefs.model.node import Attribute
+from hivefs.model.node import Attribute, Evidence
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement.health import NodeState
 from hivefs.placement.language import parse
@@ -264,6 +266,51 @@ def test_an_automatic_code_is_feasible_when_some_code_is() -> None:
     assert infeasible(Policy(0, 0, auto=True), four[:2]) != "" and infeasible(Policy(4, 8), four) != ""
 
 
+def test_nodes_that_would_do_if_they_were_attested_are_said_to() -> None:
+    nodes = [node(i, country) for i, country in enumerate(PLACES * 3, 1)]
+    for policy in (Policy(4, 8, evidence=Evidence.ATTESTED), Policy(0, 0, evidence=Evidence.ATTESTED, auto=True)):
+        words = infeasible(policy, nodes)
+        assert "would do if what is said of 12 of them was attested" in words and 'evidence = "attested"' in words
+        assert "under 0;" in words or "under 0 of" in words, "and no empty brackets"
+        good = [replace(n, attributes=tuple(replace(a, evidence=Evidence.ATTESTED) for a in n.attributes)) for n in nodes]
+        assert infeasible(policy, good) == ""
+        assert "what is said of 9 of them was attested" in infeasible(policy, [*good[:3], *nodes[3:]])
+        assert "would do" not in infeasible(policy, [n for n in nodes if n.attributes[0].value != "FR"][:4])
+    capped = Policy(4, 8, max_per=(("asn", 2),), evidence=Evidence.REGISTRY)
+    assert "would do" not in infeasible(capped, nodes), "nobody states a network, so there is nothing to attest"
+
+
+def test_an_engine_that_has_just_started_waits_to_hear_of_its_nodes() -> None:
+    for name in ("policy_check", "policy_set"):
+        world = World()
+        there, world.book.there = world.book.there, []
+        looks = iter((True, True, True, False))
+
+        def meeting(there: list[Node] = there, world: World = world, looks: Iterator[bool] = looks) -> bool:
+            found = next(looks)
+            if not found:
+                world.book.there = there  # what was heard last counts
+            return found
+
+        PolicyControl(world.book, world.look, world.ready, meeting=meeting).add_to(world.methods)
+        steps: list[Any] = []
+        found = world.ask(name, {"text": ""}, steps)
+        assert found["nodes"] == 12 and not any(found["policies"].values()) and not found["metadata"]
+        assert steps == [["nodes heard of so far", 0, 0]] * 3
+
+
+def test_what_can_be_kept_waits_for_nobody_and_what_cannot_is_said_in_the_end() -> None:
+    world, steps = World(), list[Any]()
+    PolicyControl(world.book, world.look, world.ready, meeting=lambda: True).add_to(world.methods)
+    assert world.ask("policy_check", {"text": ""}, steps)["nodes"] == 12 and steps == []
+    world.book.there = []
+    looks = iter((True, False))
+    PolicyControl(world.book, world.look, world.ready, meeting=lambda: next(looks)).add_to(world.methods)
+    with pytest.raises(PolicyInfeasible):
+        world.ask("policy_set", {"text": ""}, steps)
+    assert len(steps) == 1
+
+
 # ---- the commands -------------------------------------------------------------------------------------------------------
 
 
@@ -278,7 +325,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         return made.ask(name, value)
 
     commands = (policy_apply, policy_check, policy_edit, policy_explain, policy_set, policy_show, policy_simulate)
-    for module in (*commands, placement_command):
+    for module in (*commands, placement_command, asking):
         monkeypatch.setattr(module, "ask_engine", ask)
     return made
 
@@ -311,6 +358,43 @@ def test_show_set_and_remove(world: World, run: Run, tmp_path: Path) -> None:
     assert code == 62 and 'no policy "q"' in err and err.count("\n") == 1
     assert run("policy", "set", "Photos", "p")[0] == 60 and run("policy", "set", "/Photos")[0] == 2
     assert run("policy", "set", b"/\xff".decode("utf-8", "surrogateescape"), "p")[0] == 60
+
+
+def test_a_path_at_which_there_is_nothing_is_taken_with_a_word(world: World, run: Run, tmp_path: Path) -> None:
+    code, out, err = run("policy", "set", "/Photos/german", "default")
+    assert (code, out, err) == (0, "/Photos/german in the drive: default.\n", "")
+    code, out, err = run("policy", "set", "/Later", "default")
+    assert (code, out) == (0, "/Later in the drive: default.\n")
+    assert err == "Note: There is nothing at /Later in the drive yet.\n"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    code, _, err = run("policy", "set", outside, "default")
+    assert code == 0 and f"nothing at {outside} in the drive yet" in err and "paths are those inside of the drive" in err
+    code, out, err = run("policy", "set", outside, "default", "--json")
+    assert code == 0 and json.loads(out)["nothing_there"] is True and err == ""
+    assert json.loads(run("policy", "set", "/even", "default", "--json")[1])["nothing_there"] is False
+
+
+def test_a_mounted_drive_is_looked_at_itself(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def mounted(*_: Any) -> dict[str, str]:
+        return {"mountpoint": str(tmp_path / "drive")}
+
+    monkeypatch.setattr(asking, "ask_or_none", mounted)
+    (tmp_path / "drive" / "new").mkdir(parents=True)
+    for path in ("/new", tmp_path / "drive" / "new"):
+        assert run("policy", "set", path, "default") == (0, "/new in the drive: default.\n", "")
+    code, out, err = run("policy", "set", tmp_path / "drive" / "none", "default")
+    assert (code, out, err) == (0, "/none in the drive: default.\n", "Note: There is nothing at /none in the drive yet.\n")
+
+
+def test_what_was_never_set_cannot_be_removed(world: World, run: Run) -> None:
+    for _ in range(2):
+        code, out, err = run("policy", "set", "/Photos", "--remove")
+        assert code == 60 and not out and err.count("\n") == 1 and "/Photos in the drive has no policy of its own" in err
+        assert world.book.kept in ("", '[paths]\n"/even" = "default"\n')
+        world.book.kept = '[paths]\n"/even" = "default"\n'
 
 
 def test_a_text_in_force_that_is_wrong_now_can_be_seen_and_mended(world: World, run: Run, tmp_path: Path) -> None:
@@ -377,11 +461,36 @@ def test_edit(world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert code == 0 and "Nothing was changed" in out and world.book.kept == before
 
 
+@pytest.mark.parametrize("written", ["", " \n\n", "# nothing\n"])
+def test_an_empty_text_takes_no_rule_away_unless_that_is_forced(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, written: str
+) -> None:
+    monkeypatch.setattr(policy_edit.click, "edit", lambda filename: Path(filename).write_text(written))
+    text = tmp_path / "policy.toml"
+    text.write_text(written)
+    before = '[policy.default]\ncode = "4/8"\nno_hostage = { slack = 1 }\n'
+    for world.book.kept in ("", before):
+        kept = world.book.kept
+        code, out, err = run("policy", "edit")
+        assert code == 0 and "Nothing was changed" in out and "The text is empty" in err and world.book.kept == kept
+        assert bool(list(tmp_path.rglob("policy-refused.toml"))) == written.startswith("#"), "what says something is kept"
+        code, _, err = run("policy", "apply", text)
+        assert code == 62 and "it is empty" in err and "--force" in err and world.book.kept == kept
+    for more in ((), ("--text-only",)):
+        code, out, _ = run("policy", "check", text, *more)
+        assert code == 0 and "The text is empty: the vault's own default holds" in out
+        assert json.loads(run("policy", "check", text, "--json", *more)[1])["empty"] is True
+    assert run("policy", "apply", text, "--force")[0] == 0 and world.book.kept == written
+    world.book.kept = before
+    assert run("policy", "edit", "--force")[0] == 0 and world.book.kept == written
+    assert json.loads(run("policy", "check", "--json")[1])["empty"] is True, "in force"
+
+
 @pytest.mark.parametrize("moment", ["editor", "question", "engine", "gave up"])
 def test_what_was_written_in_the_editor_is_kept_and_named_when_it_is_interrupted(
     world: World, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
 ) -> None:
-    rounds = iter(("[policy.default]\nmine = 1\n",) if moment != "engine" else ("# mine = 1\n",))
+    rounds = iter(("[policy.default]\nmine = 1\n",) if moment != "engine" else ("[policy.p]\n# mine = 1\n",))
 
     def edit(filename: str) -> None:
         text = next(rounds, "")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,18 @@ def mounted(root: Path, **options: Any) -> Iterator[Mounted]:
         yield drive
     finally:
         drive.clean()
+
+
+@contextlib.contextmanager
+def open_to_others() -> Iterator[Path]:
+    """A directory that every user can reach. Not below pytest's own: each pytest that starts closes that one to others."""
+    with tempfile.TemporaryDirectory(prefix="hivefs-trial-") as name:
+        top = Path(name)
+        top.chmod(0o755)
+        for directory in top.parents:
+            if directory not in (Path("/"), Path("/tmp")):
+                directory.chmod(directory.stat().st_mode | 0o111)
+        yield top
 
 
 def tree(top: Path) -> dict[str, tuple[Any, ...]]:

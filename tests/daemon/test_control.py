@@ -28,6 +28,7 @@ from hivefs.errors import (
     NotLoaded,
     NotMounted,
     PosixError,
+    StoreDamaged,
 )
 from hivefs.model.ids import ChunkId
 from hivefs.model.inode import ChunkRef
@@ -221,6 +222,27 @@ def test_the_end_of_the_server_reaches_waiting_callers(tmp_path: Path) -> None:
                     with pytest.raises(EngineUnavailable):
                         await client.call("never")
         assert not (tmp_path / "engine.sock").exists()
+
+    trio.run(main)
+
+
+def test_an_error_out_of_a_nursery_of_a_method_is_told_as_it_is(tmp_path: Path) -> None:
+    async def grouped(value: Any) -> Any:
+        problems: list[Exception] = [StoreDamaged(path=Path("metadata"), reason="it is not there")]
+        if value == "more":
+            problems.append(ValueError())
+        raise ExceptionGroup("of a nursery", [ExceptionGroup("of another", problems)])
+
+    async def main() -> None:
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve, tmp_path, "engine", Methods({"grouped": grouped}))
+                async with connect(tmp_path, "engine") as client:
+                    with pytest.raises(StoreDamaged, match="it is not there"):
+                        await client.call("grouped")
+                    with pytest.raises(HivefsError, match="see the log"):
+                        await client.call("grouped", "more")
+                nursery.cancel_scope.cancel()
 
     trio.run(main)
 

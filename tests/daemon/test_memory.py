@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import pytest
@@ -43,6 +44,12 @@ def test_pages_are_let_go_and_read_again(tmp_path: Path, autojump_clock: trio.te
     assert memory.file_bytes() - before < memory.MOST_BYTES
     assert walk() == ROWS
     environment.close()
+
+
+@pytest.fixture(autouse=True)
+def _looked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little processor time these tests take."""
+    monkeypatch.setattr(memory, "LITTLE_S", 0.0)
 
 
 @pytest.fixture
@@ -84,7 +91,7 @@ def test_what_replaces_old_objects_does_not_pile_up(autojump_clock: trio.testing
             alone = len(gc.get_objects(generation=0))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(memory.keep_few_new)
-                await trio.sleep(1.5 * memory.NEW_EVERY)
+                await trio.sleep(1.5 * memory.EVERY)
                 looked_at = len(gc.get_objects(generation=0))
                 nursery.cancel_scope.cancel()
             return alone, looked_at
@@ -119,14 +126,14 @@ def test_cycles_that_lived_for_a_while_are_let_go(autojump_clock: trio.testing.M
         waiting = deque[Cycle]()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(memory.keep_few_new)
-            await trio.sleep(memory.NEW_EVERY / 2)
+            await trio.sleep(memory.EVERY / 2)
             while made < 40_000 and not Cycle.gone:
                 waiting.extend(Cycle() for _ in range(10))
                 made += 10
                 if len(waiting) > 200:  # as long as it takes until they are old
                     for _ in range(10):
                         waiting.popleft()
-                await trio.sleep(memory.NEW_EVERY)
+                await trio.sleep(memory.EVERY)
             nursery.cancel_scope.cancel()
 
     gc.collect()
@@ -150,3 +157,39 @@ def test_the_collector_does_nothing_while_the_engine_starts() -> None:
         memory.settled()
         gc.unfreeze()
     assert gc.isenabled()
+
+
+def test_a_process_that_does_little_is_looked_at_seldom(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its processor time since the last look, so that nothing is left out for longer than that is little."""
+    used, looks = [0.0], dict.fromkeys(("collector", "maps"), 0)
+
+    def looked(what: str) -> int:
+        looks[what] += 1
+        return 0
+
+    monkeypatch.setattr(memory, "LITTLE_S", 0.01)
+    monkeypatch.setattr(memory, "time", SimpleNamespace(process_time=lambda: used[0]))
+    monkeypatch.setattr(
+        memory, "gc", SimpleNamespace(collect=lambda _: looked("collector"), get_threshold=gc.get_threshold)
+    )
+    monkeypatch.setattr(memory, "file_bytes", lambda: looked("maps"))
+
+    async def passes(turns: int, each: float) -> dict[str, int]:
+        looks.update(dict.fromkeys(looks, 0))
+        for _ in range(turns):
+            used[0] += each
+            await trio.sleep(memory.EVERY)
+        return dict(looks)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(memory.keep_small)
+            await trio.sleep(memory.EVERY / 2)
+            assert await passes(100, 0.0) == {"collector": 0, "maps": 0}
+            assert await passes(100, 0.00201) == {"collector": 20, "maps": 20}, "a hundredth of a core: once a second"
+            assert (await passes(100, 0.2)) == {"collector": 100, "maps": 100}
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=autojump_clock)

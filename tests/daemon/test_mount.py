@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mount_tools import Mounted, mounted, run, tree
+from mount_tools import Mounted, mounted, open_to_others, run, tree
 
 import hivefs
 from hivefs.daemon.launch import harden
@@ -246,15 +246,11 @@ def test_an_idle_drive_uses_no_processor(drive: Mounted) -> None:
     assert used() - before < 0.3, "it spins although nobody asks"
 
 
-def test_setuid_goes_when_another_user_writes(tmp_path: Path) -> None:
+def test_setuid_goes_when_another_user_writes() -> None:
     if os.geteuid() != 0:
         pytest.skip("root (uid 0) is missing: the test becomes another user")
-    with mounted(tmp_path, allow_other=True) as drive:
+    with open_to_others() as top, mounted(top, allow_other=True) as drive:
         drive.path.chmod(0o777)
-        for directory in drive.path.parents:
-            if directory == Path("/tmp"):
-                break
-            directory.chmod(directory.stat().st_mode | 0o111)
         program = "import os,sys; os.setgid(65534); os.setuid(65534); fd=os.open(sys.argv[1], os.O_WRONLY); "
         for name, action in (("write", "os.write(fd, b'new')"), ("cut", "os.ftruncate(fd, 1)")):
             path = drive.path / name
@@ -273,19 +269,16 @@ def test_setuid_goes_when_another_user_writes(tmp_path: Path) -> None:
         assert stat.S_IMODE(owned.stat().st_mode) == 0o755
 
 
-def test_other_users_are_kept_out_unless_asked_for(drive: Mounted) -> None:
+def test_other_users_are_kept_out_unless_asked_for() -> None:
     if os.geteuid() != 0:
         pytest.skip("root (uid 0) is missing: the test becomes another user")
-    for directory in drive.path.parents:
-        if directory == Path("/tmp"):
-            break
-        directory.chmod(directory.stat().st_mode | 0o111)
-    drive.path.chmod(0o777)
-    program = "import os,sys; os.setgid(65534); os.setuid(65534); os.listdir(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", program, drive.path], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert "PermissionError" in done.stderr
+    program = "import os,sys; os.setgid(65534); os.setuid(65534); os.listdir(sys.argv[1]); os.listdir(sys.argv[2])"
+    with open_to_others() as top, mounted(top) as drive:
+        drive.path.chmod(0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", program, top, drive.path], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert "PermissionError" in done.stderr and str(drive.path) in done.stderr, done.stderr
 
 
 def test_an_unlinked_open_file_and_a_removed_directory(drive: Mounted) -> None:

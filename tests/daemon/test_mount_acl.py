@@ -8,12 +8,11 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mount_tools import Mounted, mounted, run
+from mount_tools import Mounted, mounted, open_to_others, run
 
 ALICE, BOB, CAROL = 61001, 61002, 61003
 STAFF, GUESTS = 62001, 62002
@@ -23,20 +22,16 @@ pytestmark = pytest.mark.fuse
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Mounted, Path]]:
-    """A drive that all users may see, and a plain directory that keeps ACLs.
-
-    Not below pytest's own directory: each pytest that starts on this machine closes that one to other users again.
-    """
+    """A drive that all users may see, and a plain directory that keeps ACLs."""
     if os.geteuid() != 0:
         pytest.skip("root (uid 0) is missing: the test becomes other users")
     if shutil.which("setfacl") is None:
         pytest.skip("the program setfacl is missing (package acl)")
-    with tempfile.TemporaryDirectory(prefix="hivefs-trial-") as name:
-        yield from _pair(Path(name))
+    with open_to_others() as root:
+        yield from _pair(root)
 
 
 def _pair(root: Path) -> Iterator[tuple[Mounted, Path]]:
-    root.chmod(0o755)
     plain = root / "plain"
     plain.mkdir()
     tried = subprocess.run(

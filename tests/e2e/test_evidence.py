@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def test_vouched_for_relabelled_and_claimed_all_of_it_seen_within_seconds(tmp_pa
         until(lambda: known(1, "parent_country") == ("US", "claimed"), what="the sale heard of")
         hive.run("trust", "--owner")
         until(lambda: known(1, "parent_country") == ("US", "attested"), what="the owner trusted")
-        hive.run("node", "set", str(directory), "--country", "XX")
+        hive.run("node", "set", str(directory), "--country", "AQ")
         until(lambda: known(0, "country") == ("", "attested"), what="the node's own word against the attester's")
-        assert "the node says XX" in node(0)["unsure"][0] and "the node says XX" in hive.run("nodes").stdout
+        assert "the node says AQ" in node(0)["unsure"][0] and "the node says AQ" in hive.run("nodes").stdout
         hive.run("node", "set", str(directory), "--withdraw", "country")
         until(lambda: known(0, "country") == (country, "attested"), what="the claim taken back")
         hive.run("trust", key, "--remove")
@@ -63,8 +64,19 @@ def test_vouched_for_relabelled_and_claimed_all_of_it_seen_within_seconds(tmp_pa
         assert wrong.returncode == 60 and "line 1" in wrong.stderr
         table.write_text("network,country\n192.0.2.0/24,DE,64500,Rack\n")
         assert hive.json("trust", "--registry", str(table))["registry"]["rows"] == 1
-        hive.run("trust", "--place", "-33.9,18.4")  # Cape Town; the nodes answer from this very machine
-        until(lambda: known(0, "country") == ("", "measured"), what="a country refuted by its round trip")
+
+        def refuted() -> bool:
+            """Cape Town; the nodes answer from this very machine, but when it is busy not always faster than light. They
+            are pinged at once when the place is given, and then every minute.
+            """
+            hive.run("trust", "--place", "-33.9,18.4")
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                if known(0, "country") == ("", "measured"):
+                    return True
+            return False
+
+        until(refuted, 200, what="a country refuted by its round trip")
         assert "refuted" in hive.run("nodes").stdout
         shown = hive.json("trust", "--list")
         assert shown["place"] == "-33.9,18.4" and shown["registry"]["rows"] == 1

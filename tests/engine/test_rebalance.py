@@ -73,6 +73,7 @@ def test_shares_move_to_a_new_node_until_all_are_about_equally_full(tmp_path: Pa
             rounds = 0
             while await rebalance.round():
                 rounds += 1
+                assert engine.status()["moving"]["rebalancing"], "also between two looks"
                 # The old copies stay until a head that names the new holders is out.
                 assert engine.store.count("doomed")
                 vault.write(1000, 0, b"%d" % rounds)

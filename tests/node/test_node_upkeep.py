@@ -116,7 +116,8 @@ def test_the_scrub_loop_finds_damage_reports_it_once_and_goes_round(
     with caplog.at_level(logging.INFO, logger="hivefs.node"):
         within(body)
     assert store.dropped == 2 and store.index.count == 98
-    assert [r.message for r in caplog.records] == ["damaged share: a share was damaged on disk and dropped"]
+    said = [r.message for r in caplog.records]
+    assert said == [f"sweep: {upkeep_module.SWEPT}", "damaged share: a share was damaged on disk and dropped"]
 
 
 def test_when_all_shares_were_removed_that_is_seen_with_the_first_and_not_share_by_share(

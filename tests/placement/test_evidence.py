@@ -138,7 +138,7 @@ def test_the_users_table_confirms_fills_in_and_contradicts() -> None:
     assert of("country", two.attributes) == ("", REGISTRY) and "lie in DE and US" in two.problems[0]
     assert of("country", known(DE, registry=GERMAN, addresses=["/ip4/127.0.0.1/tcp/1"])) == ("DE", CLAIMED)
     claim = member(Attribute("asn", "AS24940"), Attribute("hoster", "HETZNER"))
-    assert of("asn", known(claim, registry=GERMAN, addresses=[AT_8])) == ("AS24940", REGISTRY)
+    assert of("asn", known(claim, registry=GERMAN, addresses=[AT_8])) == ("24940", REGISTRY), "as a rule names it"
     assert of("hoster", known(claim, registry=GERMAN, addresses=[AT_8])) == ("HETZNER", REGISTRY)
 
 
@@ -162,7 +162,9 @@ SAYINGS = (
     ),
     st.sampled_from(list(Evidence)),
     st.lists(
-        st.tuples(st.sampled_from([NOTARY, OTHER, STRANGER, NODE]), st.sampled_from([NODE, OTHER]), st.sampled_from("DF")),
+        st.tuples(
+            st.sampled_from([NOTARY, OTHER, STRANGER, NODE]), st.sampled_from([NODE, OTHER]), st.sampled_from(["DE", "FR"])
+        ),
         max_size=4,
     ),
     st.sets(st.sampled_from([NOTARY, OTHER, HIVE, NODE])),
@@ -175,7 +177,7 @@ def test_nothing_is_attested_but_by_who_is_trusted_and_strangers_change_nothing(
     said: list[tuple[str, str]], written: Evidence, words: list[tuple[bytes, bytes, str]], trusted: set[bytes]
 ) -> None:
     made = member(*(Attribute(n, v, written) for n, v in dict(said).items()))
-    attestations = [says(by, about, country=value * 2) for by, about, value in words]
+    attestations = [says(by, about, country=value) for by, about, value in words]
     found = known(made, attestations, trusted, now_ns=NOW)
     good = [a for a in attestations if a.attester in trusted - {NODE} and a.subject == NODE]
     assert found == known(made, good, trusted, now_ns=NOW)
@@ -229,10 +231,31 @@ def test_a_node_at_addresses_in_two_subnets_is_under_both_for_the_selector_and_f
     assert verify(policy, 1, [known(DE, addresses=[AT_9]), one]).holds
 
 
-@pytest.mark.parametrize("said", ["ß" * 256, "Germany", "D", "1", "\x1b[2J", "DE\nINFO all is well"])
+@pytest.mark.parametrize("said", ["ß" * 256, "Germany", "D", "1", "\x1b[2J", "DE\nINFO all is well", "UK", "xx", "EU"])
 def test_a_country_that_is_no_code_is_unknown(said: str) -> None:
     assert of("country", known(member(Attribute("country", said)))) == ("", CLAIMED)
     assert UNKNOWN in authorities(known(member(Attribute("country", said))))["jurisdiction"]
+
+
+def test_a_country_that_is_none_is_unknown_whoever_says_it_and_contradicts_what_others_say() -> None:
+    """No rule can name UK: under deny = ["GB"] it would be allowed, and proved."""
+    weighed = weigh(member(Attribute("country", "UK", ATTESTED)), (), {HIVE})
+    assert of("country", weighed.attributes) == ("", ATTESTED)
+    assert weighed.problems == ("country UK is no country (ISO 3166-1)",)
+    assert of("parent_country", known(member(Attribute("parent_country", "EL")))) == ("", CLAIMED)
+    assert of("country", known(member(), [says(country="UK")], {NOTARY}, now_ns=NOW)) == ("", ATTESTED)
+    assert of("country", known(DE, [says(country="UK")], {NOTARY}, now_ns=NOW)) == ("", ATTESTED), "not what the node says"
+    table = Fake(_8_8_8_8=Origin("EU", "1", "x"))
+    assert of("country", known(member(), registry=table, addresses=[AT_8])) == ("", REGISTRY)
+    assert of("country", known(DE, registry=table, addresses=[AT_8])) == ("", REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("AS64500", "64500"), ("as064500", "64500"), ("abc", ""), ("4294967296", ""), ("0", "")]
+)
+def test_the_number_of_a_network_is_known_as_rules_name_it(said: str, found: str) -> None:
+    """Under deny = ["asn:64500"] a node in "AS64500" was allowed."""
+    assert of("asn", known(member(Attribute("asn", said)))) == (found, CLAIMED)
 
 
 def test_a_value_that_cannot_be_shown_is_unknown() -> None:

@@ -110,6 +110,16 @@ def test_families_of_their_own_rules() -> None:
         ("[policy.x]\nmax_per = { operators = 2 }", 2, 13, "did you mean operator"),
         ("[policy.x]\nmax_per = { operator = 0 }", 2, 24, "from 1 to"),
         ('[policy.x]\nallow = ["DE", "XX"]', 2, 16, "neither a country"),
+        ('[policy.x]\nallow = ["DE", "UK"]', 2, 16, "say GB"),
+        ('[policy.x]\ndeny = ["DE", "asn:abc"]', 2, 15, "a number from 1 to 4294967295"),
+        ('[policy.x]\ndeny = [\n "asn:4294967296"]', 3, 2, '"asn:4294967296" is no network'),
+        ('[policy.x]\ndeny = ["asn:0"]', 2, 9, "no network"),
+        ('[policy.x]\nallow = ["subnet:10.0.0.0/33"]', 2, 10, '"subnet:10.0.0.0/33" is no subnet that a node can be in'),
+        ('[policy.x]\nallow = ["subnet:10.0.0.0/16"]', 2, 10, "of /24 or an IPv6 network of /48"),
+        ('[policy.x]\ndeny = ["subnet:192.0.2.1/24"]', 2, 9, "no subnet"),
+        ('[policy.x]\ndeny = ["subnet:192.0.2.0"]', 2, 9, "no subnet"),
+        ('[policy.x]\ndeny = ["subnet:hello"]', 2, 9, "no subnet"),
+        ('[policy.x]\ndeny = ["subnet:2001:db8::/64"]', 2, 9, "no subnet"),
         ('[policy.x]\nallow = ["de"]', 2, 10, "capitals: DE"),
         ("[policy.x]\nallow = []", 2, 9, "no node"),
         ('[policy.x]\nallow = ["owner:me"]', 2, 10, "no family"),
@@ -151,6 +161,20 @@ def test_what_is_refused_and_where(text: str, line: int, column: int, words: str
         assert found[0] == line, found
 
 
+def test_networks_are_taken_as_nodes_have_them() -> None:
+    words = ["asn:AS64500", "asn:064501", "subnet:192.0.2.0/24", "subnet:2001:DB8:0::/48", "operator:AS1"]
+    made = parse(f"[policy.default]\ndeny = {words}".replace("'", '"'), OWN).policies["default"]
+    assert made.deny == ("asn:64500", "asn:64501", "operator:AS1", "subnet:192.0.2.0/24", "subnet:2001:db8::/48")
+
+
+def test_a_text_that_was_put_into_force_before_networks_were_looked_at_stays_readable() -> None:
+    text = '[policy.default]\ndeny = ["asn:abc", "subnet:10.0.0.0/16", "asn:AS7"]'
+    assert parse(text, OWN, kept=True).policies["default"].deny == ("asn:7", "asn:abc", "subnet:10.0.0.0/16")
+    assert refused(text)[:2] == (2, 9)
+    with pytest.raises(BadPolicy):  # nothing else is let through
+        parse('[policy.default]\ndeny = ["asn:"]', OWN, kept=True)
+
+
 def test_bytes_that_are_no_text() -> None:
     with pytest.raises(BadPolicy) as caught:
         decode('[paths]\n"/é'.encode() + b"\xff")
@@ -167,6 +191,11 @@ def test_names_for_countries_of_ones_own() -> None:
     assert parse(text, OWN).policies["x"].allow == tuple(sorted({"DE", "AT", "FR"} | BLOCS["EFTA"] | BLOCS["EAEU"]))
     assert not set(BLOCS) & COUNTRIES and all(members <= COUNTRIES for members in BLOCS.values())
     assert len(BLOCS["EU"]) == 27 and len(COUNTRIES) == 250
+
+
+def test_the_page_names_the_blocs_that_are_known() -> None:
+    said = re.search(r"Blocs that are known: ([A-Z, -]+)\.", PAGE.read_text())
+    assert said is not None and said[1].split(", ") == list(BLOCS)
 
 
 # ---- metadata --------------------------------------------------------------------------------------------------------

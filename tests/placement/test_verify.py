@@ -21,10 +21,10 @@ from hivefs.placement.verifier import Rules, verify
 from tests.placement import brute
 
 VALUES = {
-    "country": ["DE", "de", "FR", "CH", "US", ""],
+    "country": ["DE", "de", "FR", "CH", "US", "UK", ""],
     "operator_country": ["DE", "FR", "US", ""],
     "parent": ["", "Holding", "red"],
-    "parent_country": ["US", "JP", ""],
+    "parent_country": ["US", "JP", "XX", ""],
     "operator": ["red", "blue", "green", ""],
     "hoster": ["h1", "h2", ""],
     "asn": ["1", "2", "3", ""],
@@ -183,11 +183,32 @@ def test_the_verifier_shares_no_code_with_the_selector() -> None:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module)
-    assert {name for name in names if name and name.startswith("hivefs")} == {"hivefs.model.node", "hivefs.placement.blocs"}
+    assert {name for name in names if name and name.startswith("hivefs")} == {
+        *("hivefs.model.node", "hivefs.placement.blocs", "hivefs.placement.countries")  # the last two are tables
+    }
     inner = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     outer = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     typing_only = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
     assert len(inner) == len(outer) + sum(len(n.body) for n in typing_only), "no import hides in a function"
+
+
+@pytest.mark.parametrize("code", ["UK", "uk", "XX", "EL", "EU", "D", "Germany", "ﬁ", " DE"])
+@pytest.mark.parametrize("name", ["country", "operator_country", "parent_country"])
+def test_a_country_that_is_none_counts_against_every_authority(name: str, code: str) -> None:
+    """A certificate that a stripe was placed with, or the entry of a stranger, may say anything: under deny = ["GB"] a node
+    in "UK" held shares, all proved.
+    """
+    good = {"country": "DE", "operator_country": "DE", "parent_country": "DE"}
+    said = tuple(Attribute(n, v, Evidence.ATTESTED) for n, v in {**good, name: code}.items())
+    others = [tuple(Attribute(n, c, Evidence.ATTESTED) for n in good) for c in ("FR", "CH", "IS")]
+    over = authorities(said)
+    assert over["jurisdiction"] == {"DE", UNKNOWN} and UNKNOWN in over["bloc"]
+    for policy in (Policy(2, 4, (), deny=("GB",)), Policy(2, 4, (), allow=("DE", "FR", "CH", "IS"))):
+        verdict = verify(policy, 2, [*others, said])
+        assert list(verdict.out) == [3] and "known" in verdict.words and eligible(policy, over)
+    proof = verify(Policy(2, 4, (Rules(),)), 2, [*others, said]).proofs[0]
+    assert not proof.no_reassembly and proof.worst_shares == 2, "with each other one it can rebuild"
+    assert not verify(Policy(3, 5, (Rules("bloc"),)), 2, [said, said]).holds
 
 
 def test_reasons() -> None:

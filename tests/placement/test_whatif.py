@@ -86,6 +86,13 @@ def test_who_is_meant() -> None:
     for word in ("XX", "", "owner:me", "operator:"):
         with pytest.raises(BadSetting, match="--lose"):
             named([word], "--lose")
+    for word, meant in (("UK", "GB"), ("uk", "GB"), ("EL", "GR")):
+        with pytest.raises(BadSetting, match=f"--seize.*'{word}' is not a country .*say {meant}"):
+            named([word], "--seize")
+    assert named(["asn:AS7", "subnet:192.0.2.0/24"], "--lose") == {"asn": {"7"}, "subnet": {"192.0.2.0/24"}}
+    for word in ("asn:abc", "asn:", "asn:4294967296", "subnet:10.0.0.0/33", "subnet:hello", "subnet:10.0.0.0/8"):
+        with pytest.raises(BadSetting, match=f"--lose.*'{word}' is no (network|subnet)"):
+            named([word], "--lose")
     acme: Authorities = {"jurisdiction": frozenset({"DE"}), "operator": frozenset({UNKNOWN})}
     assert under({"operator": frozenset({"acme"})}, acme) and not under({"jurisdiction": frozenset({"FR"})}, acme)
     assert under({"hoster": frozenset({"h"})}, acme) and not under({}, acme)

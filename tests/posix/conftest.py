@@ -11,25 +11,16 @@ import pytest
 for _room in (Path(__file__).parent, Path(__file__).parents[1] / "daemon"):
     sys.path.append(str(_room))
 
-from mount_tools import Mounted, mounted  # noqa: E402 - found by the line above
-
-
-def let_others_in(top: Path) -> None:
-    """Let every user pass through the directories above ``top`` (pytest makes them for its own user only)."""
-    for directory in (top, *top.parents):
-        if directory not in (Path("/"), Path("/tmp")):
-            directory.chmod(directory.stat().st_mode | 0o111)
+from mount_tools import Mounted, mounted, open_to_others  # noqa: E402 - found by the line above
 
 
 @pytest.fixture(scope="module")
-def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
-    top = tmp_path_factory.mktemp("posix")
-    let_others_in(top)
-    with mounted(top, allow_other=True) as drive:
+def mount() -> Iterator[Mounted]:
+    with open_to_others() as top, mounted(top, allow_other=True) as drive:
         drive.path.chmod(0o777)
         yield drive
         drive.unmount()
-    assert "ERROR" not in drive.log()
+        assert "ERROR" not in drive.log() and "Traceback" not in drive.log()
 
 
 @pytest.fixture

@@ -23,8 +23,10 @@ Path = bytes
 
 
 def coarse_ns() -> int:
-    """The clock that files are stamped with, nanoseconds."""
-    return time.clock_gettime_ns(_COARSE)
+    """The clock that files are stamped with, nanoseconds, a tick ago: on a busy machine ext4 was seen to stamp with the
+    tick before the one that was read here before the call.
+    """
+    return time.clock_gettime_ns(_COARSE) - int(time.clock_getres(_COARSE) * 1e9)
 
 
 def _times(status: os.stat_result) -> Times:
@@ -96,7 +98,8 @@ class Oracle:
             elif is_set(wanted) or is_set(mine):
                 assert mine == wanted, told
             elif before is not None and max(before[0][which], before[1][which]) < since:
-                assert moved[0] == moved[1], told
+                same = name == "ctime" and self.doing.startswith("setxattr")  # ext4 lets a value that is there be
+                assert moved[0] == moved[1] or (moved[0] and same), told
                 assert moved[0] or mine == before[0][which], told
 
     def compare_contents(self) -> None:

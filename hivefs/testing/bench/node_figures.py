@@ -33,6 +33,7 @@ from hivefs.formats.member import sign_member
 from hivefs.model.ids import ShareId
 from hivefs.model.node import Membership, Role
 from hivefs.node.store import PutJob, ShareStore
+from hivefs.node.upkeep import SWEPT
 from hivefs.testing.bench.bounded import Failed, Overrun, run_bounded
 from hivefs.testing.bench.processes import memory, wait_idle
 from hivefs.testing.bench.rounds import Record, say
@@ -113,8 +114,10 @@ def _run(directory: Path, counts: Sequence[int]) -> dict[str, Any]:
                 process.terminate()
                 process.wait(60)
                 _fill(directory, done, timed)
+                said = _log(directory).stat().st_size
                 process, _ = _start(directory)
-                wait_idle([process.pid], QUIET_S)  # it looks through files and index first
+                _until_swept(_log(directory), said)
+                wait_idle([process.pid], QUIET_S)
             steps.append(trio.run(_put_and_look, talking, process.pid, timed, count))
             done = count
         process.send_signal(signal.SIGKILL)
@@ -142,11 +145,29 @@ def _make(directory: Path) -> tuple[str, hive.HiveKey]:
 def _start(directory: Path) -> tuple[subprocess.Popen[str], float]:
     began = time.perf_counter()
     words = [sys.executable, "-m", "hivefs", "node", "run", str(directory)]
-    with directory.with_name("node.log").open("a") as log:
+    with _log(directory).open("a") as log:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
     if process.stdout is None or "Serving" not in process.stdout.readline():
         raise RuntimeError("the node does not start")
     return process, time.perf_counter() - began
+
+
+def _log(directory: Path) -> Path:
+    return directory.with_name("node.log")
+
+
+def _until_swept(log: Path, start: int) -> None:
+    """Wait until the node says that it has gone through its files: on a busy disk it may look idle long before. It goes on
+    after QUIET_S seconds all the same.
+    """
+    end = time.monotonic() + QUIET_S
+    while time.monotonic() < end:
+        with log.open("rb") as file:
+            file.seek(start)
+            if SWEPT.encode() in file.read():
+                return
+        time.sleep(0.2)
+    say("  the node is still going through its files")
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from typing import Any, Final
 from hivefs.crypto.seal import TAG_BYTES
 from hivefs.model.ids import SEGMENT_BYTES
 from hivefs.testing.bench.bounded import Failed, Overrun, run_bounded
+from hivefs.testing.bench.processes import cpu_seconds
 from hivefs.testing.bench.rounds import Record, say
 from hivefs.testing.bench.targets import CannotStart
 from hivefs.testing.bench.tools import MIB, Differs, digest, forget_pages, read_file, write_all
@@ -129,6 +130,12 @@ class _Rows:
         wanted = f" (goal {goal:g})" if share < goal else ""
         self.add(what, "Mbit/s", [size * 8 / seconds / 1e6], f"{share:.2f} of the link{wanted}")
 
+    def processors(self, what: str, before: dict[str, float], after: dict[str, float], size: int) -> None:
+        """What it took of processors, whatever else the machine did."""
+        each = {part: (after[part] - before[part]) * 1000 * MIB / size for part in after}
+        told = ", ".join(f"{part} {value:.1f}" for part, value in each.items())
+        self.add(f"{what}, processor time for a MiB", "ms", [sum(each.values())], told)
+
 
 def _tcp(rows: _Rows, amounts: Amounts) -> None:
     control = rows.control or machines_control()
@@ -159,6 +166,7 @@ def _use(rows: _Rows, hive: FarHive, amounts: Amounts) -> None:
 
     data, big = os.urandom(amounts.file_bytes), hive.directory / "big"
     if not amounts.only_first:
+        used = _used(hive)
         began = time.perf_counter()
         run_bounded(partial(_write, big, data), _LIMIT_S)
         hive.wait(big, "remote", _LIMIT_S)
@@ -166,13 +174,21 @@ def _use(rows: _Rows, hive: FarHive, amounts: Amounts) -> None:
         rows.rate(f"placing, all {total} shares", len(data) * total / needed, took, GOAL)
         hive.wait(hive.directory, "guaranteed", _LIMIT_S)
         hive.settle(_SETTLE_S)
+        rows.processors("placing", used, _used(hive), amounts.file_bytes)
 
     hive.drop_cache()
     hive.settle(_SETTLE_S)
     _first_bytes(rows, hive, small)
     if not amounts.only_first:
+        used = _used(hive)
         took = run_bounded(partial(_read, big, digest(data), len(data)), _LIMIT_S)
         rows.rate("cold sequential read", len(data), took, GOAL)
+        rows.processors("cold sequential read", used, _used(hive), amounts.file_bytes)
+
+
+def _used(hive: FarHive) -> dict[str, float]:
+    """Seconds of processor time of each kind of process until now."""
+    return {part: cpu_seconds(pids) for part, pids in hive.processes().items()}
 
 
 def _first_bytes(rows: _Rows, hive: FarHive, paths: Sequence[Path]) -> None:
