@@ -156,7 +156,9 @@ def picture(value: dict[str, Any]) -> RenderableType:
     placing, repair, point = engine["placing"], engine["repair"], engine["checkpoint"]
     facts.add_row("placing", f"{size(placing['rate'])}/s, {size(placing['bytes'])} in {placing['stripes']} stripes so far")
     facts.add_row("repair", repair_words(repair))
-    if (moving := engine.get("moving")) and (moving["queue"] or moving["moved"] or moving.get("rebalancing")):
+    if (moving := engine.get("moving")) and (
+        moving["queue"] or moving["moved"] or moving.get("rebalancing") or elsewhere_words(moving)
+    ):
         facts.add_row("moving", moving_words(moving))
     if queues := queue_words(engine.get("queues") or {}):
         facts.add_row("waiting", "\n".join(queues))

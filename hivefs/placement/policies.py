@@ -3,7 +3,7 @@
 A stripe's certificate names the definition it was placed by. What it has to obey is what the policy of that *name* says
 now: so a stricter text makes old stripes be settled anew. When the text does not have that name any more, it is the
 policy of the text that says the same under another name (a policy was renamed); if there is none, the definition itself
-holds on, until it is known which policy the files have now (docs/decisions/0039). Without a text every file has the
+holds on, until it is known which policy the files have now (docs/decisions/0040). Without a text every file has the
 default policy, and a digest of which nothing is known (a stripe from before certificates) stands for it too. Metadata
 obeys the policy of metadata, whatever its stripes were placed by.
 """

@@ -263,8 +263,10 @@ def test_what_waits_to_be_moved_shows(tmp_path: Path) -> None:
             check.run()
             assert check.counts["other-policy"] == number and not any(f.problem for f in check.findings)
             outside = [s for s in of_data(engine).values() if not engine.store.health(s, "family").verdict.holds]
-            assert bool(outside) == bool(status["policies"]["out_of_policy"].get("family"))
-            assert sum(f.kind == "out-of-policy" for f in check.findings) >= len(outside)
+            # Four shares in four of five countries, two of which are denied now.
+            assert len(outside) == number and status["policies"]["out_of_policy"]["family"]
+            assert engine.rules.levels["guaranteed"] == 0 < engine.rules.levels["remote"]
+            assert sum(f.kind == "out-of-policy" and f.detail.startswith("stripe") for f in check.findings) >= number
             assert await moved(engine)
             await until(lambda: not engine.moving.reassign.elsewhere)
             assert not any(engine.status()["moving"]["elsewhere"].values())
