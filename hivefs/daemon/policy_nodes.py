@@ -8,7 +8,7 @@ from typing import Any
 
 from hivefs.errors import PolicyInfeasible, TooFewNodes
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Attribute, Candidate
+from hivefs.model.node import Attribute, Candidate, Evidence
 from hivefs.placement import code
 from hivefs.placement.attributes import authorities
 from hivefs.placement.health import NodeState
@@ -34,9 +34,23 @@ def infeasible(policy: Policy, nodes: Sequence[Node]) -> str:
     """Why no placement over the nodes that are here keeps the policy, in words; "" when one does. May take
     seconds with very many nodes: call it in a worker thread, or in a process of its own.
     """
-    candidates = [
-        Candidate(n.node_id, authorities(n.attributes, policy.evidence), max(1, n.free_bytes)) for n in nodes if n.here
-    ]
+    here = [n for n in nodes if n.here]
+    reason = _why_not(policy, here, policy.evidence)
+    if not reason or policy.evidence == Evidence.CLAIMED:
+        return reason
+    weak = sum(1 for n in here if authorities(n.attributes, policy.evidence) != authorities(n.attributes))
+    if not weak or _why_not(policy, here, Evidence.CLAIMED):
+        return reason
+    word = policy.evidence.name.lower()
+    return (
+        f"{reason}; the nodes that are here would do if what is said of {weak} of them was attested by whom you trust "
+        f"('hivefs trust --owner', 'hivefs attest'), but less is known than evidence = \"{word}\" asks for"
+    )
+
+
+def _why_not(policy: Policy, here: Sequence[Node], weakest: Evidence) -> str:
+    """The same, when what is known by evidence of at least ``weakest`` counts."""
+    candidates = [Candidate(n.node_id, authorities(n.attributes, weakest), max(1, n.free_bytes)) for n in here]
     try:
         if policy.auto:
             code.auto(policy, candidates)

@@ -2,9 +2,9 @@
 
 Users write their names in ``allow`` and ``deny``; as authority family ``bloc`` a node is under each bloc of which one
 of its jurisdictions is a member. Sources: the EU's list of countries (2020 on, without GB), the EEA agreement, the EFTA
-convention, the UKUSA agreement and what was published of its wider circles (Nine and Fourteen Eyes), the treaties of
-the Eurasian Economic Union, the CIS charter, the Gulf Cooperation Council and the Shanghai Cooperation Organisation
-(members of 2024).
+convention, the UKUSA agreement and what was published of its wider circles (Nine and Fourteen Eyes), NATO's list of
+members (2024), the treaties of the Eurasian Economic Union, the CIS charter, the Gulf Cooperation Council and the
+Shanghai Cooperation Organisation (members of 2024).
 """
 
 from __future__ import annotations

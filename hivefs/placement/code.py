@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, islice, zip_longest
 from math import comb
 
 from hivefs.errors import PolicyInfeasible
 from hivefs.model.ids import NodeId
-from hivefs.model.node import Candidate
-from hivefs.placement.attributes import eligible
+from hivefs.model.node import UNKNOWN, Candidate
+from hivefs.placement.attributes import FAMILIES, eligible
 from hivefs.placement.effort import spend
+from hivefs.placement.explain import LISTED, Remedy, asked, new_node, silent_families
 from hivefs.placement.field import Field
 from hivefs.placement.limits import binding, modes, over
 from hivefs.placement.policy import Policy
@@ -56,6 +57,15 @@ MOST_LOSSES = 200
 ENOUGH = 600
 """Of more nodes a sample is looked at, as many of each jurisdiction."""
 
+MOST_ADDED = 12
+"""So many more nodes are thought of when no code suits."""
+
+MORE_SHARES = 4
+"""Of the smallest code that can keep the rules at all, and codes of so many shares more, one must suit then."""
+
+LOOKED_AT = 24
+"""Of the nodes there are so many are looked at then, of all kinds."""
+
 BUDGET = 100
 LONG = 100_000
 """What choosing costs, in units of effort.py."""
@@ -78,7 +88,7 @@ def auto(
 ) -> tuple[int, int]:
     """(needed, total) for a policy with an automatic code; see the head of this file. ``availability`` is the part of the
     time in which a node answers, for each node that was measured or for all. Takes up to a second when no code suits.
-    Raises PolicyInfeasible.
+    Raises PolicyInfeasible with ``remedy`` (explain.Remedy): nodes with which some code suits.
     """
     spend(LONG)
     nodes = [c for c in candidates if c.usable and not eligible(policy, c.authorities)]
@@ -100,7 +110,8 @@ def auto(
     for code in (*good, *poor):
         if can_place(replace(policy, needed=code[0], total=code[1]), nodes, spare):
             return code
-    raise PolicyInfeasible(reason=_why_none(policy, nodes, spare))
+    new = _added(policy, nodes)
+    raise PolicyInfeasible(reason=_why_none(policy, nodes, spare, new), remedy=Remedy(tuple(new)))
 
 
 def _sensible(policy: Policy, needed: int, total: int) -> bool:
@@ -150,15 +161,62 @@ def fits(policy: Policy, nodes: Sequence[Candidate], count: int) -> bool:
     return False
 
 
-def _why_none(policy: Policy, nodes: Sequence[Candidate], spare: int) -> str:
-    families = sorted({rule.family for rule in policy.rules if rule.coalition or rule.lose})
-    there = {f: len({name for node in nodes for name in over(node, f)}) for f in families}
-    said = ", ".join(f"{count} of family {family}" for family, count in there.items()) or "no family"
-    least = max((rule.coalition + rule.lose + 1 for rule in policy.rules), default=1)
-    return (
-        f"no code suits the {len(nodes)} nodes that it accepts (authorities: {said}) with {spare} of them to spare; "
-        f"its rules need at least {least} authorities, better one more"
-    )
+def _added(policy: Policy, nodes: Sequence[Candidate]) -> list[Mapping[str, frozenset[str]]]:
+    """The fewest new nodes with which some code suits, under as few other authorities as do; [] when none were found."""
+    codes = [
+        (needed, total)
+        for total in range(2, WIDEST + 1)
+        for needed in range(1, total)
+        if total <= LARGEST_EXPANSION * needed and _sensible(policy, needed, total)
+    ]
+    codes = [code for code in codes if code[1] <= codes[0][1] + MORE_SHARES]
+    families = sorted({limit.family for mode in modes(policy, nodes, ()) for limit in mode.limits})
+    alike: dict[tuple[frozenset[str], ...], list[Candidate]] = {}
+    for node in nodes:
+        alike.setdefault(tuple(over(node, family) for family in families), []).append(node)
+    turns = zip_longest(*alike.values())  # one of each kind, again and again
+    there = list(islice((node for turn in turns for node in turn if node is not None), LOOKED_AT))
+    silent = silent_families(policy, there)
+    ruled = {rule.family for rule in policy.rules}
+
+    def suits(new: Sequence[Mapping[str, frozenset[str]]]) -> bool:
+        if any(eligible(policy, node) for node in new):
+            return False
+        more = [Candidate(NodeId(b"new " + i.to_bytes(28, "big")), dict(node)) for i, node in enumerate(new)]
+        spare = spare_nodes(len(nodes) + len(new))
+        return any(
+            total + spare <= len(there) + len(new)
+            and can_place(replace(policy, needed=needed, total=total), [*there, *more], spare)
+            for needed, total in codes
+        )
+
+    def made(count: int, each: int, quiet: Sequence[str]) -> list[dict[str, frozenset[str]]]:
+        numbers = [{family: i // each if family in ruled else i for family in FAMILIES} for i in range(count)]
+        return [new_node(policy, there, number, quiet) for number in numbers]
+
+    for quiet in (silent, []) if silent else ([],):
+        if not suits(made(MOST_ADDED, 1, quiet)):
+            continue  # as most often when fewer are not enough, and a search through all would take long
+        for count in range(1, MOST_ADDED + 1):
+            if suits(made(count, 1, quiet)):
+                return list(next(new for each in range(count, 0, -1) if suits(new := made(count, each, quiet))))
+    return []
+
+
+def _why_none(policy: Policy, nodes: Sequence[Candidate], spare: int, new: Sequence[Mapping[str, frozenset[str]]]) -> str:
+    words = [f"no code suits the {len(nodes)} nodes that it accepts"]
+    if spare:
+        words[0] += f" with {spare} of them to spare"
+    for family in sorted({rule.family for rule in policy.rules if rule.coalition or rule.lose}):
+        names = sorted({name for node in nodes for name in over(node, family)} - {UNKNOWN})
+        listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+        words.append(f"they are under {len(names)} of family {family}{f' ({listed})' if names else ''}")
+        unknown = sum(1 for node in nodes if UNKNOWN in over(node, family))
+        if unknown:
+            words[-1] += f", and of {unknown} it is not known, which counts against every one"
+    if new:
+        words.append(asked(policy, new, nodes))
+    return "; ".join(words)
 
 
 # ---- only jurisdictions are known -----------------------------------------------------------------------------------

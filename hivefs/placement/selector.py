@@ -49,7 +49,7 @@ def choose(
     if wanted <= 0:
         return []
     taken = {node.node_id for node in kept}.union(avoid)
-    draw = key(seed)
+    draw, there = key(seed), len(candidates)
     if isinstance(candidates, Field):
         if len(candidates) > SMALL:
             found = _from_field(policy, candidates, draw, kept, wanted, share_bytes, taken)
@@ -59,7 +59,8 @@ def choose(
     else:
         whole = not isinstance(candidates, Part)
     pool, refused = pool_of(policy, candidates, draw, share_bytes, taken)
-    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted, whole=whole)]
+    others = there > len(pool) + refused + len(kept)
+    return [c.node_id for c in _choose(policy, pool, refused, kept, wanted, whole=whole, others=others)]
 
 
 def settle(
@@ -177,7 +178,8 @@ class Places:
             keep, kept = self._one_by_one(standing)
             return keep, False, self.fill(kept, self.policy.total - len(keep))
         if len(pool) + len(nodes) < self.policy.total:
-            raise _too_few(self.policy, pool, refused, nodes, self.policy.total - len(nodes))
+            others = len(self.candidates) > len(pool) + refused + len(nodes)
+            raise _too_few(self.policy, pool, refused, nodes, self.policy.total - len(nodes), others)
         raise _infeasible(self.policy, [*pool, *nodes], (), self.policy.total, proved=True)
 
     def _one_by_one(self, standing: Mapping[int, Candidate]) -> tuple[list[int], list[Candidate]]:
@@ -216,10 +218,17 @@ def pool_of(
 
 
 def _choose(
-    policy: Policy, pool: list[Candidate], refused: int, kept: Sequence[Candidate], wanted: int, *, whole: bool
+    policy: Policy,
+    pool: list[Candidate],
+    refused: int,
+    kept: Sequence[Candidate],
+    wanted: int,
+    *,
+    whole: bool,
+    others: bool,
 ) -> list[Candidate]:
     if len(pool) < wanted:
-        raise _too_few(policy, pool, refused, kept, wanted)
+        raise _too_few(policy, pool, refused, kept, wanted, others)
     proved = whole
     for mode in modes(policy, pool, kept):
         found, exact = _in_mode(policy, mode, [c for c in pool if mode.admits(c)], kept, wanted)
@@ -343,14 +352,23 @@ def _from_field(
 
 
 def _too_few(
-    policy: Policy, pool: Sequence[Candidate], refused: int, kept: Sequence[Candidate], wanted: int
+    policy: Policy, pool: Sequence[Candidate], refused: int, kept: Sequence[Candidate], wanted: int, others: bool
 ) -> HivefsError:
-    reason = "others are offline, full or hold a share already"
-    if refused:
-        reason = f"{refused} more are there that the policy refuses; " + reason
+    """``others``: there are nodes that could not be taken into the pool, whatever the policy."""
     answer = explain(policy, pool, kept, wanted)
+    words = []
+    if refused:
+        words.append(f"{refused} more {'are' if refused > 1 else 'is'} there that the policy refuses")
+    if others:
+        words.append("others are offline, full or hold a share already")
+    if answer.advice:
+        words.append(answer.advice)
     return TooFewNodes(
-        total=policy.total, available=len(pool) + len(kept), reason=reason, most=answer.most, remedy=answer.remedy
+        total=policy.total,
+        available=len(pool) + len(kept),
+        reason="; ".join(words) or "no other is known",
+        most=answer.most,
+        remedy=answer.remedy,
     )
 
 

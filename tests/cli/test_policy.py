@@ -6,6 +6,7 @@ import json
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ from hivefs.errors import BadPolicy, BadSetting, HivefsError, PathNotInDrive, Po
 from hivefs.formats import records
 from hivefs.model.ids import ROOT_INO, ChunkId, NodeId, ShareId, StripeId
 from hivefs.model.inode import ChunkRef, Dirent, Inode, MapExtent, SlotKind
-from hivefs.model.node import Attribute
+from hivefs.model.node import Attribute, Evidence
 from hivefs.model.stripe import Purpose, Share, Stripe
 from hivefs.placement.health import NodeState
 from hivefs.placement.language import parse
@@ -263,6 +264,20 @@ def test_an_automatic_code_is_feasible_when_some_code_is() -> None:
     four = [node(i, country) for i, country in enumerate(PLACES, 1)]
     assert infeasible(Policy(0, 0, auto=True), four) == ""
     assert infeasible(Policy(0, 0, auto=True), four[:2]) != "" and infeasible(Policy(4, 8), four) != ""
+
+
+def test_nodes_that_would_do_if_they_were_attested_are_said_to() -> None:
+    nodes = [node(i, country) for i, country in enumerate(PLACES * 3, 1)]
+    for policy in (Policy(4, 8, evidence=Evidence.ATTESTED), Policy(0, 0, evidence=Evidence.ATTESTED, auto=True)):
+        words = infeasible(policy, nodes)
+        assert "would do if what is said of 12 of them was attested" in words and 'evidence = "attested"' in words
+        assert "under 0;" in words or "under 0 of" in words, "and no empty brackets"
+        good = [replace(n, attributes=tuple(replace(a, evidence=Evidence.ATTESTED) for a in n.attributes)) for n in nodes]
+        assert infeasible(policy, good) == ""
+        assert "what is said of 9 of them was attested" in infeasible(policy, [*good[:3], *nodes[3:]])
+        assert "would do" not in infeasible(policy, [n for n in nodes if n.attributes[0].value != "FR"][:4])
+    capped = Policy(4, 8, max_per=(("asn", 2),), evidence=Evidence.REGISTRY)
+    assert "would do" not in infeasible(capped, nodes), "nobody states a network, so there is nothing to attest"
 
 
 def test_an_engine_that_has_just_started_waits_to_hear_of_its_nodes() -> None:

@@ -148,5 +148,5 @@ def test_auto_for_nodes_as_they_are() -> None:
     assert good[1] / good[0] < poor[1] / poor[0]
     assert unreadable(*good, 0.999) <= 1e-9 and can_place(policy.resolved(*good), nodes, 2)
     assert auto(policy, nodes, {nodes[0].node_id: 0.999}) == good
-    with pytest.raises(PolicyInfeasible, match="at least 3 authorities"):
+    with pytest.raises(PolicyInfeasible, match="4 more nodes are needed, under 4 other jurisdictions"):
         auto(policy, [n for n in nodes if "DE" in n.authorities["jurisdiction"]], 0.99)

@@ -193,6 +193,11 @@ def test_names_for_countries_of_ones_own() -> None:
     assert len(BLOCS["EU"]) == 27 and len(COUNTRIES) == 250
 
 
+def test_the_page_names_the_blocs_that_are_known() -> None:
+    said = re.search(r"Blocs that are known: ([A-Z, -]+)\.", PAGE.read_text())
+    assert said is not None and said[1].split(", ") == list(BLOCS)
+
+
 # ---- metadata --------------------------------------------------------------------------------------------------------
 
 

@@ -193,9 +193,7 @@ def test_words() -> None:
         choose(Policy(4, 6), nodes, 1)
     words = str(caught.value)
     assert "at most 2 of the 6 shares may lie under one jurisdiction" in words and "under 2 (DE, FR)" in words
-    assert words.rstrip(".").endswith(
-        "; 2 more nodes are needed, under 1 other jurisdiction; or set lose = 0 in no_hostage of family jurisdiction"
-    )
+    assert words.rstrip(".").endswith("; 2 more nodes are needed, under 1 other jurisdiction; or set no_hostage = false")
     assert "operator" not in words, "a family of which the policy says nothing"
     assert isinstance(caught.value.remedy, Remedy) and caught.value.most == 4 and caught.value.proved
     with pytest.raises(PolicyInfeasible, match="no nodes whatever"):
