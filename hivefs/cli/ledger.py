@@ -54,7 +54,7 @@ def picture(value: dict[str, Any]) -> RenderableType:
     enforced = "enforced" if value["enforced"] else "shown, not enforced"
     facts.add_row("entitlement", f"{size(value['entitlement'])} ({enforced})")
     facts.add_row("receipts", f"{value['leases']} shares by the nodes' receipts, {value['book_shares']} by the book")
-    facts.add_row("differences", differences(value))
+    facts.add_row("differences", f"{differences(value)}{oldest(value['nodes'], time.time())}")
     table = Table("node", "receipt", "shares", "bytes", "book", "there", "credits us", "", box=None, padding=(0, 2, 0, 0))
     for row in sorted(value["nodes"], key=lambda row: str(row["id"])):
         age = f"{duration(time.time() - row['looked_ns'] / 1e9)} ago" if row["receipt"] else "none yet"
@@ -65,11 +65,24 @@ def picture(value: dict[str, Any]) -> RenderableType:
             str(row["leases"]),
             size(row["bytes"]),
             str(row["book_shares"]),
-            f"{row['availability']:.0%}",
+            there(row),
             size(row["capacity"]) if row["credits"] == value["vault_id"] else "",
             Text(words, style="red" if row["problem"] else ""),
         )
     return Group(facts, table)
+
+
+def there(row: dict[str, Any]) -> str:
+    """How much of the time a node is there, and when it is not there now, that first."""
+    state = "revoked" if row.get("revoked") else row.get("state", "online")
+    words = {"online": "", "offline": "away now, ", "gone": "given up, "}.get(state, f"{state}, ")
+    return f"{words}{row['availability']:.0%}"
+
+
+def oldest(nodes: list[dict[str, Any]], now: float) -> str:
+    """How old the oldest of the receipts is that the sums rest on: data may have moved since. Empty when there is none."""
+    looked = [row["looked_ns"] for row in nodes if row["receipt"]]
+    return f" (by receipts up to {duration(now - min(looked) / 1e9)} old)" if looked else ""
 
 
 def differences(value: dict[str, Any]) -> str:

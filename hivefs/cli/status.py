@@ -202,6 +202,12 @@ def trust_words(audit: dict[str, Any], spares: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
+def trust_of(node: dict[str, Any]) -> str:
+    """That a node is out of trust, and how it comes back: by right answers to audits and reads of what it still holds."""
+    left = node.get("answers_left")
+    return f", out of trust until about {left} more right answers" if left else ", out of trust"
+
+
 def policy_words(policies: dict[str, Any]) -> str:
     """Policies with their codes, and how much is not as they say, in one line."""
     if policies.get("problem"):
@@ -260,7 +266,7 @@ def _nodes(nodes: list[dict[str, Any]], counts: dict[str, int]) -> RenderableTyp
                 node["state"]
                 + (", by relay" if node.get("relayed") else "")
                 + (", leaves" if node.get("leaving_s") else "")
-                + (", out of trust" if node.get("suspended") else ""),
+                + (trust_of(node) if node.get("suspended") else ""),
                 style=styles.get(node["state"], ""),
             ),
             said.get("country") or "?",

@@ -188,6 +188,8 @@ class EngineMoving:
         member = self._engine.pool.members[node_id]
         return self.ledger.told(node_id) | {
             "online": member.client is not None,
+            "state": member.state.name.lower(),
+            "revoked": self._engine.covers_keys(node_id, member.invited),
             "credits": member.credits or None,
             "capacity": member.capacity,
             "availability": round(availability(self._engine.trust.row(node_id)), 4),

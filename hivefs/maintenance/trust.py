@@ -256,7 +256,9 @@ class Trust:
         return frozenset() if name is None else frozenset({name})
 
     def status(self, node_id: NodeId) -> dict[str, Any]:
-        """For ``hivefs status``: ``score`` and ``availability`` are between 0 and 1, ``gone_after_s`` is in seconds."""
+        """For ``hivefs status``: ``score`` and ``availability`` are between 0 and 1, ``gone_after_s`` is in seconds,
+        ``answers_left`` how many right answers end that it is suspended.
+        """
         row = self.row(node_id)
         return {
             "score": round(reputation.score(row), 4),
@@ -264,6 +266,7 @@ class Trust:
             "audits": row.audits,
             "vetted": self.vetted(node_id),
             "suspended": self.suspended(node_id),
+            "answers_left": reputation.answers_left(row) if self.suspended(node_id) else 0,
             "first_seen_ns": row.first_seen_ns,
             "gone_after_s": self.gone_after(node_id),
             "outage_domain": self.domains.get(node_id, ""),

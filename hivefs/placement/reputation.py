@@ -17,6 +17,7 @@ maintenance/trust.py, which does not count the time when this machine itself was
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -108,6 +109,18 @@ def answered(row: Reputation, right: bool, now_ns: int, weight: int = WHOLE) -> 
     row = replace(row, good=round(good + weight * right), bad=round(bad + weight * (not right)))
     now = score(row)
     return replace(row, suspended=now < (RESTORE if row.suspended else SUSPEND))
+
+
+def answers_left(row: Reputation) -> int:
+    """About how many right answers, one after the other from now on, end the suspension of a node (answered() rounds);
+    0 for one that is trusted, some thousands for the worst.
+    """
+    if not row.suspended:
+        return 0
+    most = WHOLE / (1 - FORGET)  # what right answers alone come to
+    # After n of them, with x = FORGET ** n: good * x + most * (1 - x) of good, bad * x of bad.
+    x = (most + PRIOR) * (1 - RESTORE) / (RESTORE * row.bad + (1 - RESTORE) * (most - row.good))
+    return max(1, math.ceil(math.log(x) / math.log(FORGET))) if 0 < x < 1 else 1
 
 
 def audited(row: Reputation, now_ns: int) -> Reputation:

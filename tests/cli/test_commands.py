@@ -17,7 +17,7 @@ from commands import Ran
 
 from hivefs.cli import main as cli
 from hivefs.cli.init import parse_code, parse_settings
-from hivefs.cli.ledger import differences
+from hivefs.cli.ledger import differences, oldest, there
 from hivefs.cli.sizes import byte_count
 from hivefs.cli.status import eta, moving_words
 from hivefs.crypto.phrase import secret_from_phrase
@@ -298,3 +298,12 @@ def test_the_ledger_says_what_differs() -> None:
     words = differences({"balanced": False, "missing": 2, "unknown": 3})
     assert "2 shares are missing" in words and "3 shares that nothing names" in words
     assert differences({"balanced": False, "missing": 0, "unknown": 0}) == "not known yet"
+
+
+def test_the_ledger_says_who_is_not_there_and_how_old_it_is() -> None:
+    row = {"availability": 1.0, "state": "online", "revoked": False}
+    assert there(row) == "100%" and there({"availability": 0.5}) == "50%", "an engine of an older release"
+    assert there({**row, "state": "offline"}) == "away now, 100%" and there({**row, "state": "gone"}) == "given up, 100%"
+    assert there({**row, "revoked": True}) == "revoked, 100%"
+    rows = [{"receipt": 1, "looked_ns": 10**12}, {"receipt": 2, "looked_ns": 2 * 10**12}, {"receipt": 0, "looked_ns": 0}]
+    assert oldest(rows, 3000.0) == " (by receipts up to 33 min 20 s old)" and oldest(rows[2:], 3000.0) == ""

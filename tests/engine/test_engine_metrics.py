@@ -11,10 +11,11 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from hivefs.cli.status import QUEUES, queue_words, trust_words
+from hivefs.cli.status import QUEUES, queue_words, trust_of, trust_words
 from hivefs.daemon import engine_metrics
 from hivefs.model.ids import CHUNK_BYTES
 from hivefs.placement.health import NodeState
+from hivefs.placement.reputation import Reputation, answered, answers_left
 from hivefs.testing.memory_hive import MemoryHive
 from hivefs.testing.ports import free_port
 
@@ -66,6 +67,16 @@ def test_every_queue_is_on_the_page_and_says_what_is_so(tmp_path: Path) -> None:
             assert words.startswith("1 audits passed") and "2 shares owed" in words and "3 old copies" in words
 
     run(test)
+
+
+def test_of_a_node_out_of_trust_is_said_how_it_comes_back() -> None:
+    row = Reputation(0, 1)
+    for _ in range(5):
+        row = answered(row, False, 1)
+    assert row.suspended
+    words = trust_of({"answers_left": answers_left(row)})
+    assert words == f", out of trust until about {answers_left(row)} more right answers"
+    assert trust_of({}) == ", out of trust", "an engine of an older release"
 
 
 def test_a_port_that_is_taken_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

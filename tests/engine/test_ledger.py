@@ -87,6 +87,8 @@ def test_receipts_and_book_agree_and_the_sum_of_leases_is_the_sum_of_shares(tmp_
                 assert row.balanced and row.agreed and row.leases == row.book == len(node.shares)
                 assert row.size == row.book_size == node.used
             said = await engine.moving.accounts()
+            assert not any(row["revoked"] for row in said["nodes"])
+            assert all(row["state"] == "online" for row in said["nodes"] if row["online"])
             assert said["balanced"] and not said["missing"] and not said["unknown"]
             named = sum(s.node is not None for stripe in engine.store.stripes() for s in stripe.shares)
             assert said["leases"] == said["book_shares"] == named

@@ -277,5 +277,6 @@ def test_a_node_out_of_trust_loses_its_shares_and_gets_none(tmp_path: Path) -> N
             assert not bad.shares
         async with running(home, hive, None) as engine:
             assert engine.trust.suspended(bad.node_id), "and it is known after a restart"
+            assert engine.trust.status(bad.node_id)["answers_left"] > 0
 
     run(test)

@@ -68,6 +68,28 @@ def test_a_clock_that_jumps_does_no_harm(steps: list[tuple[int, bool]]) -> None:
     assert there_and_back.bad >= row.bad * 0.5 ** (1 / 30) - 2
 
 
+@given(st.lists(st.booleans(), max_size=60), st.integers(0, 10**18))
+def test_what_is_said_to_be_left_is_what_ends_a_suspension(answers: list[bool], now: int) -> None:
+    row = Reputation(now, now)
+    for right in answers:
+        row = reputation.answered(row, right, now)
+    left = reputation.answers_left(row)
+    assert (left > 0) == row.suspended
+    took = 0
+    while row.suspended:
+        row, took = reputation.answered(row, True, now), took + 1
+    assert abs(took - left) <= 1 and reputation.answers_left(row) == 0
+
+
+def test_the_worst_node_comes_back_by_some_thousand_answers_and_not_more() -> None:
+    row = Reputation(0, 1, 0, 10**6, suspended=True)  # more than FORGET lets come together
+    left = reputation.answers_left(row)
+    assert 100 < left < 5000
+    for _ in range(left - 20):
+        row = reputation.answered(row, True, 1)
+    assert row.suspended and reputation.answers_left(row) < 40
+
+
 def test_vetting_needs_age_and_audits() -> None:
     row = NEW
     for _ in range(reputation.VET_AUDITS):
