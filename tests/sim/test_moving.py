@@ -78,7 +78,7 @@ def test_stripes_that_nobody_needs_and_nobody_deletes_are_caught() -> None:
 
 
 def test_who_a_policy_denies_and_the_engine_does_not_is_caught() -> None:
-    def deaf(text: str, default: Policy) -> SimpleNamespace:
+    def deaf(text: str, default: Policy, **kept: bool) -> SimpleNamespace:
         heard = parse(text.replace('deny = ["FR"]', ""), default)
         return SimpleNamespace(text=text, policies=heard.policies, paths=heard.paths, metadata=heard.metadata)
 

@@ -80,7 +80,7 @@ class Wired:
             vault=vault,
             levels={},
             capacity=lambda: None,
-            covers=lambda membership: False,
+            covers_keys=lambda subject, invitation: False,
         )
         with life.store.writing():
             life.store.save_info("head_out", True)
