@@ -168,6 +168,8 @@ class Leases:
         Raises what the node says.
         """
         if not renewed or not self.lists(node_id):
+            if self.granted(node_id) <= 0:  # the record of it is damaged: until something is said, it grants the least
+                self._keep(node_id, LEAST_LEASE_NS)
             return
         first = int.from_bytes(renewed[0], "big")
         listing = await client.list_shares((first - 1).to_bytes(32, "big") if first else b"")

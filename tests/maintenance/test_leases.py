@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from hivefs.chunkstore.writer import DAY_NS, LEASE_NS
+from hivefs.chunkstore.writer import DAY_NS, LEASE_NS, LEAST_LEASE_NS
 from hivefs.errors import ConnectionLost, DiskFull
 from hivefs.maintenance.leases import BATCH, EVERY, LOOKED_UP, Leases, _Neighbours
 from hivefs.maintenance.turns import MOST
@@ -279,6 +279,20 @@ def test_an_old_node_is_not_asked_for_a_listing_and_one_that_fails_at_it_is_aske
         assert not days.duty.waiting
 
     Days(node, Book(3)).run(old, failing)
+
+
+def test_a_damaged_record_of_what_an_old_node_grants_does_not_renew_for_ever() -> None:
+    """It does not list, so nothing else heals it; 0 stands for a record that does not open (engine_tables.OF_NODE)."""
+    node, book = Granting([1000 * DAY_NS], 120.0), Book(3)
+    book.kept["granted-" + NODE.hex()] = 0
+
+    async def old() -> None:
+        days = Days(node, book, lists=False)
+        times = await days.passes(30)
+        assert len(times) in (4, 5) and all(b - a >= 7 for a, b in pairwise(times)), times
+        assert days.duty.granted(NODE) == LEAST_LEASE_NS
+
+    Days(node, book).run(old)
 
 
 def test_those_that_are_looked_up_are_neighbours() -> None:
