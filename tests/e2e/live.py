@@ -16,7 +16,6 @@ from typing import Any
 from hivefs.cli.status import gather
 from hivefs.daemon.home import Home
 from hivefs.daemon.node_process import running_node
-from hivefs.errors import HivefsError
 
 
 class Live:
@@ -138,13 +137,17 @@ class Live:
         self.run("umount", timeout=90)
 
     def stop_engine(self) -> None:
-        """End the engine, whatever it is doing, and wait for it."""
-        try:
-            engine = self.status()["engine"]
-        except HivefsError:
-            return  # there is no vault
-        if engine:
-            kill(int(engine["pid"]))
+        """End the engine, whatever it is doing, and wait for it: one that does not answer, too."""
+        home = f"HIVEFS_HOME={self.home}".encode()
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                    ours = home in Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue  # it ended meanwhile, or is somebody else's
+                if ours and b"hivefs.daemon.engine" in words:
+                    kill(int(name))
 
 
 def drop_kernel_cache() -> None:
