@@ -12,6 +12,7 @@ from hivefs.daemon.recover import freshness as recovered
 from hivefs.model.node import UNKNOWN, Attribute, Evidence
 from hivefs.placement import heads
 from hivefs.placement.attributes import authorities
+from hivefs.placement.countries import COUNTRIES
 from hivefs.placement.heads import FRESH, KEPT, REMEMBERED, beyond, freshness, survives
 from hivefs.placement.policy import Policy
 from hivefs.placement.verifier import Rules, verify
@@ -82,6 +83,6 @@ def test_the_verifier_proves_the_same(words: list[list[str]], lose: int, times: 
 def test_what_cannot_be_proved_in_time_is_too_few() -> None:
     nodes = [frozenset(map(str, names)) for names in combinations(range(40), 3)]
     assert not beyond(nodes, 30)  # 37 would do it; no one finds that out by trying
-    many = [over(f"{a}{b}") for a in "ABCDEFGHIJ" for b in "ABCDEFGHIJ"]
+    many = [over(country) for country in sorted(COUNTRIES)[:100]]
     assert survives(replace(POLICY, rules=(Rules("jurisdiction", 0, 33),)), many, heads.FRESH)
     assert not survives(replace(POLICY, rules=(Rules("jurisdiction", 0, 34),)), many, heads.FRESH)
