@@ -196,3 +196,36 @@ def test_two_mounts_one_after_the_other_in_one_process(tmp_path: Path) -> None:
     for _ in range(3):
         with_session(tmp_path, Counted(), lambda session: (tmp_path / "file").write_bytes(b"x") and None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_request_that_was_taken_back_does_not_stop_the_process(tmp_path: Path) -> None:
+    """The kernel takes a request back when its program is killed between our poll and our receive. Here the poll says that
+    there is one: the loop must be there for others all the same, and go on with what comes.
+    """
+    drive = Counted()
+    false: list[int] = []
+
+    def use(session: Session) -> None:
+        loop = session._loop
+        assert loop is not None and loop._poll is not None
+        poll = loop._poll
+
+        def lies(milliseconds: int) -> list[tuple[int, int]]:
+            found = poll(milliseconds)
+            if not found and len(false) < 5:
+                false.append(milliseconds)
+                return [(0, 1)]
+            return found
+
+        loop._poll = lies
+        (tmp_path / "one").write_bytes(b"1")
+        while len(false) < 5:
+            trio.from_thread.run_sync(bool)  # waits for ever if the loop does
+            (tmp_path / "one").stat()
+            os.listdir(tmp_path)
+        trio.from_thread.run_sync(bool)
+        (tmp_path / "two").write_bytes(b"2")
+        assert (tmp_path / "two").read_bytes() == b"2"
+
+    with_session(tmp_path, drive, use)
+    assert len(false) == 5
