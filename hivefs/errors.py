@@ -50,6 +50,16 @@ class _Missing(dict[str, Any]):
         return f"<{key}>"
 
 
+def first_of(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """What trio's nurseries wrapped: the first one, when all that is in a group is of these kinds; else None."""
+    if not isinstance(error, BaseExceptionGroup) or error.split(kinds)[1] is not None:
+        return None
+    first: BaseException = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
 # ---- vault: keys, passwords, client state -------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from hivefs.cli.lazy import LazyGroup
-from hivefs.errors import HivefsError, Interrupted
+from hivefs.errors import HivefsError, Interrupted, first_of
 
 CLOSED_PIPE = 141
 """As a shell tells of a process that SIGPIPE ended."""
@@ -115,21 +115,10 @@ def _run(arguments: list[str]) -> int:
     except BaseExceptionGroup as group:
         if group.split(BrokenPipeError)[1] is None:
             raise BrokenPipeError from group
-        found = _leaf(group)
+        found = first_of(group, HivefsError, KeyboardInterrupt)
         if found is None:
             raise
-        return _say(found)
-
-
-def _leaf(group: BaseExceptionGroup[BaseException]) -> HivefsError | None:
-    """What trio's nurseries wrapped, when all of it is ours or Ctrl-C."""
-    ours, rest = group.split((HivefsError, KeyboardInterrupt))
-    if rest is not None or ours is None:
-        return None
-    first: BaseException = ours
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first if isinstance(first, HivefsError) else Interrupted()
+        return _say(found if isinstance(found, HivefsError) else Interrupted())
 
 
 def _say(error: HivefsError) -> int:

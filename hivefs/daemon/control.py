@@ -43,6 +43,7 @@ from hivefs.errors import (
     NotLoaded,
     NotMounted,
     PosixError,
+    first_of,
 )
 
 log = logging.getLogger(__name__)
@@ -218,8 +219,8 @@ async def _one_call(
                 said = HivefsError(detail="the metadata this needs is not on this machine yet")
                 await frames.send(call, ERROR, name, error_to_frame(said))
             except Exception as error:  # a mistake in one method must not end the drive
-                ours = _only_ours(error)
-                if ours is None:
+                ours = first_of(error, HivefsError)
+                if not isinstance(ours, HivefsError):
                     log.error("control call '%s' failed unexpectedly", name, exc_info=error)
                     ours = HivefsError(detail=f"'{name}' failed ({type(error).__name__}); see the log")
                 await frames.send(call, ERROR, name, error_to_frame(ours))
@@ -227,19 +228,6 @@ async def _one_call(
         methods.ended()
         del running[call]
         room.release_on_behalf_of(call)
-
-
-def _only_ours(error: Exception) -> HivefsError | None:
-    """What a nursery of the method wrapped, when all of it is ours; the first of several."""
-    if not isinstance(error, ExceptionGroup):
-        return None
-    ours, rest = error.split(HivefsError)
-    if ours is None or rest is not None:
-        return None
-    first: BaseException = ours
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first if isinstance(first, HivefsError) else None
 
 
 # ---- the side that asks ---------------------------------------------------------------------------------------------

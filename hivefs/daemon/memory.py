@@ -90,17 +90,8 @@ def switch_often() -> None:
 
 
 async def keep_small() -> None:
-    """Both that follow, in one task: an idle process is woken once for them."""
+    """Look at new objects and mapped files as below, in one task: an idle process is woken once for both."""
     await _look([_Maps().look, _New().look])
-
-
-async def keep_few_new() -> None:
-    """Have the collector look at what is new some times a second, until cancelled. It is called by itself when more was
-    made than let go, by number. Where old objects are replaced by new ones (what is remembered of nodes and stripes) these
-    are equal: it is not called for an hour, and then looks at all that came in that hour at once. What got old meanwhile it
-    looks at by its own rule, when that is a quarter more than was left of it last.
-    """
-    await _look([_New().look])
 
 
 async def _look(looks: Sequence[Callable[[], None]]) -> None:
@@ -113,6 +104,12 @@ async def _look(looks: Sequence[Callable[[], None]]) -> None:
 
 
 class _New:
+    """Has the collector look at what is new. It is called by itself when more was made than let go, by number. Where old
+    objects are replaced by new ones (what is remembered of nodes and stripes) these are equal: it is not called for an
+    hour, and then looks at all that came in that hour at once. What got old meanwhile it looks at by its own rule, when
+    that is a quarter more than was left of it last.
+    """
+
     def __init__(self) -> None:
         self._turns = count(1)
 

@@ -10,8 +10,8 @@ microseconds from the program that just got its answer. Therefore:
   receive, and in one thread without an await nobody does.
 * **Never block in the receive.** A request that was seen is gone when whoever made it was killed before it was received
   (the kernel takes it back). The receive would then wait for the next one, and with it the whole process. So the
-  descriptor does not block, and a worker that found nothing, which pyfuse3 takes for a failure, begins anew; the buffer
-  of the old one is lost (1 MiB, of which only what was used is in memory), which happens once in many thousand kills.
+  descriptor does not block, and a worker that found nothing, which pyfuse3 takes for a failure, begins anew. The
+  buffer of the old one is lost each time; only a program killed in that very moment makes it so.
 * **Then spin** for ``SPIN`` seconds, then wait in poll(2) itself for at most ``NAP`` (the thread sleeps, but is woken
   directly). Both only when no request is waiting for something else in trio, and once after each request: an idle drive
   does neither.

@@ -90,7 +90,7 @@ def test_what_replaces_old_objects_does_not_pile_up(autojump_clock: trio.testing
             replace_all()
             alone = len(gc.get_objects(generation=0))
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(memory.keep_few_new)
+                nursery.start_soon(memory.keep_small)
                 await trio.sleep(1.5 * memory.EVERY)
                 looked_at = len(gc.get_objects(generation=0))
                 nursery.cancel_scope.cancel()
@@ -125,7 +125,7 @@ def test_cycles_that_lived_for_a_while_are_let_go(autojump_clock: trio.testing.M
         nonlocal made
         waiting = deque[Cycle]()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(memory.keep_few_new)
+            nursery.start_soon(memory.keep_small)
             await trio.sleep(memory.EVERY / 2)
             while made < 40_000 and not Cycle.gone:
                 waiting.extend(Cycle() for _ in range(10))

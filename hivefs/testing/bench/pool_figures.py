@@ -28,7 +28,7 @@ import trio
 
 from hivefs.daemon.engine_core import Engine
 from hivefs.daemon.home import Home, Lock
-from hivefs.daemon.memory import collect_nothing, collect_often, keep_few_new, settled, switch_often
+from hivefs.daemon.memory import collect_nothing, collect_often, keep_small, settled, switch_often
 from hivefs.errors import PeerUnreachable
 from hivefs.model.ids import NodeId
 from hivefs.model.node import RosterEntry
@@ -123,7 +123,7 @@ async def _figures(engine: Engine, nodes: int, before: int, begun: float, steps:
         settled()
         collect_often()
         switch_often()
-        nursery.start_soon(keep_few_new)
+        nursery.start_soon(keep_small)
         found["memory"] = anonymous() - before
         found["tasks"] = trio.lowlevel.current_statistics().tasks_living
         async with engine.thinker.running():
