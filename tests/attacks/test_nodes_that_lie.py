@@ -36,6 +36,16 @@ async def check_all(engine: Engine) -> set[str]:
     return {finding.kind for finding in check.findings if finding.problem}
 
 
+async def chunks_guaranteed(engine: Engine, vault: MemoryVault, count: int) -> dict[int, bytes]:
+    """Files of one chunk each by their inodes, all placed."""
+    plain = {ino: os.urandom(CHUNK_BYTES) for ino in range(count)}
+    for ino, data in plain.items():
+        vault.write(ino, 0, data)
+    await settle(engine, vault)
+    await all_guaranteed(engine)
+    return plain
+
+
 async def all_guaranteed(engine: Engine) -> None:
     await until(lambda: all(engine.store.health(s).level == Level.GUARANTEED for s in engine.store.stripes()))
 
@@ -212,11 +222,7 @@ def test_a_node_that_takes_shares_and_means_to_keep_them_for_days_only(tmp_path:
         one, other = hive.nodes[0], hive.nodes[5]
         one.grants_ns, other.grants_ns = days * DAY_NS, 60 * DAY_NS
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
-            plain = {ino: os.urandom(CHUNK_BYTES) for ino in range(12)}
-            for ino, data in plain.items():
-                vault.write(ino, 0, data)
-            await settle(engine, vault)
-            await all_guaranteed(engine)
+            await chunks_guaranteed(engine, vault, 12)
             named = [share.node for stripe in engine.store.stripes() for share in stripe.shares]
             assert one.node_id not in named and other.node_id in named
             said = next(n for n in (await engine.told())["nodes"] if n["id"] == one.node_id.hex())
@@ -235,11 +241,7 @@ def test_a_node_that_renews_and_says_that_it_does_not_comes_out_of_trust(tmp_pat
     async def test() -> None:
         hive, vault = MemoryHive(), MemoryVault()
         async with running(make_home(tmp_path / "home"), hive, vault) as engine:
-            plain = {ino: os.urandom(CHUNK_BYTES) for ino in range(6)}
-            for ino, data in plain.items():
-                vault.write(ino, 0, data)
-            await settle(engine, vault)
-            await all_guaranteed(engine)
+            plain = await chunks_guaranteed(engine, vault, 6)
             one = max(hive.nodes, key=lambda node: len(node.shares))
             one.grants_ns = 2 * DAY_NS
             for share_id in one.shares:
